@@ -1,0 +1,1 @@
+"""What all skill servers share: serving, health, reflection, drain, and what the machine allows."""

@@ -1,0 +1,128 @@
+"""What this process may use (CPUs, memory; a container's limits included), and what processes do use."""
+
+from __future__ import annotations
+
+import math
+import os
+import time
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+_CGROUP = Path("/sys/fs/cgroup")
+_TICKS = os.sysconf("SC_CLK_TCK")
+
+
+def _cgroup_folders(controller: str) -> Iterator[Path]:
+    """The folders whose limits hold for this process, from its own to the root: cgroup v2, then v1."""
+    try:
+        lines = Path("/proc/self/cgroup").read_text().splitlines()
+    except OSError:
+        return
+    for line in lines:
+        _, controllers, path = line.split(":", 2)
+        if controllers == "":
+            root = _CGROUP
+        elif controller in controllers.split(","):
+            root = _CGROUP / controller
+        else:
+            continue
+        own = root / path.lstrip("/")
+        # In a container the path is the host's, and what is mounted is already its own folder.
+        yield from (folder for folder in (own, *own.parents) if folder.is_relative_to(root) and folder.is_dir())
+
+
+def _number(path: Path) -> float:
+    """The first number in a file; infinity where there is none, or no limit."""
+    try:
+        return float(path.read_text().split()[0])
+    except (OSError, ValueError, IndexError):
+        return math.inf
+
+
+def usable_cpus() -> int:
+    """CPUs that this process may keep busy: its affinity and the cgroup's quota, at least 1."""
+    quotas = [math.inf]
+    for folder in _cgroup_folders("cpu"):
+        try:
+            quota, period = (folder / "cpu.max").read_text().split()
+            quotas.append(float(quota) / float(period) if quota != "max" else math.inf)
+        except (OSError, ValueError):
+            micros = _number(folder / "cpu.cfs_quota_us")
+            if micros > 0:
+                quotas.append(micros / _number(folder / "cpu.cfs_period_us"))
+    cpus = len(os.sched_getaffinity(0))
+    return max(1, min(cpus, math.floor(min(quotas) + 0.01) if min(quotas) < cpus else cpus))
+
+
+def memory_limit() -> float:
+    """The cgroup's memory limit in bytes; infinity if there is none."""
+    limits = [math.inf]
+    for folder in _cgroup_folders("memory"):
+        limits += [_number(folder / "memory.max"), _number(folder / "memory.limit_in_bytes")]
+    return min(limits)
+
+
+def memory_available() -> float:
+    """Bytes that can be allocated without swapping or being killed: the host's, and the cgroup's if that is less."""
+    available = math.inf
+    for line in Path("/proc/meminfo").read_text().splitlines():
+        if line.startswith("MemAvailable:"):
+            available = float(line.split()[1]) * 1024
+    for folder in _cgroup_folders("memory"):
+        limit = min(_number(folder / "memory.max"), _number(folder / "memory.limit_in_bytes"))
+        used = min(_number(folder / "memory.current"), _number(folder / "memory.usage_in_bytes"))
+        if limit < 1 << 60 and used < math.inf:
+            available = min(available, limit - max(0.0, used - _file_cache(folder)))
+    return max(0.0, available)
+
+
+def _file_cache(folder: Path) -> float:
+    """Bytes of a cgroup that are page cache, which goes when memory is needed."""
+    try:
+        entries = (line.split() for line in (folder / "memory.stat").read_text().splitlines())
+        stat = {name: float(value) for name, value in entries}
+    except (OSError, ValueError):
+        return 0.0
+    return sum(stat.get(name, 0.0) for name in ("inactive_file", "active_file")) or sum(
+        stat.get(name, 0.0) for name in ("total_inactive_file", "total_active_file")
+    )
+
+
+def anonymous_bytes(pids: Iterable[int]) -> int:
+    """Memory that the processes hold for themselves: RssAnon and VmSwap. Mapped files are not counted."""
+    total = 0
+    for pid in pids:
+        try:
+            lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+        except OSError:
+            continue
+        total += sum(int(line.split()[1]) * 1024 for line in lines if line.startswith(("RssAnon:", "VmSwap:")))
+    return total
+
+
+def cpu_seconds(pids: Iterable[int]) -> float:
+    """CPU time that the processes have used."""
+    total = 0.0
+    for pid in pids:
+        try:
+            fields = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()
+        except (OSError, IndexError):
+            continue
+        total += (int(fields[11]) + int(fields[12])) / _TICKS
+    return total
+
+
+class CpuMeter:
+    """Percent of one CPU between two readings."""
+
+    def __init__(self) -> None:
+        self._at, self._used, self._last = time.monotonic(), 0.0, 0.0
+
+    def percent(self, pids: Iterable[int]) -> float:
+        """Since the last reading; readings closer than 0.1 s repeat the last one."""
+        now = time.monotonic()
+        if now - self._at >= 0.1:
+            used = cpu_seconds(pids)
+            self._last = max(0.0, 100 * (used - self._used) / (now - self._at))
+            self._at, self._used = now, used
+        return self._last

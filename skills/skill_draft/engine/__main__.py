@@ -1,0 +1,121 @@
+"""The engine process: `python -m skills.skill_draft.engine FD`, started by the server, never by hand.
+
+FD is one end of a socket pair; the other end is the server's. The process ends when the server does.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import signal
+import socket
+import sys
+import threading
+import time
+import traceback
+
+from .binding import ModelError
+from .engine import Engine
+from .loading import load
+from .messages import (
+    HEADER_BYTES,
+    Cancel,
+    EngineConfig,
+    Event,
+    Failed,
+    FailureKind,
+    NotReady,
+    Ready,
+    Request,
+    decode,
+    encode,
+    frame_length,
+)  # fmt: skip
+from .prepare import Preparer
+from .sampling import Scratch
+
+_PR_SET_PDEATHSIG = 1
+
+
+class Link:
+    """The engine's end of the socket."""
+
+    def __init__(self, connection: socket.socket) -> None:
+        self._socket = connection
+        self._reader = connection.makefile("rb")
+
+    def receive(self) -> object | None:
+        """The next frame; None when the server has gone."""
+        header = self._reader.read(HEADER_BYTES)
+        if len(header) < HEADER_BYTES:
+            return None
+        size = frame_length(header)
+        body = self._reader.read(size)
+        return decode(body) if len(body) == size else None
+
+    def send(self, events: list[Event]) -> None:
+        """Sends one frame with all of a step's events."""
+        self._socket.sendall(encode(events))
+
+
+def die_with_parent() -> None:
+    """Has the kernel kill this process when the server dies, even if this one is stopped or wedged by then."""
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+
+
+def take_in(link: Link, engine: Engine, preparer: Preparer) -> None:
+    """The intake thread: prepares requests beside the steps and hands them to the engine."""
+    while True:
+        frame = link.receive()
+        match frame:
+            case None:
+                os._exit(0)
+            case Cancel():
+                engine.inbox.put(frame)
+            case Request():
+                engine.intake_busy_since = time.monotonic()
+                try:
+                    engine.inbox.put(preparer.prepare(frame))
+                except Exception as error:  # one request's trouble is not the others'
+                    traceback.print_exc()
+                    message = f"preparing the request failed: {type(error).__name__}: {error}"
+                    engine.inbox.put(Failed(id=frame.id, kind=FailureKind.INTERNAL, message=message))
+                engine.intake_busy_since = None
+
+
+def main() -> int:
+    """Loads the model, then runs until the server goes."""
+    die_with_parent()
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    link = Link(socket.socket(fileno=int(sys.argv[1])))
+    config = link.receive()
+    if not isinstance(config, EngineConfig):
+        return 0
+    try:
+        loaded = load(config)
+    except ModelError as error:
+        link.send([NotReady(message=str(error))])
+        return 1
+    engine = Engine(
+        loaded.model,
+        loaded.context,
+        n_slots=loaded.n_slots,
+        max_running=config.slots,
+        max_queued=config.queue,
+        gap_ms=config.gap_ms,
+        n_threads=config.threads,
+        send=link.send,
+    )
+    preparer = Preparer(loaded.model, Scratch(loaded.model.vocab.n_tokens), n_ctx=loaded.n_ctx)
+    ready = Ready(
+        model=loaded.model.path.stem, numerics=loaded.numerics, notes=loaded.notes,
+        n_ctx=loaded.n_ctx, n_cells=loaded.context.n_cells, slots=config.slots,
+    )  # fmt: skip
+    link.send([ready])
+    threading.Thread(target=take_in, args=(link, engine, preparer), daemon=True, name="intake").start()
+    engine.run()
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,59 @@
+"""What a step costs, as measured: the scheduler's measure for chunks, lookup drafts and promises of time."""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+
+# Cost of a step over n rows, relative to one row (a 4B model in IQ4_NL on two cores): the shape to begin with.
+_ROWS = (1, 2, 3, 4, 8, 12, 16, 24, 32, 48, 64, 128, 256, 512)
+_SHAPE = (1.0, 1.9, 2.6, 2.1, 3.7, 4.8, 4.9, 7.1, 8.5, 12.6, 15.0, 30.0, 60.0, 120.0)
+_NEW = 0.25  # weight of a new measurement
+
+
+class StepCosts:
+    """Milliseconds of a step by its number of rows. The kernels work in tiles of 4, so 5 to 8 rows are one class."""
+
+    def __init__(self) -> None:
+        self._ms: list[float | None] = [None] * len(_ROWS)
+
+    @property
+    def known(self) -> bool:
+        """Whether anything was measured yet."""
+        return any(ms is not None for ms in self._ms)
+
+    def observe(self, rows: int, ms: float) -> None:
+        """Takes in a measured step. A step far above the estimate counts little: a neighbour, not the kernels."""
+        at = _class(rows)
+        scaled = ms * _ROWS[at] / rows if rows > 64 else ms
+        old = self._ms[at]
+        if old is None:
+            self._ms[at] = scaled
+        else:
+            self._ms[at] = old + _NEW * (min(scaled, 4 * old) - old)
+
+    def ms(self, rows: int) -> float:
+        """The expected cost of a step over `rows` rows."""
+        at = _class(rows)
+        size = rows / _ROWS[at] if rows > 64 else 1.0
+        measured = self._ms[at]
+        if measured is not None:
+            return measured * size
+        known = [i for i, ms in enumerate(self._ms) if ms is not None]
+        if not known:
+            return 20.0 * _SHAPE[at] * size
+        nearest = min(known, key=lambda i: abs(i - at))
+        return (self._ms[nearest] or 0.0) * _SHAPE[at] / _SHAPE[nearest] * size
+
+    def rows_within(self, ms: float, limit: int) -> int:
+        """The most rows, in whole tiles, that a step can have in `ms`; at least one tile, at most `limit`."""
+        best = 4
+        for rows in (*_ROWS[4:], limit):
+            if rows <= limit and self.ms(rows) <= ms:
+                best = max(best, rows)
+        # Between two classes the cost is about linear in the rows.
+        per_row = self.ms(best) / best
+        return max(4, min(limit, int(ms / per_row) // 4 * 4, 2 * best))
+
+
+def _class(rows: int) -> int:
+    return min(bisect_left(_ROWS, rows), len(_ROWS) - 1)

@@ -1,0 +1,364 @@
+"""The loop: take what has come, decide who runs, compute one step, say what came of it."""
+
+from __future__ import annotations
+
+import queue
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import numpy as np
+import numpy.typing as npt
+
+from .binding import Context, Model
+from .cells import CellLog, Ints, Slot, common_length
+from .costs import StepCosts
+from .messages import (
+    Admitted,
+    Beat,
+    Cancel,
+    Done,
+    Ending,
+    Event,
+    Failed,
+    FailureKind,
+    Piece,
+    Queued,
+    Request,
+    Stats,
+)  # fmt: skip
+from .sampling import SamplingError
+from .scheduler import Scheduler, Share
+from .sequence import Sequence
+
+IDLE_BEAT_S = 0.5
+# A prompt waits for one that is being prefilled if it can take over at least this many tokens more from it.
+WORTH_WAITING_TOKENS = 16
+
+
+@dataclass(slots=True)
+class Call:
+    """A request and its candidates."""
+
+    request: Request
+    sequences: list[Sequence]
+    endings: dict[int, Ending] = field(default_factory=dict)
+    admitted: bool = False
+    lookup_tokens: int = 0
+    lookup_accepted: int = 0
+
+
+class Engine:
+    """Owns the context; everything else reaches it through `inbox` and hears of it through `send`."""
+
+    def __init__(
+        self,
+        model: Model,
+        context: Context,
+        *,
+        n_slots: int,
+        max_running: int,
+        max_queued: int,
+        gap_ms: float,
+        n_threads: int,
+        send: Callable[[list[Event]], None],
+    ) -> None:
+        self._model, self._context, self._send = model, context, send
+        self._max_queued, self._threads = max_queued, n_threads
+        self.inbox: queue.SimpleQueue[Call | Cancel | Failed | None] = queue.SimpleQueue()
+        self.intake_busy_since: float | None = None
+        self._costs = StepCosts()
+        self._cells = CellLog(context, n_slots)
+        self._scheduler = Scheduler(self._costs, n_batch=context.n_batch, gap_ms=gap_ms, max_running=max_running)
+        self._calls: dict[int, Call] = {}
+        self._events: list[Event] = []
+        self._steps = self._lookup_tokens = self._lookup_accepted = 0
+        self._answer_share = 1.0  # of max_tokens that answers turn out to have
+
+    def run(self) -> None:
+        """Runs until `None` comes in."""
+        while self._take_commands():
+            now = time.monotonic()
+            self._expire(now)
+            self._admit(now)
+            self._step()
+            self._flush()
+
+    # --- what comes in ---
+
+    def _take_commands(self) -> bool:
+        wait = not self._scheduler.running and not self._scheduler.waiting
+        while True:
+            try:
+                command = self.inbox.get(timeout=IDLE_BEAT_S) if wait else self.inbox.get_nowait()
+            except queue.Empty:
+                return True
+            wait = False
+            match command:
+                case None:
+                    return False
+                case Cancel():
+                    if call := self._calls.get(command.id):
+                        self._leave(call)
+                case Failed():
+                    self._events.append(command)
+                case Call():
+                    self._enqueue(command)
+
+    def _enqueue(self, call: Call) -> None:
+        queued = sum(not c.admitted for c in self._calls.values())
+        if queued >= self._max_queued and not call.request.so_far:
+            wait_s = self._wait_for_room_s()
+            message = f"{queued} requests wait already; try again in {wait_s:.1f} s"
+            self._fail(call, FailureKind.FULL, message, wait_s=wait_s)
+            return
+        self._calls[call.request.id] = call
+        self._events.append(Queued(id=call.request.id))
+        for sequence in call.sequences:
+            if sequence.ending:
+                call.endings[sequence.candidate] = sequence.ending
+            else:
+                self._scheduler.add(sequence)
+        self._finish_if_complete(call)
+
+    def _expire(self, now: float) -> None:
+        for call in list(self._calls.values()):
+            request = call.request
+            if request.deadline is not None and now >= request.deadline:
+                where = "" if call.admitted else " in the queue"
+                self._fail(call, FailureKind.DEADLINE, f"the deadline passed{where}")
+            elif request.budget_end is not None and now >= request.budget_end:
+                for sequence in call.sequences:
+                    if sequence.ending is None:
+                        self._emit(sequence.end_early())
+                        self._end_sequence(call, sequence)
+                self._finish_if_complete(call)
+
+    # --- who runs ---
+
+    def _admit(self, now: float) -> None:
+        for sequence in self._scheduler.ready():
+            tokens = np.asarray(sequence.tokens, np.int32)
+            if self._should_wait(sequence, tokens):
+                continue
+            call = self._calls[sequence.request.id]
+            _, shared = self._cells.longest_match(tokens[:-1])
+            if self._is_hopeless(call, len(tokens) - shared, now):
+                continue
+            if self._scheduler.running and not self._fits(len(tokens) - shared):
+                return
+            slot = self._cells.open(tokens)
+            if slot is None:
+                return
+            sequence.slot = slot
+            self._scheduler.start(sequence)
+            if not call.admitted:
+                call.admitted = True
+                queue_s = max(0.0, now - call.request.arrived)
+                self._events.append(
+                    Admitted(
+                        id=call.request.id, prompt_tokens=sequence.n_prompt,
+                        cached_tokens=min(slot.length, sequence.n_prompt), queue_s=queue_s,
+                    )
+                )  # fmt: skip
+
+    def _should_wait(self, sequence: Sequence, tokens: Ints) -> bool:
+        """True if a running sequence is about to compute a prefix that this one can take over."""
+        _, shared = self._cells.longest_match(tokens[:-1])
+        for other in self._scheduler.running:
+            if other.slot is None or other.pending <= 1:
+                continue
+            length = common_length(np.asarray(other.tokens, np.int32), tokens[:-1])
+            if length >= shared + WORTH_WAITING_TOKENS and length > other.slot.length:
+                sequence.leader = (other, length)
+                return True
+        return False
+
+    def _is_hopeless(self, call: Call, n_tokens: int, now: float) -> bool:
+        """Fails a request that cannot have its first token before its deadline, before it costs anything."""
+        deadline = call.request.deadline
+        if deadline is None or call.admitted or not self._costs.known:
+            return False
+        rows = self._context.n_batch
+        needed_s = self._costs.ms(min(n_tokens, rows)) * max(1.0, n_tokens / rows) / 1000
+        # The estimate may be off by half; only what is out of reach is refused.
+        if now + needed_s / 2 <= deadline:
+            return False
+        self._fail(
+            call, FailureKind.DEADLINE,
+            f"the deadline is in {deadline - now:.1f} s, and reading the prompt takes about {needed_s:.1f} s",
+        )  # fmt: skip
+        return True
+
+    def _fits(self, n_tokens: int) -> bool:
+        pending = sum(s.pending for s in self._scheduler.running)
+        return self._cells.live() + pending + n_tokens + self._context.n_batch // 8 <= self._cells.n_cells
+
+    # --- one step ---
+
+    def _step(self) -> None:
+        shares = self._with_room(self._scheduler.plan())
+        if not shares:
+            return
+        rows = self._fill(shares)
+        begin = time.perf_counter()
+        logits = self._context.decode(rows)
+        self._costs.observe(rows, (time.perf_counter() - begin) * 1000)
+        self._steps += 1
+        self._cells.filled([(_slot(share), _row_tokens(share)) for share in shares])
+        output = 0
+        for share in shares:
+            if share.complete:
+                self._take(share, logits[output : output + 1 + len(share.guesses)])
+                output += 1 + len(share.guesses)
+
+    def _with_room(self, shares: list[Share]) -> list[Share]:
+        """Makes room for a step: prefixes go first, then guesses, then the youngest sequence."""
+        while shares:
+            rows = sum(share.rows for share in shares)
+            if rows <= self._cells.room or self._cells.make_room(rows):
+                break
+            if any(share.guesses for share in shares):
+                for share in shares:
+                    share.guesses = []
+            elif youngest := self._scheduler.preempt_youngest():
+                self._cells.drop(_slot_of(youngest))
+                youngest.slot = None
+                shares = [share for share in shares if share.sequence is not youngest]
+            else:
+                # A single sequence has the whole cache, and a context is never larger than that.
+                return [Share.of(shares[0].sequence, self._cells.room)]
+        return shares
+
+    def _fill(self, shares: list[Share]) -> int:
+        """Writes the rows of a step into the batch; returns how many."""
+        context, row = self._context, 0
+        for share in shares:
+            slot, end = _slot(share), row + share.rows
+            context.tokens[row:end] = _row_tokens(share)
+            context.positions[row:end] = np.arange(slot.length, slot.length + share.rows)
+            context.seq_ids[row:end] = slot.id
+            context.wants_logits[row:end] = 0
+            if share.complete:
+                context.wants_logits[row + share.n - 1 : end] = 1
+            row = end
+        return row
+
+    def _take(self, share: Share, logits: npt.NDArray[np.float32]) -> None:
+        """Chooses tokens row after row, as long as the guesses were right; the first wrong one ends the step."""
+        sequence, slot = share.sequence, _slot(share)
+        call = self._calls.get(sequence.request.id)
+        if call is None:  # another candidate of it has just failed
+            return
+        known = slot.length - len(share.guesses)
+        right = 0
+        for row in logits:
+            try:
+                choice = sequence.sampler.choose(row, sequence.tokens, sequence.n_answered)
+            except SamplingError as error:
+                kind = FailureKind.INVALID if error.fault else FailureKind.INTERNAL
+                return self._fail(call, kind, str(error), field=error.fault)
+            self._emit(sequence.take(choice))
+            if sequence.ending or right == len(share.guesses) or choice.token != share.guesses[right]:
+                break
+            right += 1
+        call.lookup_tokens += len(share.guesses)
+        call.lookup_accepted += right
+        self._cells.truncate(slot, min(known + right, len(sequence.tokens)))
+        if sequence.ending:
+            self._end_sequence(call, sequence)
+            self._finish_if_complete(call)
+
+    # --- how a call ends ---
+
+    def _end_sequence(self, call: Call, sequence: Sequence) -> None:
+        assert sequence.ending is not None
+        call.endings[sequence.candidate] = sequence.ending
+        self._release(sequence)
+
+    def _release(self, sequence: Sequence) -> None:
+        """Takes a sequence out; what it has computed stays as a prefix."""
+        self._scheduler.remove(sequence)
+        if sequence.slot:
+            self._cells.keep(sequence.slot)
+            sequence.slot = None
+
+    def _finish_if_complete(self, call: Call) -> None:
+        if len(call.endings) < len(call.sequences):
+            return
+        endings = tuple(call.endings[i] for i in range(len(call.sequences)))
+        written = sum(len(e.tokens.token_ids) for e in endings) / len(endings)
+        self._answer_share += 0.1 * (written / call.request.max_tokens - self._answer_share)
+        self._lookup_tokens += call.lookup_tokens
+        self._lookup_accepted += call.lookup_accepted
+        self._events.append(
+            Done(
+                id=call.request.id, endings=endings,
+                lookup_tokens=call.lookup_tokens, lookup_accepted=call.lookup_accepted,
+            )
+        )  # fmt: skip
+        del self._calls[call.request.id]
+
+    def _leave(self, call: Call) -> None:
+        """The caller has gone: nothing of the call runs any more."""
+        for sequence in call.sequences:
+            self._release(sequence)
+        self._calls.pop(call.request.id, None)
+
+    def _fail(
+        self, call: Call, kind: FailureKind, message: str, *, field: str = "", wait_s: float | None = None
+    ) -> None:
+        self._leave(call)
+        self._events.append(Failed(id=call.request.id, kind=kind, message=message, field=field, retry_after_s=wait_s))
+
+    # --- what goes out ---
+
+    def _emit(self, piece: Piece | None) -> None:
+        if piece is not None:
+            self._events.append(piece)
+
+    def _flush(self) -> None:
+        self._events.append(Beat(stats=self.stats()))
+        events, self._events = self._events, []
+        self._send(events)
+
+    def stats(self) -> Stats:
+        """What the engine is doing just now."""
+        active = sum(call.admitted for call in self._calls.values())
+        return Stats(
+            active=active,
+            queued=len(self._calls) - active,
+            threads=self._threads,
+            kv_used=self._cells.used,
+            steps=self._steps,
+            intake_busy_since=self.intake_busy_since,
+            lookup_tokens=self._lookup_tokens,
+            lookup_accepted=self._lookup_accepted,
+        )
+
+    def _wait_for_room_s(self) -> float:
+        """When a request will leave the queue: the shortest rest of a running call, at the measured speed."""
+        rests = [self._rest_s(s) for s in self._scheduler.running]
+        return max(0.1, min(rests, default=0.1))
+
+    def _rest_s(self, sequence: Sequence) -> float:
+        answer = sequence.request.max_tokens * self._answer_share
+        rows = max(1, len(self._scheduler.running))
+        decode_ms = max(1.0, answer - sequence.n_answered) * self._costs.ms(rows)
+        prefill_ms = self._costs.ms(min(sequence.pending, self._context.n_batch))
+        return (decode_ms + (prefill_ms if sequence.pending > 1 else 0.0)) / 1000
+
+
+def _slot_of(sequence: Sequence) -> Slot:
+    assert sequence.slot is not None, "a running sequence has a slot"
+    return sequence.slot
+
+
+def _slot(share: Share) -> Slot:
+    return _slot_of(share.sequence)
+
+
+def _row_tokens(share: Share) -> Ints:
+    """The tokens of a share's rows: pending ones, then guesses."""
+    start = _slot(share).length
+    return np.array(share.sequence.tokens[start : start + share.n] + share.guesses, np.int32)

@@ -1,0 +1,268 @@
+"""What the server and the engine say to each other.
+
+Plain values, pickled over a private socket pair: the engine knows neither gRPC nor protobuf. Times are seconds of
+`time.monotonic()`, which all processes of a machine share.
+"""
+
+from __future__ import annotations
+
+import enum
+import pickle
+import struct
+from dataclasses import dataclass, field
+from typing import Any
+
+_LENGTH = struct.Struct("<I")
+
+
+class Priority(enum.IntEnum):
+    """Who waits for the answer; the values are the contract's."""
+
+    INTERACTIVE = 0
+    BATCH = 1
+
+
+class FinishReason(enum.IntEnum):
+    """Why an answer ended; the values are the contract's."""
+
+    STOP = 1
+    STOP_STRING = 2
+    LENGTH = 3
+    CONTEXT_FULL = 4
+    TIME_BUDGET = 5
+
+
+class FailureKind(enum.Enum):
+    """Why a request got no answer."""
+
+    INVALID = "invalid"
+    """The request is wrong; `field` says where."""
+    FULL = "full"
+    """The queue is full; `retry_after_s` says when there will be room."""
+    DEADLINE = "deadline"
+    """Its deadline passed, or can no longer be met."""
+    INTERNAL = "internal"
+    """The engine's own fault."""
+    UNAVAILABLE = "unavailable"
+    """There is no engine just now."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Turn:
+    """One turn of a conversation."""
+
+    role: str
+    content: str
+    token_ids: tuple[int, ...] = ()
+    """The tokens that `content` was written as, where the turn is an earlier answer."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sampling:
+    """How the next token is chosen. See `skills.proto` for ranges and meaning."""
+
+    temperature: float = 0.7
+    top_k: int = 40
+    top_p: float = 0.95
+    min_p: float = 0.05
+    seed: int = 0
+    repeat_penalty: float = 1.0
+    presence_penalty: float = 0.0
+    frequency_penalty: float = 0.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TokenLogprob:
+    """A token that might have been written, with its bytes and its log-probability."""
+
+    token_id: int
+    text: bytes
+    logprob: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Tokens:
+    """Tokens of an answer with what is known about each; lists of one length, but for `top`, which may be empty."""
+
+    token_ids: tuple[int, ...] = ()
+    logprobs: tuple[float, ...] = ()
+    top: tuple[tuple[TokenLogprob, ...], ...] = ()
+
+    def __add__(self, other: Tokens) -> Tokens:
+        return Tokens(
+            token_ids=self.token_ids + other.token_ids,
+            logprobs=self.logprobs + other.logprobs,
+            top=self.top + other.top,
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EngineConfig:
+    """The first frame that an engine gets: what to load and how. Sizes in tokens; 0 means that the engine chooses."""
+
+    model: str
+    """Path of the GGUF file."""
+    n_ctx: int = 0
+    kv_cells: int = 0
+    n_batch: int = 512
+    slots: int = 16
+    queue: int = 64
+    prefixes: int = 32
+    gap_ms: float = 250.0
+    exact: bool = True
+    threads: int = 1
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Request:
+    """One request, valid as far as it can be checked without a model."""
+
+    id: int
+    turns: tuple[Turn, ...] = ()
+    raw: str | None = None
+    """A prompt to take as it is, instead of `turns`."""
+    max_tokens: int = 256
+    sampling: Sampling = field(default_factory=Sampling)
+    stop: tuple[str, ...] = ()
+    grammar: str = ""
+    json_schema: str = ""
+    num_candidates: int = 1
+    top_logprobs: int = 0
+    priority: Priority = Priority.INTERACTIVE
+    lookup: bool = True
+    arrived: float = 0.0
+    deadline: float | None = None
+    """After this the caller no longer listens."""
+    budget_end: float | None = None
+    """After this the answer so far is the answer."""
+    so_far: tuple[Tokens, ...] = ()
+    """What each candidate has already; empty for a new request."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Cancel:
+    """The caller of a request has gone."""
+
+    id: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Stats:
+    """What the engine counts. Totals are since its own start."""
+
+    active: int = 0
+    queued: int = 0
+    threads: int = 0
+    kv_used: int = 0
+    steps: int = 0
+    intake_busy_since: float | None = None
+    """Since when the intake (templates, tokenizing, grammars) has been working on one request."""
+    lookup_tokens: int = 0
+    lookup_accepted: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ready:
+    """The model is loaded."""
+
+    model: str
+    numerics: str
+    notes: tuple[str, ...]
+    """What an operator should know: chosen sizes, why the numerics are not what was asked for."""
+    n_ctx: int
+    n_cells: int
+    slots: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NotReady:
+    """The model cannot be loaded; the process ends."""
+
+    message: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Queued:
+    """A request is prepared and waits for a slot."""
+
+    id: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Admitted:
+    """A request has left the queue."""
+
+    id: int
+    prompt_tokens: int
+    cached_tokens: int
+    queue_s: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Piece:
+    """The next piece of a candidate: `text` is exactly the text of `tokens`, but for a cut before a stop string."""
+
+    id: int
+    candidate: int
+    text: str
+    tokens: Tokens
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ending:
+    """A whole candidate, with what it had before this engine."""
+
+    text: str
+    reason: FinishReason
+    tokens: Tokens
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Done:
+    """All candidates of a request have ended."""
+
+    id: int
+    endings: tuple[Ending, ...]
+    lookup_tokens: int = 0
+    lookup_accepted: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Failed:
+    """A request ends without an answer."""
+
+    id: int
+    kind: FailureKind
+    message: str
+    field: str = ""
+    retry_after_s: float | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Beat:
+    """The engine is alive: sent with every step, and twice a second when idle."""
+
+    stats: Stats
+
+
+Command = Request | Cancel
+Event = Ready | NotReady | Queued | Admitted | Piece | Done | Failed | Beat
+
+
+def encode(frame: Any) -> bytes:
+    """A frame for the socket: four bytes of length, then the pickled value."""
+    body = pickle.dumps(frame, protocol=pickle.HIGHEST_PROTOCOL)
+    return _LENGTH.pack(len(body)) + body
+
+
+def frame_length(header: bytes) -> int:
+    """The length of the frame that follows a header of `HEADER_BYTES`."""
+    return int(_LENGTH.unpack(header)[0])
+
+
+def decode(body: bytes) -> Any:
+    """The value of a frame. Only for the private socket pair between a server and its own engine."""
+    return pickle.loads(body)  # noqa: S301 - both ends are ours; nobody else holds the socket
+
+
+HEADER_BYTES = _LENGTH.size

@@ -1,0 +1,87 @@
+"""From a request to sequences: template, tokens, grammar, and the replay of what a continued answer has already.
+
+Runs in the intake thread, beside the steps, so that no prompt, however long, holds up the running streams.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+
+from .binding import Model
+from .constraint import ConstraintError, check_grammar, grammar_from_schema
+from .engine import Call
+from .messages import Failed, FailureKind, Request, Tokens
+from .prompt import PromptBuilder, PromptError
+from .sampling import Sampler, SamplingError, Scratch, candidate_seed
+from .sequence import Sequence
+
+
+class Preparer:
+    """Prepares the requests of one model."""
+
+    def __init__(self, model: Model, scratch: Scratch, *, n_ctx: int) -> None:
+        self._vocab, self._scratch, self._n_ctx = model.vocab, scratch, n_ctx
+        self._prompts = PromptBuilder(model)
+
+    def prepare(self, request: Request) -> Call | Failed:
+        """A call that is ready for the queue, or why there is none."""
+        try:
+            prompt = self._prompts.build(request)
+            self._check_prompt(request, prompt)
+            gbnf = self._grammar(request)
+            sequences = [self._sequence(request, i, prompt, gbnf) for i in range(request.num_candidates)]
+        except PromptError as error:
+            return _invalid(request, str(error), error.field)
+        except SamplingError as error:
+            return _invalid(request, str(error), error.fault)
+        return Call(request=request, sequences=sequences)
+
+    def _check_prompt(self, request: Request, prompt: list[int]) -> None:
+        field = "messages" if len(request.turns) > 1 else "prompt"
+        if not prompt:
+            raise PromptError("has no tokens", field)
+        if len(prompt) >= self._n_ctx:
+            raise PromptError(
+                f"is {len(prompt)} tokens long with its template; at most {self._n_ctx - 1} fit the context of "
+                f"{self._n_ctx} (SKILL_DRAFT_N_CTX)",
+                field,
+            )
+        for i, tokens in enumerate(request.so_far):
+            field = f"continuations[{i}].token_ids"
+            if len(prompt) + len(tokens.token_ids) > self._n_ctx:
+                raise PromptError(f"prompt and answer so far are longer than the context of {self._n_ctx}", field)
+            if any(not 0 <= t < self._vocab.n_tokens or t in self._vocab.eog for t in tokens.token_ids):
+                raise PromptError("holds what is no token of an answer of this model", field)
+
+    def _grammar(self, request: Request) -> str:
+        try:
+            if request.json_schema:
+                return grammar_from_schema(request.json_schema)
+            return check_grammar(request.grammar) if request.grammar else ""
+        except ConstraintError as error:
+            raise PromptError(str(error), "json_schema" if request.json_schema else "grammar") from error
+
+    def _sequence(self, request: Request, candidate: int, prompt: list[int], gbnf: str) -> Sequence:
+        seed = candidate_seed(request.sampling.seed, candidate)
+        sampler = Sampler(
+            self._vocab,
+            self._scratch,
+            dataclasses.replace(request.sampling, seed=seed),
+            gbnf=gbnf,
+            top_logprobs=request.top_logprobs,
+        )
+        if gbnf and request.so_far:
+            self._check_replay(gbnf, request.so_far[candidate], candidate)
+        return Sequence(
+            request, candidate, prompt,
+            sampler=sampler, piece=self._vocab.piece, end_tokens=self._vocab.eog, n_ctx=self._n_ctx,
+        )  # fmt: skip
+
+    def _check_replay(self, gbnf: str, so_far: Tokens, candidate: int) -> None:
+        """A grammar throws, and takes the process with it, when it is told of a token that it forbids."""
+        if so_far.token_ids and not Sampler.allows(self._vocab, gbnf, so_far.token_ids):
+            raise PromptError("does not fit the grammar", f"continuations[{candidate}].token_ids")
+
+
+def _invalid(request: Request, message: str, field: str) -> Failed:
+    return Failed(id=request.id, kind=FailureKind.INVALID, message=message, field=field)

@@ -1,0 +1,148 @@
+"""A conversation to tokens, by the model's own chat template.
+
+Text of users can never become a control token: it is broken with a mark before the template sees it, the control
+tokens of what the template wrote are taken out, the mark is removed, and what is left is tokenized as plain text.
+Ordinary text gets the very tokens that llama.cpp gives the rendered prompt.
+"""
+
+from __future__ import annotations
+
+import datetime
+import json
+import re
+import time
+from typing import Any, NoReturn
+
+from jinja2 import TemplateError
+from jinja2.sandbox import ImmutableSandboxedEnvironment
+
+from .binding import Model
+from .messages import Request, Turn
+from .text import decode_whole
+
+RENDER_SECONDS = 2.0
+RENDER_CHARS_SPARE = 1 << 16
+# Unicode's noncharacters: no text has them but by intent, and then others of them are taken.
+_NONCHARACTERS = [chr(code) for code in range(0xFDD0, 0xFDF0)]
+
+
+class PromptError(Exception):
+    """The prompt cannot be built; `field` is the path of the request's field that is to blame."""
+
+    def __init__(self, message: str, field: str) -> None:
+        super().__init__(message)
+        self.field = field
+
+
+def _raise_exception(message: str) -> NoReturn:
+    raise TemplateError(message)
+
+
+def _environment() -> ImmutableSandboxedEnvironment:
+    """A template is code that came with the model file, so it runs in jinja's strictest sandbox."""
+    environment = ImmutableSandboxedEnvironment(
+        trim_blocks=True, lstrip_blocks=True, extensions=["jinja2.ext.loopcontrols"], autoescape=False
+    )  # fmt: skip
+    environment.filters["tojson"] = lambda value, **options: json.dumps(value, ensure_ascii=False, **options)
+    environment.globals["raise_exception"] = _raise_exception
+    environment.globals["strftime_now"] = lambda form: datetime.datetime.now(tz=datetime.UTC).strftime(form)
+    return environment
+
+
+class PromptBuilder:
+    """Builds the prompts of one model."""
+
+    def __init__(self, model: Model) -> None:
+        self._vocab = model.vocab
+        self._template = None
+        if model.chat_template:
+            self._template = _environment().from_string(model.chat_template)
+        controls = sorted((t for t, id_ in self._vocab.special_texts.items() if id_ in self._vocab.control), key=len)
+        alternatives = "|".join(re.escape(text) for text in reversed(controls)) or r"(?!)"
+        self._control = re.compile(f"({alternatives})")
+        self._control_begins = re.compile(f"(?=(?:{alternatives}))(.)", re.DOTALL)
+        self._beginnings = {text[:n] for text in controls for n in range(1, len(text))}
+        self._longest = max(map(len, controls), default=0)
+
+    def build(self, request: Request) -> list[int]:
+        """The tokens of a request's prompt. Raises `PromptError`."""
+        if request.raw is not None:
+            return self._vocab.tokenize(request.raw, add_special=True, parse_special=True)
+        if self._template is None:
+            raise PromptError("this model has no chat template: send `prompt` with `raw` set", "raw")
+        contents = "".join(turn.content for turn in request.turns)
+        free = [c for c in _NONCHARACTERS if c not in contents]
+        if len(free) < 2:
+            raise PromptError("too many different Unicode noncharacters (U+FDD0 to U+FDEF)", "messages")
+        mark, place = free[:2]
+        messages = [
+            {"role": turn.role, "content": f"{place}{i}{place}" if turn.token_ids else self._defuse(turn.content, mark)}
+            for i, turn in enumerate(request.turns)
+        ]
+        rendered = self._render(messages, limit=2 * len(contents) + RENDER_CHARS_SPARE)
+        tokens: list[int] = []
+        for n, part in enumerate(re.split(f"{place}(\\d+){place}", rendered)):
+            if n % 2:
+                tokens += self._answer_tokens(request.turns[int(part)], int(part))
+            else:
+                tokens += self._tokenize(part, mark)
+        if self._vocab.adds_bos and tokens[:1] != [self._vocab.bos]:
+            tokens.insert(0, self._vocab.bos)
+        return tokens
+
+    def _defuse(self, content: str, mark: str) -> str:
+        """Breaks every control token that is written in a text, and the beginning of one at its end."""
+        content = self._control_begins.sub(rf"\1{mark}", content)
+        tail = content[-self._longest :]
+        if any(tail[i:] in self._beginnings for i in range(len(tail))):
+            content += mark
+        return content
+
+    def _render(self, messages: list[dict[str, str]], limit: int) -> str:
+        assert self._template is not None
+        variables: dict[str, Any] = {
+            "messages": messages,
+            "add_generation_prompt": True,
+            "bos_token": self._vocab_text(self._vocab.bos),
+            "eos_token": self._vocab_text(self._vocab.eos),
+        }
+        parts, size, end = [], 0, time.monotonic() + RENDER_SECONDS
+        try:
+            for part in self._template.generate(variables):
+                parts.append(part)
+                size += len(part)
+                if size > limit or time.monotonic() > end:
+                    raise PromptError(f"the chat template wrote over {limit} characters or took too long", "messages")
+        except (TemplateError, TypeError, ValueError, KeyError, IndexError) as error:
+            raise PromptError(f"the model's chat template refused the conversation: {error}", "messages") from error
+        return "".join(parts)
+
+    def _vocab_text(self, token: int) -> str:
+        return next((text for text, id_ in self._vocab.special_texts.items() if id_ == token), "")
+
+    def _tokenize(self, rendered: str, mark: str) -> list[int]:
+        """Tokens of a rendered text: control tokens of the template by their ids, all else as plain text."""
+        parts = self._control.split(rendered)
+        for i in range(1, len(parts), 2):
+            left, right = self._vocab.strips(self._vocab.special_texts[parts[i]])
+            if left:
+                parts[i - 1] = parts[i - 1].rstrip()
+            if right:
+                parts[i + 1] = parts[i + 1].lstrip()
+        tokens: list[int] = []
+        for i, part in enumerate(parts):
+            if i % 2:
+                tokens.append(self._vocab.special_texts[part])
+            elif plain := part.replace(mark, ""):
+                tokens += self._vocab.tokenize(plain, add_special=False, parse_special=False)
+        return tokens
+
+    def _answer_tokens(self, turn: Turn, index: int) -> tuple[int, ...]:
+        """The tokens of an earlier answer, which must be what they say they are."""
+        field = f"messages[{index}].token_ids"
+        for token in turn.token_ids:
+            if not 0 <= token < self._vocab.n_tokens or token in self._vocab.control:
+                raise PromptError(f"{token} is not a token of text of this model", field)
+        if decode_whole(b"".join(map(self._vocab.piece, turn.token_ids))) != turn.content:
+            raise PromptError("the tokens do not spell `content`: leave them out, or send both as answered", field)
+        return turn.token_ids

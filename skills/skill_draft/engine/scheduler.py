@@ -1,0 +1,130 @@
+"""Who runs in the next step.
+
+Decodes go first, then prefill in the order of arrival, and lookup drafts take what pays. Knows no llama.cpp.
+"""
+
+from __future__ import annotations
+
+from bisect import insort
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+from .costs import StepCosts
+from .lookup import LENGTHS
+from .sequence import Sequence
+
+# A prompt that nobody has to wait for may take steps as long as this; a cancelled call is gone within one.
+QUIET_STEP_MS = 1000.0
+
+
+@dataclass(slots=True)
+class Share:
+    """A sequence's part of a step: `n` of its pending tokens, then guesses."""
+
+    sequence: Sequence
+    n: int
+    complete: bool
+    """Whether the step computes all that is pending, so that the next token can be chosen."""
+    guesses: list[int] = field(default_factory=list)
+
+    @classmethod
+    def of(cls, sequence: Sequence, n: int) -> Share:
+        """At most `n` of the pending tokens."""
+        n = min(n, sequence.pending)
+        return cls(sequence, n, n == sequence.pending)
+
+    @property
+    def rows(self) -> int:
+        """Rows of the batch."""
+        return self.n + len(self.guesses)
+
+
+class Scheduler:
+    """The queue and the running sequences."""
+
+    def __init__(self, costs: StepCosts, *, n_batch: int, gap_ms: float, max_running: int) -> None:
+        """`gap_ms` bounds the steps while anybody decodes, and with them the gap between two tokens of a stream."""
+        self._costs, self._n_batch, self._gap_ms, self.max_running = costs, n_batch, gap_ms, max_running
+        self.waiting: list[Sequence] = []
+        self.running: list[Sequence] = []
+
+    def add(self, sequence: Sequence) -> None:
+        """Queues a sequence, new or preempted, by its key."""
+        insort(self.waiting, sequence, key=lambda s: s.queue_key)
+
+    def start(self, sequence: Sequence) -> None:
+        """Moves a sequence from the queue to the running ones."""
+        self.waiting.remove(sequence)
+        insort(self.running, sequence, key=lambda s: s.queue_key)
+
+    def remove(self, sequence: Sequence) -> None:
+        """Forgets a sequence, wherever it is."""
+        for home in (self.waiting, self.running):
+            if sequence in home:
+                home.remove(sequence)
+
+    def preempt_youngest(self) -> Sequence | None:
+        """Puts the running sequence with the latest key back into the queue, unless it is the only one."""
+        if len(self.running) < 2:
+            return None
+        youngest = self.running.pop()
+        self.add(youngest)
+        return youngest
+
+    def ready(self) -> Iterator[Sequence]:
+        """Waiting sequences that could start now, in order, as long as there is a place."""
+        for sequence in list(self.waiting):
+            if len(self.running) >= self.max_running:
+                return
+            if sequence.leader is not None:
+                leader, length = sequence.leader
+                if leader in self.running and (leader.slot is None or leader.slot.length < length):
+                    continue
+                sequence.leader = None
+            yield sequence
+
+    def plan(self) -> list[Share]:
+        """The shares of the next step; empty if nobody runs."""
+        shares = [Share.of(s, 1) for s in self.running if s.pending == 1]
+        left = self._costs.rows_within(self._gap_ms if shares else QUIET_STEP_MS, self._n_batch) - len(shares)
+        # The oldest prompt always moves on by a tile, however many decode.
+        left = max(left, 4)
+        for sequence in self.running:
+            if sequence.pending > 1 and left > 0:
+                shares.append(Share.of(sequence, left))
+                left -= shares[-1].n
+        self._add_guesses(shares)
+        return shares
+
+    def _add_guesses(self, shares: list[Share]) -> None:
+        """Gives guesses to the shares where tokens a second are expected to grow by it, most promising first."""
+        rows = sum(share.rows for share in shares)
+        open_ = [(s.sequence.lookup, s) for s in shares if s.complete and s.sequence.lookup]
+        if not open_ or not self._costs.known:
+            return
+        tokens = float(sum(s.complete for s in shares))
+        open_.sort(key=lambda pair: -pair[0].expected(LENGTHS[0]))
+        for lookup, share in open_:
+            most = min(self._room_for_guesses(share), self._n_batch - rows)
+            best, best_rate = 0, tokens / self._costs.ms(rows)
+            for length in _lengths(rows):
+                if length > most or self._costs.ms(rows + length) > self._gap_ms:
+                    break
+                rate = (tokens + lookup.expected(length)) / self._costs.ms(rows + length)
+                if rate > best_rate:
+                    best, best_rate = length, rate
+            if best and (guesses := lookup.guess(best)):
+                share.guesses = guesses
+                rows += best
+                tokens += lookup.expected(best)
+
+    def _room_for_guesses(self, share: Share) -> int:
+        """No guesses beyond the end of the answer: the last token needs no cell."""
+        request = share.sequence.request
+        return request.max_tokens - share.sequence.n_answered - 1
+
+
+def _lengths(rows: int) -> list[int]:
+    """Numbers of guesses that end a tile of 4 rows, given the rows that are there already."""
+    free = -rows % 4
+    return sorted({n for n in (free, *(free + 4 * ((length + 1) // 4) for length in LENGTHS)) if n})

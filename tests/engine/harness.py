@@ -1,0 +1,110 @@
+"""An engine in a thread of the test's process, with a real model and nothing between."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from skills.skill_draft.engine.engine import Engine
+from skills.skill_draft.engine.loading import Loaded, load
+from skills.skill_draft.engine.messages import (
+    Cancel,
+    Done,
+    EngineConfig,
+    Event,
+    Failed,
+    Piece,
+    Request,
+    Sampling,
+    Turn,
+)
+from skills.skill_draft.engine.prepare import Preparer
+from skills.skill_draft.engine.sampling import Scratch
+
+TINY = Path(__file__).parents[1] / "models" / "tiny-qwen3vl-q8_0.gguf"
+GREEDY = Sampling(temperature=0)
+_ids = itertools.count(1)
+
+
+def ask(prompt: str = "Count to twenty.", **fields: Any) -> Request:
+    """A request to the tiny model, greedy unless said otherwise."""
+    turns = (Turn(role="user", content=prompt),)
+    values: dict[str, Any] = {"turns": turns, "sampling": GREEDY, "max_tokens": 64, "arrived": time.monotonic()}
+    return Request(id=next(_ids), **{**values, **fields})
+
+
+class EngineUnderTest:
+    """Collects the events of a running engine by request."""
+
+    def __init__(self, model: Path = TINY, **config: Any) -> None:
+        values = {"n_ctx": 1024, "kv_cells": 4096, "threads": 1, **config}
+        self.config = EngineConfig(model=str(model), **values)
+        self.loaded: Loaded = load(self.config)
+        self.engine = Engine(
+            self.loaded.model,
+            self.loaded.context,
+            n_slots=self.loaded.n_slots,
+            max_running=self.config.slots,
+            max_queued=self.config.queue,
+            gap_ms=self.config.gap_ms,
+            n_threads=self.config.threads,
+            send=self._on_events,
+        )
+        self._preparer = Preparer(self.loaded.model, Scratch(self.loaded.model.vocab.n_tokens), n_ctx=self.loaded.n_ctx)
+        self._changed = threading.Condition()
+        self.events: dict[int, list[Event]] = {}
+        self._thread = threading.Thread(target=self.engine.run, daemon=True)
+
+    def __enter__(self) -> EngineUnderTest:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.engine.inbox.put(None)
+        self._thread.join(10)
+
+    def _on_events(self, events: list[Event]) -> None:
+        with self._changed:
+            for event in events:
+                if (id_ := getattr(event, "id", None)) is not None:
+                    self.events.setdefault(id_, []).append(event)
+            self._changed.notify_all()
+
+    def submit(self, request: Request) -> int:
+        """Hands a request in; returns its id."""
+        self.engine.inbox.put(self._preparer.prepare(dataclasses.replace(request, arrived=time.monotonic())))
+        return request.id
+
+    def cancel(self, id_: int) -> None:
+        """The caller goes away."""
+        self.engine.inbox.put(Cancel(id=id_))
+
+    def wait_for(self, id_: int, kinds: tuple[type, ...] = (Done, Failed), timeout: float = 60, count: int = 1) -> Any:
+        """The first event of these kinds for a request (or the count-th)."""
+        with self._changed:
+
+            def found() -> list[Event]:
+                return [e for e in self.events.get(id_, ()) if isinstance(e, kinds)]
+
+            assert self._changed.wait_for(lambda: len(found()) >= count, timeout), f"no {kinds} for request {id_}"
+            return found()[count - 1]
+
+    def answer(self, request: Request) -> Any:
+        """Submits and waits: `Done` or `Failed`."""
+        return self.wait_for(self.submit(request))
+
+    def pieces(self, id_: int) -> Iterator[Piece]:
+        """The pieces of a request so far."""
+        return (e for e in self.events.get(id_, ()) if isinstance(e, Piece))
+
+    def idle(self, timeout: float = 10) -> None:
+        """Waits until nothing runs."""
+        end = time.monotonic() + timeout
+        while self.engine.stats().active or self.engine.stats().queued:
+            assert time.monotonic() < end, "the engine is still busy"
+            time.sleep(0.01)

@@ -1,0 +1,231 @@
+"""One promise: an answer is a function of its request. Equality, not tolerance."""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from skills.skill_draft.engine.lookup import Lookup
+from skills.skill_draft.engine.messages import Done, Ending, Piece, Priority, Request, Sampling, Tokens, Turn
+
+from .harness import EngineUnderTest, ask
+
+SAMPLED = Sampling(temperature=4.0, top_k=0, top_p=1.0, min_p=0.0, seed=7)
+PENALISED = Sampling(temperature=2.0, seed=11, repeat_penalty=1.3, frequency_penalty=0.2, presence_penalty=0.1)
+# Long prompts make many cells; the sampled ones, hot as the model is sure of itself, walk through the whole vocabulary.
+PROMPTS = [
+    "Count to twenty.",
+    "Say hello.",
+    "What is in the image? " * 12,
+    "Count to five. Who are you? " * 9 + "Count to twenty.",
+    "red circle left blue square right " * 20,
+]
+
+
+def requests() -> list[Request]:
+    """The requests whose answers must not depend on anything."""
+    plain = [ask(p, max_tokens=48) for p in PROMPTS]
+    sampled = [ask(p, max_tokens=48, sampling=SAMPLED, top_logprobs=3) for p in PROMPTS]
+    penalised = [ask(p, max_tokens=32, sampling=PENALISED, stop=("seven", "xyz")) for p in PROMPTS[:3]]
+    grammar = ask("Count to five.", max_tokens=24, grammar='root ::= ("one" | "two" | " ")+ "five"', sampling=SAMPLED)
+    several = ask("Who are you?", max_tokens=24, num_candidates=3, sampling=SAMPLED)
+    return [*plain, *sampled, *penalised, grammar, several]
+
+
+def again(request: Request, **changes: Any) -> Request:
+    """The same request under a new number."""
+    return dataclasses.replace(request, id=ask().id, **changes)
+
+
+def outcome(done: Any) -> tuple[Ending, ...]:
+    assert isinstance(done, Done), done
+    return done.endings
+
+
+@pytest.fixture(scope="module")
+def undisturbed() -> list[tuple[Request, tuple[Ending, ...]]]:
+    """Each request alone, in a cold engine, without lookup."""
+    pairs = []
+    with EngineUnderTest() as engine:
+        for request in requests():
+            engine.engine._cells.forget_prefixes()
+            pairs.append((request, outcome(engine.answer(again(request, lookup=False)))))
+    return pairs
+
+
+@pytest.fixture(scope="module")
+def engine() -> Iterator[EngineUnderTest]:
+    with EngineUnderTest() as running:
+        yield running
+
+
+def test_the_requests_say_something(undisturbed: list[tuple[Request, tuple[Ending, ...]]]) -> None:
+    texts = [endings[0].text for _, endings in undisturbed]
+    assert texts[0].startswith("one two three four five six")
+    assert len({len(e[0].tokens.token_ids) for _, e in undisturbed}) > 3
+    assert len({ending.text for ending in undisturbed[-1][1]}) == 3, "three candidates of a hot sampler differ"
+
+
+def test_alone_with_lookup_and_cached_prefix(
+    undisturbed: list[tuple[Request, tuple[Ending, ...]]], engine: EngineUnderTest
+) -> None:
+    for _ in range(2):
+        for request, endings in undisturbed:
+            assert outcome(engine.answer(again(request))) == endings
+
+
+def test_batched_with_the_others(
+    undisturbed: list[tuple[Request, tuple[Ending, ...]]], engine: EngineUnderTest
+) -> None:
+    for shift in range(3):
+        turned = undisturbed[shift:] + undisturbed[:shift]
+        ids = [(engine.submit(again(request)), endings) for request, endings in turned]
+        for id_, endings in ids:
+            assert outcome(engine.wait_for(id_)) == endings
+
+
+@pytest.mark.parametrize("n_batch", [16, 23, 64])
+def test_in_other_chunks(undisturbed: list[tuple[Request, tuple[Ending, ...]]], n_batch: int) -> None:
+    with EngineUnderTest(n_batch=n_batch, slots=4, prefixes=8, threads=2) as other:
+        for request, endings in undisturbed:
+            assert outcome(other.answer(again(request))) == endings
+
+
+def test_after_preemption_and_moves(undisturbed: list[tuple[Request, tuple[Ending, ...]]]) -> None:
+    """A cache that holds three or four of the sequences: the youngest go and come back, cells move all the time."""
+    with EngineUnderTest(kv_cells=1024, n_ctx=1024, n_batch=64) as small:
+        moves = 0
+        original = small.engine._cells._move
+
+        def counted(slots: Any) -> None:
+            nonlocal moves
+            moves += 1
+            original(slots)
+
+        small.engine._cells._move = counted  # type: ignore[method-assign]
+        for _ in range(3):
+            ids = [(small.submit(again(request)), endings) for request, endings in undisturbed]
+            for id_, endings in ids:
+                assert outcome(small.wait_for(id_)) == endings
+        assert moves > 0, "the cache was never full: the test shows nothing"
+
+
+@pytest.mark.parametrize("cut", [1, 5, 17])
+def test_continued(undisturbed: list[tuple[Request, tuple[Ending, ...]]], engine: EngineUnderTest, cut: int) -> None:
+    for request, endings in undisturbed:
+        had = tuple(
+            Tokens(token_ids=e.tokens.token_ids[:cut], logprobs=e.tokens.logprobs[:cut], top=e.tokens.top[:cut])
+            for e in endings
+        )
+        assert outcome(engine.answer(again(request, so_far=had))) == endings
+
+
+def test_pieces_joined_are_the_text(engine: EngineUnderTest) -> None:
+    for request in requests():
+        id_ = engine.submit(request)
+        done = engine.wait_for(id_)
+        for i, ending in enumerate(done.endings):
+            pieces = [p for p in engine.pieces(id_) if p.candidate == i]
+            assert "".join(p.text for p in pieces) == ending.text
+            assert sum((p.tokens for p in pieces), Tokens()) == ending.tokens
+
+
+def test_going_on_from_any_piece_repeats_and_loses_nothing(engine: EngineUnderTest) -> None:
+    request = ask("Count to twenty.", stop=("twelve thirteen",), sampling=PENALISED, max_tokens=60)
+    whole = engine.submit(request)
+    ending = engine.wait_for(whole).endings[0]
+    pieces: list[Piece] = list(engine.pieces(whole))
+    for at in range(1, len(pieces)):
+        had = sum((p.tokens for p in pieces[:at]), Tokens())
+        id_ = engine.submit(again(request, so_far=(had,)))
+        assert engine.wait_for(id_).endings[0] == ending
+        assert "".join(p.text for p in engine.pieces(id_)) == "".join(p.text for p in pieces[at:])
+
+
+@settings(max_examples=25, deadline=None, suppress_health_check=list(HealthCheck))
+@given(data=st.data())
+def test_random_schedules(
+    undisturbed: list[tuple[Request, tuple[Ending, ...]]], churned: EngineUnderTest, data: st.DataObject
+) -> None:
+    """Arrivals, cancellations, deadlines, priorities and cache pressure: who gets an answer gets its own."""
+    picks = data.draw(st.lists(st.integers(0, len(undisturbed) - 1), min_size=2, max_size=14))
+    waiting: list[tuple[int, tuple[Ending, ...], bool]] = []
+    for pick in picks:
+        request, endings = undisturbed[pick]
+        fate = data.draw(st.sampled_from(["stay", "stay", "stay", "cancel", "deadline"]))
+        now = time.monotonic()
+        id_ = churned.submit(
+            again(
+                request,
+                priority=data.draw(st.sampled_from(list(Priority))),
+                lookup=data.draw(st.booleans()),
+                deadline=now + data.draw(st.floats(0.0, 0.02)) if fate == "deadline" else None,
+            )
+        )
+        time.sleep(data.draw(st.sampled_from([0, 0, 0.001, 0.005])))
+        if fate == "cancel":
+            churned.cancel(id_)
+        else:
+            waiting.append((id_, endings, fate == "stay"))
+    for id_, endings, must in waiting:
+        done = churned.wait_for(id_)
+        if must or isinstance(done, Done):
+            assert outcome(done) == endings
+    churned.idle()
+    cells = churned.engine._cells
+    assert not cells.running and not churned.engine._scheduler.running and not churned.engine._scheduler.waiting
+    assert len(cells._free_ids) + len(cells.prefixes) == churned.loaded.n_slots - 2, "a slot leaked"
+    assert cells.owned() <= cells.used <= cells.n_cells
+
+
+@pytest.fixture(scope="module")
+def churned() -> Iterator[EngineUnderTest]:
+    with EngineUnderTest(kv_cells=1536, n_ctx=1024, slots=6, prefixes=6, n_batch=128) as running:
+        yield running
+
+
+def test_a_turn_with_token_ids_is_prefilled_once(engine: EngineUnderTest) -> None:
+    first = engine.submit(ask("Count to twenty.", max_tokens=30))
+    ending = engine.wait_for(first).endings[0]
+    turns = (
+        Turn(role="user", content="Count to twenty."),
+        Turn(role="assistant", content=ending.text, token_ids=ending.tokens.token_ids),
+        Turn(role="user", content="Say hello."),
+    )
+    second = engine.submit(ask(turns=turns))
+    engine.wait_for(second)
+    admitted = engine.events[second][1]
+    first_admitted = engine.events[first][1]
+    assert admitted.cached_tokens >= first_admitted.prompt_tokens + len(ending.tokens.token_ids) - 1  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize("right", [0, 2, 15])
+def test_right_and_wrong_guesses_change_nothing(
+    undisturbed: list[tuple[Request, tuple[Ending, ...]]], monkeypatch: pytest.MonkeyPatch, right: int
+) -> None:
+    """Every step carries guesses: the first `right` of them as plain decoding would go on, the others wrong."""
+    known = {e.tokens.token_ids for _, endings in undisturbed for e in endings}
+
+    def guess(lookup: Lookup, n: int) -> list[int]:
+        text = tuple(lookup._tokens)
+        for answer in known:
+            for length in range(len(answer), 0, -1):
+                if text[-length:] == answer[:length]:
+                    return ([*answer[length : length + right], *(7 + i for i in range(n))])[:n]
+        return [7 + i for i in range(n)]
+
+    monkeypatch.setattr(Lookup, "guess", guess)
+    monkeypatch.setattr(Lookup, "expected", lambda lookup, n: 100.0 * n)
+    with EngineUnderTest(kv_cells=2048) as guessing:
+        ids = [(guessing.submit(again(request)), endings) for request, endings in undisturbed]
+        for id_, endings in ids:
+            assert outcome(guessing.wait_for(id_)) == endings
+        stats = guessing.engine.stats()
+    assert stats.lookup_tokens > 500
+    assert (stats.lookup_accepted > 50) == (right > 0)
