@@ -1,0 +1,164 @@
+"""The life of a skill server: bind, load, serve, drain.
+
+A skill gives its servicers and how to load; everything that all skills share is here: the standard health service,
+reflection, signals, and the end of the process.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import signal
+import sys
+from collections.abc import Sequence
+from typing import Protocol
+
+import grpc
+from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection
+
+from .drain import DrainInterceptor
+
+log = logging.getLogger("sarai.runtime")
+
+# Clients may ping this often (ms); gRPC's own default of 300 s turns more lively clients away with too_many_pings.
+MIN_PING_INTERVAL_MS = 10_000
+
+
+class StartError(Exception):
+    """The server cannot start; the message is what its user reads."""
+
+
+class Skill(Protocol):
+    """What a skill server is made of."""
+
+    services: Sequence[str]
+    """Full names of its gRPC services, for health and reflection."""
+    bystanders: tuple[str, ...]
+    """Methods that only look, like `/SkillsService/Health`: not waited for on shutdown."""
+
+    def register(self, server: grpc.aio.Server) -> None:
+        """Adds its servicers."""
+
+    async def load(self, serving: Serving) -> None:
+        """Gets ready, and then calls `serving.set(True)`; raises `StartError` if it cannot."""
+
+    def draining(self) -> None:
+        """No more calls will come in."""
+
+    async def close(self) -> None:
+        """Ends what it started."""
+
+
+class Serving:
+    """Whether the skill can answer, as the standard health service says it."""
+
+    def __init__(self, services: Sequence[str]) -> None:
+        self._names = ("", *services)
+        self.servicer = health.aio.HealthServicer()
+
+    async def set(self, serving: bool) -> None:
+        """SERVING or NOT_SERVING, for the server as a whole and for each of its services."""
+        status = health_pb2.HealthCheckResponse.SERVING if serving else health_pb2.HealthCheckResponse.NOT_SERVING
+        for name in self._names:
+            await self.servicer.set(name, status)
+
+    async def shut_down(self) -> None:
+        """NOT_SERVING for good."""
+        await self.servicer.enter_graceful_shutdown()
+
+
+async def serve(skill: Skill, *, listen: str, grace_s: float, max_message_bytes: int, lifeline: bool = False) -> int:
+    """Runs a skill server until a signal or the end of the lifeline; returns the process's exit code.
+
+    Args:
+        listen: `HOST:PORT` or `unix:/PATH`.
+        grace_s: how long running calls may take after SIGTERM or SIGINT; a second signal ends them at once.
+        max_message_bytes: a larger request is answered RESOURCE_EXHAUSTED.
+        lifeline: stop at once when standard input ends: the parent process, which held the other end, is gone.
+
+    Raises:
+        StartError: the address cannot be bound, or the skill cannot load.
+    """
+    drain = DrainInterceptor(skill.bystanders)
+    server = grpc.aio.server(
+        interceptors=[drain],
+        options=[
+            ("grpc.so_reuseport", 0),
+            ("grpc.max_receive_message_length", max_message_bytes),
+            ("grpc.http2.min_recv_ping_interval_without_data_ms", MIN_PING_INTERVAL_MS),
+            ("grpc.keepalive_permit_without_calls", 1),
+        ],
+    )
+    serving = Serving(skill.services)
+    health_pb2_grpc.add_HealthServicer_to_server(serving.servicer, server)
+    reflection.enable_server_reflection((*skill.services, health.SERVICE_NAME, reflection.SERVICE_NAME), server)
+    skill.register(server)
+    await serving.set(False)
+    try:
+        port = server.add_insecure_port(listen)
+    except RuntimeError as error:
+        raise StartError(f"cannot listen on {listen}: is it in use, or not an address of this machine?") from error
+    await server.start()
+    log.info("listening on %s", listen if listen.startswith("unix:") else f"{listen.rsplit(':', 1)[0]}:{port}")
+    stopping = _Stopping(lifeline=lifeline)
+    loading = asyncio.create_task(skill.load(serving))
+    asked = asyncio.create_task(stopping.first.wait())
+    try:
+        await asyncio.wait({loading, asked}, return_when=asyncio.FIRST_COMPLETED)
+        if loading.done():
+            await loading  # raises what went wrong
+        await asked
+        skill.draining()
+        await serving.shut_down()
+        if not stopping.abandoned.is_set():
+            await _drain(drain, stopping, grace_s)
+    finally:
+        loading.cancel()
+        asked.cancel()
+        await server.stop(None)
+        await skill.close()
+    return 0
+
+
+async def _drain(drain: DrainInterceptor, stopping: _Stopping, grace_s: float) -> None:
+    log.info("draining: running calls have %g s", grace_s)
+    draining = asyncio.create_task(drain.drain(grace_s))
+    abandoned = asyncio.create_task(stopping.abandoned.wait())
+    await asyncio.wait({draining, abandoned}, return_when=asyncio.FIRST_COMPLETED)
+    abandoned.cancel()
+    finished = draining.done() and draining.result()
+    draining.cancel()
+    log.info("drained" if finished else "stopping with calls still running")
+
+
+class _Stopping:
+    """The wish to stop: the first signal drains, a second one or the end of the lifeline does not wait."""
+
+    def __init__(self, *, lifeline: bool) -> None:
+        self.first, self.abandoned = asyncio.Event(), asyncio.Event()
+        loop = asyncio.get_running_loop()
+        for name in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(name, self._on_signal)
+        if lifeline:
+            loop.add_reader(sys.stdin.fileno(), self._on_lifeline)
+
+    def _on_signal(self) -> None:
+        if self.first.is_set():
+            self.abandoned.set()
+        self.first.set()
+
+    def _on_lifeline(self) -> None:
+        if not os.read(sys.stdin.fileno(), 4096):
+            asyncio.get_running_loop().remove_reader(sys.stdin.fileno())
+            log.info("the parent process is gone")
+            self.first.set()
+            self.abandoned.set()
+
+
+def configure_logging(level: str) -> None:
+    """Log lines to stderr, with the time and the part that speaks."""
+    logging.basicConfig(
+        stream=sys.stderr, level=level.upper(), format="%(asctime)s %(levelname).1s %(name)s: %(message)s"
+    )

@@ -1,0 +1,69 @@
+"""From the engine to the wire: pieces and endings to chunks and answers."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Sequence
+
+from skills import skills_pb2
+
+from .engine.messages import Done, Ending, Piece, Ready, TokenLogprob
+from .flight import Flight
+
+
+def chunk(piece: Piece) -> skills_pb2.GenChunk:
+    """A piece as a chunk."""
+    return skills_pb2.GenChunk(
+        text=piece.text,
+        token_ids=piece.tokens.token_ids,
+        token_logprobs=piece.tokens.logprobs,
+        candidate=piece.candidate,
+    )
+
+
+def answer(flight: Flight, done: Done, ready: Ready, *, ram_bytes: int) -> skills_pb2.GenResp:
+    """The whole answer of a call."""
+    request, now = flight.request, time.monotonic()
+    candidates = [_candidate(ending) for ending in done.endings]
+    first = candidates[0]
+    begun = flight.first_token_at or now
+    writing_s = (flight.last_token_at or now) - begun
+    written = flight.written
+    speed = (written - 1) / writing_s if written > 1 and writing_s > 0 else written / max(1e-6, now - request.arrived)
+    return skills_pb2.GenResp(
+        text=first.text,
+        tokens_generated=written,
+        tokens_per_second=speed,
+        latency_ms=(now - request.arrived) * 1000,
+        ram_mb=ram_bytes / 1e6,
+        finish_reason=first.finish_reason,
+        prompt_tokens=flight.admitted.prompt_tokens if flight.admitted else 0,
+        cached_tokens=flight.admitted.cached_tokens if flight.admitted else 0,
+        queue_ms=flight.admitted.queue_s * 1000 if flight.admitted else 0,
+        time_to_first_token_ms=(begun - request.arrived) * 1000,
+        mean_logprob=first.mean_logprob,
+        model=ready.model,
+        candidates=candidates,
+        token_ids=first.token_ids,
+        seed=request.sampling.seed,
+        lookup_tokens=done.lookup_tokens,
+        lookup_accepted=done.lookup_accepted,
+        numerics=ready.numerics,
+    )
+
+
+def _candidate(ending: Ending) -> skills_pb2.Candidate:
+    known = [value for value in ending.tokens.logprobs if not math.isnan(value)]
+    return skills_pb2.Candidate(
+        text=ending.text,
+        finish_reason=skills_pb2.FinishReason.ValueType(int(ending.reason)),
+        token_ids=ending.tokens.token_ids,
+        token_logprobs=ending.tokens.logprobs,
+        top_logprobs=[skills_pb2.TopLogprobs(tokens=_tokens(place)) for place in ending.tokens.top],
+        mean_logprob=math.fsum(known) / len(known) if known else 0.0,
+    )
+
+
+def _tokens(place: Sequence[TokenLogprob]) -> list[skills_pb2.TokenLogprob]:
+    return [skills_pb2.TokenLogprob(token_id=t.token_id, text=t.text, logprob=t.logprob) for t in place]

@@ -1,0 +1,90 @@
+"""Which model file a skill serves: a path, a name of `models/catalog.toml`, what lies in the models folder, or the
+embedded small model, which comes with a Python package."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import tomllib
+from dataclasses import dataclass
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[2]
+EMBEDDED = "smollm2-135m-instruct-q4_1"
+
+
+class ModelNotFoundError(Exception):
+    """There is no such model here; the message says what to do."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CatalogEntry:
+    """A model that has a name."""
+
+    name: str
+    file: str
+    package: str = ""
+    """The installed Python package that holds the file."""
+    url: str = ""
+    """Where it can be had."""
+    sha256: str = ""
+
+
+def catalog(path: Path | None = None) -> dict[str, CatalogEntry]:
+    """The models of `models/catalog.toml` by name."""
+    text = (path or ROOT / "models" / "catalog.toml").read_text()
+    known = CatalogEntry.__slots__
+    return {
+        name: CatalogEntry(name=name, **{key: str(value) for key, value in entry.items() if key in known})
+        for name, entry in tomllib.loads(text).get("models", {}).items()
+    }
+
+
+def models_dir(setting: str = "") -> Path:
+    """The folder of model files: the setting, the container's /models, or the repository's."""
+    if setting:
+        return Path(setting)
+    return Path("/models") if Path("/models").is_dir() else ROOT / "models"
+
+
+def find_model(setting: str, folder: Path) -> Path:
+    """The file to serve; raises `ModelNotFoundError`."""
+    entries = catalog()
+    if not setting:
+        return _default(folder, entries)
+    if setting in entries:
+        return _of_entry(entries[setting], folder)
+    path = Path(setting)
+    if path.is_file():
+        return path
+    if os.sep in setting or setting.endswith(".gguf"):
+        raise ModelNotFoundError(f"no such model file: {setting}")
+    raise ModelNotFoundError(
+        f"no model is called {setting!r}: give a GGUF file, or one of {', '.join(sorted(entries))}"
+    )
+
+
+def _default(folder: Path, entries: dict[str, CatalogEntry]) -> Path:
+    found = sorted(p for p in folder.glob("*.gguf") if "mmproj" not in p.name) if folder.is_dir() else []
+    if len(found) == 1:
+        return found[0]
+    named = [p for p in found if p.name in {entry.file for entry in entries.values()}]
+    if len(named) == 1:
+        return named[0]
+    if found:
+        names = ", ".join(p.name for p in found)
+        raise ModelNotFoundError(f"{folder} holds {len(found)} models: choose one with SKILL_DRAFT_MODEL ({names})")
+    return _of_entry(entries[EMBEDDED], folder)
+
+
+def _of_entry(entry: CatalogEntry, folder: Path) -> Path:
+    if (path := folder / entry.file).is_file():
+        return path
+    if entry.package:
+        # Found without importing it: the package's own __init__ wants a library that nothing here needs.
+        spec = importlib.util.find_spec(entry.package)
+        for place in (spec.submodule_search_locations or []) if spec else []:
+            if (path := Path(place) / entry.file).is_file():
+                return path
+        raise ModelNotFoundError(f"{entry.name} comes with the Python package {entry.package}, which is not installed")
+    raise ModelNotFoundError(f"{entry.name} is not here yet: download {entry.url} to {folder / entry.file}")

@@ -1,0 +1,168 @@
+"""From the wire to the engine: a `GenReq` to a valid request, or the field that is wrong and its range."""
+
+from __future__ import annotations
+
+import math
+import secrets
+import time
+from dataclasses import dataclass
+
+from skills import skills_pb2
+
+from .engine.messages import Priority, Request, Sampling, Tokens, Turn
+
+ROLES = ("system", "user", "assistant")
+MAX_STOPS, MAX_STOP_BYTES, MAX_CANDIDATES, MAX_TOP_LOGPROBS = 16, 256, 8, 20
+MAX_PROMPT_BYTES = 1 << 20
+MAX_TURNS = 1024
+DEFAULT_MAX_TOKENS = 256
+
+
+class InvalidFieldError(ValueError):
+    """A field of a request is out of its range; `field` is its path."""
+
+    def __init__(self, field: str, message: str) -> None:
+        super().__init__(message)
+        self.field = field
+
+
+@dataclass(frozen=True, slots=True)
+class _Range:
+    """The numbers that a field may have."""
+
+    low: float
+    high: float
+    default: float
+    above_low: bool = False
+
+    def check(self, field: str, value: float) -> float:
+        ok = math.isfinite(value) and self.low <= value <= self.high and not (self.above_low and value == self.low)
+        if not ok:
+            kind = "above" if self.above_low else "from"
+            raise InvalidFieldError(field, f"is {value:g}; it must be {kind} {self.low:g} to {self.high:g}")
+        return value
+
+
+_RANGES = {
+    "temperature": _Range(0, 5, 0.7),
+    "top_p": _Range(0, 1, 0.95, above_low=True),
+    "top_k": _Range(0, 1_000_000, 40),
+    "min_p": _Range(0, 1, 0.05),
+    "repeat_penalty": _Range(0.1, 10, 1),
+    "presence_penalty": _Range(-2, 2, 0),
+    "frequency_penalty": _Range(-2, 2, 0),
+    "num_candidates": _Range(1, MAX_CANDIDATES, 1),
+}
+
+
+def to_request(message: skills_pb2.GenReq, *, id_: int, n_ctx: int, deadline: float | None) -> Request:
+    """Checks a message and translates it; raises `InvalidFieldError`. A request without a seed is given one."""
+    numbers = {name: _number(message, name) for name in _RANGES}
+    max_tokens = message.max_tokens if message.HasField("max_tokens") else min(DEFAULT_MAX_TOKENS, n_ctx)
+    _Range(1, n_ctx, 0).check("max_tokens", max_tokens)
+    _Range(0, MAX_TOP_LOGPROBS, 0).check("top_logprobs", message.top_logprobs)
+    _Range(0, 2**31 - 1, 0).check("time_budget_ms", message.time_budget_ms)
+    if message.priority not in [int(p) for p in Priority]:
+        raise InvalidFieldError("priority", f"is {message.priority}; it must be 0 (interactive) or 1 (batch)")
+    now = time.monotonic()
+    return Request(
+        id=id_,
+        turns=() if message.raw else _turns(message),
+        raw=_raw(message) if message.raw else None,
+        max_tokens=max_tokens,
+        sampling=_sampling(message, numbers),
+        stop=_stop(message),
+        grammar=message.grammar,
+        json_schema=message.json_schema,
+        num_candidates=int(numbers["num_candidates"]),
+        top_logprobs=message.top_logprobs,
+        priority=Priority(message.priority),
+        lookup=message.lookup if message.HasField("lookup") else True,
+        arrived=now,
+        deadline=deadline,
+        budget_end=now + message.time_budget_ms / 1000 if message.time_budget_ms else None,
+        so_far=_so_far(message, int(numbers["num_candidates"])),
+    )
+
+
+def _number(message: skills_pb2.GenReq, name: str) -> float:
+    limits = _RANGES[name]
+    present = message.HasField(name)  # type: ignore[arg-type]
+    return limits.check(name, getattr(message, name)) if present else limits.default
+
+
+def _sampling(message: skills_pb2.GenReq, numbers: dict[str, float]) -> Sampling:
+    return Sampling(
+        temperature=numbers["temperature"],
+        top_k=int(numbers["top_k"]),
+        top_p=numbers["top_p"],
+        min_p=numbers["min_p"],
+        seed=message.seed if message.HasField("seed") else secrets.randbits(32),
+        repeat_penalty=numbers["repeat_penalty"],
+        presence_penalty=numbers["presence_penalty"],
+        frequency_penalty=numbers["frequency_penalty"],
+    )
+
+
+def _raw(message: skills_pb2.GenReq) -> str:
+    if message.messages or message.system:
+        raise InvalidFieldError("raw", "goes with `prompt` alone, without `messages` or `system`")
+    return _text("prompt", message.prompt)
+
+
+def _turns(message: skills_pb2.GenReq) -> tuple[Turn, ...]:
+    if message.prompt and message.messages:
+        raise InvalidFieldError("prompt", "is set and `messages` too: send one of them")
+    if not message.messages:
+        turns = [Turn(role="user", content=_text("prompt", message.prompt))]
+    else:
+        if len(message.messages) > MAX_TURNS:
+            raise InvalidFieldError("messages", f"has {len(message.messages)} turns; at most {MAX_TURNS} are allowed")
+        turns = [_turn(i, turn) for i, turn in enumerate(message.messages)]
+        _text("messages", "".join(turn.content for turn in turns))
+    if message.system:
+        turns.insert(0, Turn(role="system", content=_text("system", message.system)))
+    return tuple(turns)
+
+
+def _turn(index: int, message: skills_pb2.Message) -> Turn:
+    path = f"messages[{index}]"
+    if message.role not in ROLES:
+        raise InvalidFieldError(f"{path}.role", f"is {message.role[:40]!r}; it must be one of {', '.join(ROLES)}")
+    if message.token_ids and message.role != "assistant":
+        raise InvalidFieldError(f"{path}.token_ids", "are for turns of the assistant only")
+    return Turn(role=message.role, content=message.content, token_ids=tuple(message.token_ids))
+
+
+def _text(field: str, text: str) -> str:
+    if not text:
+        raise InvalidFieldError(field, f"is empty; send 1 to {MAX_PROMPT_BYTES} bytes")
+    size = len(text.encode())
+    if size > MAX_PROMPT_BYTES:
+        raise InvalidFieldError(field, f"is {size} bytes; at most {MAX_PROMPT_BYTES} are allowed")
+    return text
+
+
+def _stop(message: skills_pb2.GenReq) -> tuple[str, ...]:
+    if len(message.stop) > MAX_STOPS:
+        raise InvalidFieldError("stop", f"has {len(message.stop)} strings; at most {MAX_STOPS} are allowed")
+    for i, stop in enumerate(message.stop):
+        if not 1 <= len(stop.encode()) <= MAX_STOP_BYTES:
+            raise InvalidFieldError(f"stop[{i}]", f"must have 1 to {MAX_STOP_BYTES} bytes")
+    return tuple(message.stop)
+
+
+def _so_far(message: skills_pb2.GenReq, num_candidates: int) -> tuple[Tokens, ...]:
+    if not message.continuations:
+        return ()
+    if len(message.continuations) != num_candidates:
+        raise InvalidFieldError(
+            "continuations", f"has {len(message.continuations)} entries for {num_candidates} candidates"
+        )
+    for i, entry in enumerate(message.continuations):
+        if entry.token_logprobs and len(entry.token_logprobs) != len(entry.token_ids):
+            raise InvalidFieldError(f"continuations[{i}].token_logprobs", "must be as many as the tokens, or none")
+    return tuple(
+        Tokens(token_ids=tuple(entry.token_ids), logprobs=tuple(entry.token_logprobs))
+        for entry in message.continuations
+    )

@@ -1,0 +1,247 @@
+"""The draft skill's server: gRPC on one side, the engine process on the other, nothing else.
+
+python server.py                      # from this folder; serves on 127.0.0.1:50051
+python -m skills.skill_draft.server   # from the repository root
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import sys
+import time
+from collections import deque
+from collections.abc import AsyncIterator, Sequence
+from pathlib import Path
+
+if not __package__:  # run as `python server.py`: make `skills` importable
+    sys.path[0] = str(Path(__file__).resolve().parents[2])
+    __package__ = "skills.skill_draft"
+
+import grpc
+
+from skills import skills_pb2, skills_pb2_grpc
+from skills.runtime.resources import CpuMeter, anonymous_bytes, usable_cpus
+from skills.runtime.serving import Serving, StartError, configure_logging, serve
+from skills.runtime.status import abort
+
+from . import VERSION, answers
+from .catalog import ModelNotFoundError, find_model, models_dir
+from .engine.messages import Done, EngineConfig, Failed, FailureKind, Piece
+from .flight import Flight
+from .requests import InvalidFieldError, to_request
+from .settings import Settings, SettingsError, load
+from .supervisor import EngineGoneError, State, Supervisor
+
+log = logging.getLogger("sarai.draft")
+
+SPEED_WINDOW_S = 10.0
+# Every way in which the engine refuses, as gRPC defines its codes.
+CODES = {
+    FailureKind.INVALID: grpc.StatusCode.INVALID_ARGUMENT,
+    FailureKind.FULL: grpc.StatusCode.RESOURCE_EXHAUSTED,
+    FailureKind.DEADLINE: grpc.StatusCode.DEADLINE_EXCEEDED,
+    FailureKind.INTERNAL: grpc.StatusCode.INTERNAL,
+    FailureKind.UNAVAILABLE: grpc.StatusCode.UNAVAILABLE,
+}
+Context = grpc.aio.ServicerContext[object, object]
+
+
+class DraftSkill(skills_pb2_grpc.SkillsServiceServicer):
+    """`SkillsService` over one engine."""
+
+    services: Sequence[str] = ("SkillsService",)
+    bystanders: tuple[str, ...] = ("/SkillsService/Health",)
+
+    def __init__(self, settings: Settings, *, engine_module: str | None = None) -> None:
+        self._settings = settings
+        self._engine_module = engine_module
+        self._started = time.monotonic()
+        self._cpu = CpuMeter()
+        self._draining = False
+        self._serving: Serving | None = None
+        self._engine: Supervisor | None = None
+        self._total_requests = self._total_tokens = self._prompt_tokens = self._cached_tokens = 0
+        self._recent: deque[tuple[float, int]] = deque()
+
+    # --- the life of the server (see skills.runtime.serving.Skill) ---
+
+    def register(self, server: grpc.aio.Server) -> None:
+        """Adds `SkillsService`."""
+        skills_pb2_grpc.add_SkillsServiceServicer_to_server(self, server)
+
+    async def load(self, serving: Serving) -> None:
+        """Loads the model in an engine process."""
+        self._serving, s = serving, self._settings
+        try:
+            path = find_model(s.model, models_dir(s.models_dir))
+        except ModelNotFoundError as error:
+            raise StartError(str(error)) from error
+        log.info("loading %s", path)
+        config = EngineConfig(
+            model=str(path),
+            n_ctx=s.n_ctx,
+            kv_cells=s.kv_cells,
+            n_batch=s.n_batch,
+            slots=s.slots,
+            queue=s.queue,
+            prefixes=s.prefixes,
+            gap_ms=s.gap_ms,
+            exact=s.numerics == "exact",
+            threads=s.threads or usable_cpus(),
+        )
+        extra = {"engine_module": self._engine_module} if self._engine_module else {}
+        self._engine = Supervisor(
+            config,
+            step_timeout_s=s.step_timeout_s,
+            start_timeout_s=s.start_timeout_s,
+            on_state=self._on_state,
+            **extra,
+        )
+        try:
+            ready = await self._engine.start()
+        except EngineGoneError as error:
+            raise StartError(str(error)) from error
+        for note in ready.notes:
+            log.info("%s", note)
+        log.info("serving %s after %.2f s", ready.model, time.monotonic() - self._started)
+
+    async def _on_state(self, state: State) -> None:
+        """A new engine takes under a second, and calls wait for it: only the lack of one is NOT_SERVING."""
+        if self._serving and not self._draining:
+            await self._serving.set(state in (State.SERVING, State.RECOVERING))
+
+    def draining(self) -> None:
+        """No more calls will come in."""
+        self._draining = True
+
+    async def close(self) -> None:
+        """Ends the engine."""
+        if self._engine:
+            await self._engine.close()
+
+    # --- SkillsService ---
+
+    async def Generate(self, request: skills_pb2.GenReq, context: Context) -> skills_pb2.GenResp:  # noqa: N802 - gRPC's
+        """Answers in one message."""
+        async for event in self._run(request, context):
+            if isinstance(event, skills_pb2.GenResp):
+                return event
+        raise AssertionError("a call ends with an answer or a status")
+
+    async def GenerateStream(  # noqa: N802 - gRPC's name
+        self, request: skills_pb2.GenReq, context: Context
+    ) -> AsyncIterator[skills_pb2.GenChunk]:
+        """Answers in pieces; the last chunk holds the whole answer."""
+        async for event in self._run(request, context):
+            if isinstance(event, skills_pb2.GenResp):
+                yield skills_pb2.GenChunk(result=event)
+            else:
+                yield answers.chunk(event)
+
+    async def _run(self, message: skills_pb2.GenReq, context: Context) -> AsyncIterator[Piece | skills_pb2.GenResp]:
+        engine = self._engine
+        if engine is None or engine.ready is None:
+            await abort(
+                context, grpc.StatusCode.UNAVAILABLE, "the model is still loading: wait until Health is SERVING"
+            )
+        remaining = context.time_remaining()
+        deadline = time.monotonic() + remaining if remaining is not None else None
+        try:
+            request = to_request(message, id_=engine.next_id(), n_ctx=engine.ready.n_ctx, deadline=deadline)
+        except InvalidFieldError as error:
+            await abort(context, CODES[FailureKind.INVALID], str(error), field=error.field)
+        self._total_requests += 1
+        flight = engine.submit(request)
+        try:
+            async for event in flight.events():
+                match event:
+                    case Piece():
+                        self._count(len(event.tokens.token_ids))
+                        yield event
+                    case Done():
+                        yield self._answer(engine, flight, event)
+                    case Failed():
+                        await self._refuse(context, event)
+        finally:
+            # Also when the caller has gone or its deadline passed: then this coroutine is cancelled or closed.
+            engine.leave(flight)
+
+    async def _refuse(self, context: Context, failed: Failed) -> None:
+        await abort(context, CODES[failed.kind], failed.message, field=failed.field, retry_after_s=failed.retry_after_s)
+
+    def _answer(self, engine: Supervisor, flight: Flight, done: Done) -> skills_pb2.GenResp:
+        assert engine.ready is not None
+        result = answers.answer(flight, done, engine.ready, ram_bytes=anonymous_bytes(engine.pids))
+        self._prompt_tokens += result.prompt_tokens
+        self._cached_tokens += result.cached_tokens
+        return result
+
+    def _count(self, tokens: int) -> None:
+        now = time.monotonic()
+        self._total_tokens += tokens
+        self._recent.append((now, tokens))
+        while self._recent and self._recent[0][0] < now - SPEED_WINDOW_S:
+            self._recent.popleft()
+
+    async def Health(self, request: skills_pb2.HealthReq, context: Context) -> skills_pb2.HealthResp:  # noqa: N802
+        """What this replica does and how it is; never waits for the engine."""
+        engine, now = self._engine, time.monotonic()
+        common = skills_pb2.HealthResp(
+            status="DRAINING" if self._draining else engine.state.value if engine else State.LOADING.value,
+            total_requests=self._total_requests,
+            total_tokens=self._total_tokens,
+            uptime_s=now - self._started,
+            version=VERSION,
+            prompt_tokens=self._prompt_tokens,
+            cached_tokens=self._cached_tokens,
+            tokens_per_second=sum(n for at, n in self._recent if at >= now - SPEED_WINDOW_S) / SPEED_WINDOW_S,
+        )
+        if engine is None:
+            return common
+        tried, right = engine.lookup_totals()
+        common.MergeFrom(
+            skills_pb2.HealthResp(
+                ram_mb=anonymous_bytes(engine.pids) / 1e6,
+                cpu_percent=self._cpu.percent(engine.pids),
+                active_requests=engine.stats.active,
+                queued_requests=engine.stats.queued,
+                threads=engine.stats.threads,
+                kv_cells_used=engine.stats.kv_used,
+                engine_restarts=engine.restarts,
+                lookup_tokens=tried,
+                lookup_accepted=right,
+                message=engine.message,
+            )
+        )
+        if ready := engine.ready:
+            common.model, common.numerics = ready.model, ready.numerics
+            common.n_ctx, common.kv_cells = ready.n_ctx, ready.n_cells
+        return common
+
+
+def main(arguments: list[str] | None = None, *, engine_module: str | None = None) -> int:
+    """Runs the server; returns the exit code."""
+    try:
+        settings, lifeline = load(sys.argv[1:] if arguments is None else arguments)
+    except SettingsError as error:
+        print(f"skill_draft: {error}", file=sys.stderr)
+        return 2
+    configure_logging(settings.log_level)
+    try:
+        return asyncio.run(
+            serve(
+                DraftSkill(settings, engine_module=engine_module),
+                listen=settings.listen,
+                grace_s=settings.grace_s,
+                max_message_bytes=int(settings.max_message_mb * (1 << 20)),
+                lifeline=lifeline,
+            )
+        )
+    except StartError as error:
+        print(f"skill_draft: {error}", file=sys.stderr)
+        return 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,110 @@
+"""Real draft servers for tests: a process, a socket, the tiny model."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import grpc
+
+from skills import skills_pb2, skills_pb2_grpc
+
+ROOT = Path(__file__).resolve().parents[1]
+TINY = ROOT / "tests" / "models" / "tiny-qwen3vl-q8_0.gguf"
+SERVER = ("-m", "skills.skill_draft.server")
+
+
+def free_port() -> int:
+    """A TCP port that nobody listens on just now."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+@dataclass
+class DraftServer:
+    """A running server and the means to look at it from outside."""
+
+    process: subprocess.Popen[bytes]
+    target: str
+    log: Path
+    channel: grpc.Channel
+    stub: skills_pb2_grpc.SkillsServiceStub
+
+    def health(self) -> skills_pb2.HealthResp:
+        """What it says of itself."""
+        return self.stub.Health(skills_pb2.HealthReq(), timeout=5)
+
+    def engine_pid(self) -> int:
+        """The engine process, which is the server's only child."""
+        children = Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children").read_text().split()
+        assert len(children) == 1, f"one engine, not {children}"
+        return int(children[0])
+
+    def wait_idle(self, timeout: float = 10) -> skills_pb2.HealthResp:
+        """Waits until no request runs or waits."""
+        end = time.monotonic() + timeout
+        while True:
+            health = self.health()
+            if not health.active_requests and not health.queued_requests:
+                return health
+            assert time.monotonic() < end, f"still busy: {health}"
+            time.sleep(0.02)
+
+    def new_stub(self) -> tuple[grpc.Channel, skills_pb2_grpc.SkillsServiceStub]:
+        """A further client with a connection of its own."""
+        channel = grpc.insecure_channel(self.target, options=[("grpc.use_local_subchannel_pool", 1)])
+        return channel, skills_pb2_grpc.SkillsServiceStub(channel)
+
+
+def alive(pid: int) -> bool:
+    """Whether a process is there and not a zombie."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
+    except OSError:
+        return False
+
+
+@contextlib.contextmanager
+def draft_server(
+    folder: Path,
+    *arguments: str,
+    model: Path | str = TINY,
+    module: tuple[str, ...] = SERVER,
+    environment: dict[str, str] | None = None,
+) -> Iterator[DraftServer]:
+    """Starts a server, waits until it serves, and ends it and its engine whatever happens."""
+    target = f"127.0.0.1:{free_port()}"
+    log = folder / f"server-{target.rsplit(':', 1)[1]}.log"
+    command = [sys.executable, *module, "--listen", target, "--model", str(model), *arguments]
+    clean = {k: v for k, v in os.environ.items() if not k.startswith(("SKILL_DRAFT_", "SARAI_"))}
+    with log.open("wb") as stream:
+        process = subprocess.Popen(command, cwd=ROOT, stderr=stream, env={**clean, **(environment or {})})
+    channel = grpc.insecure_channel(target)
+    server = DraftServer(process, target, log, channel, skills_pb2_grpc.SkillsServiceStub(channel))
+    try:
+        grpc.channel_ready_future(channel).result(timeout=30)
+        end = time.monotonic() + 60
+        while server.health().status != "SERVING":
+            assert process.poll() is None, log.read_text()
+            assert time.monotonic() < end, log.read_text()
+            time.sleep(0.02)
+        yield server
+    finally:
+        channel.close()
+        with contextlib.suppress(ProcessLookupError):
+            process.send_signal(signal.SIGCONT)
+            process.terminate()
+        try:
+            process.wait(10)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait(10)
