@@ -1,0 +1,1 @@
+"""What runs in the host's process: finds skills, gives clients for them, runs the loop. Loads no model."""

@@ -1,0 +1,40 @@
+"""Where replicas come from: an address that was set, a server found on this host, or a local process."""
+
+from __future__ import annotations
+
+from typing import Literal, Protocol
+
+Origin = Literal["address", "running", "embedded"]
+
+
+class Replica(Protocol):
+    """One server of a skill."""
+
+    lost: bool
+    """Whether the last call found nobody there."""
+
+    @property
+    def origin(self) -> Origin:
+        """Where it comes from."""
+
+    @property
+    def target(self) -> str:
+        """Its address, the same for as long as the replica is used."""
+
+    def is_ready(self) -> bool:
+        """Whether `ready` would return at once. Takes microseconds."""
+
+    def ready(self, timeout_s: float) -> None:
+        """Returns when the replica may be called: starts its process where that is ours and has ended.
+
+        Args:
+            timeout_s: how long the caller can wait, seconds.
+
+        Raises:
+            SkillStartError: it did not come up.
+            DeadlineError: it is not up yet, and the caller can wait no longer.
+            PoolClosedError: the pool was closed.
+        """
+
+    def close(self) -> None:
+        """Stops what was started for it. Again does nothing."""

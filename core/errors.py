@@ -1,0 +1,307 @@
+"""What can go wrong for a caller.
+
+    SaraiError
+    ├── ConfigError               a setting is out of its range
+    ├── PluginError               a plugin could not be loaded
+    ├── UnknownSkillError         no plugin brings a skill of this name
+    ├── PoolClosedError           the pool was closed
+    ├── SkillStartError           the local server of a skill did not come up; also a grpc.RpcError, UNAVAILABLE
+    │   ├── SkillStartTimeoutError
+    │   └── SkillRestartLimitError
+    └── CallError                 a call failed; also a grpc.RpcError
+        ├── InvalidRequestError   INVALID_ARGUMENT, OUT_OF_RANGE, NOT_FOUND, ALREADY_EXISTS, FAILED_PRECONDITION
+        │   └── RequestTooLargeError
+        ├── AccessDeniedError     UNAUTHENTICATED, PERMISSION_DENIED
+        ├── OverloadedError       RESOURCE_EXHAUSTED
+        ├── UnavailableError      UNAVAILABLE, ABORTED
+        ├── DeadlineError         DEADLINE_EXCEEDED
+        ├── CallCancelledError    CANCELLED
+        ├── UnsupportedError      UNIMPLEMENTED
+        └── SkillFailedError      INTERNAL, UNKNOWN, DATA_LOSS
+
+The text of each is one line: what happened, where, and what to do.
+"""
+
+from __future__ import annotations
+
+import difflib
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
+
+from core.quiet_grpc import grpc
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+    from pathlib import Path
+
+_E = TypeVar("_E", bound="SaraiError")
+
+
+def _revive(cls: type[_E], args: tuple[Any, ...], state: dict[str, Any]) -> _E:
+    error = cls.__new__(cls, *args)
+    error.__dict__.update(state)
+    return error
+
+
+class SaraiError(Exception):
+    """Whatever this library raises on purpose."""
+
+    caller_fault: bool = False
+    """Whether the caller can mend it by asking for something else."""
+    retryable: bool = False
+    """Whether the same again can succeed later."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # The constructors take keywords only, which is more than pickle knows how to call; process pools need this.
+        return _revive, (type(self), self.args, self.__dict__)
+
+
+class ConfigError(SaraiError, ValueError):
+    """A setting is out of its range."""
+
+    caller_fault = True
+
+
+class PluginError(SaraiError):
+    """A plugin could not be loaded. The others go on working.
+
+    Attributes:
+        name: the plugin's name.
+        path: the file or the entry point that it was loaded from.
+        exception: what it raised.
+    """
+
+    def __init__(self, *, name: str, path: str, exception: BaseException) -> None:
+        super().__init__(f"plugin {name} ({path}) is left out: {type(exception).__name__}: {one_line(str(exception))}")
+        self.name = name
+        self.path = path
+        self.exception = exception
+
+
+class UnknownSkillError(SaraiError, LookupError):
+    """No plugin brings a skill of this name.
+
+    Attributes:
+        name: what was asked for.
+        known: the names of all skills, sorted.
+        nearest: the known name most like it, or None.
+    """
+
+    caller_fault = True
+
+    def __init__(self, name: str, known: Iterable[str], *, left_out: Iterable[str] = ()) -> None:
+        self.name = name
+        self.known = tuple(sorted(known))
+        self.nearest = next(iter(difflib.get_close_matches(name, self.known, n=1)), None)
+        text = f"there is no skill {name!r}"
+        text += f"; did you mean {self.nearest!r}?" if self.nearest else ""
+        text += f" Known: {', '.join(self.known)}." if self.known else " No skill is known."
+        failed = tuple(left_out)
+        text += f" Plugins that failed to load: {', '.join(failed)}." if failed else ""
+        super().__init__(text)
+
+
+class PoolClosedError(SaraiError):
+    """The pool, or the client, was closed before."""
+
+    caller_fault = True
+
+
+class SkillStartError(SaraiError, grpc.RpcError):
+    """The local server of a skill did not come up. Also a `grpc.RpcError`: calls restart what has ended.
+
+    Attributes:
+        skill: the skill's name.
+        exit_code: what the process ended with, negative for a signal; None if it did not end.
+        log: the file that holds what the process wrote.
+        log_tail: its last lines.
+    """
+
+    def __init__(
+        self, what: str, *, skill: str, log: Path | None, exit_code: int | None = None, log_tail: Iterable[str] = ()
+    ) -> None:
+        self.skill = skill
+        self.exit_code = exit_code
+        self.log = log
+        self.log_tail = tuple(log_tail)
+        text = f"skill {skill!r} {what}"
+        text += f"; its last words: {' | '.join(self.log_tail)}" if self.log_tail else ""
+        text += f" (log: {log})" if log else ""
+        super().__init__(text)
+
+    def code(self) -> grpc.StatusCode:
+        """UNAVAILABLE."""
+        return grpc.StatusCode.UNAVAILABLE
+
+    def details(self) -> str:
+        """The text of the error."""
+        return str(self)
+
+    def trailing_metadata(self) -> tuple[Any, ...]:
+        """Nothing: no call was made."""
+        return ()
+
+
+class SkillStartTimeoutError(SkillStartError):
+    """The local server of a skill was not ready in time."""
+
+    retryable = True
+
+
+class SkillRestartLimitError(SkillStartError):
+    """The local server of a skill ended too often in a short time; it is not started again for now."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FieldViolation:
+    """One field of a request that the skill refused (google.rpc.BadRequest)."""
+
+    field: str
+    """The field's path, for example `temperature` or `messages[2].role`."""
+    description: str
+    """What is wrong with it, and the range that is allowed."""
+
+
+class CallError(SaraiError, grpc.RpcError):
+    """A call to a skill failed. Also a `grpc.RpcError`, with `code()` and `details()`.
+
+    Attributes:
+        skill: the skill's name.
+        target: the address that was called.
+        retry_after_s: the wait in seconds that the skill asks for, None if it says nothing.
+        field_violations: the fields that the skill refused.
+    """
+
+    advice: ClassVar[str] = ""
+
+    def __init__(
+        self,
+        *,
+        code: grpc.StatusCode,
+        details: str,
+        skill: str,
+        target: str,
+        retry_after_s: float | None = None,
+        field_violations: tuple[FieldViolation, ...] = (),
+        trailing_metadata: tuple[tuple[str, str | bytes], ...] = (),
+    ) -> None:
+        self.skill = skill
+        self.target = target
+        self.retry_after_s = retry_after_s
+        self.field_violations = field_violations
+        self._code = code
+        self._details = details
+        self._trailing_metadata = trailing_metadata
+        super().__init__(self._text())
+
+    def _text(self) -> str:
+        said = one_line(self._details) or "no details"
+        new = [v for v in self.field_violations if v.description not in self._details or v.field not in self._details]
+        fields = "; ".join(one_line(f"{v.field}: {v.description}") for v in new)
+        said = f"{said} [{fields}]" if fields else said
+        advice = self.advice if self.retry_after_s is None else f"try again in {self.retry_after_s:.3g} s"
+        where = f"skill {self.skill!r} at {self.target}"
+        return f"{where}: {self._code.name}: {said}" + (f" ({advice})" if advice else "")
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} {self}>"
+
+    def code(self) -> grpc.StatusCode:
+        """The gRPC status code."""
+        return self._code
+
+    def details(self) -> str:
+        """What the skill, or gRPC, said about it."""
+        return self._details
+
+    def trailing_metadata(self) -> tuple[tuple[str, str | bytes], ...]:  # type: ignore[override]  # its type is private
+        """The trailing metadata of the call, empty if none came."""
+        return self._trailing_metadata
+
+
+class InvalidRequestError(CallError):
+    """The skill refused the request as it is."""
+
+    caller_fault = True
+    advice = "change the request"
+
+
+class RequestTooLargeError(InvalidRequestError):
+    """The request, or the answer, is larger than a message may be."""
+
+    advice = "send less, or ask for less"
+
+
+class AccessDeniedError(CallError):
+    """The skill does not let this caller in."""
+
+    caller_fault = True
+    advice = "check the credentials"
+
+
+class OverloadedError(CallError):
+    """The skill has more to do than it can queue."""
+
+    retryable = True
+    advice = "try again later, or start more replicas"
+
+
+class UnavailableError(CallError):
+    """Nobody answers there, or the replica is just going away."""
+
+    retryable = True
+    advice = "check that it runs with `sarai health`"
+
+
+class DeadlineError(CallError):
+    """The deadline of the call is over."""
+
+    retryable = True
+    advice = "give it a longer timeout, or the request a time_budget_ms to get the answer so far"
+
+
+class CallCancelledError(CallError):
+    """The call was cancelled."""
+
+
+class UnsupportedError(CallError):
+    """The server at the target does not know the method."""
+
+    advice = "check that the target is this skill, and of a version that fits"
+
+
+class SkillFailedError(CallError):
+    """The skill itself failed."""
+
+    advice = "see the skill's log"
+
+
+_CODES = grpc.StatusCode
+
+ERROR_OF_CODE: Mapping[grpc.StatusCode, type[CallError]] = MappingProxyType(
+    {
+        _CODES.CANCELLED: CallCancelledError,
+        _CODES.UNKNOWN: SkillFailedError,
+        _CODES.INVALID_ARGUMENT: InvalidRequestError,
+        _CODES.DEADLINE_EXCEEDED: DeadlineError,
+        _CODES.NOT_FOUND: InvalidRequestError,
+        _CODES.ALREADY_EXISTS: InvalidRequestError,
+        _CODES.PERMISSION_DENIED: AccessDeniedError,
+        _CODES.RESOURCE_EXHAUSTED: OverloadedError,
+        _CODES.FAILED_PRECONDITION: InvalidRequestError,
+        _CODES.ABORTED: UnavailableError,
+        _CODES.OUT_OF_RANGE: InvalidRequestError,
+        _CODES.UNIMPLEMENTED: UnsupportedError,
+        _CODES.INTERNAL: SkillFailedError,
+        _CODES.UNAVAILABLE: UnavailableError,
+        _CODES.DATA_LOSS: SkillFailedError,
+        _CODES.UNAUTHENTICATED: AccessDeniedError,
+    }
+)
+"""The class for each code but OK."""
+
+
+def one_line(text: str) -> str:
+    """The text with every run of white space, line ends included, as one space."""
+    return " ".join(text.split())

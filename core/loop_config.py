@@ -1,0 +1,81 @@
+"""Settings of the loop."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+from core.errors import ConfigError
+
+MAX_ITERATIONS = 3
+"""One draft and two corrections of it: a third correction changes next to nothing and costs as much."""
+
+LanguageSetting = Literal["auto", "en", "es"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LoopConfig:
+    """Settings of a loop. What is None is left to the skill's own default.
+
+    The sampling settings are sent as they are; the skill refuses what is out of its range, by name.
+
+    Raises:
+        ConfigError: a setting of the loop itself is out of its range; the message names it.
+    """
+
+    max_iterations: int = MAX_ITERATIONS
+    """Iterations in all: the draft is the first, each correction is one. 1 to 3."""
+    confidence_threshold: float | None = 0.9
+    """An answer that scores this high is taken as it is. Above 0, up to 1; None: never for that reason."""
+    timeout_s: float = 120.0
+    """Deadline of an iteration; a reflection belongs to the iteration of its correction. Seconds, more than 0."""
+    time_budget_s: float | None = None
+    """For the whole loop, from its first call on; then the best answer so far is the answer. Seconds, more than 0."""
+    language: LanguageSetting = "auto"
+    """Of the reflection and correction prompts: `en`, `es`, or `auto`, the language of the prompt."""
+    system: str = ""
+    """A system prompt for all calls."""
+    max_tokens: int = 256
+    """Longest draft and longest correction, tokens. At least 1."""
+    reflection_max_tokens: int = 128
+    """Longest reflection, tokens. At least 1."""
+    temperature: float = 0.0
+    """0 is greedy, and the default here: the same prompt gives the same answer; what was right is copied word for
+    word, so that a correction that changes nothing is seen to be equal; and the confidences of two answers compare,
+    since no dice were thrown for either."""
+    seed: int | None = None
+    """For all calls. None at a temperature above 0: one is drawn, and the result names it."""
+    top_p: float | None = None
+    top_k: int | None = None
+    min_p: float | None = None
+    repeat_penalty: float | None = None
+    presence_penalty: float | None = None
+    frequency_penalty: float | None = None
+    stop: tuple[str, ...] = ()
+    """Ends drafts and corrections; reflections are not looked through for them."""
+    grammar: str | None = None
+    """GBNF that drafts and corrections must fit. Not together with `json_schema`."""
+    json_schema: str | None = None
+    """JSON schema that drafts and corrections must fit."""
+    batch: bool = False
+    """Whether nobody waits for the answer: interactive requests go first."""
+    lookup: bool = True
+    """Lookup speculation: faster, never another answer."""
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.max_iterations <= MAX_ITERATIONS:
+            raise ConfigError(f"max_iterations must be 1 to {MAX_ITERATIONS}, not {self.max_iterations!r}")
+        if self.confidence_threshold is not None and not 0 < self.confidence_threshold <= 1:
+            raise ConfigError(f"confidence_threshold must be above 0, up to 1, not {self.confidence_threshold!r}")
+        for name in ("timeout_s", "time_budget_s"):
+            seconds = getattr(self, name)
+            if seconds is not None and not (math.isfinite(seconds) and seconds > 0):
+                raise ConfigError(f"{name} must be a finite number of seconds above 0, not {seconds!r}")
+        if self.language not in ("auto", "en", "es"):
+            raise ConfigError(f"language must be auto, en or es, not {self.language!r}")
+        for name in ("max_tokens", "reflection_max_tokens"):
+            if getattr(self, name) < 1:
+                raise ConfigError(f"{name} must be at least 1, not {getattr(self, name)!r}")
+        if self.grammar is not None and self.json_schema is not None:
+            raise ConfigError("give grammar or json_schema, not both")

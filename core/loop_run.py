@@ -1,0 +1,216 @@
+"""One run of the loop: the calls in their order, and when it ends."""
+
+from __future__ import annotations
+
+import logging
+import math
+import secrets
+import time
+from collections.abc import Generator, Iterator
+from typing import TYPE_CHECKING, cast
+
+from core.confidence import confidence_of
+from core.conversation import Conversation
+from core.deadlines import Deadlines
+from core.errors import DeadlineError, SaraiError, SkillFailedError, one_line
+from core.loop_events import (
+    IterationFinished,
+    LoopEvent,
+    LoopFinished,
+    LoopStarted,
+    Piece,
+    ReflectionFinished,
+    StageStarted,
+)
+from core.loop_result import CallFigures, Iteration, LoopResult, Reflection, Stage, StopReason, best_of
+from core.prompts import Language, correction_prompt, detect_language, finds_nothing, reflection_prompt
+from core.quiet_grpc import grpc
+
+if TYPE_CHECKING:
+    from core.client import SkillClient
+    from core.loop_config import LoopConfig
+    from core.plugins import Plugins
+    from skills import skills_pb2
+
+_log = logging.getLogger(__name__)
+
+
+class LoopError(SaraiError):
+    """There is no answer: the draft failed.
+
+    Attributes:
+        error: why. Its text is this one's, and it is its `__cause__` too.
+    """
+
+    def __init__(self, error: SaraiError) -> None:
+        super().__init__(f"no draft: {error}")
+        self.error = error
+        self.caller_fault = error.caller_fault
+        self.retryable = error.retryable
+
+
+class LoopRun:
+    """One prompt on its way through the loop. Use `events` once.
+
+    Args:
+        config: the settings.
+        client: the client of the skill that answers.
+        plugins: whose hooks score answers and word reflections.
+        prompt: what to answer.
+    """
+
+    def __init__(self, config: LoopConfig, client: SkillClient, plugins: Plugins, prompt: str) -> None:
+        self._config = config
+        self._client = client
+        self._hook = plugins.hook
+        self._language: Language = detect_language(prompt) if config.language == "auto" else config.language
+        self._seed = config.seed
+        if self._seed is None and config.temperature > 0:
+            self._seed = secrets.randbits(32)
+        self._conversation = Conversation(config, prompt, seed=self._seed)
+        self._deadlines = Deadlines(timeout_s=config.timeout_s, time_budget_s=config.time_budget_s)
+        self._iterations: list[Iteration] = []
+        self._reflection: Reflection | None = None  # the last one, while no correction followed
+        self._model = ""
+
+    def events(self) -> Iterator[LoopEvent]:
+        """Runs it. Closing the iterator cancels the call that is under way.
+
+        Raises:
+            LoopError: the draft failed.
+        """
+        client = self._client
+        yield LoopStarted(skill=client.skill, language=self._language, origin=client.origin, target=client.target)
+        failure: str | None = None
+        try:
+            yield from self._answer(Stage.DRAFT)
+        except SaraiError as error:
+            raise LoopError(error) from error
+        stopped = self._reason_to_stop()
+        while stopped is None:
+            try:
+                stopped = yield from self._round()
+            except SaraiError as error:
+                over = isinstance(error, DeadlineError) and self._deadlines.budget_is_over
+                stopped, failure = (StopReason.TIME_BUDGET, None) if over else (StopReason.FAILED, str(error))
+        yield LoopFinished(result=self._result(stopped, failure))
+
+    def _round(self) -> Generator[LoopEvent, None, StopReason | None]:
+        """Reflects on the last answer and corrects it, unless there is nothing to correct."""
+        self._deadlines.next_iteration()
+        started_s = time.monotonic()
+        number = len(self._iterations) + 1
+        self._conversation.ask(self._reflection_prompt(len(self._iterations)))
+        response = yield from self._call(Stage.REFLECTION, number)
+        figures = CallFigures.of(response)
+        nothing = not figures.cut_off and finds_nothing(response.text)
+        self._reflection = Reflection(text=response.text, nothing_to_correct=nothing, figures=figures)
+        yield ReflectionFinished(iteration=number, reflection=self._reflection)
+        if nothing:
+            return StopReason.NOTHING_TO_CORRECT
+        if figures.finish_reason == "context_full":
+            return StopReason.CONTEXT_FULL
+        if figures.finish_reason == "time_budget" or self._deadlines.budget_is_over:
+            return StopReason.TIME_BUDGET
+        self._conversation.ask(correction_prompt(self._language))
+        yield from self._answer(Stage.CORRECTION, started_s)
+        return self._reason_to_stop()
+
+    def _answer(self, stage: Stage, started_s: float | None = None) -> Generator[LoopEvent, None, None]:
+        """Writes a draft or a correction, and keeps it as an iteration."""
+        started_s = time.monotonic() if started_s is None else started_s
+        number = len(self._iterations) + 1
+        request = self._conversation.request(stage, time_budget_ms=self._deadlines.time_budget_ms())
+        response = yield from self._call(stage, number, request)
+        confidence = confidence_of(response)
+        iteration = Iteration(
+            number=number,
+            stage=stage,
+            text=response.text,
+            confidence=confidence,
+            score=self._score(request, response, confidence),
+            latency_ms=(time.monotonic() - started_s) * 1000,
+            figures=CallFigures.of(response),
+            reflection=self._reflection,
+        )
+        self._iterations.append(iteration)
+        self._reflection = None
+        yield IterationFinished(iteration=iteration)
+
+    def _call(
+        self, stage: Stage, number: int, request: skills_pb2.GenReq | None = None
+    ) -> Generator[LoopEvent, None, skills_pb2.GenResp]:
+        """Makes one call, and adds its answer to the conversation."""
+        yield StageStarted(iteration=number, stage=stage)
+        if request is None:
+            request = self._conversation.request(stage, time_budget_ms=self._deadlines.time_budget_ms())
+        response: skills_pb2.GenResp | None = None
+        with self._client.GenerateStream(request, timeout=self._deadlines.call_timeout_s()) as stream:
+            for chunk in stream:
+                if chunk.text:
+                    yield Piece(iteration=number, stage=stage, text=chunk.text)
+                if chunk.HasField("result"):
+                    response = chunk.result
+        if response is None:
+            raise SkillFailedError(
+                code=grpc.StatusCode.INTERNAL,
+                details="the stream ended without a result",
+                skill=self._client.skill,
+                target=self._client.target,
+            )
+        self._model = response.model or self._model
+        self._conversation.answered(response)
+        return response
+
+    def _reason_to_stop(self) -> StopReason | None:
+        """Why the last iteration is the last one, None if it is not."""
+        last = self._iterations[-1]
+        threshold = self._config.confidence_threshold
+        if last.figures.finish_reason == "time_budget":
+            return StopReason.TIME_BUDGET
+        if last.figures.finish_reason == "context_full":
+            return StopReason.CONTEXT_FULL
+        if len(self._iterations) > 1 and last.text.split() == self._iterations[-2].text.split():
+            return StopReason.UNCHANGED
+        if threshold is not None and last.score >= threshold:
+            return StopReason.CONFIDENT
+        if last.number >= self._config.max_iterations:
+            return StopReason.MAX_ITERATIONS
+        return StopReason.TIME_BUDGET if self._deadlines.budget_is_over else None
+
+    def _reflection_prompt(self, round_: int) -> str:
+        """A plugin's words, else our own."""
+        try:
+            words = self._hook.sarai_reflection_prompt(language=self._language, round=round_)
+        except Exception as error:  # noqa: BLE001  # a plugin is somebody else's code; the draft must not be lost with it
+            _log.warning("a plugin's sarai_reflection_prompt failed, ours is used: %s", one_line(repr(error)))
+            words = None
+        return cast("str | None", words) or reflection_prompt(self._language, round_)
+
+    def _score(self, request: skills_pb2.GenReq, response: skills_pb2.GenResp, confidence: float) -> float:
+        """A plugin's score, else the confidence."""
+        try:
+            score = self._hook.sarai_score(request=request, response=response)
+            if score is not None and math.isfinite(score):
+                return float(score)
+        except Exception as error:  # noqa: BLE001  # as above
+            _log.warning("a plugin's sarai_score failed, the confidence is used: %s", one_line(repr(error)))
+        return confidence
+
+    def _result(self, stopped: StopReason, failure: str | None) -> LoopResult:
+        best = best_of(self._iterations)
+        return LoopResult(
+            answer=best.text,
+            best=best.number,
+            iterations=tuple(self._iterations),
+            stopped=stopped,
+            failure=failure,
+            closing_reflection=self._reflection,
+            language=self._language,
+            seed=self._seed,
+            skill=self._client.skill,
+            model=self._model,
+            origin=self._client.origin,
+            target=self._client.target,
+            latency_ms=(time.monotonic() - self._deadlines.started_s) * 1000,
+        )

@@ -1,0 +1,35 @@
+"""The draft skill as the host sees it: a few values, no model."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from core.hookspecs import hookimpl
+from core.skill import Resources, SkillSpec
+
+GIB = 1024**3
+
+
+def _stub(channel: Any) -> Any:
+    from skills.skills_pb2_grpc import SkillsServiceStub
+
+    return SkillsServiceStub(channel)
+
+
+@hookimpl
+def sarai_skills() -> list[SkillSpec]:
+    """The draft skill."""
+    return [
+        SkillSpec(
+            name="draft",
+            summary="Drafts, reflects and corrects text with a small language model",
+            version="2.16.0",
+            image="sarai-skill-draft:v2.16",
+            container="skill_draft",
+            port=50051,
+            resources=Resources(cpus=2.0, memory_bytes=3 * GIB),
+            serve=("-m", "skills.skill_draft.server"),
+            stub=_stub,
+            health_service="SkillsService",
+        )
+    ]

@@ -1,0 +1,54 @@
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from core.channels import CHANNEL_OPTIONS
+from skills import skills_pb2
+from tests.stub_plugin import client_of
+from tests.stub_skill import StubSkill
+
+ROOT = Path(__file__).parents[3]
+REQUEST = skills_pb2.GenReq(prompt="x")
+
+
+def test_keepalive_is_no_closer_than_servers_allow() -> None:
+    assert dict(CHANNEL_OPTIONS)["grpc.keepalive_time_ms"] > 300_000  # type: ignore[operator]
+
+
+def test_answer_of_ten_megabytes_arrives() -> None:
+    text = "x" * 5_000_000  # twice in an answer: as text and as the first candidate's
+    with StubSkill(text) as skill, client_of(skill.target) as client:
+        assert len(client.Generate(REQUEST, timeout=20).text) == len(text)
+
+
+@pytest.mark.parametrize("variable", ["http_proxy", "grpc_proxy", "https_proxy"])
+def test_proxy_for_the_web_is_not_used(variable: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(variable, "http://127.0.0.1:9")
+    with StubSkill("yes") as skill, client_of(skill.target) as client:
+        assert client.Generate(REQUEST, timeout=5).text == "yes"
+
+
+NOISY = """
+import core.model_pool
+from core.errors import CallError
+from skills import skills_pb2
+from tests.stub_plugin import client_of
+from tests.stub_skill import Reply, StubSkill
+skill = StubSkill(Reply(text="a b", chunk_delay_s=30)).start()
+stream = client_of(skill.target).GenerateStream(skills_pb2.GenReq(prompt="x"))
+next(stream)
+skill.stop()
+try:
+    next(stream)
+except CallError as error:
+    print("broken")
+"""
+
+
+def test_grpc_writes_nothing_into_the_users_terminal() -> None:
+    run = subprocess.run([sys.executable, "-c", NOISY], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert (run.stdout, run.stderr) == ("broken\n", "")

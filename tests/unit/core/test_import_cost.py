@@ -1,0 +1,30 @@
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[3]
+PROBE = """
+import json, sys
+import {module}
+with open("/proc/self/status") as status:
+    rss_kb = next(int(line.split()[1]) for line in status if line.startswith("VmRSS"))
+import os
+print(json.dumps([rss_kb, sorted(sys.modules), os.environ.get("GRPC_VERBOSITY")]))
+"""
+
+
+@pytest.mark.parametrize("module", ["core", "core.model_pool"])
+def test_importing_core_is_cheap(module: str) -> None:
+    run = subprocess.run(
+        [sys.executable, "-c", PROBE.format(module=module)], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    rss_kb, modules, verbosity = json.loads(run.stdout)
+    assert rss_kb < 60 * 1000
+    assert not {"llama_cpp", "numpy", "rich", "click", "jinja2"} & set(modules)
+    assert not [name for name in modules if name.startswith("skills")]
+    assert verbosity is None, "the environment of the host was changed"

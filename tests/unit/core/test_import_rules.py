@@ -1,0 +1,155 @@
+"""Who may import whom."""
+
+from __future__ import annotations
+
+import ast
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+ROOT = Path(__file__).parents[3]
+CONTRACT = ("skills.skills_pb2", "skills.skills_pb2_grpc")
+BY_NAME = {"import_module", "find_spec", "__import__"}
+GENERATED = {"skills_pb2.py", "skills_pb2_grpc.py"}
+
+
+def sources(folder: str) -> list[str]:
+    """The hand-written Python files under a folder, relative to the root."""
+    paths = (ROOT / folder).rglob("*.py")
+    return sorted(str(path.relative_to(ROOT)) for path in paths if path.name not in GENERATED)
+
+
+def imports(path: str, tree: ast.Module | None = None) -> Iterator[str]:
+    """The full names of all that a file imports, also inside functions and for type checking."""
+    package = list(Path(path).parent.parts)
+    for node in ast.walk(tree or ast.parse((ROOT / path).read_text())):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            base = package[: len(package) - node.level + 1] if node.level else []
+            module = ".".join([*base, *([node.module] if node.module else [])])
+            # `from a import b` may import the module a.b.
+            yield from (f"{module}.{alias.name}" for alias in node.names)
+        elif isinstance(node, ast.Call) and ast.unparse(node.func).rpartition(".")[2] in BY_NAME:
+            yield from (arg.value for arg in node.args if isinstance(arg, ast.Constant) and isinstance(arg.value, str))
+
+
+def within(name: str, *packages: str) -> bool:
+    """Whether a name is one of the packages or lies in it."""
+    return any(name == package or name.startswith(f"{package}.") for package in packages)
+
+
+def top_level(path: str) -> Iterator[str]:
+    """The first words of all that a file imports."""
+    yield from (name.partition(".")[0] for name in imports(path))
+
+
+def test_the_walk_sees_every_form_of_import(tmp_path: Path) -> None:
+    file = tmp_path / "b.py"
+    file.write_text(
+        "import x.y\nfrom . import c\nfrom .d import e\ndef f():\n  from g import h\n  importlib.import_module('i')\n"
+    )
+    assert sorted(imports("a/b.py", ast.parse(file.read_text()))) == ["a.c", "a.d.e", "g.h", "i", "x.y"]
+
+
+@pytest.mark.parametrize("path", sources("core"))
+def test_core_imports_no_skill_and_no_engine(path: str) -> None:
+    for name in imports(path):
+        assert not within(name, "llama_cpp", "numpy"), f"{path} imports {name}"
+        if within(name, "skills"):
+            assert within(name, *CONTRACT), f"{path} imports {name}; core knows no skill"
+
+
+@pytest.mark.parametrize("path", sources("core"))
+def test_core_names_no_skill(path: str) -> None:
+    skills = [folder.name for folder in (ROOT / "skills").glob("skill_*")]
+    assert skills
+    strings = {node.value for node in ast.walk(ast.parse((ROOT / path).read_text())) if isinstance(node, ast.Constant)}
+    for skill in skills:
+        assert skill not in strings, f"{path} names {skill}"
+
+
+@pytest.mark.parametrize("path", sources("core"))
+def test_core_takes_grpc_from_where_it_is_quiet(path: str) -> None:
+    if path != "core/quiet_grpc.py":
+        assert "grpc" not in top_level(path), f"{path} imports grpc itself"
+
+
+# What the low layers of core may take from core.
+LAYERS = {
+    "core/skill.py": (),
+    "core/quiet_grpc.py": (),
+    "core/progress.py": (),
+    "core/hookspecs.py": ("core.skill",),
+    "core/errors.py": ("core.quiet_grpc",),
+    "core/config.py": ("core.skill", "core.errors"),
+    "core/channels.py": ("core.quiet_grpc",),
+    "core/rpc_status.py": ("core.errors", "core.quiet_grpc"),
+    "core/plugins.py": ("core.hookspecs", "core.skill", "core.errors"),
+}
+
+
+@pytest.mark.parametrize("path", LAYERS)
+def test_low_layers_of_core_reach_no_higher(path: str) -> None:
+    for name in imports(path):
+        assert not within(name, "core") or within(name, *LAYERS[path]), f"{path} imports {name}"
+
+
+@pytest.mark.parametrize("path", [*sources("core/backends"), "core/client.py", "core/aio.py", "core/calls.py"])
+def test_backends_and_clients_do_not_know_the_pool(path: str) -> None:
+    for name in imports(path):
+        assert not within(name, "core.model_pool", "core.omni_loop", "core.plugins", "core.cli"), f"{path}: {name}"
+
+
+@pytest.mark.parametrize("path", [path for path in sources("core") if not path.startswith("core/cli")])
+def test_only_the_command_line_shows_things(path: str) -> None:
+    for name in imports(path):
+        # `core.hookspecs` names click's group as a type.
+        allowed = path == "core/hookspecs.py" and within(name, "click")
+        assert not within(name, "rich", "click", "core.cli") or allowed, f"{path} imports {name}"
+
+
+@pytest.mark.parametrize("path", sources("skills"))
+def test_skills_import_core_in_their_plugin_alone(path: str) -> None:
+    allowed = ("core.hookspecs", "core.skill") if Path(path).name == "plugin.py" else ()
+    for name in imports(path):
+        assert not within(name, "core") or within(name, *allowed), f"{path} imports {name}"
+
+
+@pytest.mark.parametrize("path", [path for path in sources("skills") if Path(path).name == "plugin.py"])
+def test_plugin_is_light(path: str) -> None:
+    for name in imports(path):
+        assert within(name, "__future__", "typing", "core", *CONTRACT), f"{path} imports {name}"
+
+
+def reached_from(path: str) -> Iterator[tuple[str, str]]:
+    """All that a file imports, and the files of ours among them in turn: who imports, and what."""
+    waiting, seen = [path], set[str]()
+    while waiting:
+        importer = waiting.pop()
+        if importer in seen:
+            continue
+        seen.add(importer)
+        for name in imports(importer):
+            yield importer, name
+            parts = name.split(".")
+            for length in range(1, len(parts) + 1):
+                module = Path(*parts[:length])
+                candidates = (f"{module}.py", f"{module}/__init__.py")
+                waiting += [file for file in candidates if (ROOT / file).is_file()]
+
+
+@pytest.mark.parametrize("path", [path for path in sources("skills") if "/engine/" in path])
+def test_engine_knows_nothing_of_the_wire(path: str) -> None:
+    for importer, name in reached_from(path):
+        assert not within(name, "grpc", "grpc_health", "grpc_reflection", "google", "asyncio"), f"{importer}: {name}"
+        assert not within(name, *CONTRACT), f"{importer} imports {name}"
+
+
+def test_one_file_imports_llama_cpp() -> None:
+    found = {path for path in [*sources("core"), *sources("skills")] if "llama_cpp" in top_level(path)}
+    assert found == {"skills/skill_draft/engine/binding.py"}
