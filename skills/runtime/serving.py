@@ -73,6 +73,7 @@ async def serve(skill: Skill, *, listen: str, grace_s: float, max_message_bytes:
     """Runs a skill server until a signal or the end of the lifeline; returns the process's exit code.
 
     Args:
+        skill: what to serve.
         listen: `HOST:PORT` or `unix:/PATH`.
         grace_s: how long running calls may take after SIGTERM or SIGINT; a second signal ends them at once.
         max_message_bytes: a larger request is answered RESOURCE_EXHAUSTED.

@@ -1,5 +1,8 @@
-"""Which model file a skill serves: a path, a name of `models/catalog.toml`, what lies in the models folder, or the
-embedded small model, which comes with a Python package."""
+"""Which model file a skill serves.
+
+A path, a name of `models/catalog.toml`, what lies in the models folder, or the embedded small model, which comes with
+a Python package.
+"""
 
 from __future__ import annotations
 

@@ -141,12 +141,12 @@ class DraftSkill(skills_pb2_grpc.SkillsServiceServicer):
 
     async def _run(self, message: skills_pb2.GenReq, context: Context) -> AsyncIterator[Piece | skills_pb2.GenResp]:
         engine = self._engine
-        if engine is None or engine.ready is None:
+        if engine is None or not engine.ready:
             await abort(
                 context, grpc.StatusCode.UNAVAILABLE, "the model is still loading: wait until Health is SERVING"
             )
-        remaining = context.time_remaining()
-        deadline = time.monotonic() + remaining if remaining is not None else None
+        remaining: float | None = context.time_remaining()  # None where there is no deadline, whatever its type says
+        deadline = None if remaining is None else time.monotonic() + remaining
         try:
             request = to_request(message, id_=engine.next_id(), n_ctx=engine.ready.n_ctx, deadline=deadline)
         except InvalidFieldError as error:
@@ -184,7 +184,7 @@ class DraftSkill(skills_pb2_grpc.SkillsServiceServicer):
         while self._recent and self._recent[0][0] < now - SPEED_WINDOW_S:
             self._recent.popleft()
 
-    async def Health(self, request: skills_pb2.HealthReq, context: Context) -> skills_pb2.HealthResp:  # noqa: N802
+    async def Health(self, request: skills_pb2.HealthReq, context: Context) -> skills_pb2.HealthResp:  # noqa: N802, ARG002
         """What this replica does and how it is; never waits for the engine."""
         engine, now = self._engine, time.monotonic()
         common = skills_pb2.HealthResp(
@@ -225,7 +225,7 @@ def main(arguments: list[str] | None = None, *, engine_module: str | None = None
     try:
         settings, lifeline = load(sys.argv[1:] if arguments is None else arguments)
     except SettingsError as error:
-        print(f"skill_draft: {error}", file=sys.stderr)
+        sys.stderr.write(f"skill_draft: {error}\n")
         return 2
     configure_logging(settings.log_level)
     try:
@@ -239,7 +239,7 @@ def main(arguments: list[str] | None = None, *, engine_module: str | None = None
             )
         )
     except StartError as error:
-        print(f"skill_draft: {error}", file=sys.stderr)
+        sys.stderr.write(f"skill_draft: {error}\n")
         return 1
 
 

@@ -20,7 +20,7 @@ class SettingsError(ValueError):
     """A setting is out of its range; the message names it as the user wrote it."""
 
 
-def _setting(default: str | int | float, help_: str, *, low: float = -math.inf, high: float = math.inf,
+def _setting(default: str | float, help_: str, *, low: float = -math.inf, high: float = math.inf,
              choices: tuple[str, ...] = ()) -> typing.Any:  # fmt: skip
     return field(default=default, metadata={"help": help_, "low": low, "high": high, "choices": choices})
 

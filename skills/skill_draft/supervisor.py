@@ -68,7 +68,9 @@ class EngineGoneError(Exception):
 class _Process:
     """One engine process and the socket to it."""
 
-    def __init__(self, process: asyncio.subprocess.Process, reader: asyncio.StreamReader, writer: asyncio.StreamWriter):
+    def __init__(
+        self, process: asyncio.subprocess.Process, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
+    ) -> None:
         self.process, self._reader, self._writer = process, reader, writer
         self.last_beat = time.monotonic()
 
@@ -257,7 +259,7 @@ class Supervisor:
                 await self._launch()
                 break
             except EngineGoneError as error:
-                log.error("no new engine: %s", error)
+                log.error("no new engine: %s", error)  # noqa: TRY400 - the message says it all
                 self.message = str(error)
                 if attempt >= 1:
                     await self._set_state(State.NOT_SERVING)

@@ -8,7 +8,7 @@ import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 from skills.skill_draft.engine.engine import Engine
 from skills.skill_draft.engine.loading import Loaded, load
@@ -60,7 +60,7 @@ class EngineUnderTest:
         self.events: dict[int, list[Event]] = {}
         self._thread = threading.Thread(target=self.engine.run, daemon=True)
 
-    def __enter__(self) -> EngineUnderTest:
+    def __enter__(self) -> Self:
         self._thread.start()
         return self
 

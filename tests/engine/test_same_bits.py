@@ -179,7 +179,9 @@ def test_random_schedules(
             assert outcome(done) == endings
     churned.idle()
     cells = churned.engine._cells
-    assert not cells.running and not churned.engine._scheduler.running and not churned.engine._scheduler.waiting
+    assert not cells.running
+    assert not churned.engine._scheduler.running
+    assert not churned.engine._scheduler.waiting
     assert len(cells._free_ids) + len(cells.prefixes) == churned.loaded.n_slots - 2, "a slot leaked"
     assert cells.owned() <= cells.used <= cells.n_cells
 
@@ -221,8 +223,8 @@ def test_right_and_wrong_guesses_change_nothing(
         return [7 + i for i in range(n)]
 
     monkeypatch.setattr(Lookup, "guess", guess)
-    monkeypatch.setattr(Lookup, "expected", lambda lookup, n: 100.0 * n)
-    with EngineUnderTest(kv_cells=2048) as guessing:
+    monkeypatch.setattr(Lookup, "expected", lambda _, n: 100.0 * n)
+    with EngineUnderTest(kv_cells=2048, gap_ms=60000) as guessing:
         ids = [(guessing.submit(again(request)), endings) for request, endings in undisturbed]
         for id_, endings in ids:
             assert outcome(guessing.wait_for(id_)) == endings

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import math
 import signal
@@ -22,10 +23,10 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from skills import skills_pb2
 from tests.servers import ROOT, TINY, DraftServer, alive, draft_server
 
-GenReq = skills_pb2.GenReq
-COUNTED = " ".join(
+GenReq, Message = skills_pb2.GenReq, skills_pb2.Message
+COUNTED = (
     "one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen seventeen "
-    "eighteen nineteen twenty".split()
+    "eighteen nineteen twenty"
 )
 STOP, STOP_STRING, LENGTH, TIME_BUDGET = 1, 2, 3, 5
 
@@ -48,8 +49,9 @@ def endless(**fields: Any) -> skills_pb2.GenReq:
 def failure(call: Any) -> tuple[grpc.StatusCode, str, status_pb2.Status]:
     with pytest.raises(grpc.RpcError) as caught:
         call()
-    details = dict(caught.value.trailing_metadata() or ()).get("grpc-status-details-bin", b"")
-    return caught.value.code(), caught.value.details(), status_pb2.Status.FromString(details)
+    trailers: Any = caught.value.trailing_metadata() or ()
+    details = dict(trailers).get("grpc-status-details-bin", b"")
+    return caught.value.code(), caught.value.details() or "", status_pb2.Status.FromString(details)
 
 
 def violated(status: status_pb2.Status) -> str:
@@ -151,7 +153,7 @@ def test_json_schema_gives_json_that_fits(server: DraftServer) -> None:
         GenReq(prompt="Say hello.", json_schema=json.dumps(schema), seed=1, max_tokens=200), timeout=10
     )
     value = json.loads(answer.text)
-    assert isinstance(value["n"], int) and isinstance(value["ok"], bool)
+    assert {name: type(v) for name, v in value.items()} == {"n": int, "ok": bool}
 
 
 def test_top_logprobs_hold_the_chosen_token(server: DraftServer) -> None:
@@ -224,7 +226,7 @@ def test_continuing_a_stream_gives_the_rest(server: DraftServer) -> None:
 # --- bad input ---
 
 BAD = {
-    "prompt": [GenReq(prompt=""), GenReq(), greedy("word " * 5000), greedy("x", messages=[skills_pb2.Message(role="user")])],
+    "prompt": [GenReq(prompt=""), GenReq(), greedy("word " * 5000), greedy("x", messages=[Message(role="user")])],
     "max_tokens": [greedy(max_tokens=-1), greedy(max_tokens=0), greedy(max_tokens=2**31 - 1)],
     "temperature": [GenReq(prompt="x", temperature=t) for t in (math.nan, math.inf, -0.1, 1e6)],
     "top_p": [greedy(top_p=p) for p in (0, -1, 1.1, math.nan)],
@@ -240,7 +242,7 @@ BAD = {
     "time_budget_ms": [greedy(time_budget_ms=-5)],
     "messages[0].role": [GenReq(messages=[skills_pb2.Message(role="boss", content="hi")])],
     "messages[1].token_ids": [
-        GenReq(messages=[skills_pb2.Message(role="user", content="hi"), skills_pb2.Message(role="assistant", content="x", token_ids=ids)])
+        GenReq(messages=[Message(role="user", content="hi"), Message(role="assistant", content="x", token_ids=ids)])
         for ids in ([5, 6, 7], [10**6], [-1])
     ],
     "raw": [greedy(raw=True, system="no")],
@@ -287,7 +289,7 @@ def test_bad_input_names_its_field(server: DraftServer, field: str, requests: li
 
 
 def test_a_message_of_100_mb_is_refused(server: DraftServer) -> None:
-    code, message, _ = failure(lambda: server.stub.Generate(greedy("x" * 100_000_000), timeout=30))
+    code, _, _ = failure(lambda: server.stub.Generate(greedy("x" * 100_000_000), timeout=30))
     assert code == grpc.StatusCode.RESOURCE_EXHAUSTED
     assert server.stub.Generate(greedy("Say hello."), timeout=10).text == "hello"
 
@@ -318,7 +320,8 @@ def test_a_client_that_vanishes_frees_its_slot(server: DraftServer) -> None:
     script = (
         "import grpc, sys\nfrom skills import skills_pb2, skills_pb2_grpc\n"
         f"stub = skills_pb2_grpc.SkillsServiceStub(grpc.insecure_channel({server.target!r}))\n"
-        "request = skills_pb2.GenReq(prompt='Say hello.', grammar='root ::= \"a\" root', max_tokens=900, temperature=0)\n"
+        "endless = {'grammar': 'root ::= \"a\" root', 'max_tokens': 900}\n"
+        "request = skills_pb2.GenReq(prompt='Say hello.', temperature=0, **endless)\n"
         "for chunk in stub.GenerateStream(request): print(chunk.text, flush=True)\n"
     )
     client = subprocess.Popen([sys.executable, "-c", script], cwd=ROOT, stdout=subprocess.PIPE)
@@ -346,7 +349,7 @@ def test_a_full_queue_says_when_to_come_back(tmp_path: Path) -> None:
         waiting = [small.stub.Generate.future(greedy("Say hello.")) for _ in range(2)]
         while small.health().queued_requests < 2:
             time.sleep(0.01)
-        code, message, status = failure(lambda: small.stub.Generate(greedy(), timeout=5))
+        code, _, status = failure(lambda: small.stub.Generate(greedy(), timeout=5))
         assert code == grpc.StatusCode.RESOURCE_EXHAUSTED
         retry = error_details_pb2.RetryInfo()
         assert status.details[0].Unpack(retry)
@@ -363,7 +366,7 @@ def test_interactive_goes_before_batch(tmp_path: Path) -> None:
         calls = []
         for name, priority in (("batch", 1), ("interactive", 0)):
             call = small.stub.Generate.future(greedy("Say hello.", priority=priority))
-            call.add_done_callback(lambda _, name=name: order.append(name))
+            call.add_done_callback(functools.partial(lambda name, _: order.append(name), name))
             calls.append(call)
             while small.health().queued_requests < len(calls):
                 time.sleep(0.01)
@@ -422,13 +425,21 @@ def test_health_counts(server: DraftServer) -> None:
     assert after.total_tokens == before.total_tokens + 20
     assert after.uptime_s > before.uptime_s
     assert (after.n_ctx, after.numerics, after.threads) == (1024, "exact", 1)
-    assert after.version and after.model
+    assert after.version
+    assert after.model
 
 
 # --- the engine dies, the service does not ---
 
 
-@pytest.mark.parametrize("request_", [endless(max_tokens=400), GenReq(prompt="Count to twenty.", seed=8, temperature=5, top_k=0, top_p=1, min_p=0, max_tokens=300)], ids=["greedy", "seeded"])  # fmt: skip
+@pytest.mark.parametrize(
+    "request_",
+    [
+        endless(max_tokens=400),
+        GenReq(prompt="Count to twenty.", seed=8, temperature=5, top_k=0, top_p=1, min_p=0, max_tokens=300),
+    ],
+    ids=["greedy", "seeded"],
+)
 @pytest.mark.parametrize("signal_", [signal.SIGKILL, signal.SIGSTOP])
 def test_streams_go_on_in_a_new_engine(tmp_path: Path, signal_: signal.Signals, request_: skills_pb2.GenReq) -> None:
     with draft_server(tmp_path, "--step-timeout-s", "1", "--n-ctx", "1024", "--threads", "1") as server:
@@ -558,7 +569,9 @@ def test_a_server_that_cannot_start_says_why(arguments: list[str], code: int, sa
     assert "Traceback" not in done.stderr
 
 
-def test_python_server_py_from_its_own_folder(tmp_path: Path) -> None:
-    done = subprocess.run([sys.executable, "server.py", "--help"], cwd=ROOT / "skills" / "skill_draft", capture_output=True, text=True, timeout=60, check=False)  # fmt: skip
+def test_python_server_py_from_its_own_folder() -> None:
+    command = [sys.executable, "server.py", "--help"]
+    folder = ROOT / "skills" / "skill_draft"
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=60, check=False)
     assert done.returncode == 0
     assert "SKILL_DRAFT_N_CTX" in done.stdout

@@ -76,7 +76,7 @@ def take_in(link: Link, engine: Engine, preparer: Preparer) -> None:
                 engine.intake_busy_since = time.monotonic()
                 try:
                     engine.inbox.put(preparer.prepare(frame))
-                except Exception as error:  # one request's trouble is not the others'
+                except Exception as error:  # noqa: BLE001 - one request's trouble is not the others'
                     traceback.print_exc()
                     message = f"preparing the request failed: {type(error).__name__}: {error}"
                     engine.inbox.put(Failed(id=frame.id, kind=FailureKind.INTERNAL, message=message))

@@ -106,7 +106,7 @@ def tensor_types(path: Path) -> set[str]:
     class InitParams(ctypes.Structure):
         _fields_ = [("no_alloc", ctypes.c_bool), ("ctx", ctypes.c_void_p)]
 
-    base = L._lib
+    base = L._lib  # noqa: SLF001 - the bindings leave these functions of the library out
     base.gguf_init_from_file.restype = ctypes.c_void_p
     base.gguf_init_from_file.argtypes = [ctypes.c_char_p, InitParams]
     base.gguf_get_n_tensors.restype = ctypes.c_int64
@@ -130,7 +130,7 @@ class Vocab:
     """Text to tokens and back."""
 
     def __init__(self, handle: Any) -> None:
-        self._handle = handle
+        self.handle = handle
         self.n_tokens: int = L.llama_vocab_n_tokens(handle)
         self._pieces: dict[int, bytes] = {}
         self.bos: int = L.llama_vocab_bos(handle)
@@ -145,7 +145,7 @@ class Vocab:
         self.eog: frozenset[int] = frozenset(t for t in self.attrs if L.llama_vocab_is_eog(handle, t))
 
     def _text(self, token: int) -> str:
-        raw: bytes | None = L.llama_vocab_get_text(self._handle, token)
+        raw: bytes | None = L.llama_vocab_get_text(self.handle, token)
         return raw.decode("utf-8", "replace") if raw else ""
 
     def strips(self, token: int) -> tuple[bool, bool]:
@@ -158,11 +158,11 @@ class Vocab:
         raw = text.encode("utf-8", "surrogatepass")
         room = len(raw) + 8
         buffer = (L.llama_token * room)()
-        n = L.llama_tokenize(self._handle, raw, len(raw), buffer, room, add_special, parse_special)
+        n = L.llama_tokenize(self.handle, raw, len(raw), buffer, room, add_special, parse_special)
         if n < 0:
             room = -n
             buffer = (L.llama_token * room)()
-            n = L.llama_tokenize(self._handle, raw, len(raw), buffer, room, add_special, parse_special)
+            n = L.llama_tokenize(self.handle, raw, len(raw), buffer, room, add_special, parse_special)
         tokens: list[int] = buffer[:n]
         return tokens
 
@@ -171,7 +171,7 @@ class Vocab:
         piece = self._pieces.get(token)
         if piece is None:
             buffer = ctypes.create_string_buffer(256)
-            n = L.llama_token_to_piece(self._handle, token, buffer, len(buffer), 0, False)
+            n = L.llama_token_to_piece(self.handle, token, buffer, len(buffer), 0, False)
             piece = self._pieces[token] = buffer.raw[:n] if n > 0 else b""
         return piece
 
@@ -331,7 +331,7 @@ class SamplerChain:
 
     def add_grammar(self, gbnf: str) -> bool:
         """False if llama.cpp cannot parse the grammar. Check it with `constraint` first."""
-        return self._add(L.llama_sampler_init_grammar(self._vocab._handle, gbnf.encode(), b"root"))
+        return self._add(L.llama_sampler_init_grammar(self._vocab.handle, gbnf.encode(), b"root"))
 
     def add_top_k(self, k: int) -> None:
         """Keeps the k best."""
@@ -379,7 +379,8 @@ def schema_to_gbnf(schema: str) -> str:
     """A grammar for JSON that fits a schema, by the bindings' converter. Check the schema with `constraint` first."""
     path = Path(L.__file__).parent / "llama_grammar.py"
     spec = importlib.util.spec_from_file_location("_llama_grammar", path)
-    assert spec is not None and spec.loader is not None
+    assert spec is not None
+    assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return str(module.json_schema_to_gbnf(schema))

@@ -32,11 +32,11 @@ _LEXEME = re.compile(
 )
 _REPEAT = re.compile(r"\{\s*(\d*)\s*,?\s*(\d*)\s*\}")
 
-_KEYWORDS = frozenset(
-    ("type", "properties", "required", "additionalProperties", "items", "prefixItems", "minItems", "maxItems")
-    + ("minLength", "maxLength", "enum", "const", "anyOf", "oneOf", "allOf", "$ref", "$defs", "definitions", "format")
-    + ("pattern", "title", "description", "default", "examples", "$schema", "$id", "$comment")
-)
+_STRUCTURE = {"type", "properties", "required", "additionalProperties", "items", "prefixItems", "$ref", "$defs"}
+_CHOICE = {"enum", "const", "anyOf", "oneOf", "allOf", "definitions"}
+_BOUNDS = {"minItems", "maxItems", "minLength", "maxLength", "format", "pattern"}
+_REMARKS = {"title", "description", "default", "examples", "$schema", "$id", "$comment"}
+_KEYWORDS = _STRUCTURE | _CHOICE | _BOUNDS | _REMARKS
 _TYPES = frozenset(("object", "array", "string", "number", "integer", "boolean", "null"))
 _FORMATS = frozenset(("date", "time", "date-time", "uuid"))
 _REF = re.compile(r"#/(?:\$defs|definitions)/([A-Za-z][A-Za-z0-9_]*)")
@@ -56,25 +56,14 @@ def check_grammar(gbnf: str) -> str:
         raise ConstraintError(f"larger than {MAX_BYTES} bytes")
     if "\0" in gbnf:
         raise ConstraintError("holds a NUL character")
-    depth = 0
-    rules: dict[str, set[str]] = {}
-    current: set[str] = set()
-    for lexeme in _LEXEME.finditer(gbnf):
-        match lexeme.lastgroup:
-            case "open":
-                depth += 1
-                if depth > MAX_NESTING:
-                    raise ConstraintError(f"brackets nest deeper than {MAX_NESTING}")
-            case "close":
-                depth -= 1
-            case "rule":
-                current = rules.setdefault(lexeme["rule"], set())
-                if len(rules) > MAX_RULES:
-                    raise ConstraintError(f"has more than {MAX_RULES} rules")
-            case "name":
-                current.add(lexeme["name"])
-            case "repeat":
-                _check_repeat(lexeme["repeat"])
+    lexemes = [(match.lastgroup or "", match[0]) for match in _LEXEME.finditer(gbnf)]
+    _check_nesting(lexemes)
+    for kind, text in lexemes:
+        if kind == "repeat":
+            _check_repeat(text)
+    rules = _rules(lexemes)
+    if len(rules) > MAX_RULES:
+        raise ConstraintError(f"has more than {MAX_RULES} rules")
     if "root" not in rules:
         raise ConstraintError("has no rule named root")
     undefined = sorted(set().union(*rules.values()) - rules.keys())
@@ -82,6 +71,26 @@ def check_grammar(gbnf: str) -> str:
         raise ConstraintError(f"uses the rule {undefined[0]!r} without defining it")
     _check_chains(rules)
     return gbnf
+
+
+def _check_nesting(lexemes: list[tuple[str, str]]) -> None:
+    depth = 0
+    for kind, _ in lexemes:
+        depth += (kind == "open") - (kind == "close")
+        if depth > MAX_NESTING:
+            raise ConstraintError(f"brackets nest deeper than {MAX_NESTING}")
+
+
+def _rules(lexemes: list[tuple[str, str]]) -> dict[str, set[str]]:
+    """Each rule with the rules that it uses."""
+    rules: dict[str, set[str]] = {}
+    current: set[str] = set()
+    for kind, text in lexemes:
+        if kind == "rule":
+            current = rules.setdefault(text, set())
+        elif kind == "name":
+            current.add(text)
+    return rules
 
 
 def _check_repeat(text: str) -> None:
@@ -95,8 +104,8 @@ def _check_repeat(text: str) -> None:
 def _check_chains(rules: dict[str, set[str]]) -> None:
     """Refuses chains of rules longer than `MAX_CHAIN`; a cycle counts each of its rules once."""
     length: dict[str, int] = {}
-    for first in rules:
-        stack: list[tuple[str, Iterator[str]]] = [(first, iter(rules[first]))] if first not in length else []
+    for first, used in rules.items():
+        stack: list[tuple[str, Iterator[str]]] = [(first, iter(used))] if first not in length else []
         open_rules = {first}
         while stack:
             if len(stack) > MAX_CHAIN:
@@ -167,6 +176,17 @@ def _check_schema(schema: Any, path: str, depth: int, definitions: dict[str, Any
         raise ConstraintError(f"nests deeper than {MAX_SCHEMA_DEPTH}")
     if unknown := sorted(schema.keys() - _KEYWORDS):
         raise ConstraintError(f"{where} uses {unknown[0]!r}, which is not supported")
+    _check_types_and_bounds(schema, where)
+    _check_strings(schema, where)
+    if "$ref" in schema:
+        target = _REF.fullmatch(str(schema["$ref"]))
+        if not target or target[1] not in definitions:
+            raise ConstraintError(f"{where}: $ref {schema['$ref']!r} is not one of this schema's own $defs")
+        if target[1] in _RULE_NAMES:
+            raise ConstraintError(f"{where}: rename the definition {target[1]!r}, which is a name of the grammar's own")
+
+
+def _check_types_and_bounds(schema: dict[str, Any], where: str) -> None:
     types = schema.get("type", [])
     if not set(map(str, types if isinstance(types, list) else [types])) <= _TYPES:
         raise ConstraintError(f"{where}: {types!r} is not a type of JSON")
@@ -174,20 +194,18 @@ def _check_schema(schema: Any, path: str, depth: int, definitions: dict[str, Any
         value = schema.get(bound, 0)
         if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value <= MAX_REPEAT:
             raise ConstraintError(f"{where}: {bound} must be a whole number from 0 to {MAX_REPEAT}")
+
+
+def _check_strings(schema: dict[str, Any], where: str) -> None:
     if "format" in schema and schema["format"] not in _FORMATS:
         known = ", ".join(sorted(_FORMATS))
         raise ConstraintError(f"{where}: format {schema['format']!r} is not supported (only {known})")
-    if "pattern" in schema:
-        pattern = schema["pattern"]
-        if not isinstance(pattern, str) or not _PATTERN.fullmatch(pattern):
-            raise ConstraintError(
-                f"{where}: pattern must begin with ^, end with $ and hold neither of them inside, nor classes like \\d"
-            )
-        for repeat in re.findall(r"\{[^}]*\}", pattern):
-            _check_repeat(repeat)
-    if "$ref" in schema:
-        target = _REF.fullmatch(str(schema["$ref"]))
-        if not target or target[1] not in definitions:
-            raise ConstraintError(f"{where}: $ref {schema['$ref']!r} is not one of this schema's own $defs")
-        if target[1] in _RULE_NAMES:
-            raise ConstraintError(f"{where}: rename the definition {target[1]!r}, which is a name of the grammar's own")
+    if "pattern" not in schema:
+        return
+    pattern = schema["pattern"]
+    if not isinstance(pattern, str) or not _PATTERN.fullmatch(pattern):
+        raise ConstraintError(
+            f"{where}: pattern must begin with ^, end with $ and hold neither of them inside, nor classes like \\d"
+        )
+    for repeat in re.findall(r"\{[^}]*\}", pattern):
+        _check_repeat(repeat)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from bisect import bisect_left
 
 # Cost of a step over n rows, relative to one row (a 4B model in IQ4_NL on two cores): the shape to begin with.
 _ROWS = (1, 2, 3, 4, 8, 12, 16, 24, 32, 48, 64, 128, 256, 512)
 _SHAPE = (1.0, 1.9, 2.6, 2.1, 3.7, 4.8, 4.9, 7.1, 8.5, 12.6, 15.0, 30.0, 60.0, 120.0)
-_NEW = 0.25  # weight of a new measurement
+_NEW = 0.25  # weight of a new measurement, if the last one is recent
+_FORGET_S = 0.5  # an old measurement counts for little beside a new one
 
 
 class StepCosts:
@@ -15,21 +17,24 @@ class StepCosts:
 
     def __init__(self) -> None:
         self._ms: list[float | None] = [None] * len(_ROWS)
+        self._at = [0.0] * len(_ROWS)
 
     @property
     def known(self) -> bool:
         """Whether anything was measured yet."""
         return any(ms is not None for ms in self._ms)
 
-    def observe(self, rows: int, ms: float) -> None:
-        """Takes in a measured step. A step far above the estimate counts little: a neighbour, not the kernels."""
+    def observe(self, rows: int, ms: float, now: float) -> None:
+        """Takes in a step of `rows` rows that took `ms` and ended at `now` (seconds, any clock)."""
         at = _class(rows)
         scaled = ms * _ROWS[at] / rows if rows > 64 else ms
         old = self._ms[at]
         if old is None:
             self._ms[at] = scaled
         else:
-            self._ms[at] = old + _NEW * (min(scaled, 4 * old) - old)
+            weight = max(_NEW, 1 - math.exp((self._at[at] - now) / _FORGET_S))
+            self._ms[at] = old + weight * (scaled - old)
+        self._at[at] = now
 
     def ms(self, rows: int) -> float:
         """The expected cost of a step over `rows` rows."""

@@ -12,7 +12,6 @@ import numpy.typing as npt
 
 from .binding import Context, Model
 from .cells import CellLog, Ints, Slot, common_length
-from .costs import StepCosts
 from .messages import (
     Admitted,
     Beat,
@@ -30,6 +29,7 @@ from .messages import (
 from .sampling import SamplingError
 from .scheduler import Scheduler, Share
 from .sequence import Sequence
+from .threads import Threads
 
 IDLE_BEAT_S = 0.5
 # A prompt waits for one that is being prefilled if it can take over at least this many tokens more from it.
@@ -64,12 +64,12 @@ class Engine:
         send: Callable[[list[Event]], None],
     ) -> None:
         self._model, self._context, self._send = model, context, send
-        self._max_queued, self._threads = max_queued, n_threads
+        self._max_queued = max_queued
         self.inbox: queue.SimpleQueue[Call | Cancel | Failed | None] = queue.SimpleQueue()
         self.intake_busy_since: float | None = None
-        self._costs = StepCosts()
+        self._threads, self._threads_set = Threads(n_threads), n_threads
         self._cells = CellLog(context, n_slots)
-        self._scheduler = Scheduler(self._costs, n_batch=context.n_batch, gap_ms=gap_ms, max_running=max_running)
+        self._scheduler = Scheduler(self._threads, n_batch=context.n_batch, gap_ms=gap_ms, max_running=max_running)
         self._calls: dict[int, Call] = {}
         self._events: list[Event] = []
         self._steps = self._lookup_tokens = self._lookup_accepted = 0
@@ -177,10 +177,10 @@ class Engine:
     def _is_hopeless(self, call: Call, n_tokens: int, now: float) -> bool:
         """Fails a request that cannot have its first token before its deadline, before it costs anything."""
         deadline = call.request.deadline
-        if deadline is None or call.admitted or not self._costs.known:
+        if deadline is None or call.admitted or not self._threads.costs.known:
             return False
         rows = self._context.n_batch
-        needed_s = self._costs.ms(min(n_tokens, rows)) * max(1.0, n_tokens / rows) / 1000
+        needed_s = self._threads.costs.ms(min(n_tokens, rows)) * max(1.0, n_tokens / rows) / 1000
         # The estimate may be off by half; only what is out of reach is refused.
         if now + needed_s / 2 <= deadline:
             return False
@@ -201,9 +201,7 @@ class Engine:
         if not shares:
             return
         rows = self._fill(shares)
-        begin = time.perf_counter()
-        logits = self._context.decode(rows)
-        self._costs.observe(rows, (time.perf_counter() - begin) * 1000)
+        logits = self._decode(rows)
         self._steps += 1
         self._cells.filled([(_slot(share), _row_tokens(share)) for share in shares])
         output = 0
@@ -211,6 +209,17 @@ class Engine:
             if share.complete:
                 self._take(share, logits[output : output + 1 + len(share.guesses)])
                 output += 1 + len(share.guesses)
+
+    def _decode(self, rows: int) -> npt.NDArray[np.float32]:
+        begin = time.monotonic()
+        n = self._threads.for_next_step(begin)
+        if n != self._threads_set:
+            self._context.set_threads(n)
+            self._threads_set = n
+        logits = self._context.decode(rows)
+        end = time.monotonic()
+        self._threads.observe(n, rows, (end - begin) * 1000, end)
+        return logits
 
     def _with_room(self, shares: list[Share]) -> list[Share]:
         """Makes room for a step: prefixes go first, then guesses, then the youngest sequence."""
@@ -257,7 +266,8 @@ class Engine:
                 choice = sequence.sampler.choose(row, sequence.tokens, sequence.n_answered)
             except SamplingError as error:
                 kind = FailureKind.INVALID if error.fault else FailureKind.INTERNAL
-                return self._fail(call, kind, str(error), field=error.fault)
+                self._fail(call, kind, str(error), field=error.fault)
+                return
             self._emit(sequence.take(choice))
             if sequence.ending or right == len(share.guesses) or choice.token != share.guesses[right]:
                 break
@@ -328,7 +338,7 @@ class Engine:
         return Stats(
             active=active,
             queued=len(self._calls) - active,
-            threads=self._threads,
+            threads=self._threads.current,
             kv_used=self._cells.used,
             steps=self._steps,
             intake_busy_since=self.intake_busy_since,
@@ -344,8 +354,8 @@ class Engine:
     def _rest_s(self, sequence: Sequence) -> float:
         answer = sequence.request.max_tokens * self._answer_share
         rows = max(1, len(self._scheduler.running))
-        decode_ms = max(1.0, answer - sequence.n_answered) * self._costs.ms(rows)
-        prefill_ms = self._costs.ms(min(sequence.pending, self._context.n_batch))
+        decode_ms = max(1.0, answer - sequence.n_answered) * self._threads.costs.ms(rows)
+        prefill_ms = self._threads.costs.ms(min(sequence.pending, self._context.n_batch))
         return (decode_ms + (prefill_ms if sequence.pending > 1 else 0.0)) / 1000
 
 

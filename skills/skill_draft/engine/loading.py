@@ -50,7 +50,7 @@ def load(config: EngineConfig) -> Loaded:
             "give it more memory (mem_limit) or a smaller model"
         )
     model = Model(path, params)
-    n_ctx, n_cells = _choose_sizes(config, model, exact=exact, free=available - weights)
+    n_ctx, n_cells = _choose_sizes(config, model, free=available - weights)
     n_slots = OWN_SLOTS + config.slots + config.prefixes
     context = Context(
         model,
@@ -96,7 +96,7 @@ def cell_bytes(model: Model, *, exact: bool) -> float:
     return model.n_layer * model.n_head_kv * (key * (34 / 32 if exact else 2) + value * 2)
 
 
-def _choose_sizes(config: EngineConfig, model: Model, *, exact: bool, free: float) -> tuple[int, int]:
+def _choose_sizes(config: EngineConfig, model: Model, *, free: float) -> tuple[int, int]:
     """The longest sequence and the cells of the cache; raises `ModelError` if what was asked for does not fit."""
     # Graph, logits and buffers: activations of a batch, and one row of logits a slot.
     rows = config.slots + config.prefixes

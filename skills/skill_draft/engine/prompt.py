@@ -7,7 +7,7 @@ Ordinary text gets the very tokens that llama.cpp gives the rendered prompt.
 
 from __future__ import annotations
 
-import datetime
+import datetime as dt
 import json
 import re
 import time
@@ -45,7 +45,7 @@ def _environment() -> ImmutableSandboxedEnvironment:
     )  # fmt: skip
     environment.filters["tojson"] = lambda value, **options: json.dumps(value, ensure_ascii=False, **options)
     environment.globals["raise_exception"] = _raise_exception
-    environment.globals["strftime_now"] = lambda form: datetime.datetime.now(tz=datetime.UTC).strftime(form)
+    environment.globals["strftime_now"] = lambda form: dt.datetime.now(tz=dt.UTC).strftime(form)
     return environment
 
 

@@ -9,9 +9,9 @@ from bisect import insort
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
-from .costs import StepCosts
 from .lookup import LENGTHS
 from .sequence import Sequence
+from .threads import Threads
 
 # A prompt that nobody has to wait for may take steps as long as this; a cancelled call is gone within one.
 QUIET_STEP_MS = 1000.0
@@ -42,9 +42,9 @@ class Share:
 class Scheduler:
     """The queue and the running sequences."""
 
-    def __init__(self, costs: StepCosts, *, n_batch: int, gap_ms: float, max_running: int) -> None:
+    def __init__(self, threads: Threads, *, n_batch: int, gap_ms: float, max_running: int) -> None:
         """`gap_ms` bounds the steps while anybody decodes, and with them the gap between two tokens of a stream."""
-        self._costs, self._n_batch, self._gap_ms, self.max_running = costs, n_batch, gap_ms, max_running
+        self._threads, self._n_batch, self._gap_ms, self.max_running = threads, n_batch, gap_ms, max_running
         self.waiting: list[Sequence] = []
         self.running: list[Sequence] = []
 
@@ -86,7 +86,7 @@ class Scheduler:
     def plan(self) -> list[Share]:
         """The shares of the next step; empty if nobody runs."""
         shares = [Share.of(s, 1) for s in self.running if s.pending == 1]
-        left = self._costs.rows_within(self._gap_ms if shares else QUIET_STEP_MS, self._n_batch) - len(shares)
+        left = self._threads.costs.rows_within(self._gap_ms if shares else QUIET_STEP_MS, self._n_batch) - len(shares)
         # The oldest prompt always moves on by a tile, however many decode.
         left = max(left, 4)
         for sequence in self.running:
@@ -100,17 +100,18 @@ class Scheduler:
         """Gives guesses to the shares where tokens a second are expected to grow by it, most promising first."""
         rows = sum(share.rows for share in shares)
         open_ = [(s.sequence.lookup, s) for s in shares if s.complete and s.sequence.lookup]
-        if not open_ or not self._costs.known:
+        costs = self._threads.costs
+        if not open_ or not costs.known:
             return
         tokens = float(sum(s.complete for s in shares))
         open_.sort(key=lambda pair: -pair[0].expected(LENGTHS[0]))
         for lookup, share in open_:
             most = min(self._room_for_guesses(share), self._n_batch - rows)
-            best, best_rate = 0, tokens / self._costs.ms(rows)
+            best, best_rate = 0, tokens / costs.ms(rows)
             for length in _lengths(rows):
-                if length > most or self._costs.ms(rows + length) > self._gap_ms:
+                if length > most or costs.ms(rows + length) > self._gap_ms:
                     break
-                rate = (tokens + lookup.expected(length)) / self._costs.ms(rows + length)
+                rate = (tokens + lookup.expected(length)) / costs.ms(rows + length)
                 if rate > best_rate:
                     best, best_rate = length, rate
             if best and (guesses := lookup.guess(best)):

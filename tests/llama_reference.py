@@ -1,0 +1,31 @@
+"""What `llama_cpp.Llama` answers, as a process of its own: prompts as JSON on stdin, answers as JSON on stdout.
+
+`python -m tests.llama_reference MODEL.gguf MAX_TOKENS`
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+
+os.environ["GGML_CPU_TILED_MM"] = "0"
+
+from llama_cpp import Llama  # noqa: TID251 - the reference that the engine is compared with
+
+
+def main() -> None:
+    """Greedy answers with the settings that the engine uses; one thread, so that a busy machine does not matter."""
+    model, max_tokens = sys.argv[1], int(sys.argv[2])
+    llama = Llama(model, n_ctx=2048, flash_attn=True, type_k=8, type_v=1, n_threads=1, verbose=False)
+    answers = []
+    for prompt in json.load(sys.stdin):
+        tokens = llama.tokenize(prompt.encode(), add_bos=False, special=True)
+        answer = llama.create_completion(tokens, max_tokens=max_tokens, temperature=0)
+        answers.append({"text": answer["choices"][0]["text"], "tokens": tokens})
+    json.dump(answers, sys.stdout)
+    llama.close()
+
+
+if __name__ == "__main__":
+    main()
