@@ -27,7 +27,7 @@ class StepCosts:
     def observe(self, rows: int, ms: float, now: float) -> None:
         """Takes in a step of `rows` rows that took `ms` and ended at `now` (seconds, any clock)."""
         at = _class(rows)
-        scaled = ms * _ROWS[at] / rows if rows > 64 else ms
+        scaled = ms / _part(rows, at)
         old = self._ms[at]
         if old is None:
             self._ms[at] = scaled
@@ -39,7 +39,7 @@ class StepCosts:
     def ms(self, rows: int) -> float:
         """The expected cost of a step over `rows` rows."""
         at = _class(rows)
-        size = rows / _ROWS[at] if rows > 64 else 1.0
+        size = _part(rows, at)
         measured = self._ms[at]
         if measured is not None:
             return measured * size
@@ -51,14 +51,21 @@ class StepCosts:
 
     def rows_within(self, ms: float, limit: int) -> int:
         """The most rows, in whole tiles, that a step can have in `ms`; at least one tile, at most `limit`."""
-        best = 4
-        for rows in (*_ROWS[4:], limit):
-            if rows <= limit and self.ms(rows) <= ms:
-                best = max(best, rows)
-        # Between two classes the cost is about linear in the rows.
-        per_row = self.ms(best) / best
-        return max(4, min(limit, int(ms / per_row) // 4 * 4, 2 * best))
+        sizes = [4, *(rows for rows in _ROWS[4:] if rows < limit), limit]
+        if self.ms(limit) <= ms:
+            return limit
+        upper = next((i for i, rows in enumerate(sizes) if self.ms(rows) > ms), 0)
+        if upper == 0:
+            return 4
+        low, high = sizes[upper - 1], sizes[upper]
+        share = (ms - self.ms(low)) / max(1e-9, self.ms(high) - self.ms(low))
+        return max(4, int(low + share * (high - low)) // 4 * 4)
 
 
 def _class(rows: int) -> int:
     return min(bisect_left(_ROWS, rows), len(_ROWS) - 1)
+
+
+def _part(rows: int, at: int) -> float:
+    """What part of a full step of its class a step over `rows` rows is; up to 16 rows, tiles make them all equal."""
+    return rows / _ROWS[at] if rows > 16 else 1.0

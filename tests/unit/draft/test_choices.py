@@ -1,0 +1,145 @@
+"""Costs, threads and lookup: what the engine learns from what it measures."""
+
+from __future__ import annotations
+
+import random
+
+import pytest
+
+from skills.skill_draft.engine.costs import StepCosts
+from skills.skill_draft.engine.lookup import Lookup
+from skills.skill_draft.engine.sampling import candidate_seed, uniform
+from skills.skill_draft.engine.threads import Threads
+
+
+def test_costs_follow_what_is_measured() -> None:
+    costs = StepCosts()
+    for i in range(20):
+        costs.observe(1, 50.0, i * 0.05)
+        costs.observe(64, 800.0, i * 0.05)
+    assert costs.ms(1) == pytest.approx(50, rel=0.01)
+    assert costs.ms(64) == pytest.approx(800, rel=0.01)
+    assert 100 < costs.ms(8) < 400, "what was not measured is taken from the shape"
+
+
+def test_an_old_cost_counts_for_little() -> None:
+    costs = StepCosts()
+    costs.observe(1, 500.0, 0.0)
+    costs.observe(1, 10.0, 60.0)
+    assert costs.ms(1) == pytest.approx(10, rel=0.01)
+
+
+@pytest.mark.parametrize("ms_per_row", [0.5, 3.0, 16.0])
+def test_chunks_keep_to_the_gap_once_it_is_known(ms_per_row: float) -> None:
+    costs = StepCosts()
+    rows = 0
+    for i in range(30):
+        rows = costs.rows_within(250, 512)
+        assert rows % 4 == 0
+        costs.observe(rows, 5 + ms_per_row * rows, i * 0.2)
+    assert 5 + ms_per_row * rows <= 260
+    assert rows == 512 or 5 + ms_per_row * rows > 110, "and use what there is"
+
+
+class Machine:
+    """Steps of a machine where `busy` says whether a neighbour takes a core."""
+
+    def __init__(self, limit: int) -> None:
+        self.threads, self.now, self.busy = Threads(limit), 0.0, False
+        self.steps = 0
+
+    def run(self, seconds: float) -> float:
+        """Runs for a while; returns the steps a second."""
+        end, begin, steps = self.now + seconds, self.now, 0
+        while self.now < end:
+            n = self.threads.for_next_step(self.now)
+            ms = 16.0 / n if not self.busy or n == 1 else 60.0
+            self.now += ms / 1000
+            self.threads.observe(n, 1, ms, self.now)
+            steps += 1
+        return steps / (self.now - begin)
+
+
+def test_threads_follow_a_neighbour_that_comes_and_goes() -> None:
+    machine = Machine(2)
+    machine.run(5)
+    assert machine.threads.current == 2
+    machine.busy = True
+    machine.run(2)
+    assert machine.threads.current == 1
+    assert machine.run(20) > 0.88 * (1000 / 16), "trying two threads costs little"
+    machine.busy = False
+    machine.run(3)
+    assert machine.threads.current == 2
+
+
+def test_on_a_quiet_machine_trying_costs_next_to_nothing() -> None:
+    machine = Machine(2)
+    machine.run(1)
+    assert machine.run(60) > 0.995 * (1000 / 8)
+
+
+def test_one_thread_is_never_exceeded() -> None:
+    machine = Machine(1)
+    machine.busy = True
+    machine.run(3)
+    assert machine.threads.current == 1
+
+
+def test_lookup_guesses_what_followed_last_time() -> None:
+    tokens = [1, 2, 3, 4, 5, 6, 7, 8, 99, 1, 2]
+    lookup = Lookup(tokens)
+    assert lookup.guess(4) == []
+    tokens.append(3)
+    lookup.push()
+    assert lookup.guess(4) == [4, 5, 6, 7]
+    tokens.append(4)
+    lookup.push()
+    assert lookup.guess(3) == [5, 6, 7]
+
+
+def test_lookup_goes_round_in_a_loop() -> None:
+    tokens = [1, 2, 3, 4]
+    lookup = Lookup(tokens)
+    for token in (1, 2, 3):
+        tokens.append(token)
+        lookup.push()
+    assert lookup.guess(9) == [4, 1, 2, 3, 4, 1, 2, 3, 4]
+
+
+def test_lookup_expects_more_the_longer_it_was_right() -> None:
+    tokens = [*range(100, 160), 0, *range(100, 103)]
+    lookup = Lookup(tokens)
+    tokens.append(103)
+    lookup.push()
+    before = lookup.expected(7)
+    for token in range(104, 140):
+        tokens.append(token)
+        lookup.push()
+    assert lookup.expected(7) > before + 1
+    assert lookup.expected(7) <= 7
+
+
+def test_lookup_that_is_always_wrong_gives_up() -> None:
+    source = random.Random(1)
+    tokens: list[int] = []
+    lookup = Lookup(tokens)
+    for _ in range(400):
+        for token in (1, 2, 3, source.randrange(10, 10_000)):
+            tokens.append(token)
+            lookup.push()
+    for token in (1, 2, 3):
+        tokens.append(token)
+        lookup.push()
+    assert lookup.guess(3)
+    assert lookup.expected(3) < 1.5
+
+
+def test_random_numbers_are_a_function_of_seed_and_place() -> None:
+    numbers = [uniform(seed, k) for seed in range(50) for k in range(50)]
+    assert numbers == [uniform(seed, k) for seed in range(50) for k in range(50)]
+    assert all(0 <= u < 1 for u in numbers)
+    assert sum(numbers) / len(numbers) == pytest.approx(0.5, abs=0.02)
+    assert len(set(numbers)) == len(numbers)
+    assert len({candidate_seed(7, i) for i in range(8)}) == 8
+    assert candidate_seed(7, 0) == 7

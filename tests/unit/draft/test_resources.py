@@ -1,0 +1,75 @@
+"""What a process may use and does use, read from files as the kernel writes them."""
+
+from __future__ import annotations
+
+import math
+import os
+from pathlib import Path
+
+import pytest
+
+from skills.runtime import resources
+
+
+@pytest.fixture
+def cgroup(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A cgroup file system of the test's own; `own_cgroup` says where this process is in it."""
+    monkeypatch.setattr(resources, "_CGROUP", tmp_path)
+    return tmp_path
+
+
+def own_cgroup(monkeypatch: pytest.MonkeyPatch, text: str) -> None:
+    read = Path.read_text
+    monkeypatch.setattr(
+        Path, "read_text", lambda self, *a, **k: text if str(self) == "/proc/self/cgroup" else read(self, *a, **k)
+    )
+
+
+def write(path: Path, text: str) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text)
+
+
+def test_quota_of_cgroup_v2(cgroup: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(8)))
+    own_cgroup(monkeypatch, "0::/a/b\n")
+    write(cgroup / "a/cpu.max", "250000 100000\n")
+    write(cgroup / "a/b/cpu.max", "max 100000\n")
+    assert resources.usable_cpus() == 2
+
+
+def test_quota_of_cgroup_v1(cgroup: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(8)))
+    own_cgroup(monkeypatch, "4:cpu,cpuacct:/docker/abc\n2:memory:/docker/abc\n")
+    write(cgroup / "cpu/docker/abc/cpu.cfs_quota_us", "300000\n")
+    write(cgroup / "cpu/docker/abc/cpu.cfs_period_us", "100000\n")
+    assert resources.usable_cpus() == 3
+
+
+def test_in_a_container_the_own_folder_is_the_root(cgroup: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(8)))
+    own_cgroup(monkeypatch, "4:cpu:/docker/not-mounted\n2:memory:/docker/not-mounted\n")
+    write(cgroup / "cpu/cpu.cfs_quota_us", "150000\n")
+    write(cgroup / "cpu/cpu.cfs_period_us", "100000\n")
+    write(cgroup / "memory/memory.limit_in_bytes", "1000000\n")
+    write(cgroup / "memory/memory.usage_in_bytes", "700000\n")
+    write(cgroup / "memory/memory.stat", "total_inactive_file 200000\ntotal_active_file 50000\n")
+    assert resources.usable_cpus() == 1
+    assert resources.memory_limit() == 1_000_000
+    assert resources.memory_available() == 1_000_000 - (700_000 - 250_000)
+
+
+def test_no_quota_is_the_affinity(cgroup: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: {1, 5, 6})
+    own_cgroup(monkeypatch, "4:cpu:/x\n")
+    write(cgroup / "cpu/cpu.cfs_quota_us", "-1\n")
+    write(cgroup / "cpu/cpu.cfs_period_us", "100000\n")
+    assert resources.usable_cpus() == 3
+    assert resources.memory_limit() == math.inf
+
+
+def test_a_process_is_measured() -> None:
+    ballast = bytearray(os.urandom(1 << 20)) * 40
+    assert resources.anonymous_bytes([os.getpid()]) > len(ballast)
+    assert resources.cpu_seconds([os.getpid()]) > 0
+    assert resources.anonymous_bytes([2**22 + 1]) == 0, "a process that is gone uses nothing"
