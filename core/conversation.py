@@ -52,7 +52,7 @@ class Conversation:
         """
         config = self._config
         reflecting = stage is Stage.REFLECTION
-        return skills_pb2.GenReq(
+        request = skills_pb2.GenReq(
             messages=self._messages,
             max_tokens=config.reflection_max_tokens if reflecting else config.max_tokens,
             temperature=config.temperature,
@@ -64,9 +64,12 @@ class Conversation:
             repeat_penalty=config.repeat_penalty,
             presence_penalty=config.presence_penalty,
             frequency_penalty=config.frequency_penalty,
-            grammar=None if reflecting else config.grammar,
-            json_schema=None if reflecting else config.json_schema,
             time_budget_ms=time_budget_ms,
             priority=skills_pb2.PRIORITY_BATCH if config.batch else skills_pb2.PRIORITY_INTERACTIVE,
             lookup=config.lookup,
         )
+        if config.grammar is not None and not reflecting:
+            request.grammar = config.grammar
+        if config.json_schema is not None and not reflecting:
+            request.json_schema = config.json_schema
+        return request

@@ -63,6 +63,7 @@ class LoopRun:
         self._config = config
         self._client = client
         self._hook = plugins.hook
+        self._prompt = prompt
         self._language: Language = detect_language(prompt) if config.language == "auto" else config.language
         self._seed = config.seed
         if self._seed is None and config.temperature > 0:
@@ -112,7 +113,7 @@ class LoopRun:
             return StopReason.CONTEXT_FULL
         if figures.finish_reason == "time_budget" or self._deadlines.budget_is_over:
             return StopReason.TIME_BUDGET
-        self._conversation.ask(correction_prompt(self._language))
+        self._conversation.ask(correction_prompt(self._language, self._prompt))
         yield from self._answer(Stage.CORRECTION, started_s)
         return self._reason_to_stop()
 
@@ -185,7 +186,7 @@ class LoopRun:
         except Exception as error:  # noqa: BLE001  # a plugin is somebody else's code; the draft must not be lost with it
             _log.warning("a plugin's sarai_reflection_prompt failed, ours is used: %s", one_line(repr(error)))
             words = None
-        return cast("str | None", words) or reflection_prompt(self._language, round_)
+        return cast("str | None", words) or reflection_prompt(self._language)
 
     def _score(self, request: skills_pb2.GenReq, response: skills_pb2.GenResp, confidence: float) -> float:
         """A plugin's score, else the confidence."""

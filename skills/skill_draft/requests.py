@@ -39,7 +39,8 @@ class _Range:
         ok = math.isfinite(value) and self.low <= value <= self.high and not (self.above_low and value == self.low)
         if not ok:
             kind = "above" if self.above_low else "from"
-            raise InvalidFieldError(field, f"is {value:g}; it must be {kind} {self.low:g} to {self.high:g}")
+            shown, low, high = (str(n) if isinstance(n, int) else f"{n:g}" for n in (value, self.low, self.high))
+            raise InvalidFieldError(field, f"is {shown}; it must be {kind} {low} to {high}")
         return value
 
 

@@ -85,11 +85,12 @@ LAYERS = {
     "core/quiet_grpc.py": (),
     "core/progress.py": (),
     "core/hookspecs.py": ("core.skill",),
-    "core/errors.py": ("core.quiet_grpc",),
+    "core/base_errors.py": (),
+    "core/errors.py": ("core.base_errors", "core.quiet_grpc"),
     "core/config.py": ("core.skill", "core.errors"),
     "core/channels.py": ("core.quiet_grpc",),
     "core/rpc_status.py": ("core.errors", "core.quiet_grpc"),
-    "core/plugins.py": ("core.hookspecs", "core.skill", "core.errors"),
+    "core/plugins.py": ("core.hookspecs", "core.skill", "core.base_errors"),
 }
 
 

@@ -1,0 +1,5 @@
+"""The command line, `sarai`."""
+
+from core.cli.app import cli, main
+
+__all__ = ["cli", "main"]

@@ -1,0 +1,119 @@
+"""The options that say what an answer is to be like, the same for draft, chat and loop."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Self
+
+import click
+
+from core.cli.types import UnescapedText, Whole
+
+if TYPE_CHECKING:
+    from skills import skills_pb2
+
+_FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AnswerOptions:
+    """The options as they were given; None where one was not."""
+
+    max_tokens: int | None
+    temperature: float | None
+    top_p: float | None
+    top_k: int | None
+    min_p: float | None
+    repeat_penalty: float | None
+    presence_penalty: float | None
+    frequency_penalty: float | None
+    seed: int | None
+    stop: tuple[str, ...]
+    system: str
+    grammar: str | None
+    json_schema: str | None
+    batch: bool
+    lookup: bool
+
+    @classmethod
+    def take(cls, parameters: dict[str, Any]) -> Self:
+        """Takes its own out of the parameters of a command, and reads the files that they name.
+
+        Raises:
+            UsageError: a file is no text, or both a grammar and a schema were given.
+        """
+        own = {name: parameters.pop(name) for name in cls.__dataclass_fields__ if name in parameters}
+        if own["grammar"] and own["json_schema"]:
+            raise click.UsageError("give --grammar or --json-schema, not both")
+        for name in ("grammar", "json_schema"):
+            own[name] = None if own[name] is None else _read_text(own[name])
+        return cls(batch=parameters.pop("priority") == "batch", lookup=not parameters.pop("no_lookup"), **own)
+
+    def settings(self) -> dict[str, Any]:
+        """All that was given, by name; what was not is left out."""
+        values = {name: getattr(self, name) for name in self.__dataclass_fields__}
+        return {name: value for name, value in values.items() if value is not None}
+
+    def request(self) -> skills_pb2.GenReq:
+        """A request with these settings, and no prompt yet."""
+        from skills import skills_pb2
+
+        settings = self.settings()
+        batch = settings.pop("batch")
+        return skills_pb2.GenReq(
+            priority=skills_pb2.PRIORITY_BATCH if batch else skills_pb2.PRIORITY_INTERACTIVE, **settings
+        )
+
+
+def _read_text(path: Path) -> str:
+    try:
+        return path.read_text()
+    except (OSError, UnicodeDecodeError) as error:
+        raise click.UsageError(f"cannot read {path}: {error}") from error
+
+
+def answer_options(*, temperature: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """Adds the options of `AnswerOptions`.
+
+    Args:
+        temperature: the default temperature, in words for the help.
+    """
+    number = click.FLOAT
+    options: dict[str, dict[str, Any]] = {
+        "--max-tokens": {
+            "type": Whole(1), "envvar": "SARAI_MAX_TOKENS", "help": "Most tokens of an answer. Default: 256."
+        },
+        "--temperature": {
+            "type": number, "envvar": "SARAI_TEMPERATURE", "help": f"0 is greedy, up to 5. Default: {temperature}."
+        },
+        "--top-p": {"type": number, "help": "Sample from the smallest set this probable in sum. Default: 0.95."},
+        "--top-k": {"type": Whole(0), "help": "Sample from the k most probable tokens; 0: all. Default: 40."},
+        "--min-p": {"type": number, "help": "Drop tokens less probable than this share of the best. Default: 0.05."},
+        "--repeat-penalty": {"type": number, "help": "Divides the logits of recent tokens. Default: 1, which is off."},
+        "--presence-penalty": {"type": number, "help": "Taken once from the logits of recent tokens. Default: 0."},
+        "--frequency-penalty": {"type": number, "help": "Taken for each time that a token is recent. Default: 0."},
+        "--seed": {"type": Whole(0, 2**32 - 1), "envvar": "SARAI_SEED", "help": "The same seed gives the same answer."},
+        "--stop": {
+            "type": UnescapedText(), "multiple": True,
+            "help": r"End the answer before this text; \n is a new line. Repeatable.",
+        },
+        "--system": {"default": "", "envvar": "SARAI_SYSTEM", "help": "A system prompt.", "metavar": "TEXT"},
+        "--grammar": {"type": _FILE, "help": "A file with a GBNF grammar that the answer must fit.", "metavar": "FILE"},
+        "--json-schema": {
+            "type": _FILE, "help": "A file with a JSON schema that the answer must fit.", "metavar": "FILE"
+        },
+        "--priority": {
+            "type": click.Choice(["interactive", "batch"]), "default": "interactive", "show_default": True,
+            "help": "Whether somebody waits for it.",
+        },
+        "--no-lookup": {"is_flag": True, "help": "No lookup speculation: slower, the same answer."},
+    }  # fmt: skip
+
+    def add(command: Callable[..., Any]) -> Callable[..., Any]:
+        for name, settings in reversed(list(options.items())):
+            command = click.option(name, show_envvar="envvar" in settings, **settings)(command)
+        return command
+
+    return add

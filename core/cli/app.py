@@ -1,0 +1,133 @@
+"""The command `sarai` itself: its sub-commands, those of plugins among them, and what becomes of errors."""
+
+from __future__ import annotations
+
+import sys
+import traceback
+from collections.abc import Sequence
+
+import click
+
+from core.cli.chat import chat
+from core.cli.completion import completion
+from core.cli.draft import draft
+from core.cli.exit_codes import ExitCode, exit_code_of
+from core.cli.health import health
+from core.cli.loop import loop
+from core.cli.serve import serve
+from core.cli.settings import Settings, common_options
+from core.cli.skills import skills
+
+_EPILOG = """\b
+Examples:
+  sarai loop "Explain how a rainbow forms"
+  git diff | sarai draft "Write a commit message for this"
+  sarai chat --system "You answer in one sentence."
+  sarai health --watch
+
+\b
+Environment (an option goes before its variable; each command names its own):
+  SARAI_SKILL           the skill that is asked
+  SARAI_<NAME>_TARGET   the address of a skill, for example SARAI_DRAFT_TARGET=localhost:50051
+  SARAI_LOG_LEVEL       debug, info, warning or error
+  NO_COLOR, FORCE_COLOR no colours, or colours in any case
+
+\b
+Exit codes: 0 done, 1 failed, 2 wrong usage, 3 unhealthy or unavailable, 130 Ctrl-C.
+"""
+
+
+class SaraiGroup(click.Group):
+    """The built-in commands, and those of plugins, which are looked for only when they matter."""
+
+    _has_plugins = False
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """All commands by name."""
+        self._add_plugins()
+        return super().list_commands(ctx)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """A command by its name. A built-in one is found without a look at plugins."""
+        command = super().get_command(ctx, cmd_name)
+        if command is None:
+            self._add_plugins()
+            command = super().get_command(ctx, cmd_name)
+        return command
+
+    def _add_plugins(self) -> None:
+        if self._has_plugins:
+            return
+        self._has_plugins = True
+        from core.plugins import get_plugins
+
+        own = dict(self.commands)
+        for plugin in get_plugins().hook.sarai_commands.get_hookimpls():
+            try:
+                plugin.function(self)
+            except Exception as error:  # noqa: BLE001  # a plugin is somebody else's code; the other commands go on
+                print(f"commands of plugin {plugin.plugin_name} are left out: {error!r}", file=sys.stderr)
+        self.commands.update(own)  # a plugin adds commands; it does not replace ours
+
+
+def _print_version(ctx: click.Context, _: click.Parameter, value: bool) -> None:
+    if value and not ctx.resilient_parsing:
+        import importlib.metadata
+
+        try:
+            click.echo(f"sarai {importlib.metadata.version('sarai-skills')}")
+        except importlib.metadata.PackageNotFoundError:
+            click.echo("sarai (from a source tree that is not installed)")
+        ctx.exit()
+
+
+_CONTEXT = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
+
+
+@click.group(cls=SaraiGroup, epilog=_EPILOG, context_settings=_CONTEXT)
+@click.option(
+    "--version", is_flag=True, expose_value=False, is_eager=True, callback=_print_version, help="Show the version."
+)
+@common_options
+def cli() -> None:
+    """Language-model skills on this machine's CPUs.
+
+    A skill that is not running anywhere is started as a local process for as long as the command takes. The answer
+    goes to standard output, everything else to standard error.
+    """
+
+
+for _command in (loop, draft, chat, serve, skills, health, completion):
+    cli.add_command(_command)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs a command line. Returns its exit code."""
+    settings = Settings()
+    try:
+        result = cli.main(args=argv, prog_name="sarai", standalone_mode=False, obj=settings)
+    except click.Abort:  # click's word for Ctrl-C
+        return ExitCode.INTERRUPTED
+    except click.ClickException as error:
+        error.show()
+        return error.exit_code
+    except KeyboardInterrupt:  # the second one, while the first was still at work
+        return ExitCode.INTERRUPTED
+    # The last stop: no traceback for whoever does not ask for one.
+    except Exception as error:  # noqa: BLE001
+        return _report(error, settings)
+    return result if isinstance(result, int) else ExitCode.OK
+
+
+def _report(error: Exception, settings: Settings) -> int:
+    from core.errors import SaraiError, one_line
+
+    if settings.traceback:
+        traceback.print_exception(error)
+    if isinstance(error, SaraiError):
+        print(f"error: {one_line(str(error))}", file=sys.stderr)
+        return exit_code_of(error)
+    print(f"error: {type(error).__name__}: {one_line(str(error))}", file=sys.stderr)
+    if not settings.traceback:
+        print("This was not foreseen. With --debug it shows where it comes from.", file=sys.stderr)
+    return ExitCode.FAILED

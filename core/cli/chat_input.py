@@ -1,0 +1,87 @@
+"""What is typed in a chat: one line a turn, or several with a backslash at the end or between triple quotes."""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+QUOTES = '"""'
+
+ReadLine = Callable[[str], str]
+"""Takes the prompt to show, gives the next line without its end. Raises EOFError when there is none."""
+
+
+def read_turns(read_line: ReadLine) -> Iterator[str]:
+    """The turns, without those that are empty, until there are no more lines."""
+    with contextlib.suppress(EOFError):
+        while True:
+            turn = _read_turn(read_line)
+            if turn.strip():
+                yield turn
+
+
+def _read_turn(read_line: ReadLine) -> str:
+    line = read_line("> ")
+    if line.lstrip().startswith(QUOTES):
+        return _read_quoted(read_line, line.lstrip().removeprefix(QUOTES))
+    lines = []
+    while line.endswith("\\"):
+        lines.append(line[:-1])
+        try:
+            line = read_line(". ")
+        except EOFError:
+            line = ""
+    return "\n".join([*lines, line])
+
+
+def _read_quoted(read_line: ReadLine, line: str) -> str:
+    lines = []
+    with contextlib.suppress(EOFError):  # then what there is, is the turn
+        while not line.rstrip().endswith(QUOTES):
+            lines.append(line)
+            line = read_line(". ")
+        lines.append(line.rstrip().removesuffix(QUOTES))
+    return "\n".join(lines).strip("\n")
+
+
+def terminal_lines(history: Path) -> ReadLine:
+    """Reads lines from the terminal, with editing and a history that stays."""
+    with contextlib.suppress(ImportError):  # a Python without readline still has input()
+        import atexit
+        import readline
+
+        with contextlib.suppress(OSError):
+            readline.read_history_file(history)
+        readline.set_history_length(1000)
+        atexit.register(_keep_history, history)
+
+    def read_line(prompt: str) -> str:
+        if sys.stdout.isatty():
+            return input(prompt)
+        print(prompt, end="", file=sys.stderr, flush=True)  # standard output holds answers alone
+        return input()
+
+    return read_line
+
+
+def _keep_history(path: Path) -> None:
+    import readline
+
+    with contextlib.suppress(OSError):
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        path.touch(mode=0o600)
+        readline.write_history_file(path)
+
+
+def piped_lines() -> ReadLine:
+    """Reads lines from standard input that is no terminal; shows no prompt."""
+
+    def read_line(_: str) -> str:
+        line = sys.stdin.readline()
+        if not line:
+            raise EOFError
+        return line.rstrip("\n")
+
+    return read_line

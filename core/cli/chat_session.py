@@ -1,0 +1,115 @@
+"""A conversation with a skill: it only grows, so that each turn's prompt is in the skill's cache but for its end."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any
+
+from skills import skills_pb2
+
+if TYPE_CHECKING:
+    from collections.abc import Generator
+    from pathlib import Path
+
+    from core.client import SkillClient
+
+_WHOLE = ("max_tokens", "top_k", "seed", "time_budget_ms")
+_REAL = ("temperature", "top_p", "min_p", "repeat_penalty", "presence_penalty", "frequency_penalty")
+SETTABLE = (*_REAL, *_WHOLE, "system")
+"""What `/set` may set; fields of GenReq."""
+
+
+class SettingError(ValueError):
+    """A `/set` that cannot be."""
+
+
+class ChatSession:
+    """The turns so far, and the settings of the next answer.
+
+    Args:
+        client: who answers.
+        template: a request without a prompt; its settings are those of every answer.
+        timeout_s: the deadline of an answer, None for the pool's.
+    """
+
+    def __init__(self, client: SkillClient, template: skills_pb2.GenReq, *, timeout_s: float | None = None) -> None:
+        self._client = client
+        self._template = template
+        self._timeout_s = timeout_s
+        self.messages: list[skills_pb2.Message] = []
+        self.last: skills_pb2.GenResp | None = None
+        """The last answer, None while there is none or it was ended early."""
+
+    def ask(self, text: str) -> Generator[str, None, None]:
+        """Asks, and gives the answer piece by piece.
+
+        Closing the iterator ends the answer; what came of it stays in the conversation. A turn that got no answer at
+        all is taken back.
+
+        Raises:
+            SaraiError: the call failed.
+        """
+        self.last = None
+        question = skills_pb2.Message(role="user", content=text)
+        request = skills_pb2.GenReq()
+        request.CopyFrom(self._template)
+        request.messages.extend([*self.messages, question])
+        answer = skills_pb2.Message(role="assistant")
+        try:
+            with self._client.GenerateStream(request, timeout=self._timeout_s) as stream:
+                for chunk in stream:
+                    answer.content += chunk.text
+                    answer.token_ids.extend(chunk.token_ids)
+                    if chunk.HasField("result"):
+                        self.last = chunk.result
+                        answer = _turn(chunk.result)
+                    if chunk.text:
+                        yield chunk.text
+        finally:
+            if answer.content:
+                self.messages += [question, answer]
+
+    def clear(self) -> None:
+        """Forgets the conversation. The settings stay."""
+        self.messages.clear()
+        self.last = None
+
+    def set(self, name: str, value: str) -> None:
+        """Sets one of `SETTABLE`; the value `default` takes it back.
+
+        Raises:
+            SettingError: there is no such setting, or the value is none for it.
+        """
+        if name not in SETTABLE:
+            raise SettingError(f"there is no setting {name!r}; there are: {', '.join(SETTABLE)}")
+        if value == "default":
+            self._template.ClearField(name)  # type: ignore[arg-type]  # one of SETTABLE
+            return
+        try:
+            read: Any = int(value) if name in _WHOLE else float(value) if name in _REAL else value
+            setattr(self._template, name, read)
+        except ValueError:
+            kind = "a whole number" if name in _WHOLE else "a number"
+            raise SettingError(f"{name} must be {kind} in its range, not {value!r}") from None
+
+    def settings(self) -> dict[str, Any]:
+        """What is set, by name."""
+        return {field.name: value for field, value in self._template.ListFields() if field.name in SETTABLE}
+
+    def save(self, path: Path) -> None:
+        """Writes the conversation as JSON.
+
+        Raises:
+            OSError: the file cannot be written.
+        """
+        turns = [{"role": message.role, "content": message.content} for message in self.messages]
+        saved = {"skill": self._client.skill, "settings": self.settings(), "messages": turns}
+        path.write_text(json.dumps(saved, ensure_ascii=False, indent=2) + "\n")
+
+
+def _turn(response: skills_pb2.GenResp) -> skills_pb2.Message:
+    turn = skills_pb2.Message(role="assistant", content=response.text)
+    # After a stop string the tokens spell more than the text.
+    if response.finish_reason != skills_pb2.FINISH_REASON_STOP_STRING:
+        turn.token_ids.extend(response.token_ids)
+    return turn

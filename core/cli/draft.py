@@ -1,0 +1,120 @@
+"""`sarai draft`: one answer to one prompt, shown while it is written."""
+
+from __future__ import annotations
+
+import sys
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from core.cli.answer_options import AnswerOptions, answer_options
+from core.cli.colors import Paint
+from core.cli.exit_codes import ExitCode
+from core.cli.pool import open_pool, skill_options
+from core.cli.prompt_input import read_prompt
+from core.cli.settings import Settings, common_options, print_json, start_command
+from core.cli.types import Seconds, Whole
+
+if TYPE_CHECKING:
+    from core.client import AnswerStream
+    from skills import skills_pb2
+
+_EPILOG = """\b
+Examples:
+  sarai draft "Write a haiku about rain"
+  cat notes.txt | sarai draft "Summarise this" > summary.txt
+  sarai draft --temperature 0 --max-tokens 40 --stop '\\n' "The capital of Spain is"
+  sarai draft --json "Hello" | jq -r 'select(.event == "result").text'
+  sarai draft --json-schema person.json "Invent a person"
+"""
+
+
+@click.command(epilog=_EPILOG, short_help="Answer a prompt once.")
+@click.argument("prompt", nargs=-1)
+@skill_options
+@answer_options(temperature="0.7")
+@click.option("--raw", is_flag=True, help="Give the prompt to the model as it is, without its chat template.")
+@click.option("--candidates", type=Whole(1, 8), default=1, help="So many answers, up to 8, with --- between them.")
+@click.option("--time-budget", type=Seconds(), help="Take the answer so far after this time.")
+@click.option(
+    "--timeout", type=Seconds(), envvar="SARAI_CALL_TIMEOUT_S", show_envvar=True,
+    help="Give up after this time. Default: 120.",
+)  # fmt: skip
+@common_options
+def draft(
+    *,
+    prompt: tuple[str, ...],
+    skill: str,
+    target: str | None,
+    timeout: float | None,
+    time_budget: float | None,
+    candidates: int,
+    raw: bool,
+    **parameters: Any,
+) -> int:
+    """Answers PROMPT once, and shows the answer while it is written.
+
+    What is piped in is put before PROMPT; a single - as PROMPT reads standard input in any case.
+    """
+    settings = start_command()
+    options = AnswerOptions.take(parameters)
+    text = read_prompt(prompt)
+    request = options.request()
+    request.prompt, request.raw, request.num_candidates = text, raw, candidates
+    request.time_budget_ms = int((time_budget or 0) * 1000)
+    with open_pool(skill, target) as pool:
+        client = pool.get_skill_client(skill)
+        with client.GenerateStream(request, timeout=timeout) as stream:
+            response = _show_json(stream) if settings.json else _show_text(stream, several=candidates > 1)
+        return _conclude(response, settings, origin=client.origin, target=client.target)
+
+
+def _show_text(stream: AnswerStream[skills_pb2.GenChunk], *, several: bool) -> skills_pb2.GenResp | None:
+    """Writes the answer piece by piece; several of them one after the other, when all are there."""
+    paint = Paint(sys.stdout)
+    last, response = "\n", None
+    for chunk in stream:
+        if chunk.text and not several:
+            paint.write(chunk.text)
+            last = chunk.text
+        if chunk.HasField("result"):
+            response = chunk.result
+    if several and response is not None:
+        last = "\n---\n".join(candidate.text for candidate in response.candidates)
+        paint.write(last)
+    if not last.endswith("\n"):
+        paint.line()
+    return response
+
+
+def _show_json(stream: AnswerStream[skills_pb2.GenChunk]) -> skills_pb2.GenResp | None:
+    """Writes a line for each piece, and one for the whole answer."""
+    from core.cli.figures import message_dict
+
+    response = None
+    for chunk in stream:
+        if chunk.text:
+            print_json({"event": "piece", "candidate": chunk.candidate, "text": chunk.text})
+        if chunk.HasField("result"):
+            response = chunk.result
+            print_json({"event": "result", **message_dict(response)})
+    return response
+
+
+def _conclude(response: skills_pb2.GenResp | None, settings: Settings, *, origin: str, target: str) -> int:
+    from core.cli.figures import describe, where
+    from core.loop_result import CallFigures
+
+    if response is None:
+        print("error: the stream ended without a result", file=sys.stderr)
+        return ExitCode.FAILED
+    paint = Paint(sys.stderr)
+    figures = CallFigures.of(response)
+    if settings.stats:
+        paint.line(f"{describe(figures)}; by {response.model} {where(origin, target)}, seed {response.seed}", dim=True)
+    elif figures.finish_reason == "length" and paint.terminal and not settings.quiet:
+        paint.line(f"cut off after {figures.tokens} tokens (--max-tokens)", dim=True)
+    if not response.text and figures.finish_reason == "time_budget":
+        print("error: there was no answer yet when the time budget was over", file=sys.stderr)
+        return ExitCode.FAILED
+    return ExitCode.OK

@@ -1,0 +1,106 @@
+"""`sarai loop`: draft, reflect, correct."""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from core.cli.answer_options import AnswerOptions, answer_options
+from core.cli.colors import Paint
+from core.cli.exit_codes import ExitCode
+from core.cli.pool import open_pool, skill_options
+from core.cli.prompt_input import read_prompt
+from core.cli.settings import Settings, common_options, print_json, start_command
+from core.cli.types import Seconds, Whole
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from core.loop_events import LoopEvent
+    from core.omni_loop import LoopResult
+
+_EPILOG = """\b
+Examples:
+  sarai loop "Explain how a rainbow forms"
+  sarai loop "Explica cómo se forma un arco iris" > respuesta.txt
+  sarai loop --time-budget 10 --stats "Why is the sky blue?"
+  sarai loop --json "Why is the sky blue?" | jq -r 'select(.event == "loop_finished").result.answer'
+"""
+
+
+@click.command(epilog=_EPILOG, short_help="Draft an answer, reflect on it, correct it.")
+@click.argument("prompt", nargs=-1)
+@skill_options
+@click.option("--max-iterations", type=Whole(1, 3), envvar="SARAI_MAX_ITERATIONS", show_envvar=True,
+              help="The draft is one, each correction is one. Default: 3.")  # fmt: skip
+@click.option("--confidence", type=float, envvar="SARAI_CONFIDENCE", show_envvar=True,
+              help="An answer is taken as it is when its tokens are this probable (geometric mean); "
+                   "0: never for that reason. Default: 0.9.")  # fmt: skip
+@click.option("--language", type=click.Choice(["auto", "en", "es"]), envvar="SARAI_LANGUAGE", show_envvar=True,
+              help="Of the reflection and correction prompts. Default: auto, that of PROMPT.")  # fmt: skip
+@click.option("--reflection-max-tokens", type=Whole(1), help="Longest reflection, tokens. Default: 128.")
+@click.option("--time-budget", type=Seconds(), envvar="SARAI_TIME_BUDGET_S", show_envvar=True,
+              help="For the whole loop: the best answer so far is taken after this time.")  # fmt: skip
+@click.option("--timeout", type=Seconds(), envvar="SARAI_LOOP_TIMEOUT_S", show_envvar=True,
+              help="For each iteration: give up on it after this time. Default: 120.")  # fmt: skip
+@click.option("--progress", type=click.Choice(["auto", "plain", "quiet"]), default="auto", show_default=True,
+              envvar="SARAI_PROGRESS", show_envvar=True,
+              help="Show drafts and reflections on standard error: on a terminal, always, or never.")  # fmt: skip
+@answer_options(temperature="0, so that the same prompt gives the same answer")
+@common_options
+def loop(
+    *,
+    prompt: tuple[str, ...],
+    skill: str,
+    target: str | None,
+    timeout: float | None,
+    time_budget: float | None,
+    confidence: float | None,
+    progress: str,
+    **parameters: Any,
+) -> int:
+    """Drafts an answer to PROMPT, reflects on it, corrects it, and prints the best of its answers.
+
+    It stops when there is nothing to correct, when a correction changes nothing, when the model is sure of its
+    answer, when the time budget is over, and after two corrections at the latest.
+
+    What is piped in is put before PROMPT; a single - as PROMPT reads standard input in any case.
+    """
+    from core.loop_config import LoopConfig
+
+    settings = start_command()
+    given = AnswerOptions.take(parameters).settings()
+    given |= {"timeout_s": timeout, "time_budget_s": time_budget, **parameters}
+    given = {name: value for name, value in given.items() if value is not None}
+    if confidence is not None:
+        given["confidence_threshold"] = confidence or None
+    config = LoopConfig(**given)
+    text = read_prompt(prompt)
+
+    from core.omni_loop import OmniLoop
+
+    with open_pool(skill, target) as pool:
+        events = OmniLoop(config, pool=pool, skill=skill).stream(text)
+        with contextlib.closing(events):
+            result = _show(events, settings, progress)
+    if not result.answer.strip():
+        print(f"error: there is no answer ({result.stopped.value.replace('_', ' ')})", file=sys.stderr)
+        return ExitCode.FAILED
+    return ExitCode.OK
+
+
+def _show(events: Iterator[LoopEvent], settings: Settings, progress: str) -> LoopResult:
+    from core.cli.loop_view import LoopView, event_dict
+    from core.loop_events import LoopFinished
+
+    view = LoopView(out=Paint(sys.stdout), err=Paint(sys.stderr), settings=settings, progress=progress)
+    for event in events:
+        if settings.json:
+            print_json(event_dict(event))
+        view.show(event)
+        if isinstance(event, LoopFinished):
+            return event.result
+    raise AssertionError("a loop that ends without an error ends with LoopFinished")

@@ -1,0 +1,111 @@
+"""The pool as the commands use it: where a skill is, what is told while it starts, and that it ends with them."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import sys
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from core.cli.colors import Paint
+from core.cli.settings import Settings, current_settings
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from click.shell_completion import CompletionItem
+
+    from core.config import PoolConfig
+    from core.model_pool import ModelPool
+    from core.progress import OnProgress, Progress
+    from core.skill import SkillSpec
+
+DEFAULT_SKILL = "draft"
+
+
+def complete_skill(_ctx: click.Context, _param: click.Parameter, incomplete: str) -> list[CompletionItem]:
+    """The names of skills for the shell's completion."""
+    from click.shell_completion import CompletionItem
+
+    from core.plugins import get_plugins
+
+    specs = get_plugins().skills.values()
+    return [CompletionItem(spec.name, help=spec.summary) for spec in specs if spec.name.startswith(incomplete)]
+
+
+def skill_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Adds --skill and --target."""
+    command = click.option(
+        "--target",
+        metavar="ADDRESS",
+        help="Where the skill is, host:port or unix:/path. Default: SARAI_<NAME>_TARGET, else its port on this host, "
+        "else it is started as a local process.",
+    )(command)
+    return click.option(
+        "--skill",
+        "skill",
+        metavar="NAME",
+        default=DEFAULT_SKILL,
+        show_default=True,
+        envvar="SARAI_SKILL",
+        show_envvar=True,
+        shell_complete=complete_skill,
+        help="The skill that is asked.",
+    )(command)
+
+
+def find_spec(name: str) -> SkillSpec:
+    """What a skill's plugin says of it.
+
+    Raises:
+        UnknownSkillError: there is no such skill.
+    """
+    from core.errors import UnknownSkillError
+    from core.plugins import get_plugins
+
+    plugins = get_plugins()
+    if name not in plugins.skills:
+        raise UnknownSkillError(name, plugins.skills, left_out=(error.name for error in plugins.errors))
+    return plugins.skills[name]
+
+
+def config_with_target(spec: SkillSpec, target: str | None) -> PoolConfig:
+    """The pool's settings of the environment, with the address of --target."""
+    from core.config import PoolConfig
+
+    config = PoolConfig.from_env()
+    if target is None:
+        return config
+    return dataclasses.replace(config, targets={**config.targets, spec.target_variable: target})
+
+
+@contextlib.contextmanager
+def open_pool(skill: str, target: str | None) -> Iterator[ModelPool]:
+    """A pool for one command. Whatever it started is gone when the command is."""
+    from core.model_pool import ModelPool
+
+    config = config_with_target(find_spec(skill), target)
+    with ModelPool(config, on_progress=_progress(current_settings())) as pool:
+        yield pool
+
+
+def _progress(settings: Settings) -> OnProgress:
+    """Tells on a terminal that something starts, and that it is alive."""
+    from core.progress import Serving, Starting, Waiting, report
+
+    paint = Paint(sys.stderr)
+    if settings.quiet or not paint.terminal:
+        return report
+
+    def show(event: Progress) -> None:
+        match event:
+            case Starting(skill=skill, log=log, restart=restart):
+                paint.line(f"starting the {skill} skill{' again' if restart else ''} (log: {log})", dim=True)
+            case Waiting(skill=skill, elapsed_s=elapsed_s):
+                paint.line(f"  the {skill} skill loads, {elapsed_s:.0f} s", dim=True)
+            case Serving(elapsed_s=elapsed_s):
+                paint.line(f"  ready after {elapsed_s:.1f} s", dim=True)
+
+    return show

@@ -1,0 +1,53 @@
+"""`sarai serve`: runs the server of a skill in the foreground."""
+
+from __future__ import annotations
+
+import os
+import sys
+
+import click
+
+from core.cli.exit_codes import ExitCode
+from core.cli.pool import DEFAULT_SKILL, complete_skill, find_spec
+from core.cli.settings import common_options, print_json, start_command
+
+_EPILOG = """\b
+Examples:
+  sarai serve
+  sarai serve draft --listen 127.0.0.1:50061
+  sarai serve draft -- --threads 2
+  SKILL_DRAFT_N_CTX=4096 sarai serve
+
+\b
+The server reads its own variables, SKILL_<NAME>_*, for example SKILL_DRAFT_LISTEN and SKILL_DRAFT_MODEL. What
+stands after -- is given to it as it is; `sarai serve -- --help` shows its own options.
+"""
+
+
+@click.command(epilog=_EPILOG, short_help="Run a skill's server in the foreground.")
+@click.argument("skill", default=DEFAULT_SKILL, envvar="SARAI_SKILL", shell_complete=complete_skill)
+@click.argument("server_options", metavar="[-- OPTIONS…]", nargs=-1)
+@click.option("--listen", metavar="ADDRESS", help="host:port or unix:/path. Default: the server's own.")
+@common_options
+def serve(skill: str, listen: str | None, server_options: tuple[str, ...]) -> int:
+    """Runs the server of SKILL in the foreground, until Ctrl-C or SIGTERM, which let running requests finish.
+
+    The exit code is the server's. With --json, one line tells what is started. The environment variable SARAI_SKILL
+    names the default SKILL.
+    """
+    settings = start_command()
+    if skill.startswith("-"):  # `sarai serve -- --threads 2`
+        skill, server_options = DEFAULT_SKILL, (skill, *server_options)
+    spec = find_spec(skill)
+    command = [sys.executable, *spec.serve, *(("--listen", listen) if listen else ()), *server_options]
+    if settings.json:
+        print_json({"event": "starting", "skill": skill, "pid": os.getpid(), "command": command})
+    environment = dict(os.environ)
+    # What this process finds, the server finds too, from wherever it was loaded.
+    environment["PYTHONPATH"] = os.pathsep.join(path or "." for path in sys.path)
+    try:
+        # In place of this process, so that signals and the exit code are the server's own.
+        os.execve(sys.executable, command, environment)  # noqa: S606  # no shell is wanted
+    except OSError as error:
+        print(f"error: cannot start the server: {error}", file=sys.stderr)
+        return ExitCode.UNAVAILABLE

@@ -1,0 +1,92 @@
+"""The loop: a skill drafts an answer, reflects on it and corrects it, and the best of its answers is the answer."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from core.loop_config import MAX_ITERATIONS, LoopConfig
+from core.loop_events import (
+    IterationFinished,
+    LoopEvent,
+    LoopFinished,
+    LoopStarted,
+    Piece,
+    ReflectionFinished,
+    StageStarted,
+)
+from core.loop_result import CallFigures, Iteration, LoopResult, Reflection, Stage, StopReason
+from core.loop_run import LoopError, LoopRun
+from core.model_pool import get_model_pool
+
+if TYPE_CHECKING:
+    from collections.abc import Generator
+
+    from core.model_pool import ModelPool
+
+__all__ = [
+    "MAX_ITERATIONS",
+    "CallFigures",
+    "Iteration",
+    "IterationFinished",
+    "LoopConfig",
+    "LoopError",
+    "LoopEvent",
+    "LoopFinished",
+    "LoopResult",
+    "LoopStarted",
+    "OmniLoop",
+    "Piece",
+    "Reflection",
+    "ReflectionFinished",
+    "Stage",
+    "StageStarted",
+    "StopReason",
+]
+
+
+class OmniLoop:
+    """Drafts, reflects and corrects. Holds no state between runs; thread-safe.
+
+        result = OmniLoop(LoopConfig(max_tokens=200)).run("Explain how a rainbow forms")
+        print(result.answer)
+
+    Args:
+        config: the settings.
+        pool: where the skill's client comes from; by default the pool of the process.
+        skill: the name of the skill that answers.
+    """
+
+    def __init__(
+        self, config: LoopConfig | None = None, *, pool: ModelPool | None = None, skill: str = "draft"
+    ) -> None:
+        self.config = LoopConfig() if config is None else config
+        self.skill = skill
+        self._pool = pool
+
+    def run(self, prompt: str) -> LoopResult:
+        """Runs to the end.
+
+        Raises:
+            ValueError: the prompt is empty.
+            LoopError: the draft failed, so there is no answer at all.
+            UnknownSkillError, SkillStartError: there is nobody to ask.
+        """
+        for event in self.stream(prompt):
+            if isinstance(event, LoopFinished):
+                return event.result
+        raise AssertionError("a loop that ends without an error ends with LoopFinished")
+
+    def stream(self, prompt: str) -> Generator[LoopEvent, None, None]:
+        """The same as it happens; the last event is `LoopFinished`. Closing the iterator cancels the running call.
+
+        Raises:
+            ValueError: the prompt is empty. At once; what else `run` raises comes while iterating.
+        """
+        if not prompt.strip():
+            raise ValueError("prompt is empty")
+        return self._events(prompt)
+
+    def _events(self, prompt: str) -> Generator[LoopEvent, None, None]:
+        pool = get_model_pool() if self._pool is None else self._pool
+        client = pool.get_skill_client(self.skill)
+        yield from LoopRun(self.config, client, pool.plugins, prompt).events()

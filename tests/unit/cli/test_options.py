@@ -1,0 +1,188 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import click
+import pytest
+from click.testing import CliRunner
+
+from core.cli.answer_options import AnswerOptions, answer_options
+from core.cli.app import cli
+from core.cli.prompt_input import MAX_PIPED_BYTES, read_prompt
+from core.loop_config import LoopConfig
+from skills import skills_pb2
+
+
+def parse(*arguments: str) -> AnswerOptions:
+    taken: list[AnswerOptions] = []
+
+    @click.command()
+    @answer_options(temperature="x")
+    def command(**parameters: Any) -> None:
+        taken.append(AnswerOptions.take(parameters))
+        assert not parameters
+
+    result = CliRunner().invoke(command, arguments, catch_exceptions=False)
+    assert result.exit_code == 0, result.output
+    return taken[0]
+
+
+def test_what_is_not_given_is_left_to_the_skill() -> None:
+    request = parse().request()
+    assert request == skills_pb2.GenReq(lookup=True)
+
+
+def test_every_option_reaches_the_request(tmp_path: Path) -> None:
+    schema = tmp_path / "schema.json"
+    schema.write_text('{"type": "object"}')
+    request = parse(
+        *("--max-tokens", "7", "--temperature", "0", "--top-p", "0.5", "--top-k", "0", "--min-p", "0"),
+        *(
+            "--repeat-penalty",
+            "1.1",
+            "--presence-penalty",
+            "0.5",
+            "--frequency-penalty",
+            "-0.5",
+            "--seed",
+            "4294967295",
+        ),
+        *("--stop", r"\n", "--stop", "END", "--system", "Be brief.", "--json-schema", str(schema)),
+        *("--priority", "batch", "--no-lookup"),
+    ).request()
+    assert request.HasField("temperature")
+    assert request.HasField("top_k")
+    assert request.HasField("lookup")
+    assert not request.lookup
+    assert (request.max_tokens, request.top_k, request.seed) == (7, 0, 2**32 - 1)
+    assert request.top_p == pytest.approx(0.5)
+    assert request.frequency_penalty == pytest.approx(-0.5)
+    assert (list(request.stop), request.system) == (["\n", "END"], "Be brief.")
+    assert request.json_schema == '{"type": "object"}'
+    assert request.priority == skills_pb2.PRIORITY_BATCH
+
+
+def test_every_option_is_a_setting_of_the_loop() -> None:
+    options = parse("--max-tokens", "7", "--temperature", "0.5", "--top-p", "0.5", "--seed", "0", "--stop", "a")
+    config = LoopConfig(**options.settings())
+    assert (config.max_tokens, config.temperature, config.top_p, config.seed) == (7, 0.5, 0.5, 0)
+    assert (config.stop, config.batch, config.lookup) == (("a",), False, True)
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["draft", "--max-tokens", "0", "x"],
+        ["draft", "--max-tokens", "99999999999", "x"],
+        ["draft", "--seed", "-1", "x"],
+        ["draft", "--seed", str(2**32), "x"],
+        ["draft", "--timeout", "nan", "x"],
+        ["draft", "--timeout", "0", "x"],
+        ["draft", "--time-budget", "-1", "x"],
+        ["draft", "--time-budget", "1e9", "x"],
+        ["draft", "--candidates", "9", "x"],
+        ["draft", "--temperature", "hot", "x"],
+        ["draft", "--grammar", "/nowhere", "x"],
+        ["loop", "--max-iterations", "4", "x"],
+        ["loop", "--language", "fr", "x"],
+        ["health", "--interval", "0"],
+        ["completion", "tcsh"],
+        ["frobnicate"],
+        ["draft", "--frobnicate"],
+        ["draft"],
+        ["loop"],
+        ["draft", "  "],
+    ],
+)
+def test_wrong_usage_ends_with_2(arguments: list[str]) -> None:
+    result = CliRunner().invoke(cli, arguments)
+    assert result.exit_code == 2
+    assert not result.stdout
+    assert "Error:" in result.stderr
+
+
+def test_grammar_and_schema_exclude_each_other(tmp_path: Path) -> None:
+    file = tmp_path / "file"
+    file.write_text("{}")
+    result = CliRunner().invoke(cli, ["draft", "--grammar", str(file), "--json-schema", str(file), "x"])
+    assert result.exit_code == 2
+    assert "not both" in result.stderr
+
+
+def prompt_of(arguments: list[str], piped: bytes = b"") -> str:
+    """What `read_prompt` makes of it, or its error."""
+    taken: list[str] = []
+
+    @click.command()
+    @click.argument("words", nargs=-1)
+    def command(words: tuple[str, ...]) -> None:
+        taken.append(read_prompt(words))
+
+    result = CliRunner().invoke(command, arguments, input=piped)
+    return taken[0] if taken else result.stderr.splitlines()[-1]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "piped", "prompt"),
+    [
+        (["a"], b"", "a"),
+        (["a", "b"], b"", "a b"),
+        ([], b"text\n", "text"),
+        (["-"], b"text\n", "text"),
+        (["Summarise this"], b"text\n", "text\n\nSummarise this"),
+        (["Summarise", "-"], b"text", "text\n\nSummarise"),
+        (["a"], b" \n", "a"),
+        ([], "ñ€\n".encode(), "ñ€"),
+        ([], b"", "Error: there is no prompt: give it as an argument, or pipe it in"),
+        ([], b"\xff", "Error: standard input is not valid UTF-8 (byte 0)"),
+        (["\udcff"], b"", "Error: the prompt is not valid UTF-8"),
+    ],
+)
+def test_piped_text_goes_before_the_argument(arguments: list[str], piped: bytes, prompt: str) -> None:
+    assert prompt_of(arguments, piped) == prompt
+
+
+def test_piped_text_has_a_limit() -> None:
+    assert "longer than" in prompt_of([], b"x" * (MAX_PIPED_BYTES + 1))
+    assert len(prompt_of([], b"x" * MAX_PIPED_BYTES)) == MAX_PIPED_BYTES
+
+
+COMMANDS = sorted(cli.commands)
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_understands_the_common_options(command: str) -> None:
+    names = {name for parameter in cli.commands[command].params for name in parameter.opts}
+    assert {"--json", "--stats", "-q", "-v", "--log-level", "--debug"} <= names
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_help_teaches_by_examples(command: str) -> None:
+    result = CliRunner().invoke(cli, [command, "--help"])
+    assert result.exit_code == 0
+    assert f"sarai {command}" in result.stdout.partition("Examples:")[2]
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_help_names_every_variable_that_is_read(command: str) -> None:
+    text = " ".join(CliRunner().invoke(cli, [command, "--help"]).stdout.split())
+    variables = [str(parameter.envvar) for parameter in cli.commands[command].params if parameter.envvar]
+    assert "SARAI_LOG_LEVEL" in variables
+    for variable in variables:
+        assert variable in text
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+def test_completion_prints_the_script_of_a_shell(shell: str) -> None:
+    result = CliRunner().invoke(cli, ["completion", shell])
+    assert "_SARAI_COMPLETE" in result.stdout
+    as_json = CliRunner().invoke(cli, ["completion", "--json", shell])
+    assert json.loads(as_json.stdout) == {"shell": shell, "script": result.stdout.removesuffix("\n")}
+
+
+def test_version_is_shown() -> None:
+    result = CliRunner().invoke(cli, ["--version"])
+    assert result.exit_code == 0
+    assert result.stdout.startswith("sarai ")

@@ -1,0 +1,56 @@
+"""The documents say what the code does."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import re
+import tomllib
+from importlib.util import find_spec
+from pathlib import Path
+
+import pytest
+
+from skills.skill_draft.settings import Settings, variable
+
+ROOT = Path(__file__).resolve().parents[3]
+DOCUMENTS = sorted(
+    path.relative_to(ROOT).as_posix()
+    for pattern in ("*.md", "models/*.md", "docs/**/*.md", "skills/**/*.md")
+    for path in ROOT.glob(pattern)
+)
+
+
+def test_readme_has_every_setting_with_its_default() -> None:
+    rows = re.findall(
+        r"^\| `(SKILL_DRAFT_\w+)` \| *(.*?) *\|", (ROOT / "README.md").read_text(encoding="utf-8"), re.MULTILINE
+    )
+    documented = {name: default.strip("`") for name, default in rows}
+    assert documented == {variable(item.name): str(item.default) for item in dataclasses.fields(Settings)}
+
+
+@pytest.mark.parametrize("name", DOCUMENTS)
+def test_links_between_documents_lead_somewhere(name: str) -> None:
+    document = ROOT / name
+    for target in re.findall(r"\]\((?!https?://|mailto:)([^)#]+)", document.read_text(encoding="utf-8")):
+        assert (document.parent / target).exists(), target
+
+
+@pytest.mark.parametrize("name", DOCUMENTS)
+def test_commands_in_documents_name_targets_that_make_has(name: str) -> None:
+    targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE))
+    text = (ROOT / name).read_text(encoding="utf-8")
+    assert set(re.findall(r"(?:^|`)make ([a-z-]+)", text, re.MULTILINE)) <= targets
+
+
+def test_the_catalogue_has_the_embedded_models_hash_and_size() -> None:
+    entry = tomllib.loads((ROOT / "models/catalog.toml").read_text(encoding="utf-8"))["models"][
+        "smollm2-135m-instruct-q4_1"
+    ]
+    spec = find_spec(entry["package"])
+    assert spec is not None
+    assert spec.origin is not None
+    file = Path(spec.origin).parent / entry["file"]
+    assert file.stat().st_size == entry["size_bytes"]
+    with file.open("rb") as opened:
+        assert hashlib.file_digest(opened, "sha256").hexdigest() == entry["sha256"]

@@ -1,0 +1,156 @@
+"""Set-up: make's targets, the lock files, the progress line and the cache of wheels."""
+
+from __future__ import annotations
+
+import io
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tools import llama_wheel, lock, locked
+from tools.progress import Progress, clock
+from tools.step import StepError, run_step
+
+ROOT = Path(__file__).resolve().parents[3]
+LOCK_FILES = ("requirements.lock", "tools/llama_wheel.lock", "skills/skill_draft/requirements.txt")
+
+
+@pytest.fixture
+def tree(tmp_path: Path) -> Path:
+    """A tree with our Makefile, where set-up does nothing and `sarai` prints its arguments."""
+    shutil.copy(ROOT / "Makefile", tmp_path)
+    binaries = tmp_path / ".venv" / "bin"
+    binaries.mkdir(parents=True)
+    sarai = binaries / "sarai"
+    sarai.write_text(f"#!{sys.executable}\nimport sys\nprint(sys.argv[1:])\n", encoding="utf-8")
+    sarai.chmod(0o755)
+    for name in ("requirements.lock", "tools/llama_wheel.lock", "pyproject.toml", "tools/setup_venv.py",
+                 "tools/llama_wheel.py"):  # fmt: skip
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text("", encoding="utf-8")
+    return tmp_path
+
+
+def make(tree: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        ["make", "--no-print-directory", *arguments], cwd=tree, capture_output=True, text=True, timeout=30, check=False
+    )
+
+
+@pytest.mark.parametrize(
+    "prompt",
+    ['it\'s "five" $5 and $(shell touch made)', "`touch made`; touch made", "-rf --help", "a\\nb # c", "ñ 日本"],
+)
+def test_prompt_reaches_the_loop_as_it_was_written(tree: Path, prompt: str) -> None:
+    done = make(tree, "loop", "PYTHON=true", f"PROMPT={prompt}")
+    assert done.stdout == f"{['loop', '--', prompt]}\n", done.stderr
+    assert not (tree / "made").exists()
+
+
+def test_loop_without_a_prompt_says_how(tree: Path) -> None:
+    done = make(tree, "loop", "PYTHON=true")
+    assert done.returncode != 0
+    assert "PROMPT=" in done.stderr
+
+
+def test_set_up_runs_once_for_the_same_lock_files_and_again_for_others(tree: Path) -> None:
+    counter = tree / "count.sh"
+    counter.write_text("#!/bin/sh\necho set-up >> ran\n", encoding="utf-8")
+    counter.chmod(0o755)
+    for expected in (1, 1):
+        make(tree, "setup", "PYTHON=./count.sh")
+        assert (tree / "ran").read_text(encoding="utf-8").count("set-up") == expected
+    (tree / "requirements.lock").write_text("new==1\n", encoding="utf-8")
+    make(tree, "setup", "PYTHON=./count.sh")
+    assert (tree / "ran").read_text(encoding="utf-8").count("set-up") == 2
+
+
+def test_set_up_that_failed_is_not_taken_for_done(tree: Path) -> None:
+    assert make(tree, "setup", "PYTHON=false").returncode != 0
+    assert make(tree, "setup", "PYTHON=false").returncode != 0
+
+
+def test_lock_files_belong_to_pyproject() -> None:
+    assert lock.check() == 0
+
+
+def test_lock_check_notices_a_new_dependency(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    changed = tmp_path / "pyproject.toml"
+    text = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
+    changed.write_text(text.replace('"pluggy>=1.5"', '"pluggy>=1.6"'), encoding="utf-8")
+    monkeypatch.setattr(lock, "PYPROJECT", changed)
+    assert lock.check() == 1
+
+
+@pytest.mark.parametrize("name", LOCK_FILES)
+def test_every_locked_package_is_pinned_by_hash_and_names_no_index(name: str) -> None:
+    text = (ROOT / name).read_text(encoding="utf-8")
+    assert "://" not in text
+    assert "--index" not in text
+    for package, entry in locked.entries(ROOT / name):
+        assert re.search(r"==\S+ .*--hash=sha256:[0-9a-f]{64}", entry), package
+
+
+def test_the_server_has_the_versions_that_are_tested() -> None:
+    tested = set(locked.entries(ROOT / "requirements.lock"))
+    served = set(locked.entries(ROOT / "skills/skill_draft/requirements.txt"))
+    assert served
+    assert served <= tested
+
+
+def test_a_broken_wheel_in_the_cache_is_not_used(tmp_path: Path) -> None:
+    built = tmp_path / "llama_cpp_python-0-py3-none-any.whl"
+    built.write_bytes(b"a wheel")
+    folder = tmp_path / "cache"
+    folder.mkdir()
+    build = llama_wheel.Build(requirement="", cmake_args=(), platform="", compiler="")
+    assert llama_wheel.kept_wheel(folder) is None
+    kept = llama_wheel._keep(built, build, folder)
+    assert llama_wheel.kept_wheel(folder) == kept
+    kept.write_bytes(b"half a")
+    assert llama_wheel.kept_wheel(folder) is None
+
+
+def test_a_wheel_for_other_options_has_another_key(monkeypatch: pytest.MonkeyPatch) -> None:
+    here = llama_wheel.describe(portable=False).key
+    assert llama_wheel.describe(portable=False).key == here
+    assert llama_wheel.describe(portable=True).key != here
+    monkeypatch.setenv("CMAKE_ARGS", "-DGGML_LLAMAFILE=OFF")
+    assert llama_wheel.describe(portable=False).key != here
+
+
+def test_ninjas_steps_move_the_bar() -> None:
+    assert llama_wheel._ninja_progress("  [34/136] /usr/bin/c++ -DGGML\n") == (0.25, "(34 of 136 files)")
+    assert llama_wheel._ninja_progress("*** Building project with Ninja...\n") is None
+
+
+def test_progress_without_a_terminal_writes_few_plain_lines() -> None:
+    stream = io.StringIO()
+    progress = Progress("compiling", expected_s=210, stream=stream)
+    for step in range(100):
+        progress.update(step / 100)
+    progress.finish("done")
+    assert stream.getvalue() == "compiling: about 3:30 min\ncompiling: done (0 s)\n"
+
+
+@pytest.mark.parametrize(("seconds", "text"), [(0.2, "0 s"), (59.4, "59 s"), (60, "1:00 min"), (3725, "62:05 min")])
+def test_durations_are_written_for_people(seconds: float, text: str) -> None:
+    assert clock(seconds) == text
+
+
+def test_a_failed_step_shows_its_last_lines_and_where_the_log_is(tmp_path: Path) -> None:
+    script = "for i in range(100): print('line', i)\nraise SystemExit(7)"
+    log = tmp_path / "log" / "step.log"
+    with pytest.raises(StepError) as failed:
+        run_step("trying", [sys.executable, "-c", script], log=log, expected_s=1, read_progress=lambda _line: None)
+    text = str(failed.value)
+    assert "line 99" in text
+    assert "line 60\n" in text
+    assert "line 59\n" not in text
+    assert str(log) in text
+    assert "exit code 7" in text
+    assert log.read_text(encoding="utf-8").startswith("line 0\n")
