@@ -30,6 +30,7 @@ from .sampling import SamplingError
 from .scheduler import Scheduler, Share
 from .sequence import Sequence
 from .threads import Threads
+from .waiting import WaitEstimate
 
 IDLE_BEAT_S = 0.5
 # A prompt waits for one that is being prefilled if it can take over at least this many tokens more from it.
@@ -73,7 +74,7 @@ class Engine:
         self._calls: dict[int, Call] = {}
         self._events: list[Event] = []
         self._steps = self._lookup_tokens = self._lookup_accepted = 0
-        self._answer_share = 1.0  # of max_tokens that answers turn out to have
+        self._wait = WaitEstimate()
 
     def run(self) -> None:
         """Runs until `None` comes in."""
@@ -108,7 +109,7 @@ class Engine:
     def _enqueue(self, call: Call) -> None:
         queued = sum(not c.admitted for c in self._calls.values())
         if queued >= self._max_queued and not call.request.so_far:
-            wait_s = self._wait_for_room_s()
+            wait_s = self._wait.until_room_s(self._scheduler.running, self._threads.costs, self._context.n_batch)
             message = f"{queued} requests wait already; try again in {wait_s:.1f} s"
             self._fail(call, FailureKind.FULL, message, wait_s=wait_s)
             return
@@ -298,7 +299,7 @@ class Engine:
             return
         endings = tuple(call.endings[i] for i in range(len(call.sequences)))
         written = sum(len(e.tokens.token_ids) for e in endings) / len(endings)
-        self._answer_share += 0.1 * (written / call.request.max_tokens - self._answer_share)
+        self._wait.ended(written, call.request.max_tokens)
         self._lookup_tokens += call.lookup_tokens
         self._lookup_accepted += call.lookup_accepted
         self._events.append(
@@ -345,18 +346,6 @@ class Engine:
             lookup_tokens=self._lookup_tokens,
             lookup_accepted=self._lookup_accepted,
         )
-
-    def _wait_for_room_s(self) -> float:
-        """When a request will leave the queue: the shortest rest of a running call, at the measured speed."""
-        rests = [self._rest_s(s) for s in self._scheduler.running]
-        return max(0.1, min(rests, default=0.1))
-
-    def _rest_s(self, sequence: Sequence) -> float:
-        answer = sequence.request.max_tokens * self._answer_share
-        rows = max(1, len(self._scheduler.running))
-        decode_ms = max(1.0, answer - sequence.n_answered) * self._threads.costs.ms(rows)
-        prefill_ms = self._threads.costs.ms(min(sequence.pending, self._context.n_batch))
-        return (decode_ms + (prefill_ms if sequence.pending > 1 else 0.0)) / 1000
 
 
 def _slot_of(sequence: Sequence) -> Slot:
