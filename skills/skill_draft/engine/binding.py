@@ -45,7 +45,17 @@ def _load_bindings() -> Any:
         del sys.modules["llama_cpp"]
 
 
+def _load_cpu_library() -> None:
+    """Loads the library for this CPU, where the build has one for each CPU family instead of one built in."""
+    folder = Path(L.__file__).parent / "lib"
+    ggml = ctypes.CDLL(str(folder / "libggml.so"))
+    ggml.ggml_backend_reg_count.restype = ctypes.c_size_t
+    if ggml.ggml_backend_reg_count() == 0:
+        ggml.ggml_backend_load_all_from_path(str(folder).encode())
+
+
 L: Any = _load_bindings()
+_load_cpu_library()
 
 GGML_TYPES: dict[int, str] = {
     value: name.removeprefix("GGML_TYPE_") for name, value in vars(L).items() if name.startswith("GGML_TYPE_")

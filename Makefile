@@ -1,0 +1,96 @@
+# `make loop PROMPT="…"` and `make test` are all that a newcomer needs. Both set up .venv first: minutes the first
+# time, because llama.cpp is compiled; nothing after that, until a lock file changes.
+
+# Any Python from 3.11 on; only the set-up uses it, everything else runs in .venv.
+PYTHON ?= $(shell command -v python3.11 || command -v python3 || echo python3)
+# More arguments for the command behind a target: make test ARGS="-k health -x"
+ARGS ?=
+
+BIN := .venv/bin
+# The set-up was for these files' content, at this place.
+SETUP_INPUTS := requirements.lock tools/llama_wheel.lock pyproject.toml tools/setup_venv.py tools/llama_wheel.py
+
+# A prompt may hold $, quotes and anything else: it goes through the environment, unexpanded, never through a shell's
+# or make's eyes.
+unexport PROMPT
+export LOOP_PROMPT := $(value PROMPT)
+
+.DEFAULT_GOAL := help
+.PHONY: help setup loop serve test test-unit lint format types stubs stubs-check proto-lint proto-breaking docs docs-check \
+	image base-image lock lock-check check hooks clean
+
+help: ## This list
+	@sed -n 's/^\([a-z-]*\):[^#]*## \(.*\)/  make \1\t\2/p' $(firstword $(MAKEFILE_LIST)) | expand -t 24
+
+setup: ## Makes .venv: what the lock files say, and llama.cpp compiled for this machine
+	@key="$$(cat $(SETUP_INPUTS) | sha256sum) $(CURDIR)"; \
+	[ "$$key" = "$$(cat .venv/.set-up 2>/dev/null)" ] || \
+	{ $(PYTHON) -m tools.setup_venv && printf '%s' "$$key" > .venv/.set-up; }
+
+loop: setup ## Drafts, reflects and corrects: make loop PROMPT="Explain how a rainbow forms"
+	@[ -n "$$LOOP_PROMPT" ] || { echo 'usage: make loop PROMPT="Explain how a rainbow forms"' >&2; exit 2; }
+	@exec $(BIN)/sarai loop $(ARGS) -- "$$LOOP_PROMPT"
+
+serve: setup ## Serves the draft skill on 127.0.0.1:50051: make serve [ARGS="--threads 2"]
+	@exec $(BIN)/python -m skills.skill_draft.server $(ARGS)
+
+test: setup ## All tests; those with containers where there is an engine
+	@exec $(BIN)/python -m pytest $(ARGS)
+
+test-unit: setup ## Only the fast tests
+	@exec $(BIN)/python -m pytest -m "not slow and not docker" $(ARGS)
+
+# A wheel that this machine has compiled already is used in the image, if it is of the very same build (its key says so).
+image: base-image ## Builds the draft skill's image, sarai-skill-draft:v2.16
+	@$(PYTHON) -m tools.llama_wheel --portable --lock skills/skill_draft/requirements.txt --export .wheels
+	@docker build -t sarai-skill-draft:v2.16 -f skills/skill_draft/Dockerfile .
+
+base-image: ## Makes debian:bookworm-slim from Debian's packages where it cannot be pulled
+	@$(PYTHON) -m tools.base_image
+
+check: lint types stubs-check docs-check lock-check ## Everything that CI checks beside the tests
+
+lint: setup proto-lint ## Linters of Python, the contract, shell scripts and Dockerfiles
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@$(BIN)/shellcheck .ci/run tools/*.sh
+	@$(BIN)/hadolint skills/*/Dockerfile
+
+format: setup ## Formats, and repairs what can be repaired
+	@$(BIN)/ruff check --fix .
+	@$(BIN)/ruff format .
+
+types: setup ## mypy, strict
+	@$(BIN)/mypy
+
+proto-lint: setup ## The contract's style; exceptions in buf.yaml
+	@$(BIN)/buf lint
+
+# AGAINST is anything that buf takes as an input, so it works on a clone without tags too.
+AGAINST ?= .git\#branch=main
+proto-breaking: setup ## Would callers of the contract in AGAINST (default: branch main) still work?
+	@$(BIN)/buf breaking --against '$(AGAINST)'
+
+stubs: setup ## Writes the stubs and their types from skills/skills.proto
+	@tools/gen_stubs.sh
+
+stubs-check: setup ## Are the committed stubs those of skills/skills.proto?
+	@tools/gen_stubs.sh --check
+
+docs: setup ## Writes the command line's reference
+	@$(BIN)/python -m tools.gen_cli_docs
+
+docs-check: setup ## Is the command line's reference current?
+	@$(BIN)/python -m tools.gen_cli_docs --check
+
+lock: ## Resolves the lock files anew: make lock [ARGS=--upgrade]
+	@$(PYTHON) -m tools.lock $(ARGS)
+
+lock-check: ## Do the lock files belong to pyproject.toml? Needs no network
+	@$(PYTHON) -m tools.lock --check
+
+hooks: setup ## Runs lint, types and freshness before each commit
+	@$(BIN)/pre-commit install
+
+clean: ## Removes .venv and caches of tools; compiled wheels stay in ~/.cache/sarai
+	@rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis build *.egg-info

@@ -1,0 +1,205 @@
+"""Sees to it that the skill images' base image is there, also on a machine that reaches no image registry.
+
+Run as `python3 -m tools.base_image`. It does nothing where the engine has the image, or can pull it. Else it makes the
+image from Debian's packages, as the official one is made: a minimal system without documentation, manual pages and
+translations. That takes root and debootstrap, which it does not install; `--missing` prints the packages to install.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+from tools.step import StepError, run_step
+
+IMAGE = "debian:bookworm-slim"
+SUITE = "bookworm"
+
+_PULL_TIMEOUT_S = 300.0
+_CERTIFICATE = re.compile(r"-----BEGIN CERTIFICATE-----[^-]+-----END CERTIFICATE-----")
+# Lines that debootstrap prints for a minimal system, for the bar: retrieving, validating, extracting, unpacking and
+# configuring some ninety packages.
+_EXPECTED_LINES = 480
+_EXPECTED_S = 60.0
+
+# What goes, as in the official slim image. Licences stay.
+_REMOVED = ("usr/share/man/*", "usr/share/info/*", "usr/share/locale/*", "usr/share/groff/*", "usr/share/lintian/*",
+            "usr/share/linda/*", "var/lib/apt/lists/*", "var/cache/apt/*", "var/cache/debconf/*-old", "var/log/*.log",
+            "var/log/apt/*")  # fmt: skip
+# Packages that are installed on top leave out the same.
+_DPKG_EXCLUDES = "".join(
+    f"path-exclude /usr/share/{folder}/*\n" for folder in ("doc", "man", "info", "locale", "groff", "lintian", "linda")
+).replace("doc/*\n", "doc/*\npath-include /usr/share/doc/*/copyright\n", 1)
+# No service starts inside a build, and apt keeps nothing that a layer would carry along.
+_POLICY_RC_D = "#!/bin/sh\nexit 101\n"
+_APT_CLEAN = """\
+APT::Keep-Downloaded-Packages "false";
+Acquire::Languages "none";
+Acquire::GzipIndexes "true";
+Dir::Cache::pkgcache "";
+Dir::Cache::srcpkgcache "";
+"""
+
+
+def is_there() -> bool:
+    """Whether the engine has the image."""
+    return _docker("image", "inspect", IMAGE) == 0
+
+
+def pull() -> bool:
+    """Tries to get the image from a registry; where none is reached that fails at once."""
+    try:
+        return _docker("pull", "--quiet", IMAGE, timeout_s=_PULL_TIMEOUT_S) == 0
+    except subprocess.TimeoutExpired:
+        return False
+
+
+def missing_packages() -> list[str]:
+    """Debian packages that making the image takes and that are not installed."""
+    return [] if shutil.which("debootstrap") else ["debootstrap"]
+
+
+def make(log: Path) -> None:
+    """Makes the image from Debian's packages.
+
+    Args:
+        log: Where debootstrap's output goes.
+
+    Raises:
+        StepError: Not root, something is not installed, or a step failed.
+    """
+    if os.geteuid() != 0:
+        raise StepError(f"Making {IMAGE} takes root: run it with sudo, or `docker pull {IMAGE}` where that works")
+    if missing := missing_packages():
+        raise StepError(f"Making {IMAGE} takes {' '.join(missing)}: apt-get install {' '.join(missing)}")
+    with tempfile.TemporaryDirectory(prefix="sarai-base-") as temporary:
+        root = Path(temporary) / "root"
+        run_step(
+            f"making {IMAGE} from Debian's packages",
+            ["debootstrap", "--variant=minbase", "--include=ca-certificates", SUITE, str(root)],
+            log=log,
+            expected_s=_EXPECTED_S,
+            read_progress=_CountLines(),
+        )
+        _add_updates(root)
+        _trust_what_this_machine_trusts(root)
+        _slim(root)
+        _import(root)
+
+
+class _CountLines:
+    """Takes each line of output for a step of the same length."""
+
+    def __init__(self) -> None:
+        self._lines = 0
+
+    def __call__(self, line: str) -> tuple[float, str]:
+        self._lines += 1
+        return min(0.99, self._lines / _EXPECTED_LINES), " ".join(line.split()[1:3])
+
+
+def _add_updates(root: Path) -> None:
+    """Lets builds on the image see Debian's updates and security fixes, from the mirror that debootstrap used."""
+    sources = root / "etc/apt/sources.list"
+    mirror = sources.read_text(encoding="utf-8").split()[1]
+    sources.write_text(
+        f"deb {mirror} {SUITE} main\ndeb {mirror} {SUITE}-updates main\ndeb {mirror}-security {SUITE}-security main\n",
+        encoding="utf-8",
+    )
+
+
+def _trust_what_this_machine_trusts(root: Path) -> None:
+    """Adds this machine's own certificates: behind a proxy with a private authority pip fails inside without them.
+
+    As local ones, so that they are still there after an update of Debian's has written the bundle anew.
+    """
+    bundle = Path("/etc/ssl/certs/ca-certificates.crt")
+    if not bundle.exists():
+        return
+    in_image = root / bundle.relative_to("/")
+    debians = set(_CERTIFICATE.findall(in_image.read_text(encoding="ascii")))
+    ours = [each for each in _CERTIFICATE.findall(bundle.read_text(encoding="ascii")) if each not in debians]
+    for number, certificate in enumerate(ours):
+        local = root / f"usr/local/share/ca-certificates/host-{number}.crt"
+        local.write_text(certificate + "\n", encoding="ascii")
+    with in_image.open("a", encoding="ascii") as file:
+        file.writelines(certificate + "\n" for certificate in ours)
+
+
+def _slim(root: Path) -> None:
+    for pattern in _REMOVED:
+        for path in root.glob(pattern):
+            _remove(path)
+    for path in root.glob("usr/share/doc/*/*"):
+        if path.name != "copyright":
+            _remove(path)
+    (root / "etc/dpkg/dpkg.cfg.d/slim").write_text(_DPKG_EXCLUDES, encoding="utf-8")
+    (root / "etc/apt/apt.conf.d/slim").write_text(_APT_CLEAN, encoding="utf-8")
+    policy = root / "usr/sbin/policy-rc.d"
+    policy.write_text(_POLICY_RC_D, encoding="utf-8")
+    policy.chmod(0o755)
+    # This machine's name and resolver are none of the image's business.
+    (root / "etc/hostname").write_text("localhost\n", encoding="utf-8")
+    (root / "etc/resolv.conf").write_text("", encoding="utf-8")
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink()
+
+
+def _import(root: Path) -> None:
+    tar = subprocess.Popen(["tar", "-C", str(root), "--numeric-owner", "-c", "."], stdout=subprocess.PIPE)
+    imported = subprocess.run(
+        ["docker", "import", "--change", 'CMD ["bash"]', "--message", "debootstrap minbase, slimmed", "-", IMAGE],
+        stdin=tar.stdout,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if tar.stdout is not None:
+        tar.stdout.close()
+    if tar.wait() != 0 or imported.returncode != 0:
+        raise StepError(f"docker import failed: {imported.stderr.strip()}")
+
+
+def _docker(*arguments: str, timeout_s: float = 30.0) -> int:
+    return subprocess.run(
+        ["docker", *arguments], stdin=subprocess.DEVNULL, capture_output=True, timeout=timeout_s, check=False
+    ).returncode
+
+
+def main() -> int:
+    """Makes the image where it has to be made."""
+    parser = argparse.ArgumentParser(prog="python3 -m tools.base_image", description=__doc__.partition("\n")[0])
+    parser.add_argument("--missing", action="store_true", help="print the Debian packages that must be installed first")
+    arguments = parser.parse_args()
+    if shutil.which("docker") is None or _docker("info") != 0:
+        print("There is no container engine: `docker info` fails.", file=sys.stderr)
+        return 1
+    if is_there() or pull():
+        return 0
+    if arguments.missing:
+        print(*missing_packages())
+        return 0
+    state = Path(os.environ.get("XDG_STATE_HOME") or "~/.local/state").expanduser()
+    try:
+        make(state / "sarai" / "logs" / "base-image.log")
+    except StepError as error:
+        print(error, file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        return 130
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

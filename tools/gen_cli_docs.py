@@ -1,0 +1,72 @@
+"""Writes docs/cli.md from the help texts and the table of exit codes.
+
+`python -m tools.gen_cli_docs` writes it; with `--check` it fails if it is not up to date.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+
+import click
+
+from core.cli.app import cli
+from core.cli.exit_codes import ExitCode
+
+PATH = Path(__file__).parents[1] / "docs" / "cli.md"
+
+_HEAD = """\
+# The command line
+
+<!-- Written by `python -m tools.gen_cli_docs` from the help texts; do not edit. -->
+
+The answer goes to standard output, everything else (progress, figures, errors) to standard error, so that
+`sarai loop "…" > answer.txt` holds the answer and nothing else. `--json` turns standard output into JSON, one object
+a line. On a terminal `sarai loop` shows drafts, reflections and corrections while they are written; where the answer
+stands above already, it is not printed again.
+
+Colours are for terminals: `NO_COLOR` goes before `FORCE_COLOR`, that before what the output is; `TERM=dumb` has none.
+Ctrl-C cancels the call, stops what was started for it and ends with 130; in a chat it ends the answer first.
+
+An option goes before its environment variable. `SARAI_<NAME>_TARGET` names the address of a skill, for example
+`SARAI_DRAFT_TARGET=localhost:50051`.
+
+## Exit codes
+
+| code | meaning |
+| --- | --- |
+"""
+
+
+def generate() -> str:
+    """The whole file."""
+    os.environ.pop("COLUMNS", None)
+    parts = [_HEAD, *(f"| {code.value} | {code.meaning} |\n" for code in ExitCode)]
+    root = click.Context(cli, info_name="sarai", max_content_width=100, terminal_width=100)
+    parts.append(_section("sarai", cli.get_help(root)))
+    for name, command in sorted(cli.commands.items()):
+        context = click.Context(command, info_name=name, parent=root, terminal_width=100)
+        parts.append(_section(f"sarai {name}", command.get_help(context)))
+    return "".join(parts)
+
+
+def _section(title: str, text: str) -> str:
+    return f"\n## {title}\n\n```text\n{text.rstrip()}\n```\n"
+
+
+def main() -> int:
+    """Writes the file, or with --check compares it."""
+    text = generate()
+    if "--check" not in sys.argv[1:]:
+        PATH.parent.mkdir(exist_ok=True)
+        PATH.write_text(text)
+        return 0
+    if PATH.exists() and PATH.read_text() == text:
+        return 0
+    print(f"{PATH} is not up to date: run python -m tools.gen_cli_docs", file=sys.stderr)
+    return 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,83 @@
+"""Installs a server's locked packages into a folder of an image, and leaves out what no server needs.
+
+Run inside the image's builder: `python3 -m tools.image_packages --lock requirements.txt --wheels DIR --target DIR`.
+llama-cpp-python installs every library six times: here each is there once, under the name that the bindings load, and
+its other names are links.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+from tools.llama_wheel import PACKAGE
+from tools.locked import without
+
+# The second copy of the libraries, headers, the bindings' own server, tests and headers of numpy.
+_NEEDLESS = (
+    "lib", "include", "bin", "llama_cpp/server", "numpy/*/tests", "numpy/tests", "numpy/f2py", "numpy/_core/include",
+    "numpy/_core/lib", "numpy/random/lib", "numpy/random/_examples", "**/*.pyi",
+)  # fmt: skip
+
+
+def install(lock: Path, wheels: Path, target: Path) -> None:
+    """Installs the lock's packages, llama-cpp-python from its wheel, into `target`."""
+    pip = [sys.executable, "-m", "pip", "install", "--no-cache-dir", "--no-deps", "--target", str(target)]
+    rest = target.parent / "requirements.txt"
+    target.mkdir(parents=True)
+    rest.write_text(without(lock, PACKAGE), encoding="utf-8")
+    subprocess.run([*pip, "--require-hashes", "--requirement", str(rest)], check=True)
+    rest.unlink()
+    # Not by pip: it would refuse to merge the wheel's folders into those that are there.
+    (wheel,) = wheels.glob("*.whl")
+    shutil.unpack_archive(wheel, target, "zip")
+
+
+def slim(target: Path) -> None:
+    """Removes what no server needs, and makes links of libraries that are there several times."""
+    for pattern in _NEEDLESS:
+        for path in list(target.glob(pattern)):
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
+    first: dict[str, Path] = {}
+    for path in sorted((target / "llama_cpp" / "lib").glob("*.so*")):
+        with path.open("rb") as file:
+            digest = hashlib.file_digest(file, "sha256").hexdigest()
+        original = first.setdefault(digest, path)
+        if original is not path:
+            path.unlink()
+            path.symlink_to(original.name)
+
+
+def largest(target: Path) -> Iterator[str]:
+    """The ten largest entries with their sizes, MB: where to look when an image has grown."""
+    sizes = {
+        entry.name: sum(file.lstat().st_size for file in (entry.rglob("*") if entry.is_dir() else (entry,)))
+        for entry in target.iterdir()
+    }
+    for name, size in sorted(sizes.items(), key=lambda item: -item[1])[:10]:
+        yield f"{size / 1e6:7.1f} MB  {name}"
+
+
+def main() -> int:
+    """Installs and slims."""
+    parser = argparse.ArgumentParser(prog="python3 -m tools.image_packages", description=__doc__.partition("\n")[0])
+    for name in ("--lock", "--wheels", "--target"):
+        parser.add_argument(name, type=Path, required=True)
+    arguments = parser.parse_args()
+    install(arguments.lock, arguments.wheels, arguments.target)
+    slim(arguments.target)
+    subprocess.run(
+        [sys.executable, "-m", "compileall", "-q", "--invalidation-mode", "unchecked-hash", str(arguments.target)],
+        check=False,
+    )
+    print(*largest(arguments.target), sep="\n")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

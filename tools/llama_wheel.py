@@ -1,0 +1,260 @@
+"""Builds llama-cpp-python's wheel once for this machine, and keeps it.
+
+PyPI has only its source, which takes minutes to compile. The wheel is kept in
+`${XDG_CACHE_HOME:-~/.cache}/sarai/wheels/KEY/`, so the next clone on the machine takes it from there. KEY covers
+whatever decides what comes out: the source's hash, the build options, the compiler and the CPU features that it
+compiles for. llama.cpp's `common` library, 40 % of the work, is left out: the bindings never load it.
+
+Run as `python3 -m tools.llama_wheel`; it prints the wheel's path. Needs a C++ compiler; cmake and ninja come from
+the package index, with their hashes checked, as the source is.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import fcntl
+import hashlib
+import json
+import os
+import platform
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+import venv
+from pathlib import Path
+
+from tools.locked import requirement
+from tools.step import StepError, run_step
+
+ROOT = Path(__file__).resolve().parent.parent
+LOCK = ROOT / "requirements.lock"
+BUILD_TOOLS_LOCK = ROOT / "tools" / "llama_wheel.lock"
+PACKAGE = "llama-cpp-python"
+
+# CMake reads this file inside llama.cpp's project() call. That is after the bindings have forced the option on, and
+# a plain variable beats a cached one.
+WITHOUT_COMMON = "set(LLAMA_BUILD_COMMON OFF)\n"
+
+# One build for every x86-64 (or arm64) CPU: each CPU family has its own library, the best one is loaded at run time.
+# llama.cpp installs those with its programs; BINDIR puts them beside the other libraries.
+PORTABLE = (
+    "-DGGML_NATIVE=OFF",
+    "-DGGML_BACKEND_DL=ON",
+    "-DGGML_CPU_ALL_VARIANTS=ON",
+    "-DCMAKE_INSTALL_BINDIR=llama_cpp/lib",
+)
+
+# CPU seconds of the compilation on the machine where this was measured (2 cores: 3.5 minutes).
+_NATIVE_CPU_S = 420.0
+_PORTABLE_CPU_S = 1000.0
+
+_NINJA_STEP = re.compile(r"^\s*\[(\d+)/(\d+)\]")
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Build:
+    """What decides which wheel comes out."""
+
+    requirement: str
+    """The lock's entry: version and hashes of the source."""
+    cmake_args: tuple[str, ...]
+    """Our options and those of the environment variable CMAKE_ARGS."""
+    platform: str
+    """Operating system, machine and C library."""
+    compiler: str
+    """What the compiler says of itself and, where the build is for this CPU, of the CPU."""
+
+    @property
+    def key(self) -> str:
+        """A name for the wheel's folder in the cache."""
+        text = json.dumps(dataclasses.asdict(self), sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()[:20]
+
+
+def describe(*, portable: bool, lock: Path = LOCK) -> Build:
+    """Finds out what would be built here.
+
+    Raises:
+        StepError: There is no C++ compiler.
+    """
+    return Build(
+        requirement=requirement(lock, PACKAGE),
+        cmake_args=(*(PORTABLE if portable else ()), *os.environ.get("CMAKE_ARGS", "").split()),
+        platform=" ".join((sys.platform, platform.machine(), *platform.libc_ver())),
+        compiler=_compiler(native=not portable),
+    )
+
+
+def cache_dir() -> Path:
+    """The folder of all wheels that were built on this machine."""
+    base = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
+    return Path(base).expanduser() / "sarai" / "wheels"
+
+
+def kept_wheel(folder: Path) -> Path | None:
+    """The wheel in a folder of the cache, if it is there and whole."""
+    try:
+        about = json.loads((folder / "about.json").read_text(encoding="utf-8"))
+        wheel = folder / str(about["wheel"])
+        if _sha256(wheel) == about["sha256"]:
+            return wheel
+    except (OSError, ValueError, KeyError):
+        pass
+    return None
+
+
+def get_wheel(*, portable: bool = False, lock: Path = LOCK) -> Path:
+    """Gives the wheel for this machine, and builds it if nobody has yet.
+
+    Args:
+        portable: For every CPU of this architecture instead of this very one.
+        lock: The lock file that says which version, and its hash.
+
+    Raises:
+        StepError: It cannot be built; the text says why and what helps.
+    """
+    build = describe(portable=portable, lock=lock)
+    folder = cache_dir() / build.key
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / ".lock").open("w", encoding="utf-8") as lock_file:
+        _wait_for(lock_file.fileno())
+        return kept_wheel(folder) or _build(build, folder, portable=portable)
+
+
+def export(into: Path, *, portable: bool, lock: Path = LOCK) -> None:
+    """Makes a cache with this wheel alone, if it was compiled here before: for an image's builder."""
+    shutil.rmtree(into, ignore_errors=True)
+    into.mkdir(parents=True)
+    folder = cache_dir() / describe(portable=portable, lock=lock).key
+    if (wheel := kept_wheel(folder)) is not None:
+        (into / folder.name).mkdir()
+        for file in (wheel, folder / "about.json"):
+            shutil.copyfile(file, into / folder.name / file.name)
+
+
+def _build(build: Build, folder: Path, *, portable: bool) -> Path:
+    expected_s = (_PORTABLE_CPU_S if portable else _NATIVE_CPU_S) / len(os.sched_getaffinity(0)) + 15.0
+    print(
+        f"Compiling llama.cpp for this machine, about {expected_s / 60:.0f} minutes, once: "
+        f"the result is kept in {folder}",
+        file=sys.stderr,
+    )
+    with tempfile.TemporaryDirectory(prefix="sarai-wheel-") as temporary:
+        work = Path(temporary)
+        tools = _build_tools(work / "tools", folder)
+        (work / "without-common.cmake").write_text(WITHOUT_COMMON, encoding="utf-8")
+        (work / "requirement.txt").write_text(build.requirement, encoding="utf-8")
+        include = f"-DCMAKE_PROJECT_llama.cpp_INCLUDE={work / 'without-common.cmake'}"
+        env = {
+            **os.environ,
+            "CMAKE_ARGS": " ".join((include, *build.cmake_args)),
+            "PATH": f"{tools / 'bin'}{os.pathsep}{os.environ.get('PATH', os.defpath)}",
+        }
+        # Its own build tools instead of pip's isolation, so that they are pinned and their hashes checked too.
+        pip = [str(tools / "bin" / "python"), "-m", "pip", "wheel", "--verbose", "--no-deps", "--no-build-isolation"]
+        # pip's cache may hold a wheel of the same version with `common` inside, or of another CPU: not taken.
+        fresh = ["--no-cache-dir", "--no-binary", PACKAGE, "--require-hashes"]
+        run_step(
+            "compiling llama.cpp",
+            [*pip, *fresh, "--wheel-dir", str(work / "out"), "--requirement", str(work / "requirement.txt")],
+            log=folder / "build.log",
+            expected_s=expected_s,
+            read_progress=_ninja_progress,
+            env=env,
+        )
+        (built,) = (work / "out").glob("*.whl")
+        return _keep(built, build, folder)
+
+
+def _build_tools(target: Path, folder: Path) -> Path:
+    """Makes an environment with cmake, ninja and the build backend."""
+    venv.create(target, with_pip=True)
+    pip = [str(target / "bin" / "python"), "-m", "pip", "install", "--no-deps", "--require-hashes"]
+    run_step(
+        "fetching build tools",
+        [*pip, "--requirement", str(BUILD_TOOLS_LOCK)],
+        log=folder / "tools.log",
+        expected_s=10.0,
+        read_progress=lambda _line: None,
+    )
+    return target
+
+
+def _keep(built: Path, build: Build, folder: Path) -> Path:
+    """Puts the wheel into the cache; the description is written last, so half a wheel is never taken for one."""
+    wheel = folder / built.name
+    partial = wheel.with_suffix(".partial")
+    shutil.copyfile(built, partial)
+    partial.replace(wheel)
+    about = {"wheel": wheel.name, "sha256": _sha256(wheel), **dataclasses.asdict(build)}
+    (folder / "about.partial").write_text(json.dumps(about, indent=2) + "\n", encoding="utf-8")
+    (folder / "about.partial").replace(folder / "about.json")
+    return wheel
+
+
+def _ninja_progress(line: str) -> tuple[float, str] | None:
+    if (found := _NINJA_STEP.match(line)) is None:
+        return None
+    done, steps = int(found[1]), int(found[2])
+    return done / steps, f"({done} of {steps} files)"
+
+
+def _compiler(*, native: bool) -> str:
+    names = (os.environ.get("CXX"), "c++", "g++", "clang++")
+    compiler = next((path for name in names if name and (path := shutil.which(name))), None)
+    if compiler is None:
+        raise StepError("llama.cpp must be compiled and there is no C++ compiler. On Debian: apt-get install g++")
+    # The compiler's predefined macros name its version and, with -march=native, every CPU feature that it will use.
+    flags = ["-march=native"] if native and platform.machine() == "x86_64" else []
+    asked = subprocess.run(
+        [compiler, *flags, "-dM", "-E", "-x", "c++", os.devnull], capture_output=True, text=True, check=False
+    )
+    if asked.returncode != 0:
+        raise StepError(f"The C++ compiler {compiler} does not work:\n{asked.stderr}")
+    return hashlib.sha256("\n".join(sorted(asked.stdout.splitlines())).encode()).hexdigest()
+
+
+def _wait_for(descriptor: int) -> None:
+    """Takes the folder's lock, and says so where another process is building the same wheel."""
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        print("Another process is building the same wheel; waiting for it.", file=sys.stderr)
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def main() -> int:
+    """Prints the path of the wheel; builds it where needed."""
+    parser = argparse.ArgumentParser(prog="python3 -m tools.llama_wheel", description=__doc__.partition("\n")[0])
+    parser.add_argument("--portable", action="store_true", help="for every CPU of this architecture, not this one only")
+    parser.add_argument("--lock", type=Path, default=LOCK, help="the lock file with the version and its hash")
+    parser.add_argument("--out", type=Path, help="copy the wheel into this folder")
+    parser.add_argument("--export", type=Path, help="compile nothing; make this folder a cache with the wheel, if any")
+    arguments = parser.parse_args()
+    try:
+        if arguments.export is not None:
+            export(arguments.export, portable=arguments.portable, lock=arguments.lock)
+            return 0
+        wheel = get_wheel(portable=arguments.portable, lock=arguments.lock)
+    except StepError as error:
+        print(error, file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        return 130
+    if arguments.out is not None:
+        arguments.out.mkdir(parents=True, exist_ok=True)
+        wheel = Path(shutil.copy2(wheel, arguments.out))
+    print(wheel)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

