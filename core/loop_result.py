@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import difflib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
@@ -10,6 +11,10 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from skills import skills_pb2
+
+
+FEW_WORDS = 8
+MOSTLY = 0.8
 
 
 class Stage(StrEnum):
@@ -108,6 +113,18 @@ class Iteration:
     reflection: Reflection | None = None
     """None for the draft."""
 
+    @property
+    def repeats_reflection(self) -> bool:
+        """Whether a correction says its reflection over again, as weak models do instead of correcting.
+
+        A few words may be both: a reflection that says "4" is corrected by "4".
+        """
+        words = self.text.casefold().split()
+        if self.reflection is None or len(words) < FEW_WORDS:
+            return False
+        said = self.reflection.text.casefold().split()
+        return difflib.SequenceMatcher(None, words, said, autojunk=False).ratio() > MOSTLY
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LoopResult:
@@ -166,7 +183,10 @@ class LoopResult:
 def best_of(iterations: Sequence[Iteration]) -> Iteration:
     """The iteration with the best answer.
 
-    Something is better than nothing, a whole answer better than one that was cut off, then the score decides, and the
-    later one where it is equal.
+    Something is better than nothing, an answer better than talk about one, a whole one better than one that was cut
+    off; then the score decides, and the later one where it is equal.
     """
-    return max(iterations, key=lambda i: (bool(i.text.strip()), not i.figures.cut_off, i.score, i.number))
+    return max(
+        iterations,
+        key=lambda i: (bool(i.text.strip()), not i.repeats_reflection, not i.figures.cut_off, i.score, i.number),
+    )

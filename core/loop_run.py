@@ -173,7 +173,7 @@ class LoopRun:
             return StopReason.CONTEXT_FULL
         if len(self._iterations) > 1 and last.text.split() == self._iterations[-2].text.split():
             return StopReason.UNCHANGED
-        if threshold is not None and last.score >= threshold:
+        if threshold is not None and last.score >= threshold and not last.repeats_reflection:
             return StopReason.CONFIDENT
         if last.number >= self._config.max_iterations:
             return StopReason.MAX_ITERATIONS

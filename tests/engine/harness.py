@@ -46,7 +46,6 @@ class EngineUnderTest:
         self.config = EngineConfig(model=str(model), **values)
         self.loaded: Loaded = load(self.config)
         self.engine = Engine(
-            self.loaded.model,
             self.loaded.context,
             n_slots=self.loaded.n_slots,
             max_running=self.config.slots,

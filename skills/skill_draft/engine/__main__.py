@@ -97,7 +97,6 @@ def main() -> int:
         link.send([NotReady(message=str(error))])
         return 1
     engine = Engine(
-        loaded.model,
         loaded.context,
         n_slots=loaded.n_slots,
         max_running=config.slots,

@@ -10,8 +10,9 @@ from dataclasses import dataclass, field
 import numpy as np
 import numpy.typing as npt
 
-from .binding import Context, Model
-from .cells import CellLog, Ints, Slot, common_length
+from .admission import Admission
+from .binding import Context
+from .cells import CellLog, Ints, Slot
 from .messages import (
     Admitted,
     Beat,
@@ -33,8 +34,6 @@ from .threads import Threads
 from .waiting import WaitEstimate
 
 IDLE_BEAT_S = 0.5
-# A prompt waits for one that is being prefilled if it can take over at least this many tokens more from it.
-WORTH_WAITING_TOKENS = 16
 
 
 @dataclass(slots=True)
@@ -54,7 +53,6 @@ class Engine:
 
     def __init__(
         self,
-        model: Model,
         context: Context,
         *,
         n_slots: int,
@@ -64,13 +62,14 @@ class Engine:
         n_threads: int,
         send: Callable[[list[Event]], None],
     ) -> None:
-        self._model, self._context, self._send = model, context, send
+        self._context, self._send = context, send
         self._max_queued = max_queued
         self.inbox: queue.SimpleQueue[Call | Cancel | Failed | None] = queue.SimpleQueue()
         self.intake_busy_since: float | None = None
         self._threads, self._threads_set = Threads(n_threads), n_threads
         self._cells = CellLog(context, n_slots)
         self._scheduler = Scheduler(self._threads, n_batch=context.n_batch, gap_ms=gap_ms, max_running=max_running)
+        self._admission = Admission(self._scheduler, self._cells, self._threads, n_batch=context.n_batch)
         self._calls: dict[int, Call] = {}
         self._events: list[Event] = []
         self._steps = self._lookup_tokens = self._lookup_accepted = 0
@@ -138,62 +137,20 @@ class Engine:
     # --- who runs ---
 
     def _admit(self, now: float) -> None:
-        for sequence in self._scheduler.ready():
-            tokens = np.asarray(sequence.tokens, np.int32)
-            if self._should_wait(sequence, tokens):
-                continue
+        for sequence, hopeless in self._admission.admit(now):
             call = self._calls[sequence.request.id]
-            _, shared = self._cells.longest_match(tokens[:-1])
-            if self._is_hopeless(call, len(tokens) - shared, now):
-                continue
-            if self._scheduler.running and not self._fits(len(tokens) - shared):
-                return
-            slot = self._cells.open(tokens)
-            if slot is None:
-                return
-            sequence.slot = slot
-            self._scheduler.start(sequence)
-            if not call.admitted:
+            if hopeless:
+                self._fail(call, FailureKind.DEADLINE, hopeless)
+            elif not call.admitted:
                 call.admitted = True
-                queue_s = max(0.0, now - call.request.arrived)
                 self._events.append(
                     Admitted(
-                        id=call.request.id, prompt_tokens=sequence.n_prompt,
-                        cached_tokens=min(slot.length, sequence.n_prompt), queue_s=queue_s,
+                        id=call.request.id,
+                        prompt_tokens=sequence.n_prompt,
+                        cached_tokens=min(_slot_of(sequence).length, sequence.n_prompt),
+                        queue_s=max(0.0, now - call.request.arrived),
                     )
-                )  # fmt: skip
-
-    def _should_wait(self, sequence: Sequence, tokens: Ints) -> bool:
-        """True if a running sequence is about to compute a prefix that this one can take over."""
-        _, shared = self._cells.longest_match(tokens[:-1])
-        for other in self._scheduler.running:
-            if other.slot is None or other.pending <= 1:
-                continue
-            length = common_length(np.asarray(other.tokens, np.int32), tokens[:-1])
-            if length >= shared + WORTH_WAITING_TOKENS and length > other.slot.length:
-                sequence.leader = (other, length)
-                return True
-        return False
-
-    def _is_hopeless(self, call: Call, n_tokens: int, now: float) -> bool:
-        """Fails a request that cannot have its first token before its deadline, before it costs anything."""
-        deadline = call.request.deadline
-        if deadline is None or call.admitted or not self._threads.costs.known:
-            return False
-        rows = self._context.n_batch
-        needed_s = self._threads.costs.ms(min(n_tokens, rows)) * max(1.0, n_tokens / rows) / 1000
-        # The estimate may be off by half; only what is out of reach is refused.
-        if now + needed_s / 2 <= deadline:
-            return False
-        self._fail(
-            call, FailureKind.DEADLINE,
-            f"the deadline is in {deadline - now:.1f} s, and reading the prompt takes about {needed_s:.1f} s",
-        )  # fmt: skip
-        return True
-
-    def _fits(self, n_tokens: int) -> bool:
-        pending = sum(s.pending for s in self._scheduler.running)
-        return self._cells.live() + pending + n_tokens + self._context.n_batch // 8 <= self._cells.n_cells
+                )
 
     # --- one step ---
 

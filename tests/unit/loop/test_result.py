@@ -1,12 +1,13 @@
 from __future__ import annotations
 
+import dataclasses
 import json
 import math
 
 import pytest
 
 from core.confidence import confidence_of
-from core.loop_result import CallFigures, Iteration, LoopResult, Stage, StopReason, best_of
+from core.loop_result import CallFigures, Iteration, LoopResult, Reflection, Stage, StopReason, best_of
 from skills import skills_pb2
 
 
@@ -110,3 +111,22 @@ def test_result_is_ready_for_json() -> None:
     assert read["stopped"] == "max_iterations"
     assert read["iterations"][1]["stage"] == "correction"
     assert (read["tokens"], read["prompt_tokens"], read["cached_tokens"]) == (6, 14, 8)
+
+
+TALK = "I am sorry, but I cannot correct this text for you today."
+
+
+@pytest.mark.parametrize(
+    ("reflection", "correction", "best"),
+    [
+        (TALK, TALK, 1),
+        (TALK, TALK.replace("today", "now"), 1),
+        (TALK, "A rainbow forms when light is bent in drops of water in the air.", 2),
+        ("4", "4", 2),
+    ],
+)
+def test_talk_about_the_answer_never_replaces_it(reflection: str, correction: str, best: int) -> None:
+    said = Reflection(text=reflection, nothing_to_correct=False, figures=figures())
+    draft = iteration(1, "A rainbow is made of light.", 0.4)
+    corrected = dataclasses.replace(iteration(2, correction, 0.9), reflection=said)
+    assert best_of([draft, corrected]).number == best
