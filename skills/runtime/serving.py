@@ -7,6 +7,7 @@ reflection, signals, and the end of the process.
 from __future__ import annotations
 
 import asyncio
+import itertools
 import logging
 import os
 import signal
@@ -26,6 +27,10 @@ log = logging.getLogger("sarai.runtime")
 MIN_PING_INTERVAL_MS = 10_000
 
 
+# Between one try to load and the next, where the server stays though it cannot serve. Each costs reading the model.
+RELOAD_DELAY_S = (5.0, 10.0, 30.0, 60.0)
+
+
 class StartError(Exception):
     """The server cannot start; the message is what its user reads."""
 
@@ -42,7 +47,13 @@ class Skill(Protocol):
         """Adds its servicers."""
 
     async def load(self, serving: Serving) -> None:
-        """Gets ready, and then calls `serving.set(True)`; raises `StartError` if it cannot."""
+        """Gets ready, and then calls `serving.set(True)`; raises `StartError` if it cannot.
+
+        It may be called again after that.
+        """
+
+    def cannot_serve(self, why: str) -> None:
+        """`load` failed and will be tried again: what its own health and its callers are to be told."""
 
     def draining(self) -> None:
         """No more calls will come in."""
@@ -69,7 +80,15 @@ class Serving:
         await self.servicer.enter_graceful_shutdown()
 
 
-async def serve(skill: Skill, *, listen: str, grace_s: float, max_message_bytes: int, lifeline: bool = False) -> int:
+async def serve(
+    skill: Skill,
+    *,
+    listen: str,
+    grace_s: float,
+    max_message_bytes: int,
+    lifeline: bool = False,
+    stay: bool = False,
+) -> int:
     """Runs a skill server until a signal or the end of the lifeline; returns the process's exit code.
 
     Args:
@@ -78,9 +97,10 @@ async def serve(skill: Skill, *, listen: str, grace_s: float, max_message_bytes:
         grace_s: how long running calls may take after SIGTERM or SIGINT; a second signal ends them at once.
         max_message_bytes: a larger request is answered RESOURCE_EXHAUSTED.
         lifeline: stop at once when standard input ends: the parent process, which held the other end, is gone.
+        stay: if the skill cannot load, say so in the log and in its health, stay NOT_SERVING, and try again.
 
     Raises:
-        StartError: the address cannot be bound, or the skill cannot load.
+        StartError: the address cannot be bound, or the skill cannot load and `stay` is not set.
     """
     drain = DrainInterceptor(skill.bystanders)
     server = grpc.aio.server(
@@ -104,7 +124,7 @@ async def serve(skill: Skill, *, listen: str, grace_s: float, max_message_bytes:
     await server.start()
     log.info("listening on %s", listen if listen.startswith("unix:") else f"{listen.rsplit(':', 1)[0]}:{port}")
     stopping = _Stopping(lifeline=lifeline)
-    loading = asyncio.create_task(skill.load(serving))
+    loading = asyncio.create_task(_load_again_and_again(skill, serving) if stay else skill.load(serving))
     asked = asyncio.create_task(stopping.first.wait())
     try:
         await asyncio.wait({loading, asked}, return_when=asyncio.FIRST_COMPLETED)
@@ -121,6 +141,20 @@ async def serve(skill: Skill, *, listen: str, grace_s: float, max_message_bytes:
         await server.stop(None)
         await skill.close()
     return 0
+
+
+async def _load_again_and_again(skill: Skill, serving: Serving) -> None:
+    """Loads, as often as it takes: memory may come free, or a model be put where it is looked for."""
+    for attempt in itertools.count():
+        try:
+            await skill.load(serving)
+            return
+        except StartError as error:
+            skill.cannot_serve(str(error))
+            delay_s = RELOAD_DELAY_S[min(attempt, len(RELOAD_DELAY_S) - 1)]
+            # One line says it all; the next ones show that nothing has changed.
+            log.error("cannot serve: %s (NOT_SERVING; next try in %g s)", error, delay_s)  # noqa: TRY400
+            await asyncio.sleep(delay_s)
 
 
 async def _drain(drain: DrainInterceptor, stopping: _Stopping, grace_s: float) -> None:

@@ -21,6 +21,7 @@ if not __package__:  # run as `python server.py`: make `skills` importable
 import grpc
 
 from skills import skills_pb2, skills_pb2_grpc
+from skills.runtime.metrics import Metrics, Reading
 from skills.runtime.resources import CpuMeter, anonymous_bytes, usable_cpus
 from skills.runtime.serving import Serving, StartError, configure_logging, serve
 from skills.runtime.status import abort
@@ -35,6 +36,7 @@ from .supervisor import EngineGoneError, State, Supervisor
 
 log = logging.getLogger("sarai.draft")
 
+LOADING = "the model is still loading: wait until Health is SERVING"
 SPEED_WINDOW_S = 10.0
 # Every way in which the engine refuses, as gRPC defines its codes.
 CODES = {
@@ -44,6 +46,22 @@ CODES = {
     FailureKind.INTERNAL: grpc.StatusCode.INTERNAL,
     FailureKind.UNAVAILABLE: grpc.StatusCode.UNAVAILABLE,
 }
+# Metrics: the name, the field of HealthResp, what it is.
+READINGS = (
+    ("requests_total", "total_requests", "Requests"),
+    ("tokens_total", "total_tokens", "Tokens written"),
+    ("prompt_tokens_total", "prompt_tokens", "Tokens of prompts"),
+    ("cached_tokens_total", "cached_tokens", "Tokens of prompts that were found in the prefix cache"),
+    ("lookup_tokens_total", "lookup_tokens", "Lookup tokens tried"),
+    ("lookup_accepted_total", "lookup_accepted", "Lookup tokens that were right"),
+    ("engine_restarts_total", "engine_restarts", "Engines replaced"),
+    ("active_requests", "active_requests", "Requests that run"),
+    ("queued_requests", "queued_requests", "Requests that wait"),
+    ("threads", "threads", "CPU threads in use"),
+    ("kv_cells", "kv_cells", "Cells of the KV cache"),
+    ("kv_cells_used", "kv_cells_used", "Cells that hold something"),
+    ("uptime_seconds", "uptime_s", "Since the start"),
+)
 Context = grpc.aio.ServicerContext[object, object]
 
 
@@ -59,10 +77,12 @@ class DraftSkill(skills_pb2_grpc.SkillsServiceServicer):
         self._started = time.monotonic()
         self._cpu = CpuMeter()
         self._draining = False
+        self._cannot_serve = ""
         self._serving: Serving | None = None
         self._engine: Supervisor | None = None
         self._total_requests = self._total_tokens = self._prompt_tokens = self._cached_tokens = 0
         self._recent: deque[tuple[float, int]] = deque()
+        self._metrics = Metrics(self._readings) if settings.metrics else None
 
     # --- the life of the server (see skills.runtime.serving.Skill) ---
 
@@ -73,10 +93,14 @@ class DraftSkill(skills_pb2_grpc.SkillsServiceServicer):
     async def load(self, serving: Serving) -> None:
         """Loads the model in an engine process."""
         self._serving, s = serving, self._settings
+        self._serve_metrics()
+        self._engine = None
         try:
-            path = find_model(s.model, models_dir(s.models_dir))
+            path = find_model(s.model, folder := models_dir(s.models_dir))
         except ModelNotFoundError as error:
             raise StartError(str(error)) from error
+        if not s.model and path.parent != folder:
+            log.info("no model in %s: serving the small embedded one", folder)
         log.info("loading %s", path)
         config = EngineConfig(
             model=str(path),
@@ -102,6 +126,7 @@ class DraftSkill(skills_pb2_grpc.SkillsServiceServicer):
             ready = await self._engine.start()
         except EngineGoneError as error:
             raise StartError(str(error)) from error
+        self._cannot_serve = ""
         for note in ready.notes:
             log.info("%s", note)
         log.info("serving %s after %.2f s", ready.model, time.monotonic() - self._started)
@@ -110,6 +135,10 @@ class DraftSkill(skills_pb2_grpc.SkillsServiceServicer):
         """A new engine takes under a second, and calls wait for it: only the lack of one is NOT_SERVING."""
         if self._serving and not self._draining:
             await self._serving.set(state in (State.SERVING, State.RECOVERING))
+
+    def cannot_serve(self, why: str) -> None:
+        """Health and callers are told, until it can."""
+        self._cannot_serve = why
 
     def draining(self) -> None:
         """No more calls will come in."""
@@ -142,9 +171,8 @@ class DraftSkill(skills_pb2_grpc.SkillsServiceServicer):
     async def _run(self, message: skills_pb2.GenReq, context: Context) -> AsyncIterator[Piece | skills_pb2.GenResp]:
         engine = self._engine
         if engine is None or not engine.ready:
-            await abort(
-                context, grpc.StatusCode.UNAVAILABLE, "the model is still loading: wait until Health is SERVING"
-            )
+            why = f"this replica cannot serve: {self._cannot_serve}" if self._cannot_serve else LOADING
+            await abort(context, grpc.StatusCode.UNAVAILABLE, why)
         remaining: float | None = context.time_remaining()  # None where there is no deadline, whatever its type says
         deadline = None if remaining is None else time.monotonic() + remaining
         try:
@@ -175,6 +203,12 @@ class DraftSkill(skills_pb2_grpc.SkillsServiceServicer):
         result = answers.answer(flight, done, engine.ready, ram_bytes=anonymous_bytes(engine.pids))
         self._prompt_tokens += result.prompt_tokens
         self._cached_tokens += result.cached_tokens
+        if self._metrics:
+            self._metrics.answered(
+                first_token_s=result.time_to_first_token_ms / 1000,
+                tokens=result.tokens_generated,
+                duration_s=result.latency_ms / 1000,
+            )
         return result
 
     def _count(self, tokens: int) -> None:
@@ -184,11 +218,27 @@ class DraftSkill(skills_pb2_grpc.SkillsServiceServicer):
         while self._recent and self._recent[0][0] < now - SPEED_WINDOW_S:
             self._recent.popleft()
 
+    def _serve_metrics(self) -> None:
+        """Once, though loading may be tried again."""
+        if self._metrics and not self._metrics.serving:
+            try:
+                self._metrics.serve(self._settings.metrics)
+            except (OSError, ValueError) as error:
+                raise StartError(f"no metrics on {self._settings.metrics!r} (SKILL_DRAFT_METRICS): {error}") from error
+
+    def _readings(self) -> list[Reading]:
+        """What Health says, as metrics."""
+        health = self._health()
+        return [Reading(f"sarai_draft_{name}", help_, float(getattr(health, field))) for name, field, help_ in READINGS]
+
     async def Health(self, request: skills_pb2.HealthReq, context: Context) -> skills_pb2.HealthResp:  # noqa: N802, ARG002
         """What this replica does and how it is; never waits for the engine."""
+        return self._health()
+
+    def _health(self) -> skills_pb2.HealthResp:
         engine, now = self._engine, time.monotonic()
         common = skills_pb2.HealthResp(
-            status="DRAINING" if self._draining else engine.state.value if engine else State.LOADING.value,
+            status=self._status(),
             total_requests=self._total_requests,
             total_tokens=self._total_tokens,
             uptime_s=now - self._started,
@@ -196,6 +246,7 @@ class DraftSkill(skills_pb2_grpc.SkillsServiceServicer):
             prompt_tokens=self._prompt_tokens,
             cached_tokens=self._cached_tokens,
             tokens_per_second=sum(n for at, n in self._recent if at >= now - SPEED_WINDOW_S) / SPEED_WINDOW_S,
+            message=self._cannot_serve,
         )
         if engine is None:
             return common
@@ -211,13 +262,20 @@ class DraftSkill(skills_pb2_grpc.SkillsServiceServicer):
                 engine_restarts=engine.restarts,
                 lookup_tokens=tried,
                 lookup_accepted=right,
-                message=engine.message,
+                message=self._cannot_serve or engine.message,
             )
         )
         if ready := engine.ready:
             common.model, common.numerics = ready.model, ready.numerics
             common.n_ctx, common.kv_cells = ready.n_ctx, ready.n_cells
         return common
+
+    def _status(self) -> str:
+        if self._draining:
+            return "DRAINING"
+        if self._cannot_serve:
+            return State.NOT_SERVING.value
+        return (self._engine.state if self._engine else State.LOADING).value
 
 
 def main(arguments: list[str] | None = None, *, engine_module: str | None = None) -> int:
@@ -236,6 +294,7 @@ def main(arguments: list[str] | None = None, *, engine_module: str | None = None
                 grace_s=settings.grace_s,
                 max_message_bytes=int(settings.max_message_mb * (1 << 20)),
                 lifeline=lifeline,
+                stay=settings.on_start_failure == "stay",
             )
         )
     except StartError as error:

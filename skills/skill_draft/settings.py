@@ -49,7 +49,10 @@ class Settings:
                                      low=0.5, high=3600)  # fmt: skip
     start_timeout_s: float = _setting(300.0, "time for loading the model, seconds", low=1, high=86400)
     grace_s: float = _setting(30.0, "time for running requests after SIGTERM, seconds", low=0, high=3600)
+    on_start_failure: str = _setting("exit", "where the model cannot be loaded. exit: end with code 1; stay: be "
+                                     "NOT_SERVING, say why, and try again", choices=("exit", "stay"))  # fmt: skip
     max_message_mb: float = _setting(4.0, "largest request, MiB", low=0.01, high=1024)
+    metrics: str = _setting("", "address for Prometheus metrics over HTTP, HOST:PORT; empty: none")
     log_level: str = _setting("info", "what is logged to stderr", choices=("debug", "info", "warning", "error"))
 
     def __post_init__(self) -> None:

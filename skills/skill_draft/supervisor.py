@@ -23,6 +23,8 @@ from collections import deque
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 
+from skills.runtime.resources import memory_limit
+
 from .engine.messages import (
     HEADER_BYTES,
     Beat,
@@ -331,8 +333,13 @@ def _end_if_broken(keeper: asyncio.Task[None]) -> None:
         os.kill(os.getpid(), signal.SIGTERM)
 
 
+def _limit() -> str:
+    limit = memory_limit()
+    return f": the limit is {limit / (1 << 20):,.0f} MB" if limit < 1 << 60 else ""
+
+
 def _how(code: int | None) -> str:
     if code is not None and code < 0:
         name = signal.Signals(-code).name
-        return f"{name}, perhaps out of memory" if name == "SIGKILL" else name
+        return f"{name}, perhaps out of memory{_limit()}" if name == "SIGKILL" else name
     return f"exit code {code}"

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import threading
 import time
+import urllib.request
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -21,7 +22,7 @@ from google.rpc import error_details_pb2, status_pb2
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from skills import skills_pb2
-from tests.servers import ROOT, TINY, DraftServer, alive, draft_server
+from tests.servers import ROOT, TINY, DraftServer, alive, draft_server, free_port
 
 GenReq, Message = skills_pb2.GenReq, skills_pb2.Message
 COUNTED = (
@@ -575,3 +576,16 @@ def test_python_server_py_from_its_own_folder() -> None:
     done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=60, check=False)
     assert done.returncode == 0
     assert "SKILL_DRAFT_N_CTX" in done.stdout
+
+
+def test_metrics_tell_prometheus_what_health_tells(tmp_path: Path) -> None:
+    address = f"127.0.0.1:{free_port()}"
+    with draft_server(tmp_path, "--metrics", address, "--threads", "1") as server:
+        server.stub.Generate(greedy(), timeout=10)
+        with urllib.request.urlopen(f"http://{address}/metrics", timeout=5) as page:
+            lines = dict(line.rsplit(" ", 1) for line in page.read().decode().splitlines() if not line.startswith("#"))
+    assert float(lines["sarai_draft_requests_total"]) == 1
+    assert float(lines["sarai_draft_tokens_total"]) == 20
+    assert float(lines["sarai_draft_threads"]) == 1
+    assert float(lines["gen_ai_server_time_to_first_token_seconds_count"]) == 1
+    assert 0 < float(lines["gen_ai_server_request_duration_seconds_sum"]) < 10

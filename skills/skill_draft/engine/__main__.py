@@ -5,6 +5,7 @@ FD is one end of a socket pair; the other end is the server's. The process ends 
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import os
 import signal
@@ -13,6 +14,7 @@ import sys
 import threading
 import time
 import traceback
+from pathlib import Path
 
 from .binding import ModelError
 from .engine import Engine
@@ -63,6 +65,12 @@ def die_with_parent() -> None:
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
+def die_first() -> None:
+    """Has the kernel take this process, not the server, when memory runs out: the server can start another one."""
+    with contextlib.suppress(OSError):
+        Path("/proc/self/oom_score_adj").write_text("1000", encoding="ascii")
+
+
 def take_in(link: Link, engine: Engine, preparer: Preparer) -> None:
     """The intake thread: prepares requests beside the steps and hands them to the engine."""
     while True:
@@ -86,6 +94,7 @@ def take_in(link: Link, engine: Engine, preparer: Preparer) -> None:
 def main() -> int:
     """Loads the model, then runs until the server goes."""
     die_with_parent()
+    die_first()
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     link = Link(socket.socket(fileno=int(sys.argv[1])))
     config = link.receive()

@@ -40,7 +40,7 @@ class Sequence:
         self.slot: Slot | None = None
         self.leader: tuple[Sequence, int] | None = None  # whom to wait for, until it has that many tokens
         self.ending: Ending | None = None
-        self.queue_key = (request.arrived + BATCH_DELAY_S * (request.priority == Priority.BATCH), request.id, candidate)
+        self.queue_key = self.key_of(request, candidate)
         self._text = TextAssembler(piece, request.stop)
         self._end_tokens, self._n_ctx = end_tokens, n_ctx
         self._logprobs: list[float] = []
@@ -48,6 +48,12 @@ class Sequence:
         self._released = 0
         self._replay(request.so_far[candidate] if request.so_far else Tokens())
         self.lookup = Lookup(self.tokens) if request.lookup else None
+
+    @staticmethod
+    def key_of(request: Request, candidate: int) -> tuple[float, int, int]:
+        """The place in the queue: first come, first served, within a priority and with age across them."""
+        delay_s = BATCH_DELAY_S if request.priority == Priority.BATCH else 0.0
+        return request.arrived + delay_s, request.id, candidate
 
     def _replay(self, so_far: Tokens) -> None:
         """Takes over an answer so far. What could be released of it was shown before."""

@@ -1,0 +1,66 @@
+"""Prometheus metrics over HTTP, where a skill's operator asks for them.
+
+One prefix, base units, `_total` for counters. Names of what is generated follow OpenTelemetry's conventions for
+generative models (gen_ai.server.*), with underscores as Prometheus wants them.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+from prometheus_client import CollectorRegistry, Histogram, start_http_server
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+
+log = logging.getLogger("sarai.runtime")
+
+_SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0)
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """One value of a metric; a name that ends with `_total` is a counter's."""
+
+    name: str
+    help: str
+    value: float
+
+
+class Metrics:
+    """What a skill measures: readings on demand, and times of its answers."""
+
+    def __init__(self, read: Callable[[], list[Reading]]) -> None:
+        """`read` is called from another thread at each scrape; it must not block."""
+        self._read = read
+        self._registry = CollectorRegistry()
+        self._registry.register(self)
+        self.serving = False
+        self._first_token = self._times("time_to_first_token", "From arrival to the first token")
+        self._per_token = self._times("time_per_output_token", "From one token to the next, the mean of an answer")
+        self._duration = self._times("request_duration", "From arrival to the end")
+
+    def _times(self, name: str, help_: str) -> Histogram:
+        return Histogram(f"gen_ai_server_{name}_seconds", help_, buckets=_SECONDS, registry=self._registry)
+
+    def answered(self, *, first_token_s: float, tokens: int, duration_s: float) -> None:
+        """Notes an answer."""
+        self._first_token.observe(first_token_s)
+        self._duration.observe(duration_s)
+        if tokens > 1:
+            self._per_token.observe((duration_s - first_token_s) / (tokens - 1))
+
+    def collect(self) -> Iterator[Metric]:
+        """The readings, as prometheus_client asks for them."""
+        for reading in self._read():
+            if reading.name.endswith("_total"):
+                yield CounterMetricFamily(reading.name.removesuffix("_total"), reading.help, value=reading.value)
+            else:
+                yield GaugeMetricFamily(reading.name, reading.help, value=reading.value)
+
+    def serve(self, address: str) -> None:
+        """Serves `/metrics` on `HOST:PORT`. Raises `OSError` if it cannot be bound."""
+        host, _, port = address.rpartition(":")
+        start_http_server(int(port), addr=host or "127.0.0.1", registry=self._registry)
+        self.serving = True
+        log.info("metrics on http://%s/metrics", address)

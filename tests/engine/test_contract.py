@@ -1,0 +1,165 @@
+"""What the engine promises to callers beside the bits: nothing is prefilled twice, nobody starves, no slot leaks."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from skills.skill_draft.engine.messages import Admitted, Done, Failed, FailureKind, Piece, Priority, Sampling, Turn
+from skills.skill_draft.engine.sampling import Sampler, SamplingError, Scratch
+from skills.skill_draft.engine.scheduler import Scheduler
+from skills.skill_draft.engine.sequence import BATCH_DELAY_S, Sequence
+from skills.skill_draft.engine.threads import Threads
+
+from .harness import EngineUnderTest, ask
+
+SYSTEM = "Count to five. Who are you? Say hello. What is in the image? " * 12
+
+
+def with_system(question: str, **fields: Any) -> Any:
+    turns = (Turn(role="system", content=SYSTEM), Turn(role="user", content=question))
+    return ask(turns=turns, **fields)
+
+
+@pytest.fixture
+def engine() -> Iterator[EngineUnderTest]:
+    with EngineUnderTest() as running:
+        yield running
+
+
+def admitted(engine: EngineUnderTest, id_: int) -> Admitted:
+    event = engine.wait_for(id_, (Admitted,))
+    assert isinstance(event, Admitted)
+    return event
+
+
+def test_a_system_prompt_is_prefilled_once_though_requests_arrive_together(engine: EngineUnderTest) -> None:
+    ids = [engine.submit(with_system(q)) for q in ("Say hello.", "Count to five.", "Who are you?", "Count to twenty.")]
+    for id_ in ids:
+        assert isinstance(engine.wait_for(id_), Done)
+    first, *others = [admitted(engine, id_) for id_ in ids]
+    assert first.cached_tokens == 0
+    for other in others:
+        assert other.cached_tokens > 0.8 * other.prompt_tokens
+    prompt_cells = first.prompt_tokens + sum(o.prompt_tokens - o.cached_tokens for o in others)
+    assert engine.engine.stats().kv_used < prompt_cells + 80, "what was shared was computed again"
+
+
+def test_candidates_share_one_prefill(engine: EngineUnderTest) -> None:
+    done = engine.answer(with_system("Who are you?", num_candidates=8, max_tokens=4, sampling=Sampling(temperature=3)))
+    assert len(done.endings) == 8
+    prompt = admitted(engine, done.id).prompt_tokens
+    assert engine.engine.stats().kv_used < prompt + 8 * 6
+
+
+def test_a_request_that_cannot_meet_its_deadline_costs_nothing(engine: EngineUnderTest) -> None:
+    engine.answer(ask("Say hello."))
+    steps = engine.engine.stats().steps
+    failed = engine.answer(with_system("Say hello.", deadline=time.monotonic() + 1e-5))
+    assert isinstance(failed, Failed)
+    assert failed.kind is FailureKind.DEADLINE
+    assert not any(isinstance(event, Admitted) for event in engine.events[failed.id])
+    assert engine.engine.stats().steps == steps
+
+
+def test_a_cancelled_prompt_stops_in_mid_prefill() -> None:
+    with EngineUnderTest(n_batch=64) as engine:
+        running = engine.submit(ask("Count to twenty.", grammar='root ::= "a" root', max_tokens=900))
+        engine.wait_for(running, (Piece,))
+        long = engine.submit(with_system("Say hello."))
+        admitted(engine, long)
+        engine.cancel(long)
+        engine.cancel(running)
+        engine.idle(timeout=2)
+        assert not any(isinstance(event, Piece) for event in engine.events[long])
+        assert not engine.engine._cells.running
+
+
+def test_streams_go_on_while_a_long_prompt_is_read() -> None:
+    """Between two pieces of a stream there is never more than a bounded part of the prompt."""
+    with EngineUnderTest(n_batch=512, gap_ms=1.0) as engine:
+        stream = engine.submit(ask("Say hello.", grammar='root ::= "a" root', max_tokens=900))
+        engine.wait_for(stream, (Piece,), count=5)
+        before = len(list(engine.pieces(stream)))
+        long = engine.submit(with_system("Say hello. " * 90))
+        engine.wait_for(long, (Piece,))
+        during = len(list(engine.pieces(stream))) - before
+        engine.cancel(stream)
+        prompt = admitted(engine, long).prompt_tokens
+    assert prompt > 400
+    assert during >= 5, f"{during} tokens while {prompt} were read: the stream was stalled"
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
+def test_logits_that_are_no_numbers_are_an_error_not_an_answer(engine: EngineUnderTest, bad: float) -> None:
+    vocab = engine.loaded.model.vocab
+    logits = np.zeros(vocab.n_tokens, np.float32)
+    logits[3 if math.isfinite(bad) or bad != -math.inf else slice(None)] = bad
+    for sampling in (Sampling(temperature=0), Sampling(temperature=1)):
+        with pytest.raises(SamplingError):
+            Sampler(vocab, Scratch(vocab.n_tokens), sampling).choose(logits, [1, 2, 3], 0)
+
+
+def test_a_dead_end_of_a_grammar_is_the_requests_fault(engine: EngineUnderTest) -> None:
+    failed = engine.answer(ask(grammar='root ::= "\\U00012345"'))
+    if isinstance(failed, Done):  # the vocabulary can spell it in bytes
+        assert failed.endings[0].text == "\U00012345"
+    else:
+        assert (failed.kind, failed.field) == (FailureKind.INVALID, "grammar")
+    assert isinstance(engine.answer(ask("Say hello.")), Done)
+
+
+# --- the scheduler by itself ---
+
+
+class Progress:
+    """A sequence as the scheduler sees it: so many tokens pending."""
+
+    def __init__(self, pending: int, key: float) -> None:
+        self.pending, self.queue_key = pending, (key, 0, 0)
+        self.lookup = self.leader = self.slot = None
+
+
+@settings(max_examples=200, deadline=None)
+@given(
+    pending=st.lists(st.integers(1, 3000), min_size=1, max_size=24),
+    ms_per_row=st.floats(0.05, 40),
+    n_batch=st.sampled_from([64, 256, 512]),
+)
+def test_a_plan_serves_every_decode_and_the_oldest_prompt(pending: list[int], ms_per_row: float, n_batch: int) -> None:
+    threads = Threads(1)
+    for rows in (1, 4, 8, 16, 32, 64, 128, 256, 512):
+        threads.observe(1, rows, 2 + ms_per_row * rows, 0.0)
+    scheduler = Scheduler(threads, n_batch=n_batch, gap_ms=250, max_running=24)
+    scheduler.running = [Progress(n, i) for i, n in enumerate(pending)]  # type: ignore[misc]
+    shares = scheduler.plan()
+    by_sequence: dict[int, int] = {id(share.sequence): share.n for share in shares}
+    decodes = [s for s in scheduler.running if s.pending == 1]
+    prompts = [s for s in scheduler.running if s.pending > 1]
+    assert all(by_sequence[id(s)] == 1 for s in decodes)
+    assert sum(share.rows for share in shares) <= n_batch + len(decodes)
+    if prompts:
+        assert by_sequence.get(id(prompts[0]), 0) >= min(4, prompts[0].pending)
+        served = [id(s) in by_sequence for s in prompts]
+        assert served == sorted(served, reverse=True), "a younger prompt was read before an older one"
+    if decodes and len(decodes) < 8:
+        rows = sum(share.rows for share in shares)
+        assert rows <= 4 + len(decodes) or threads.costs.ms(rows) <= 260
+
+
+def test_batch_requests_rise_with_age() -> None:
+    def key(arrived: float, priority: Priority) -> tuple[float, int, int]:
+        request = ask(arrived=arrived, priority=priority)
+        return Sequence.key_of(request, 0)
+
+    old_batch, new_interactive = key(0.0, Priority.BATCH), key(BATCH_DELAY_S + 1, Priority.INTERACTIVE)
+    assert old_batch < new_interactive
+    assert key(5.0, Priority.INTERACTIVE) < key(0.0, Priority.BATCH)
+    assert key(0.0, Priority.INTERACTIVE) < key(1.0, Priority.INTERACTIVE)
