@@ -148,13 +148,14 @@ async def _load_again_and_again(skill: Skill, serving: Serving) -> None:
     for attempt in itertools.count():
         try:
             await skill.load(serving)
-            return
         except StartError as error:
             skill.cannot_serve(str(error))
             delay_s = RELOAD_DELAY_S[min(attempt, len(RELOAD_DELAY_S) - 1)]
             # One line says it all; the next ones show that nothing has changed.
             log.error("cannot serve: %s (NOT_SERVING; next try in %g s)", error, delay_s)  # noqa: TRY400
             await asyncio.sleep(delay_s)
+        else:
+            return
 
 
 async def _drain(drain: DrainInterceptor, stopping: _Stopping, grace_s: float) -> None:

@@ -29,10 +29,11 @@ from skills.runtime.status import abort
 from . import VERSION, answers
 from .catalog import ModelNotFoundError, find_model, models_dir
 from .engine.messages import Done, EngineConfig, Failed, FailureKind, Piece
+from .engine_process import EngineGoneError
 from .flight import Flight
 from .requests import InvalidFieldError, to_request
 from .settings import Settings, SettingsError, load
-from .supervisor import EngineGoneError, State, Supervisor
+from .supervisor import State, Supervisor
 
 log = logging.getLogger("sarai.draft")
 

@@ -16,20 +16,13 @@ import itertools
 import logging
 import os
 import signal
-import socket
-import sys
 import time
 from collections import deque
 from collections.abc import Awaitable, Callable
-from pathlib import Path
-
-from skills.runtime.resources import memory_limit
 
 from .engine.messages import (
-    HEADER_BYTES,
     Beat,
     Cancel,
-    Command,
     Done,
     EngineConfig,
     Event,
@@ -41,16 +34,12 @@ from .engine.messages import (
     Ready,
     Request,
     Stats,
-    decode,
-    encode,
-    frame_length,
 )
+from .engine_process import ENGINE_MODULE, EngineGoneError, EngineProcess, how_it_ended
 from .flight import Flight
 
 log = logging.getLogger("sarai.draft")
 
-ROOT = Path(__file__).resolve().parents[2]
-ENGINE_MODULE = "skills.skill_draft.engine"
 RESTART_DELAY_S = (0.0, 0.0, 0.5, 1.0, 2.0, 5.0, 10.0)
 
 
@@ -61,56 +50,6 @@ class State(enum.Enum):
     SERVING = "SERVING"
     RECOVERING = "RECOVERING"
     NOT_SERVING = "NOT_SERVING"
-
-
-class EngineGoneError(Exception):
-    """The engine process ended, or never got ready; the message says why."""
-
-
-class _Process:
-    """One engine process and the socket to it."""
-
-    def __init__(
-        self, process: asyncio.subprocess.Process, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
-    ) -> None:
-        self.process, self._reader, self._writer = process, reader, writer
-        self.last_beat = time.monotonic()
-
-    @classmethod
-    async def start(cls, module: str, numerics: str) -> _Process:
-        ours, theirs = socket.socketpair()
-        path = os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH"))))
-        try:
-            process = await asyncio.create_subprocess_exec(
-                sys.executable,
-                *("-m", module, str(theirs.fileno())),
-                pass_fds=(theirs.fileno(),),
-                stdin=asyncio.subprocess.DEVNULL,
-                env={**os.environ, "PYTHONPATH": path, "SKILL_DRAFT_NUMERICS": numerics},
-            )
-        finally:
-            theirs.close()
-        return cls(process, *await asyncio.open_unix_connection(sock=ours))
-
-    def send(self, frame: EngineConfig | Command) -> None:
-        self._writer.write(encode(frame))
-
-    async def receive(self) -> list[Event]:
-        """The next frame; raises `EngineGoneError` at the end."""
-        try:
-            header = await self._reader.readexactly(HEADER_BYTES)
-            events: list[Event] = decode(await self._reader.readexactly(frame_length(header)))
-        except (asyncio.IncompleteReadError, OSError) as error:
-            raise EngineGoneError("the engine process ended") from error
-        self.last_beat = time.monotonic()
-        return events
-
-    async def end(self) -> int | None:
-        """Makes sure that the process is gone; returns its exit code."""
-        with contextlib.suppress(ProcessLookupError):
-            self.process.kill()
-        self._writer.close()
-        return await self.process.wait()
 
 
 class Supervisor:
@@ -134,7 +73,7 @@ class Supervisor:
         self._lookup_of_dead = (0, 0)
         self._ids = itertools.count(1)
         self._flights: dict[int, Flight] = {}
-        self._process: _Process | None = None
+        self._process: EngineProcess | None = None
         self._accepting = False
         self._suspects: deque[Flight] = deque()
         self._on_trial: Flight | None = None
@@ -196,7 +135,7 @@ class Supervisor:
     # --- keeping an engine alive ---
 
     async def _launch(self) -> Ready:
-        process = self._process = await _Process.start(self._module, "exact" if self._config.exact else "fast")
+        process = self._process = await EngineProcess.start(self._module, "exact" if self._config.exact else "fast")
         process.send(self._config)
         try:
             first = (await asyncio.wait_for(process.receive(), self._start_timeout_s))[0]
@@ -205,7 +144,7 @@ class Supervisor:
             raise EngineGoneError(f"the model did not load within {self._start_timeout_s:g} s") from None
         except EngineGoneError:
             code = await process.end()
-            raise EngineGoneError(f"the engine process ended while loading the model ({_how(code)})") from None
+            raise EngineGoneError(f"the engine process ended while loading the model ({how_it_ended(code)})") from None
         if isinstance(first, NotReady):
             await process.end()
             raise EngineGoneError(first.message)
@@ -227,7 +166,7 @@ class Supervisor:
                 watch.cancel()
             await self._replace()
 
-    async def _watch(self, process: _Process) -> None:
+    async def _watch(self, process: EngineProcess) -> None:
         """Kills an engine that makes no step, or whose intake is stuck on one request."""
         while True:
             await asyncio.sleep(min(0.25, self._step_timeout_s / 4))
@@ -246,7 +185,7 @@ class Supervisor:
         """A new engine for the one that is gone, as often as it takes."""
         self._accepting = False
         assert self._process is not None
-        how = _how(await self._process.end())
+        how = how_it_ended(await self._process.end())
         tried, right = self._lookup_of_dead
         self._lookup_of_dead = (tried + self.stats.lookup_tokens, right + self.stats.lookup_accepted)
         self.stats = Stats()
@@ -331,15 +270,3 @@ def _end_if_broken(keeper: asyncio.Task[None]) -> None:
     if not keeper.cancelled() and (error := keeper.exception()):
         log.critical("the supervisor failed", exc_info=error)
         os.kill(os.getpid(), signal.SIGTERM)
-
-
-def _limit() -> str:
-    limit = memory_limit()
-    return f": the limit is {limit / (1 << 20):,.0f} MB" if limit < 1 << 60 else ""
-
-
-def _how(code: int | None) -> str:
-    if code is not None and code < 0:
-        name = signal.Signals(-code).name
-        return f"{name}, perhaps out of memory{_limit()}" if name == "SIGKILL" else name
-    return f"exit code {code}"
