@@ -16,8 +16,8 @@ unexport PROMPT
 export LOOP_PROMPT := $(value PROMPT)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup loop serve test test-unit lint format types stubs stubs-check proto-lint proto-breaking docs docs-check \
-	image base-image lock lock-check check hooks clean
+.PHONY: help setup loop serve test test-unit bench lint format types stubs stubs-check proto-lint proto-breaking docs docs-check \
+	image base-image context context-check lock lock-check check hooks clean
 
 help: ## This list
 	@sed -n 's/^\([a-z-]*\):[^#]*## \(.*\)/  make \1\t\2/p' $(firstword $(MAKEFILE_LIST)) | expand -t 24
@@ -40,15 +40,24 @@ test: setup ## All tests; those with containers where there is an engine
 test-unit: setup ## Only the fast tests
 	@exec $(BIN)/python -m pytest -m "not slow and not docker" $(ARGS)
 
+bench: setup ## Measures against llama.cpp's own server, on a quiet machine: make bench [ARGS="--quick --model 135m"]
+	@$(PYTHON) -m bench.set_up
+	@exec bench/.venv/bin/python -m bench run $(ARGS)
+
 # A wheel that this machine has compiled already is used in the image, if it is of the very same build (its key says so).
-image: base-image ## Builds the draft skill's image, sarai-skill-draft:v2.16
-	@$(PYTHON) -m tools.llama_wheel --portable --lock skills/skill_draft/requirements.txt --export .wheels
-	@docker build -t sarai-skill-draft:v2.16 -f skills/skill_draft/Dockerfile .
+image: ## Builds the draft skill's image, sarai-skill-draft:v2.16
+	@$(PYTHON) -m tools.skill_image --folder skills/skill_draft --tag sarai-skill-draft:v2.16
 
 base-image: ## Makes debian:bookworm-slim from Debian's packages where it cannot be pulled
 	@$(PYTHON) -m tools.base_image
 
-check: lint types stubs-check docs-check lock-check ## Everything that CI checks beside the tests
+context: ## Writes what a build from skills/skill_draft alone takes from the rest of the tree
+	@$(PYTHON) -m tools.image_context
+
+context-check: ## Is that current?
+	@$(PYTHON) -m tools.image_context --check
+
+check: lint types stubs-check docs-check lock-check context-check ## Everything that CI checks beside the tests
 
 lint: setup proto-lint ## Linters of Python, the contract, shell scripts and Dockerfiles
 	@$(BIN)/ruff check .

@@ -55,6 +55,14 @@ class PluginError(SaraiError):
         self.exception = exception
 
 
+class ComposeError(SaraiError):
+    """Compose, or the container engine, failed; the text has what it said last."""
+
+
+class NoComposeError(ComposeError):
+    """There is no container engine, no compose, or no compose project here."""
+
+
 class UnknownSkillError(SaraiError, LookupError):
     """No plugin brings a skill of this name.
 

@@ -5,6 +5,8 @@
     ├── PluginError               a plugin could not be loaded
     ├── UnknownSkillError         no plugin brings a skill of this name
     ├── PoolClosedError           the pool was closed
+    ├── ComposeError              compose, or the container engine, failed
+    │   └── NoComposeError        there is none, or no compose project here
     ├── SkillStartError           the local server of a skill did not come up; also a grpc.RpcError, UNAVAILABLE
     │   ├── SkillStartTimeoutError
     │   └── SkillRestartLimitError
@@ -29,7 +31,9 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from core.base_errors import (
+    ComposeError,
     ConfigError,
+    NoComposeError,
     PluginError,
     PoolClosedError,
     SaraiError,
@@ -47,10 +51,12 @@ __all__ = [
     "AccessDeniedError",
     "CallCancelledError",
     "CallError",
+    "ComposeError",
     "ConfigError",
     "DeadlineError",
     "FieldViolation",
     "InvalidRequestError",
+    "NoComposeError",
     "OverloadedError",
     "PluginError",
     "PoolClosedError",

@@ -122,7 +122,7 @@ class ModelPool:
         with lock:  # one skill may start while another one is asked for
             replica = self._replicas.get(name)
             # What was found on this host may have been stopped since: then look again.
-            if replica is None or (replica.lost and replica.origin == "running"):
+            if replica is None or (replica.lost and replica.origin in ("running", "container")):
                 replica = self._replicas[name] = self._find_replica(spec)
         if self._closed:  # while it was looked for: `close` may have been through already
             replica.close()

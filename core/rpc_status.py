@@ -7,6 +7,9 @@ from typing import Any
 from core.errors import ERROR_OF_CODE, CallError, FieldViolation, OverloadedError, RequestTooLargeError
 from core.quiet_grpc import grpc
 
+# gRPC's text where a server that stops drops a call that it has not begun. A cancellation of our own has other words
+# ("Locally cancelled by application!", "Channel closed!").
+_DROPPED = "CANCELLED"
 _DETAILS_KEY = "grpc-status-details-bin"
 
 
@@ -20,6 +23,8 @@ def call_error(error: grpc.RpcError, *, skill: str, target: str) -> CallError:
     """
     code = _ask(error, "code") or grpc.StatusCode.UNKNOWN
     details = _ask(error, "details") or ""
+    if code is grpc.StatusCode.CANCELLED and details == _DROPPED:
+        code, details = grpc.StatusCode.UNAVAILABLE, "the server dropped the call as it stopped"
     trailing = tuple((key, value) for key, value in _ask(error, "trailing_metadata") or ())
     retry_after_s, violations = rich_details(trailing)
     cls = ERROR_OF_CODE[code]

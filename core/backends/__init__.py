@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from typing import Literal, Protocol
 
-Origin = Literal["address", "running", "embedded"]
+Origin = Literal["address", "container", "running", "embedded"]
+"""An address that was set; a server found at the skill's port on this host, which says that it is in a container, or
+does not; a local process of the pool's."""
 
 
 class Replica(Protocol):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import socket
 from typing import TYPE_CHECKING
 
-from core.backends.health import check_serving
+from core.backends.health import ask_health
 
 if TYPE_CHECKING:
     from core.backends import Origin
@@ -42,6 +42,7 @@ def find_running(spec: SkillSpec, config: PoolConfig) -> AddressReplica | None:
     except OSError:
         return None
     target = f"127.0.0.1:{spec.port}"
-    if not check_serving(target, spec.health_service, timeout_s=config.probe_timeout_s):
+    answer = ask_health(target, spec.health_service, timeout_s=config.probe_timeout_s)
+    if not answer.serving:
         return None
-    return AddressReplica(target, "running")
+    return AddressReplica(target, "container" if answer.in_container else "running")

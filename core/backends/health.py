@@ -3,23 +3,42 @@
 from __future__ import annotations
 
 import threading
+from dataclasses import dataclass
 from typing import Any
 
 from core.channels import open_channel
 from core.quiet_grpc import grpc
 
+# What a skill's server in a container adds to its answers, as metadata.
+_IN_CONTAINER = "sarai-container"
 
-def check_serving(target: str, service: str, *, timeout_s: float) -> bool:
-    """Whether the server at the target says SERVING for a service within a time."""
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HealthAnswer:
+    """What a server says of itself."""
+
+    serving: bool
+    in_container: bool
+
+
+def ask_health(target: str, service: str, *, timeout_s: float) -> HealthAnswer:
+    """What the server at the target says for a service within a time; nothing is not serving."""
     from grpc_health.v1 import health_pb2, health_pb2_grpc
 
     with open_channel(target) as channel:
         stub = health_pb2_grpc.HealthStub(channel)
         try:
-            answer = stub.Check(health_pb2.HealthCheckRequest(service=service), timeout=timeout_s)
+            answer, call = stub.Check.with_call(health_pb2.HealthCheckRequest(service=service), timeout=timeout_s)
         except grpc.RpcError:
-            return False
-    return bool(answer.status == health_pb2.HealthCheckResponse.SERVING)
+            return HealthAnswer(serving=False, in_container=False)
+        metadata = {key for key, _ in call.initial_metadata() or ()}
+    serving = bool(answer.status == health_pb2.HealthCheckResponse.SERVING)
+    return HealthAnswer(serving=serving, in_container=_IN_CONTAINER in metadata)
+
+
+def check_serving(target: str, service: str, *, timeout_s: float) -> bool:
+    """Whether the server at the target says SERVING for a service within a time."""
+    return ask_health(target, service, timeout_s=timeout_s).serving
 
 
 class HealthWatch:

@@ -10,6 +10,7 @@ import click
 
 from core.cli.chat import chat
 from core.cli.completion import completion
+from core.cli.containers import down, logs, ps
 from core.cli.draft import draft
 from core.cli.exit_codes import ExitCode, exit_code_of
 from core.cli.health import health
@@ -17,13 +18,14 @@ from core.cli.loop import loop
 from core.cli.serve import serve
 from core.cli.settings import Settings, common_options
 from core.cli.skills import skills
+from core.cli.up import up
 
 _EPILOG = """\b
 Examples:
   sarai loop "Explain how a rainbow forms"
   git diff | sarai draft "Write a commit message for this"
   sarai chat --system "You answer in one sentence."
-  sarai health --watch
+  sarai up && sarai health --watch
 
 \b
 Environment (an option goes before its variable; each command names its own):
@@ -97,7 +99,7 @@ def cli() -> None:
     """
 
 
-for _command in (loop, draft, chat, serve, skills, health, completion):
+for _command in (loop, draft, chat, serve, skills, health, up, down, ps, logs, completion):
     cli.add_command(_command)
 
 

@@ -43,7 +43,7 @@ def exit_code_of(error: SaraiError) -> ExitCode:
     match error:
         case LoopError():
             return exit_code_of(error.error)
-        case errors.UnavailableError() | errors.SkillStartError() | errors.OverloadedError():
+        case errors.UnavailableError() | errors.SkillStartError() | errors.OverloadedError() | errors.NoComposeError():
             return ExitCode.UNAVAILABLE
         case errors.ConfigError() | errors.UnknownSkillError() | errors.InvalidRequestError():
             return ExitCode.USAGE

@@ -36,6 +36,7 @@ def where(origin: str, target: str) -> str:
     """Where an answer was written, after `by <model>`."""
     known = {
         "embedded": f"in a local process, embedded ({target})",
+        "container": f"in the container on this host ({target})",
         "running": f"at the server that runs on this host ({target})",
         "address": f"at {target}",
     }

@@ -40,6 +40,8 @@ class Row:
     name: str
     state: str
     target: str
+    where: str
+    """How the target was found: `address`, `container` or `running`; empty where it does not run."""
     version: str
     summary: str
 
@@ -61,7 +63,7 @@ def skills(*, watch: bool, interval: float) -> int:
     def look() -> View:
         rows = [_row(spec, config) for spec in plugins.skills.values()]
         rows += [
-            Row(name=error.name, state="failed", target=error.path, version="", summary=str(error.exception))
+            Row(name=error.name, state="failed", target=error.path, where="", version="", summary=str(error.exception))
             for error in plugins.errors
         ]
         lines = [json.dumps(asdict(row), ensure_ascii=False) for row in rows] if settings.json else _table(rows)
@@ -77,20 +79,30 @@ def _row(spec: SkillSpec, config: PoolConfig) -> Row:
     target = config.target_of(spec)
     if target is not None:
         serving = check_serving(target, spec.health_service, timeout_s=config.probe_timeout_s)
-        state = "serving" if serving else "unreachable"
+        state, where = ("serving" if serving else "unreachable"), "address"
     else:
         running = find_running(spec, config)
-        state, target = ("serving", running.target) if running else ("on demand", "")
-    return Row(name=spec.name, state=state, target=target, version=spec.version, summary=spec.summary)
+        found = ("serving", running.target, running.origin) if running else ("on demand", "", "")
+        state, target, where = found
+    return Row(name=spec.name, state=state, target=target, where=where, version=spec.version, summary=spec.summary)
 
 
 def _table(rows: list[Row]) -> list[str]:
     """The rows in columns, no wider than the terminal where there is one."""
     from core.cli.figures import table
 
-    cells = [("NAME", "STATE", "TARGET", "VERSION", "SUMMARY")]
+    cells = [("NAME", "STATE", "TARGET", "WHERE", "VERSION", "SUMMARY")]
     for row in rows:
-        cells += [(row.name, row.state, row.target or "-", row.version or "-", " ".join(row.summary.split()))]
+        cells += [
+            (
+                row.name,
+                row.state,
+                row.target or "-",
+                row.where or "-",
+                row.version or "-",
+                " ".join(row.summary.split()),
+            )
+        ]
     lines = table(cells, left=len(cells[0]))
     if Paint(sys.stdout).terminal:
         import shutil

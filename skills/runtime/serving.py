@@ -13,7 +13,8 @@ import os
 import signal
 import sys
 from collections.abc import Sequence
-from typing import Protocol
+from pathlib import Path
+from typing import Any, Protocol
 
 import grpc
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
@@ -23,6 +24,8 @@ from .drain import DrainInterceptor
 
 log = logging.getLogger("sarai.runtime")
 
+# The engines' own marks: docker's and podman's.
+IN_CONTAINER = any(Path(mark).exists() for mark in ("/.dockerenv", "/run/.containerenv"))
 # Clients may ping this often (ms); gRPC's own default of 300 s turns more lively clients away with too_many_pings.
 MIN_PING_INTERVAL_MS = 10_000
 
@@ -62,12 +65,22 @@ class Skill(Protocol):
         """Ends what it started."""
 
 
+class _HealthServicer(health.aio.HealthServicer):  # type: ignore[misc]  # it has no types
+    """The standard one; in a container it adds that to its answers, so that callers can tell where they are served."""
+
+    async def Check(self, request: Any, context: Any) -> Any:  # noqa: N802  # gRPC's name
+        """The health of a service."""
+        if IN_CONTAINER:
+            await context.send_initial_metadata((("sarai-container", "1"),))
+        return await super().Check(request, context)
+
+
 class Serving:
     """Whether the skill can answer, as the standard health service says it."""
 
     def __init__(self, services: Sequence[str]) -> None:
         self._names = ("", *services)
-        self.servicer = health.aio.HealthServicer()
+        self.servicer = _HealthServicer()
 
     async def set(self, serving: bool) -> None:
         """SERVING or NOT_SERVING, for the server as a whole and for each of its services."""

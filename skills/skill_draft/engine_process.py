@@ -3,20 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import os
 import signal
-import socket
-import sys
+import subprocess
 import time
-from pathlib import Path
 
 from skills.runtime.resources import memory_limit
 
 from .engine.messages import HEADER_BYTES, Command, EngineConfig, Event, decode, encode, frame_length
-
-ROOT = Path(__file__).resolve().parents[2]
-ENGINE_MODULE = "skills.skill_draft.engine"
+from .engine_start import start
 
 
 class EngineGoneError(Exception):
@@ -27,7 +21,7 @@ class EngineProcess:
     """One engine process and the socket to it."""
 
     def __init__(
-        self, process: asyncio.subprocess.Process, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
+        self, process: subprocess.Popen[bytes], reader: asyncio.StreamReader, writer: asyncio.StreamWriter
     ) -> None:
         self.process, self._reader, self._writer = process, reader, writer
         self.last_beat = time.monotonic()
@@ -35,19 +29,8 @@ class EngineProcess:
     @classmethod
     async def start(cls, module: str, numerics: str) -> EngineProcess:
         """Starts `python -m module`; it waits for its configuration."""
-        ours, theirs = socket.socketpair()
-        path = os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH"))))
-        try:
-            process = await asyncio.create_subprocess_exec(
-                sys.executable,
-                *("-m", module, str(theirs.fileno())),
-                pass_fds=(theirs.fileno(),),
-                stdin=asyncio.subprocess.DEVNULL,
-                env={**os.environ, "PYTHONPATH": path, "SKILL_DRAFT_NUMERICS": numerics},
-            )
-        finally:
-            theirs.close()
-        return cls(process, *await asyncio.open_unix_connection(sock=ours))
+        process, connection = start(module, numerics)
+        return cls(process, *await asyncio.open_unix_connection(sock=connection))
 
     def send(self, frame: EngineConfig | Command) -> None:
         """Sends a frame; a process that is gone is noticed by `receive`."""
@@ -65,10 +48,9 @@ class EngineProcess:
 
     async def end(self) -> int | None:
         """Makes sure that the process is gone; returns its exit code."""
-        with contextlib.suppress(ProcessLookupError):
-            self.process.kill()
+        self.process.kill()
         self._writer.close()
-        return await self.process.wait()
+        return await asyncio.to_thread(self.process.wait)
 
 
 def how_it_ended(code: int | None) -> str:

@@ -6,22 +6,28 @@ python -m skills.skill_draft.server   # from the repository root
 
 from __future__ import annotations
 
-import asyncio
-import logging
 import sys
-import time
-from collections import deque
-from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 
 if not __package__:  # run as `python server.py`: make `skills` importable
     sys.path[0] = str(Path(__file__).resolve().parents[2])
     __package__ = "skills.skill_draft"
 
+if __name__ == "__main__":
+    from .engine_start import start_early
+
+    start_early(sys.argv[1:])
+
+import asyncio
+import logging
+import time
+from collections import deque
+from collections.abc import AsyncIterator, Sequence
+from typing import TYPE_CHECKING
+
 import grpc
 
 from skills import skills_pb2, skills_pb2_grpc
-from skills.runtime.metrics import Metrics, Reading
 from skills.runtime.resources import CpuMeter, anonymous_bytes, usable_cpus
 from skills.runtime.serving import Serving, StartError, configure_logging, serve
 from skills.runtime.status import abort
@@ -34,6 +40,9 @@ from .flight import Flight
 from .requests import InvalidFieldError, to_request
 from .settings import Settings, SettingsError, load
 from .supervisor import State, Supervisor
+
+if TYPE_CHECKING:
+    from skills.runtime.metrics import Metrics, Reading
 
 log = logging.getLogger("sarai.draft")
 
@@ -83,7 +92,7 @@ class DraftSkill(skills_pb2_grpc.SkillsServiceServicer):
         self._engine: Supervisor | None = None
         self._total_requests = self._total_tokens = self._prompt_tokens = self._cached_tokens = 0
         self._recent: deque[tuple[float, int]] = deque()
-        self._metrics = Metrics(self._readings) if settings.metrics else None
+        self._metrics = self._make_metrics() if settings.metrics else None
 
     # --- the life of the server (see skills.runtime.serving.Skill) ---
 
@@ -227,9 +236,16 @@ class DraftSkill(skills_pb2_grpc.SkillsServiceServicer):
             except (OSError, ValueError) as error:
                 raise StartError(f"no metrics on {self._settings.metrics!r} (SKILL_DRAFT_METRICS): {error}") from error
 
+    def _make_metrics(self) -> Metrics:
+        from skills.runtime.metrics import Metrics  # its library costs a fifth of the server's imports
+
+        return Metrics(self._readings)
+
     def _readings(self) -> list[Reading]:
         """What Health says, as metrics."""
         health = self._health()
+        from skills.runtime.metrics import Reading
+
         return [Reading(f"sarai_draft_{name}", help_, float(getattr(health, field))) for name, field, help_ in READINGS]
 
     async def Health(self, request: skills_pb2.HealthReq, context: Context) -> skills_pb2.HealthResp:  # noqa: N802, ARG002

@@ -35,7 +35,8 @@ from .engine.messages import (
     Request,
     Stats,
 )
-from .engine_process import ENGINE_MODULE, EngineGoneError, EngineProcess, how_it_ended
+from .engine_process import EngineGoneError, EngineProcess, how_it_ended
+from .engine_start import ENGINE_MODULE
 from .flight import Flight
 
 log = logging.getLogger("sarai.draft")

@@ -109,9 +109,9 @@ def _choose_sizes(config: EngineConfig, model: Model, *, free: float) -> tuple[i
     if n_cells < n_ctx:
         raise ModelError(f"{n_cells} cells cannot hold a context of {n_ctx} (SKILL_DRAFT_KV_CELLS, SKILL_DRAFT_N_CTX)")
     if n_cells > affordable:
+        lower = f"lower SKILL_DRAFT_N_CTX to at most {affordable}, or " if affordable >= MIN_N_CTX else ""
         raise ModelError(
-            f"a cache of {n_cells} cells needs {n_cells * cell_bytes(model, exact=config.exact) / MIB:,.0f} MB and "
-            f"{max(0.0, free - reserve) / MIB:,.0f} MB are left beside the model: lower SKILL_DRAFT_N_CTX to at most "
-            f"{affordable}, or give the container more memory"
+            f"a cache of {n_cells} cells needs {n_cells * cell_bytes(model, exact=config.exact) / MIB:,.1f} MB and "
+            f"{max(0.0, free - reserve) / MIB:,.1f} MB are left beside the model: {lower}give the container more memory"
         )
     return n_ctx, n_cells

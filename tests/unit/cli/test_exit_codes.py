@@ -15,6 +15,8 @@ EXPECTED = {
     errors.PluginError: ExitCode.FAILED,
     errors.UnknownSkillError: ExitCode.USAGE,
     errors.PoolClosedError: ExitCode.FAILED,
+    errors.ComposeError: ExitCode.FAILED,
+    errors.NoComposeError: ExitCode.UNAVAILABLE,
     errors.SkillStartError: ExitCode.UNAVAILABLE,
     errors.SkillStartTimeoutError: ExitCode.UNAVAILABLE,
     errors.SkillRestartLimitError: ExitCode.UNAVAILABLE,

@@ -1,0 +1,191 @@
+"""`sarai down`, `ps` and `logs`: skills in containers, by whichever compose is there."""
+
+from __future__ import annotations
+
+import json
+import re
+import shlex
+import subprocess
+import sys
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from core.cli.exit_codes import ExitCode
+from core.cli.pool import complete_skill, find_spec
+from core.cli.settings import Settings, common_options, print_json, start_command
+from core.cli.types import Whole
+from core.cli.watch import View, show, watch_options
+
+if TYPE_CHECKING:
+    from core.compose import Project
+    from core.skill import SkillSpec
+
+_ESCAPES = re.compile(r"\x1b\[[0-9;]*[A-Za-z]")
+_DOWN_EPILOG = """\b
+Examples:
+  sarai down
+  sarai down draft
+  sarai down --dry-run
+"""
+_PS_EPILOG = """\b
+Examples:
+  sarai ps
+  sarai ps --watch
+  sarai ps --json | jq -r 'select(.state == "running").target'
+"""
+_LOGS_EPILOG = """\b
+Examples:
+  sarai logs
+  sarai logs draft --follow
+  sarai logs --tail 20
+"""
+
+
+def skills_argument(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Adds [SKILL]…."""
+    return click.argument("skills", metavar="[SKILL]...", nargs=-1, shell_complete=complete_skill)(command)
+
+
+def chosen_skills(project: Project, names: tuple[str, ...]) -> list[SkillSpec]:
+    """The skills that were named, or all that are services of the project.
+
+    Raises:
+        UnknownSkillError: there is no such skill.
+        ComposeError: it is no service of this project, or compose failed.
+    """
+    from core.base_errors import ComposeError
+    from core.plugins import get_plugins
+
+    services = project.services()
+    if not names:
+        return [spec for spec in get_plugins().skills.values() if spec.container in services]
+    specs = [find_spec(name) for name in names]
+    for spec in specs:
+        if spec.container not in services:
+            raise ComposeError(
+                f"skill {spec.name} is no service of {project.folder}: it has {', '.join(services) or 'none'}, "
+                f"and {spec.container} would be its name"
+            )
+    return specs
+
+
+def tell_command(command: list[str], settings: Settings, *, dry_run: bool) -> None:
+    """Says what is run, or would be."""
+    if settings.json:
+        print_json({"event": "would run" if dry_run else "running", "command": command})
+    elif dry_run:
+        print(shlex.join(command))
+    elif not settings.quiet:
+        print(f"$ {shlex.join(command)}", file=sys.stderr)
+
+
+@click.command(epilog=_DOWN_EPILOG, short_help="Stop and remove the containers of skills.")
+@skills_argument
+@click.option("--dry-run", is_flag=True, help="Only print the command.")
+@common_options
+def down(*, skills: tuple[str, ...], dry_run: bool) -> int:
+    """Stops and removes the containers of each SKILL, by default of the whole project with its network.
+
+    Running requests finish first. Images, models and other projects' containers stay.
+    """
+    from core.compose import find_project
+
+    settings = start_command()
+    project = find_project()
+    services = [spec.container for spec in chosen_skills(project, skills)] if skills else []
+    command = project.argv("rm", "--stop", "--force", *services) if services else project.argv("down")
+    tell_command(command, settings, dry_run=dry_run)
+    if dry_run:
+        return ExitCode.OK
+    silent = settings.quiet or settings.json
+    done = subprocess.run(
+        command, cwd=project.folder, stdin=subprocess.DEVNULL, stdout=sys.stderr, check=False,
+        stderr=subprocess.PIPE if silent else None, text=True,
+    )  # fmt: skip
+    if done.returncode:
+        if silent:
+            sys.stderr.write(done.stderr)
+        return ExitCode.FAILED
+    if settings.json:
+        print_json({"event": "down", "services": services})
+    return ExitCode.OK
+
+
+@click.command(epilog=_PS_EPILOG, short_help="List the containers of skills.")
+@skills_argument
+@watch_options
+@common_options
+def ps(*, skills: tuple[str, ...], watch: bool, interval: float) -> int:
+    """Lists the containers of each SKILL, by default of all, with state, health and address.
+
+    The exit code is 3 if there is one that does not run or is unhealthy.
+    """
+    from core.compose import find_project
+
+    settings = start_command()
+    project = find_project()
+    specs = chosen_skills(project, skills)
+
+    def look() -> View:
+        rows = [row for spec in specs for row in _rows(project, spec)]
+        bad = any(row["state"] != "running" or row["health"] == "unhealthy" for row in rows)
+        lines = [json.dumps(row, ensure_ascii=False) for row in rows] if settings.json else _table(rows)
+        return lines, ExitCode.UNAVAILABLE if bad else ExitCode.OK
+
+    return show(look, watch=watch, interval_s=interval)
+
+
+def _rows(project: Project, spec: SkillSpec) -> list[dict[str, Any]]:
+    return [
+        {
+            "skill": spec.name,
+            "container": each.name,
+            "state": each.state,
+            "health": each.health,
+            "target": each.ports.get(spec.port, ""),
+            "restarts": each.restarts,
+            "image": each.image,
+            "started": each.started,
+        }
+        for each in project.containers(spec.container)
+    ]
+
+
+def _table(rows: list[dict[str, Any]]) -> list[str]:
+    from core.cli.figures import table
+
+    heading = ("SKILL", "CONTAINER", "STATE", "HEALTH", "TARGET", "IMAGE", "STARTED")
+    cells = [[str(row[name.lower()]).split(".")[0] if name == "STARTED" else str(row[name.lower()]) or "-"
+              for name in heading] for row in rows]  # fmt: skip
+    return table([heading, *cells], left=len(heading)) if rows else []
+
+
+@click.command(epilog=_LOGS_EPILOG, short_help="Show what skills in containers have logged.")
+@skills_argument
+@click.option("-f", "--follow", is_flag=True, help="Go on with what comes, until Ctrl-C.")
+@click.option("--tail", type=Whole(0), metavar="LINES", help="Only the last so many lines of each.")
+@common_options
+def logs(*, skills: tuple[str, ...], follow: bool, tail: int | None) -> int:
+    """Shows the log of each SKILL's containers, by default of all. With --json, an object for each line."""
+    from core.compose import find_project
+
+    settings = start_command()
+    project = find_project()
+    services = [spec.container for spec in chosen_skills(project, skills)]
+    options = [*(("--follow",) if follow else ()), *((f"--tail={tail}",) if tail is not None else ())]
+    command = project.argv("logs", "--no-color", *options, *services)
+    with subprocess.Popen(
+        command, cwd=project.folder, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, text=True, errors="replace"
+    ) as process:
+        assert process.stdout is not None
+        for written in process.stdout:
+            line = _ESCAPES.sub("", written)  # compose v2 clears lines, also where nobody looks
+            container, bar, text = line.rstrip("\n").partition("| ")
+            if not settings.json:
+                sys.stdout.write(line)
+            elif bar:  # compose v1 also says what it is attached to
+                print_json({"container": container.strip(), "line": text})
+            sys.stdout.flush()
+    return ExitCode.FAILED if process.returncode else ExitCode.OK

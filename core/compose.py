@@ -1,0 +1,182 @@
+"""Docker Compose, whichever is there: v2, a plugin of the docker command, or v1, a command of its own."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from core.base_errors import ComposeError, NoComposeError, one_line
+
+BASE_FILE = "docker-compose.yml"
+SCALE_FILE = "docker-compose.scale.yml"
+_QUICK_S = 60.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Container:
+    """A container as the engine sees it."""
+
+    id: str
+    name: str
+    service: str
+    """Its name in the compose files."""
+    state: str
+    """created, running, paused, restarting, exited or dead."""
+    health: str
+    """starting, healthy or unhealthy; empty where the image says nothing of it."""
+    exit_code: int
+    restarts: int
+    """How often the restart policy has started it again."""
+    pid: int
+    """Of its first process, on the engine's machine; 0 where it does not run."""
+    image: str
+    started: str
+    """RFC 3339; of the last start."""
+    ports: Mapping[int, str]
+    """Where its ports are published: `{50051: "127.0.0.1:50051"}`."""
+
+    @property
+    def ended(self) -> bool:
+        """Whether it has ended and nothing will start it again by itself."""
+        return self.state in ("exited", "dead")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Project:
+    """A compose project: a folder with its files, and the command that works on it."""
+
+    command: tuple[str, ...]
+    folder: Path
+    files: tuple[Path, ...] = ()
+    """By default those that compose finds itself: the base file and its override."""
+    name: str = ""
+    """By default compose's own choice, the folder's name."""
+
+    def argv(self, *arguments: str) -> list[str]:
+        """The whole command line of a compose command."""
+        chosen = [part for file in self.files for part in ("-f", str(file))]
+        return [*self.command, *chosen, *(("-p", self.name) if self.name else ()), *arguments]
+
+    def ask(self, *arguments: str) -> str:
+        """What a compose command that changes nothing prints.
+
+        Raises:
+            ComposeError: It failed.
+        """
+        return _ask(self.argv(*arguments), cwd=self.folder)
+
+    def services(self) -> list[str]:
+        """The names of its services."""
+        return self.ask("config", "--services").split()
+
+    def containers(self, *services: str) -> list[Container]:
+        """The containers of some of its services, by default of all, ended ones too."""
+        # Compose v2 lists ended containers only with --all, and v1.29 does without an id where there is none.
+        ids = self.ask("ps", "--all", "--quiet", *services).split()
+        return inspect(ids)
+
+
+def find_command() -> tuple[str, ...]:
+    """The compose command: `docker compose` where the docker command knows it, else `docker-compose`.
+
+    Raises:
+        NoComposeError: There is neither.
+    """
+    if shutil.which("docker") is not None and _succeeds("compose", "version"):
+        return ("docker", "compose")
+    if shutil.which("docker-compose") is not None:
+        return ("docker-compose",)
+    raise NoComposeError("there is neither `docker compose` nor `docker-compose`: install one of them")
+
+
+def find_project() -> Project:
+    """The project of the current directory or of one above it, else that of this source tree.
+
+    Raises:
+        NoComposeError: There is none, or no compose, or no engine.
+    """
+    command = find_command()
+    _ask(["docker", "version", "--format", "{{.Server.Version}}"])
+    here = Path.cwd()
+    for folder in (here, *here.parents, Path(__file__).resolve().parents[1]):
+        if (folder / BASE_FILE).is_file():
+            return Project(command=command, folder=folder)
+    raise NoComposeError(f"no {BASE_FILE} in {here} or above it: go to the source tree's folder")
+
+
+def build_command(project: Project, service: str, image: str) -> list[str]:
+    """What builds a service's image: the tree's own tool, which also makes the base image where no registry is."""
+    if (project.folder / "tools" / "skill_image.py").is_file():
+        return ["python3", "-m", "tools.skill_image", "--folder", f"skills/{service}", "--tag", image]
+    return project.argv("build", service)
+
+
+def has_image(image: str) -> bool:
+    """Whether the engine has an image."""
+    return _succeeds("image", "inspect", image)
+
+
+def inspect(ids: Sequence[str]) -> list[Container]:
+    """What the engine knows of containers.
+
+    Raises:
+        ComposeError: One of them is not there.
+    """
+    if not ids:
+        return []
+    return [_container(each) for each in json.loads(_ask(["docker", "inspect", "--type", "container", *ids]))]
+
+
+def _container(about: Mapping[str, Any]) -> Container:
+    state = about["State"]
+    bindings = about["NetworkSettings"]["Ports"] or {}
+    return Container(
+        id=about["Id"],
+        name=about["Name"].lstrip("/"),
+        service=about["Config"]["Labels"].get("com.docker.compose.service", ""),
+        state=state["Status"],
+        health=(state.get("Health") or {}).get("Status", ""),
+        exit_code=state["ExitCode"],
+        restarts=about["RestartCount"],
+        pid=state["Pid"],
+        image=about["Config"]["Image"],
+        started=state["StartedAt"],
+        ports={int(port.split("/")[0]): _address(to[0]) for port, to in bindings.items() if to},
+    )
+
+
+def _address(binding: Mapping[str, str]) -> str:
+    host = binding["HostIp"]
+    # Published on all addresses: this host's own is the one that always works.
+    return f"{'127.0.0.1' if host in ('', '0.0.0.0', '::') else host}:{binding['HostPort']}"  # noqa: S104
+
+
+def _succeeds(*arguments: str) -> bool:
+    done = subprocess.run(
+        ["docker", *arguments],  # noqa: S607  # it is found where the user's PATH has it
+        stdin=subprocess.DEVNULL, capture_output=True, timeout=_QUICK_S, check=False,
+    )  # fmt: skip
+    return done.returncode == 0
+
+
+def _ask(argv: Sequence[str], cwd: Path | None = None) -> str:
+    try:
+        done = subprocess.run(
+            argv, cwd=cwd, stdin=subprocess.DEVNULL, capture_output=True, text=True,
+            timeout=_QUICK_S, check=False,
+        )  # fmt: skip
+    except FileNotFoundError:
+        raise NoComposeError(f"there is no {argv[0]} command: install a container engine") from None
+    except subprocess.TimeoutExpired:
+        raise ComposeError(f"`{' '.join(argv)}` gave no answer within {_QUICK_S:g} s") from None
+    if done.returncode != 0:
+        said = one_line(done.stderr.strip()) or f"exit code {done.returncode}"
+        if argv[:2] == ["docker", "version"]:
+            raise NoComposeError(f"the container engine does not answer: {said}")
+        raise ComposeError(f"`{' '.join(argv)}` failed: {said}")
+    return done.stdout

@@ -1,0 +1,232 @@
+"""A pytest plugin: skills in containers, for the tests of skills and of programs that use them.
+
+    def test_answers(skill_container):
+        draft = skill_container("draft")
+        assert draft.Generate(skills_pb2.GenReq(prompt="Hello"), timeout=30).text
+
+The image is built once a session. The containers have a project name of their own, a free port, and the limits of
+`docker-compose.scale.yml`, which the skill is a service of; they are removed by that name. Needs pytest-docker.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import socket
+import subprocess
+import time
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+if TYPE_CHECKING:
+    from core.client import SkillClient
+    from core.compose import Container, Project
+    from core.skill import SkillSpec
+
+START_TIMEOUT_S = 180.0
+_EXEC_TIMEOUT_S = 60.0
+
+
+class SkillContainer:
+    """A skill's container, and the means to look at it and to disturb it."""
+
+    def __init__(self, project: Project, spec: SkillSpec, target: str) -> None:
+        self._project, self._spec = project, spec
+        self.target = target
+        """Where its port is published."""
+        (found,) = project.containers(spec.container)
+        self.id = found.id
+
+    def inspect(self) -> Container:
+        """How it is now."""
+        from core.compose import inspect
+
+        (found,) = inspect([self.id])
+        return found
+
+    def docker(self, command: str, *arguments: str, before: bool = False, timeout_s: float = _EXEC_TIMEOUT_S) -> str:
+        """Runs a docker command on the container, `docker("stop", "-t", "40")`, and gives what it prints.
+
+        Args:
+            command: the command.
+            arguments: what stands between the command and the container.
+            before: the container comes first, as `docker top` wants it.
+            timeout_s: how long it may take, seconds.
+
+        Raises:
+            AssertionError: It failed.
+        """
+        ordered = (self.id, *arguments) if before else (*arguments, self.id)
+        return _docker(command, *ordered, timeout_s=timeout_s)
+
+    def exec(self, *command: str) -> str:
+        """What a command inside prints; raises `AssertionError` if it fails."""
+        return _docker("exec", self.id, *command)
+
+    def logs(self) -> str:
+        """Standard output and standard error, as far as they were written."""
+        done = subprocess.run(
+            ["docker", "logs", self.id],  # noqa: S607  # it is found where the user's PATH has it
+            stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+            timeout=_EXEC_TIMEOUT_S, check=False,
+        )  # fmt: skip
+        return done.stdout
+
+    def kill_9(self) -> None:
+        """Kills its first process as a crash would.
+
+        `docker kill` is another thing: it counts as wanted, and the restart policy does not bring the container back.
+        """
+        pid = self.inspect().pid
+        # From a container, as only root may, and the engine may run on another machine.
+        _docker("run", "--rm", "--pid=host", "--network=none", "--user=0", "--entrypoint=/bin/sh", self.inspect().image,
+                "-c", f"kill -9 {pid}")  # fmt: skip
+
+    def wait_serving(self, timeout_s: float = START_TIMEOUT_S) -> None:
+        """Returns when it says SERVING; raises `AssertionError` with its log if it does not in time."""
+        from core.backends.health import check_serving
+
+        until_s = time.monotonic() + timeout_s
+        while not check_serving(self.target, self._spec.health_service, timeout_s=2.0):
+            assert time.monotonic() < until_s, f"not SERVING after {timeout_s:g} s:\n{self.logs()}"
+            time.sleep(0.05)
+
+    def wait_health(self, health: str, timeout_s: float = START_TIMEOUT_S) -> None:
+        """Returns when the engine calls it `healthy`, or whatever is asked for."""
+        until_s = time.monotonic() + timeout_s
+        while self.inspect().health != health:
+            assert time.monotonic() < until_s, f"{self.inspect()} after {timeout_s:g} s:\n{self.logs()}"
+            time.sleep(0.2)
+
+
+class SkillContainers:
+    """Gives clients for skills in containers. What it starts it removes."""
+
+    def __init__(self, config: pytest.Config, folder: Path) -> None:
+        self._config, self._folder = config, folder
+        self._stack = contextlib.ExitStack()
+        self._shared: dict[str, tuple[SkillClient, SkillContainer]] = {}
+        self._built: set[str] = set()
+        self._number = 0
+
+    def __call__(self, name: str) -> SkillClient:
+        """A ready client for a skill in a container that all tests of the session share."""
+        return self._of_session(name)[0]
+
+    def container(self, name: str) -> SkillContainer:
+        """That container: to look at, not to be disturbed."""
+        return self._of_session(name)[1]
+
+    def _of_session(self, name: str) -> tuple[SkillClient, SkillContainer]:
+        if name not in self._shared:
+            self._shared[name] = self._stack.enter_context(self.own(name))
+        return self._shared[name]
+
+    @contextlib.contextmanager
+    def own(
+        self,
+        name: str,
+        *,
+        environment: Mapping[str, str] | None = None,
+        service: Mapping[str, Any] | None = None,
+        ready: bool = True,
+    ) -> Iterator[tuple[SkillClient, SkillContainer]]:
+        """A client and its container, for this test alone: it may be disturbed.
+
+        Args:
+            name: the skill.
+            environment: variables of the container.
+            service: further entries of the service, as in a compose file: `{"mem_limit": "200m"}`.
+            ready: whether to wait until it serves.
+        """
+        from core.backends.address import AddressReplica
+        from core.client import SkillClient
+        from core.config import PoolConfig
+
+        spec = self.build(name)
+        port = _free_port()
+        project = self._project(spec, {**(service or {}), "environment": dict(environment or {})})
+        with _up(project, spec, port):
+            container = SkillContainer(project, spec, f"127.0.0.1:{port}")
+            if ready:
+                container.wait_serving()
+            with SkillClient(spec, AddressReplica(container.target, "address"), PoolConfig.from_env()) as client:
+                yield client, container
+
+    def build(self, name: str) -> SkillSpec:
+        """Builds the skill's image of what the tree holds now, once a session; gives what its plugin says."""
+        from core.compose import build_command, find_project
+        from core.plugins import get_plugins
+
+        spec = get_plugins().skills[name]
+        if spec.image in self._built:
+            return spec
+        project = find_project()
+        capture = self._config.pluginmanager.getplugin("capturemanager")
+        with capture.global_and_fixture_disabled() if capture else contextlib.nullcontext():
+            # On the terminal, as the first time it takes minutes.
+            done = subprocess.run(build_command(project, spec.container, spec.image), cwd=project.folder, check=False)
+        assert done.returncode == 0, f"the image of skill {spec.name} cannot be built"
+        self._built.add(spec.image)
+        return spec
+
+    def close(self) -> None:
+        """Removes the shared containers."""
+        self._stack.close()
+
+    def _project(self, spec: SkillSpec, service: Mapping[str, Any]) -> Project:
+        from core.compose import BASE_FILE, SCALE_FILE, Project, find_project
+
+        here = find_project()
+        self._number += 1
+        name = f"sarai-test-{os.getpid()}-{self._number}"
+        overlay = self._folder / f"{name}.json"  # JSON is YAML
+        overlay.write_text(json.dumps({"version": "3.8", "services": {spec.container: service}}), encoding="utf-8")
+        files = (here.folder / BASE_FILE, here.folder / SCALE_FILE, overlay)
+        return Project(command=here.command, folder=here.folder, files=files, name=name)
+
+
+@contextlib.contextmanager
+def _up(project: Project, spec: SkillSpec, port: int) -> Iterator[None]:
+    from pytest_docker.plugin import get_docker_services
+
+    down = "down --volumes --remove-orphans --timeout 3"
+    command, files = " ".join(project.command), [str(file) for file in project.files]
+    ports = f"SARAI_{spec.name.upper().replace('-', '_')}_PORTS"
+    with contextlib.ExitStack() as stack:
+        # Before it is started, as what fails half-way is to be removed too.
+        stack.enter_context(get_docker_services(command, files, project.name, [], [down]))
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setenv(ports, str(port))
+            start = [f"up -d --no-build {spec.container}"]
+            stack.enter_context(get_docker_services(command, files, project.name, start, []))
+        yield
+
+
+@pytest.fixture(scope="session")
+def skill_container(pytestconfig: pytest.Config, tmp_path_factory: pytest.TempPathFactory) -> Iterator[SkillContainers]:
+    """Skills in containers: `skill_container("draft")` gives a ready client. See `SkillContainers`."""
+    containers = SkillContainers(pytestconfig, tmp_path_factory.mktemp("compose"))
+    try:
+        yield containers
+    finally:
+        containers.close()
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def _docker(*arguments: str, timeout_s: float = _EXEC_TIMEOUT_S) -> str:
+    done = subprocess.run(
+        ["docker", *arguments],  # noqa: S607  # the same
+        stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=timeout_s, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, f"docker {' '.join(arguments)}: {done.stderr}"
+    return done.stdout

@@ -1,0 +1,83 @@
+"""What the tests with containers ask, and what the tiny model answers."""
+
+from __future__ import annotations
+
+import contextlib
+import subprocess
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, Protocol
+
+import grpc
+import pytest
+
+from core.client import SkillClient
+from core.testing import SkillContainer
+from skills import skills_pb2
+from tests.servers import ROOT
+
+COUNTED = (
+    "one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen seventeen "
+    "eighteen nineteen twenty"
+)
+# The whole of a container's start, on a machine that does something else as well.
+CALL_S = 120.0
+
+
+class OwnTiny(Protocol):
+    """The fixture `own_tiny`."""
+
+    def __call__(
+        self, *, environment: dict[str, str] | None = None, service: dict[str, object] | None = None
+    ) -> contextlib.AbstractContextManager[tuple[SkillClient, SkillContainer]]:
+        """A client and its container."""
+
+
+def tiny_service() -> dict[str, object]:
+    """The folder with the tiny model, in place of ./models, and a health check that does not keep a test waiting."""
+    # Of 0 s the engine would make the image's start period.
+    check = ["CMD", "/opt/sarai/health_probe", "127.0.0.1", "50051"]
+    return {
+        "volumes": [f"{ROOT}/tests/models:/models:ro"],
+        "healthcheck": {"test": check, "interval": "1s", "timeout": "10s", "start_period": "1s", "retries": 2},
+    }
+
+
+def greedy(prompt: str = "Count to twenty.", **fields: Any) -> skills_pb2.GenReq:
+    """A request with one right answer."""
+    return skills_pb2.GenReq(**{"prompt": prompt, "temperature": 0, "max_tokens": 64, **fields})
+
+
+def endless(max_tokens: int = 900) -> skills_pb2.GenReq:
+    """A request that writes for as long as it may: the grammar never lets it end."""
+    return greedy("Say hello.", grammar='root ::= "a" root', max_tokens=max_tokens)
+
+
+def code_of(error: BaseException) -> grpc.StatusCode:
+    """The status that a call ended with."""
+    assert isinstance(error, grpc.RpcError), error
+    code: grpc.StatusCode = error.code()
+    return code
+
+
+@contextlib.contextmanager
+def in_background(command: list[str]) -> Iterator[subprocess.Popen[str]]:
+    """Runs a command beside the test, which it must not outlive."""
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as process:
+        try:
+            yield process
+        finally:
+            process.kill()
+
+
+@contextlib.contextmanager
+def threads(number: int) -> Iterator[ThreadPoolExecutor]:
+    """So many threads; what they are still doing at the end of a failed test does not keep it from ending."""
+    pool = ThreadPoolExecutor(number)
+    try:
+        yield pool
+    finally:
+        pool.shutdown(wait=False, cancel_futures=True)
+
+
+MARKS = [pytest.mark.docker, pytest.mark.slow, pytest.mark.timeout(300, func_only=True)]

@@ -1,0 +1,76 @@
+"""Containers of the draft skill for tests: with the tiny model, which loads in milliseconds, or as they come."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from core.client import SkillClient
+from core.testing import SkillContainer, SkillContainers
+from tests.docker.asking import OwnTiny, tiny_service
+from tests.servers import ROOT
+from tools import docker_plugins
+
+
+@pytest.fixture(scope="session")
+def draft(skill_container: SkillContainers) -> tuple[SkillClient, SkillContainer]:
+    """A container as users have it, with the embedded model. Shared: look at it, but do not disturb it."""
+    return skill_container("draft"), skill_container.container("draft")
+
+
+@pytest.fixture
+def own_tiny(skill_container: SkillContainers) -> OwnTiny:
+    """Makes a container with the tiny model for one test, which may do with it what it likes."""
+
+    def make(
+        *, environment: dict[str, str] | None = None, service: dict[str, object] | None = None
+    ) -> contextlib.AbstractContextManager[tuple[SkillClient, SkillContainer]]:
+        settings = {"SKILL_DRAFT_N_CTX": "1024", "SKILL_DRAFT_THREADS": "1", **(environment or {})}
+        return skill_container.own("draft", environment=settings, service={**tiny_service(), **(service or {})})
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def plugins_config() -> Path:
+    """A DOCKER_CONFIG with BuildKit's builder and Compose v2, which most users have."""
+    try:
+        return docker_plugins.config_dir()
+    except docker_plugins.UnavailableError as error:
+        if os.environ.get("SARAI_REQUIRE_DOCKER") == "1":
+            raise
+        pytest.skip(f"no docker plugins: {error}")
+
+
+@pytest.fixture(params=["docker-compose", "docker compose"])
+def compose(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> tuple[str, ...]:
+    """Compose v1 and Compose v2, as far as this machine has them or can have them."""
+    if request.param == "docker-compose":
+        if shutil.which("docker-compose") is None:
+            pytest.skip("no docker-compose: Compose v1 is a command of its own")
+    elif subprocess.run(["docker", "compose", "version"], capture_output=True, check=False).returncode != 0:
+        monkeypatch.setenv("DOCKER_CONFIG", str(request.getfixturevalue("plugins_config")))
+    return tuple(request.param.split())
+
+
+@pytest.fixture
+def clone(tmp_path: Path, skill_container: SkillContainers) -> Iterator[Path]:
+    """The tree as a fresh clone has it: what git knows or would add, no models, nothing that was built."""
+    skill_container.build("draft")
+    folder = tmp_path / f"sarai-clone-{os.getpid()}"
+    listed = subprocess.run(
+        ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"],
+        cwd=ROOT, check=True, capture_output=True, text=True,
+    )  # fmt: skip
+    for name in filter(None, listed.stdout.split("\0")):
+        if (ROOT / name).is_file():
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy2(ROOT / name, folder / name)
+    yield folder
+    shutil.rmtree(folder)
