@@ -1,0 +1,104 @@
+"""`python -m bench run|table|publish|overhead`; `make bench` is the first one with everything set up."""
+
+from __future__ import annotations
+
+import argparse
+import shutil
+import signal
+import sys
+import time
+from pathlib import Path
+
+from bench.overhead import overhead
+from bench.plots import plots
+from bench.records import PUBLISHED, RESULTS, Journal, about_this_run, read_results, warn_if_busy
+from bench.run import Plan, run
+from bench.servers import KINDS
+from bench.sizes import SIZES
+from bench.table import table, write_into_readme
+from bench.workloads import WORKLOADS
+from skills.runtime.resources import usable_cpus
+
+
+def _words(text: str) -> tuple[str, ...]:
+    return tuple(word for word in text.split(",") if word)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__)
+    commands = parser.add_subparsers(dest="command", required=True)
+    measure = commands.add_parser("run", help="measure, and write results, table and plots to bench/results/")
+    measure.add_argument("--quick", action="store_true", help="only see that everything runs")
+    measure.add_argument("--only", type=_words, default=(), help=f"workloads, of {','.join(WORKLOADS)}")
+    measure.add_argument("--servers", type=_words, default=(),
+                         help=f"of {','.join(kind.name for kind in KINDS)},ceiling")  # fmt: skip
+    measure.add_argument("--model", choices=tuple(SIZES), help="only this one")
+    measure.add_argument("--rounds", type=int, help="rounds for each model")
+    measure.add_argument("--threads", type=int, default=usable_cpus(), help="CPU threads of every server")
+    measure.add_argument("--seed", type=int, default=int(time.time()), help="decides the order")
+    measure.add_argument("--into", type=Path, help="the folder of a run that was interrupted: goes on with it")
+    for name, help_ in (("table", "print the table of a results file"), ("publish", "make it README's, with plots")):
+        command = commands.add_parser(name, help=help_)
+        command.add_argument("results", type=Path, nargs="?", default=PUBLISHED, help="results.json of a run")
+    share = commands.add_parser("overhead", help="Python's share of an engine step")
+    share.add_argument("--threads", type=int, default=usable_cpus())
+    share.add_argument("--steps", type=int, default=60, help="steps that are measured at each number of sequences")
+    return parser
+
+
+def _run(arguments: argparse.Namespace) -> int:
+    warn_if_busy()
+    plan = Plan(
+        models=(arguments.model,) if arguments.model else tuple(SIZES),
+        workloads="".join(arguments.only or WORKLOADS),
+        servers=arguments.servers,
+        quick=arguments.quick,
+        rounds=arguments.rounds,
+        threads=arguments.threads,
+        seed=arguments.seed,
+    )
+    journal = Journal(arguments.into or RESULTS / time.strftime("%Y%m%d-%H%M%S"))
+    about = about_this_run(journal.folder, sys.argv[1:], threads=plan.threads)
+    try:
+        run(plan, journal)
+    except KeyboardInterrupt:
+        sys.stderr.write(f"interrupted; go on with --into {journal.folder}\n")
+        return 130
+    finally:
+        path = journal.write_json(about)
+    text = table(about, journal.records)
+    (journal.folder / "table.md").write_text(text, encoding="utf-8")
+    plots(journal.records, journal.folder)
+    sys.stdout.write(text + "\n")
+    failed = [record for record in journal.records if record.error]
+    sys.stderr.write(f"{path}: {len(journal.records)} measurements, {len(failed)} failed\n")
+    return 1 if failed else 0
+
+
+def _table(arguments: argparse.Namespace) -> int:
+    about, records = read_results(arguments.results)
+    text = table(about, records)
+    if arguments.command == "table":
+        sys.stdout.write(text + "\n")
+        return 0
+    write_into_readme(text)
+    plots(records, PUBLISHED.parent / "plots")
+    if arguments.results.resolve() != PUBLISHED.resolve():
+        shutil.copyfile(arguments.results, PUBLISHED)
+    return 0
+
+
+def main() -> int:
+    """Runs a command."""
+    # Ends as Ctrl-C does, so that no server is left behind.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    arguments = _parser().parse_args()
+    if arguments.command == "run":
+        return _run(arguments)
+    if arguments.command == "overhead":
+        return overhead(threads=arguments.threads, steps=arguments.steps)
+    return _table(arguments)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

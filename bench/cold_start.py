@@ -1,0 +1,136 @@
+"""How long from `docker start` to SERVING and to the first token, and where the time goes: medians of N starts.
+
+`python -m bench.cold_start [-n 5]`, with the image built (`make image`) and the machine quiet. Also what a standby
+needs that is paused (`docker pause`) when it is asked for again. Milliseconds; the model is in the page cache.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+import statistics
+import sys
+import time
+
+import grpc
+
+from bench.containers import container, docker, docker_log, epoch_s, inspect, open_channel, target, wait_serving
+from skills import skills_pb2, skills_pb2_grpc
+
+_REQUEST = skills_pb2.GenReq(prompt="Hello", max_tokens=1, temperature=0)
+# Run inside, one interpreter for each process of the skill.
+_SERVER = "import time; t = time.perf_counter(); import skills.skill_draft.server; print(time.perf_counter() - t)"
+_ENGINE = """
+import time; t = time.perf_counter(); marks = {}
+def mark(name):
+    global t
+    marks[name] = time.perf_counter() - t; t = time.perf_counter()
+import numpy; mark("engine: import numpy")
+import skills.skill_draft.engine.binding; mark("engine: import llama.cpp")
+from skills.skill_draft.engine import loading, messages
+from skills.skill_draft.catalog import find_model, models_dir
+mark("engine: import the rest")
+path = find_model("", models_dir())
+loaded = loading.load(messages.EngineConfig(model=str(path), n_ctx=0, kv_cells=0, n_batch=512, slots=16, queue=64,
+                                            prefixes=32, gap_ms=250.0, exact=True, threads=2))
+mark("engine: model and context")
+loaded.context.wants_logits[0] = 1
+loaded.context.decode(1); mark("engine: first step")
+import json; print(json.dumps(marks))
+"""
+
+
+def start_once(name: str) -> dict[str, float]:
+    """One start of a stopped container; milliseconds since `docker start` was called."""
+    begin = time.time()
+    docker("start", name)
+    started = time.time()
+    with open_channel(target(name)) as channel:
+        wait_serving(channel)
+        serving = time.time()
+        first_token(channel)
+        answered = time.time()
+    begun = inspect(name)["State"]["StartedAt"]
+    log = docker_log(name, since=begun)
+    written = {
+        word: epoch_s(found[1])
+        for word in ("listening", "loading", "serving")
+        if (found := re.search(rf"^(\S+) .*: {word} (?!the)", log, re.MULTILINE))
+    }
+    marks = {
+        "`docker start` returns": started,
+        "first process runs": epoch_s(begun),
+        "server listens": written["listening"],
+        "engine is started": written["loading"],
+        "server says that it serves": written["serving"],
+        "SERVING is seen": serving,
+        "first token": answered,
+    }
+    return {name: 1000 * (at - begin) for name, at in marks.items()}
+
+
+def first_token(channel: grpc.Channel) -> None:
+    """Asks for one token."""
+    skills_pb2_grpc.SkillsServiceStub(channel).Generate(_REQUEST, timeout=60)
+
+
+def unpause_once(name: str) -> float:
+    """Milliseconds from `docker unpause` being called to the first token of a paused standby."""
+    with open_channel(target(name)) as channel:
+        first_token(channel)
+        docker("pause", name)
+        begin = time.perf_counter()
+        docker("unpause", name)
+        first_token(channel)
+        return 1000 * (time.perf_counter() - begin)
+
+
+def inside(name: str) -> dict[str, float]:
+    """What a start is made of, milliseconds, measured in a running container one part after the other."""
+    begin = time.perf_counter()
+    docker("exec", name, "python3", "-c", "")
+    bare = time.perf_counter() - begin
+    parts = {
+        "`docker exec` and a bare Python": bare,
+        "server: imports": float(docker("exec", name, "python3", "-c", _SERVER)),
+    }
+    parts |= json.loads(docker("exec", name, "python3", "-c", _ENGINE).splitlines()[-1])
+    return {part: 1000 * seconds for part, seconds in parts.items()}
+
+
+def medians(rounds: list[dict[str, float]]) -> dict[str, float]:
+    """The median of each figure."""
+    return {name: statistics.median(each[name] for each in rounds) for name in rounds[0]}
+
+
+def main() -> int:
+    """Measures, and prints a table or JSON."""
+    parser = argparse.ArgumentParser(prog="python -m bench.cold_start", description=__doc__.partition("\n")[0])
+    parser.add_argument("-n", type=int, default=5, help="starts; the first one, which warms up, is not counted")
+    parser.add_argument("--json", action="store_true", help="one line of JSON")
+    arguments = parser.parse_args()
+    with container() as name:
+        start_once(name)
+        starts = []
+        for _ in range(arguments.n):
+            docker("stop", name)
+            starts.append(start_once(name))
+        figures = {
+            "start": medians(starts),
+            "parts": medians([inside(name) for _ in range(arguments.n)]),
+            "standby": {"first token after `docker unpause`": statistics.median(
+                unpause_once(name) for _ in range(arguments.n))},
+        }  # fmt: skip
+    if arguments.json:
+        print(json.dumps(figures))
+        return 0
+    for title, rows in figures.items():
+        print(title)
+        for row, milliseconds in rows.items():
+            print(f"  {row:36} {milliseconds:7.0f} ms")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

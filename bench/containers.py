@@ -1,0 +1,90 @@
+"""A container of the draft skill for measurements, as docker-compose.override.yml runs it."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import subprocess
+import time
+from collections.abc import Iterator
+from datetime import datetime
+from typing import Any
+
+import grpc
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+
+IMAGE = "sarai-skill-draft:v2.16"
+_LIMITS = ("--cpus=2", "--memory=3g", "--read-only", "--tmpfs=/tmp", "--cap-drop=ALL")
+_START_TIMEOUT_S = 120.0
+# Looks often, so that what is measured is the server and not the pause between two looks.
+_IMPATIENT = (("grpc.initial_reconnect_backoff_ms", 20), ("grpc.min_reconnect_backoff_ms", 20),
+              ("grpc.max_reconnect_backoff_ms", 20), ("grpc.use_local_subchannel_pool", 1))  # fmt: skip
+
+
+def docker(*arguments: str) -> str:
+    """What a docker command prints.
+
+    Raises:
+        subprocess.CalledProcessError: It failed.
+    """
+    return subprocess.run(["docker", *arguments], check=True, capture_output=True, text=True).stdout.strip()
+
+
+def docker_log(name: str, *, since: str) -> str:
+    """What a container has written to either stream, each line with its time."""
+    done = subprocess.run(
+        ["docker", "logs", "--timestamps", "--since", since, name],
+        check=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+    )  # fmt: skip
+    return done.stdout
+
+
+@contextlib.contextmanager
+def container(*options: str, image: str = IMAGE) -> Iterator[str]:
+    """Makes a container, not started yet, with a free port of this host; gives its id and removes it at the end."""
+    name = docker("create", *_LIMITS, "--publish=127.0.0.1::50051", *options, image)
+    try:
+        yield name
+    finally:
+        docker("rm", "--force", "--volumes", name)
+
+
+def inspect(name: str) -> dict[str, Any]:
+    """What the engine knows of a container."""
+    about: dict[str, Any] = json.loads(docker("inspect", name))[0]
+    return about
+
+
+def target(name: str) -> str:
+    """Where a running container's port is published."""
+    binding = inspect(name)["NetworkSettings"]["Ports"]["50051/tcp"][0]
+    return f"{binding['HostIp']}:{binding['HostPort']}"
+
+
+def wait_serving(channel: grpc.Channel) -> None:
+    """Returns when the server says SERVING.
+
+    Raises:
+        grpc.RpcError: It did not in time.
+    """
+    health = health_pb2_grpc.HealthStub(channel)
+    until_s = time.monotonic() + _START_TIMEOUT_S
+    while time.monotonic() < until_s:
+        with contextlib.suppress(grpc.RpcError):
+            watched = health.Watch(health_pb2.HealthCheckRequest(), wait_for_ready=True, timeout=_START_TIMEOUT_S)
+            for answer in watched:
+                if answer.status == health_pb2.HealthCheckResponse.SERVING:
+                    watched.cancel()
+                    return
+    raise TimeoutError(f"not SERVING after {_START_TIMEOUT_S:g} s")
+
+
+def open_channel(address: str) -> grpc.Channel:
+    """A channel that connects as soon as somebody listens."""
+    return grpc.insecure_channel(address, options=_IMPATIENT)
+
+
+def epoch_s(text: str) -> float:
+    """The seconds since 1970 of the engine's RFC 3339 text."""
+    seconds, _, fraction = text.removesuffix("Z").partition(".")
+    return datetime.fromisoformat(f"{seconds}+00:00").timestamp() + float(f"0.{fraction or 0}")

@@ -1,0 +1,47 @@
+"""Our side of the wire."""
+
+from __future__ import annotations
+
+import time
+
+import grpc
+
+from bench.wire import Answer, Ask
+from skills import skills_pb2, skills_pb2_grpc
+
+TIMEOUT_S = 300.0
+
+
+class GrpcClient:
+    """Speaks to a draft server of ours."""
+
+    def __init__(self, port: int) -> None:
+        self._channel = grpc.aio.insecure_channel(f"127.0.0.1:{port}")
+        self._stub = skills_pb2_grpc.SkillsServiceStub(self._channel)
+
+    async def ask(self, request: Ask, answer: Answer | None = None) -> Answer:
+        """Asks and reads the answer as it is written."""
+        message = skills_pb2.GenReq(
+            messages=[
+                skills_pb2.Message(role=turn.role, content=turn.content, token_ids=turn.token_ids)
+                for turn in request.turns
+            ],
+            max_tokens=request.max_tokens,
+            temperature=request.temperature,
+            num_candidates=request.num_candidates,
+            seed=request.seed,
+        )
+        answer = answer or Answer(start=0.0)
+        answer.start = time.perf_counter()
+        async for chunk in self._stub.GenerateStream(message, timeout=TIMEOUT_S):
+            answer.times += [time.perf_counter()] * len(chunk.token_ids)
+            if chunk.HasField("result"):
+                answer.text, answer.token_ids = chunk.result.text, tuple(chunk.result.token_ids)
+                answer.num_tokens = chunk.result.tokens_generated
+                answer.prompt_tokens, answer.cached_tokens = chunk.result.prompt_tokens, chunk.result.cached_tokens
+        answer.end = time.perf_counter()
+        return answer
+
+    async def close(self) -> None:
+        """Closes the connection."""
+        await self._channel.close()

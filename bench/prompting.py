@@ -1,0 +1,65 @@
+"""Prompts of a wanted length from real text, none of which begins like another."""
+
+from __future__ import annotations
+
+import random
+from pathlib import Path
+
+from skills.skill_draft.catalog import EMBEDDED, find_model, models_dir
+from skills.skill_draft.engine.binding import Model, ModelParams, Vocab
+
+FOLDER = Path(__file__).parent / "prompts"
+TEMPLATE_TOKENS = 9  # of a chat template, without the system prompt that all prompts of SmolLM2 begin with
+
+
+def vocabulary() -> Vocab:
+    """The embedded model's, which is the shape model's too."""
+    return Model(find_model(EMBEDDED, models_dir()), ModelParams()).vocab
+
+
+class Prompts:
+    """An endless supply; with the same seed it is the same."""
+
+    def __init__(self, vocab: Vocab, seed: str) -> None:
+        self._vocab = vocab
+        self._random = random.Random(seed)  # noqa: S311 - not for secrets
+        self._questions = _lines("questions.txt")
+        self._paragraphs = _paragraphs("texts.txt")
+        self._random.shuffle(self._questions)
+        self._next = 0
+
+    def question(self) -> str:
+        """A short real question as somebody would ask it."""
+        self._next += 1
+        return self._questions[self._next % len(self._questions)]
+
+    def of_length(self, n_tokens: int) -> str:
+        """A prompt of `n_tokens`, not counting what all begin with: a number of its own, real text, a question."""
+        question = self.question()
+        room = n_tokens - TEMPLATE_TOKENS - len(self._tokens(question))
+        begin = f"Case {self._random.randrange(10**8)}.\n"
+        return f"{begin}{self._text(max(room - len(self._tokens(begin)), 1))}\n{question}"
+
+    def system(self, n_tokens: int) -> str:
+        """A system prompt of `n_tokens`."""
+        begin = f"You are assistant {self._random.randrange(10**8)} of a library. Answer from these notes.\n"
+        return begin + self._text(n_tokens - len(self._tokens(begin)))
+
+    def _text(self, n_tokens: int) -> str:
+        """Paragraphs in random order, cut to a length."""
+        chosen: list[str] = []
+        while sum(len(p) for p in chosen) < 8 * n_tokens:
+            chosen += self._random.sample(self._paragraphs, len(self._paragraphs))
+        tokens = self._tokens("\n".join(chosen))[:n_tokens]
+        return b"".join(map(self._vocab.piece, tokens)).decode("utf-8", "ignore")
+
+    def _tokens(self, text: str) -> list[int]:
+        return self._vocab.tokenize(text, add_special=False, parse_special=False)
+
+
+def _lines(name: str) -> list[str]:
+    return (FOLDER / name).read_text(encoding="utf-8").splitlines()
+
+
+def _paragraphs(name: str) -> list[str]:
+    return [p.replace("\n", " ").strip() for p in (FOLDER / name).read_text(encoding="utf-8").split("\n\n")]

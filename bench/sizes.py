@@ -1,0 +1,86 @@
+"""How much each workload does, by model: enough to be steady, and all of it done in under half an hour."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sizes:
+    """Sizes of the workloads; in tokens where nothing else is said."""
+
+    rounds: int
+    """How often all servers are started in turn."""
+    prompt: int = 96
+    """Length of ordinary prompts, not counting what all of them begin with (SmolLM2's own system prompt)."""
+    new: int = 48
+    """Length of ordinary answers."""
+    one_new: int = 96
+    """(a) the answer of the one stream; three of them."""
+    concurrency: tuple[int, ...] = (1, 2, 4, 8, 16)
+    """(b) requests at once."""
+    few_waves: int = 1
+    """(b) answers a caller gets one after the other, up to 4 callers; above that it is one."""
+    system: int = 512
+    """(c) the shared system prompt."""
+    system_requests: int = 16
+    """(c) requests, 8 at once."""
+    system_new: int = 32
+    stream_new: int = 400
+    """(d) the running streams' answers. A server without a free slot lets a new prompt wait for the end of one."""
+    long_prompt: int = 1024
+    """(d) a prompt that arrives while others are answered."""
+    long_prompts: int = 2
+    """(d) how many arrive, one after the other."""
+    loops: int = 2
+    """(e) prompts that go through draft, reflection and correction."""
+    draft: int = 160
+    reflection: int = 48
+    candidates_prompt: int = 512
+    candidates_new: int = 48
+    neighbours: bool = True
+    """(g) whether it is done at all."""
+
+
+SIZES = {
+    "135m": Sizes(rounds=2),
+    "4b": Sizes(
+        rounds=1,
+        prompt=48,
+        new=24,
+        one_new=32,
+        system_requests=8,
+        system_new=16,
+        stream_new=160,
+        long_prompts=1,
+        loops=1,
+        draft=100,
+        reflection=32,
+        candidates_prompt=256,
+        candidates_new=24,
+        neighbours=False,
+    ),
+}
+
+
+def quick(sizes: Sizes) -> Sizes:
+    """Only shows that everything runs; the figures say nothing."""
+    return replace(
+        sizes,
+        rounds=1,
+        prompt=48,
+        new=6,
+        one_new=8,
+        concurrency=(1, 4),
+        system=64,
+        system_requests=4,
+        system_new=4,
+        stream_new=100,
+        long_prompt=192,
+        long_prompts=1,
+        loops=1,
+        draft=24,
+        reflection=8,
+        candidates_prompt=64,
+        candidates_new=4,
+    )

