@@ -23,7 +23,7 @@ help: ## This list
 	@sed -n 's/^\([a-z-]*\):[^#]*## \(.*\)/  make \1\t\2/p' $(firstword $(MAKEFILE_LIST)) | expand -t 24
 
 setup: ## Makes .venv: what the lock files say, and llama.cpp compiled for this machine
-	@key="$$(cat $(SETUP_INPUTS) | sha256sum) $(CURDIR)"; \
+	@key="$$(cat $(SETUP_INPUTS) | sha256sum) $(CURDIR)$(SARAI_WHEEL:%= %)"; \
 	[ "$$key" = "$$(cat .venv/.set-up 2>/dev/null)" ] || \
 	{ $(PYTHON) -m tools.setup_venv && printf '%s' "$$key" > .venv/.set-up; }
 

@@ -246,7 +246,7 @@ async def neighbours(site: Site) -> Figures:
         asks = [ask(site.prompts.of_length(site.sizes.prompt), site.sizes.one_new) for _ in range(2)]
         # The first is not measured: an engine finds out in it how many threads pay. So it is with the pairs below.
         _, answer = [await site.client.ask(request) for request in asks]
-        figures["busy_one_tok_s"] = answer.decode_rate
+        figures["busy_one_tok_s"] = answer.whole_rate
         figures["busy_four_tok_s"] = (await _wave(site, 4))["tok_s"]
     finally:
         end_group(busy)
@@ -260,7 +260,7 @@ async def neighbours(site: Site) -> Figures:
             pair = await asyncio.gather(site.client.ask(asks[2]), other.client.ask(asks[3]))
         finally:
             await other.client.close()
-    figures["side_by_side_tok_s"] = sum(a.decode_rate for a in pair)
+    figures["side_by_side_tok_s"] = sum(a.whole_rate for a in pair)
     return figures
 
 

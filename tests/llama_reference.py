@@ -8,14 +8,26 @@ from __future__ import annotations
 import json
 import os
 import sys
+from typing import Any
 
 os.environ["GGML_CPU_TILED_MM"] = "0"
 
-from llama_cpp import Llama  # noqa: TID251 - the reference that the engine is compared with
+from pathlib import Path
+
+import llama_cpp  # noqa: TID251 - the reference that the engine is compared with
+from llama_cpp import Llama  # noqa: TID251 - the same
+
+
+def load_cpu_library() -> None:
+    """Where the build has a library for each CPU family, llama-cpp-python leaves it to us to load the right one."""
+    library: Any = llama_cpp.llama_cpp._lib
+    if library.ggml_backend_reg_count() == 0:
+        library.ggml_backend_load_all_from_path(str(Path(llama_cpp.__file__).parent / "lib").encode())
 
 
 def main() -> None:
     """Greedy answers with the settings that the engine uses; one thread, so that a busy machine does not matter."""
+    load_cpu_library()
     model, max_tokens = sys.argv[1], int(sys.argv[2])
     llama = Llama(model, n_ctx=2048, flash_attn=True, type_k=8, type_v=1, n_threads=1, verbose=False)
     answers = []

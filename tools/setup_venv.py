@@ -2,6 +2,8 @@
 
 Run by make as `python3 -m tools.setup_venv`, where the last set-up was not for these very lock files. It may be run
 again at any time. Needs only a Python with `venv`, a C++ compiler for the first time, and a package index.
+With SARAI_WHEEL=portable llama.cpp is compiled as for the image, for every CPU of this architecture: it takes twice as
+long, but a machine that builds the image too, as CI does, then compiles it once instead of twice.
 """
 
 from __future__ import annotations
@@ -36,7 +38,7 @@ def set_up() -> None:
     _check_python()
     _make_venv()
     # First, because it says at once when the compiler is missing.
-    wheel = get_wheel()
+    wheel = get_wheel(portable=os.environ.get("SARAI_WHEEL") == "portable")
     with tempfile.TemporaryDirectory(prefix="sarai-setup-") as temporary:
         rest = Path(temporary) / "requirements.txt"
         rest.write_text(without(LOCK, PACKAGE), encoding="utf-8")

@@ -243,9 +243,9 @@ class DraftSkill(skills_pb2_grpc.SkillsServiceServicer):
 
     def _readings(self) -> list[Reading]:
         """What Health says, as metrics."""
-        health = self._health()
         from skills.runtime.metrics import Reading
 
+        health = self._health()
         return [Reading(f"sarai_draft_{name}", help_, float(getattr(health, field))) for name, field, help_ in READINGS]
 
     async def Health(self, request: skills_pb2.HealthReq, context: Context) -> skills_pb2.HealthResp:  # noqa: N802, ARG002

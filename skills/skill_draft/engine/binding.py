@@ -48,7 +48,9 @@ def _load_bindings() -> Any:
 def _load_cpu_library() -> None:
     """Loads the library for this CPU, where the build has one for each CPU family instead of one built in."""
     folder = Path(L.__file__).parent / "lib"
-    ggml = ctypes.CDLL(str(folder / "libggml.so"))
+    # By way of libllama, which has it loaded: a wheel holds the same library under several names, each a file of its
+    # own with a list of backends of its own.
+    ggml = L._lib  # noqa: SLF001
     ggml.ggml_backend_reg_count.restype = ctypes.c_size_t
     if ggml.ggml_backend_reg_count() == 0:
         ggml.ggml_backend_load_all_from_path(str(folder).encode())

@@ -34,6 +34,7 @@ from .threads import Threads
 from .waiting import WaitEstimate
 
 IDLE_BEAT_S = 0.5
+BEAT_S = 0.05
 
 
 @dataclass(slots=True)
@@ -74,6 +75,7 @@ class Engine:
         self._events: list[Event] = []
         self._steps = self._lookup_tokens = self._lookup_accepted = 0
         self._wait = WaitEstimate()
+        self._last_beat = 0.0
 
     def run(self) -> None:
         """Runs until `None` comes in."""
@@ -286,7 +288,12 @@ class Engine:
             self._events.append(piece)
 
     def _flush(self) -> None:
-        self._events.append(Beat(stats=self.stats()))
+        """Sends what has happened. The figures go along when they change by more than some tokens, or now and then."""
+        now = time.monotonic()
+        only_pieces = bool(self._events) and all(isinstance(event, Piece) for event in self._events)
+        if not only_pieces or now - self._last_beat >= BEAT_S:
+            self._events.append(Beat(stats=self.stats()))
+            self._last_beat = now
         events, self._events = self._events, []
         self._send(events)
 

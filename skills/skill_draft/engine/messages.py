@@ -240,7 +240,7 @@ class Failed:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Beat:
-    """The engine is alive: sent with every step, and twice a second when idle."""
+    """The engine is alive: sent at least twice a second, and several times as often while it works."""
 
     stats: Stats
 

@@ -99,7 +99,8 @@ class Sampler:
         Raises:
             SamplingError: the logits are not numbers, or the grammar leaves no token.
         """
-        best = float(logits.max())
+        likeliest = int(logits.argmax())
+        best = float(logits[likeliest])
         if not math.isfinite(best):
             raise SamplingError(f"the model's largest logit is {best}")
         values = self._scratch.values
@@ -109,10 +110,10 @@ class Sampler:
         if self._penalises:
             np.copyto(values, logits)
             self._penalise(values, history[-PENALTY_WINDOW:])
-            adjusted = values
-        else:
-            adjusted = logits
-        token = int(adjusted.argmax()) if self._chain is None else self._draw(self._chain, adjusted, k)
+            likeliest = int(values.argmax())
+        token = likeliest
+        if self._chain is not None:
+            token = self._draw(self._chain, values if self._penalises else logits, k)
         self.accept(token)
         # As the wire has them, so that an answer continued from the wire is the same to the last bit.
         logprob = float(np.float32(float(logits[token]) - log_total))

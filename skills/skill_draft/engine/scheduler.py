@@ -86,13 +86,14 @@ class Scheduler:
     def plan(self) -> list[Share]:
         """The shares of the next step; empty if nobody runs."""
         shares = [Share.of(s, 1) for s in self.running if s.pending == 1]
-        left = self._threads.costs.rows_within(self._gap_ms if shares else QUIET_STEP_MS, self._n_batch) - len(shares)
-        # The oldest prompt always moves on by a tile, however many decode.
-        left = max(left, 4)
-        for sequence in self.running:
-            if sequence.pending > 1 and left > 0:
-                shares.append(Share.of(sequence, left))
-                left -= shares[-1].n
+        if prompts := [s for s in self.running if s.pending > 1]:
+            limit_ms = self._gap_ms if shares else QUIET_STEP_MS
+            # The oldest prompt always moves on by a tile, however many decode.
+            left = max(4, self._threads.costs.rows_within(limit_ms, self._n_batch) - len(shares))
+            for sequence in prompts:
+                if left > 0:
+                    shares.append(Share.of(sequence, left))
+                    left -= shares[-1].n
         self._add_guesses(shares)
         return shares
 

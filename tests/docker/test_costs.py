@@ -1,0 +1,43 @@
+"""What the container spares its host. The figures themselves are in the skill's README, with their commands."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+
+from core.client import SkillClient
+from core.testing import SkillContainer
+from tests.docker.asking import CALL_S, MARKS
+from tests.servers import ROOT
+
+pytestmark = MARKS
+
+
+def run(*arguments: str, **environment: str) -> str:
+    done = subprocess.run(
+        [sys.executable, "-m", *arguments], cwd=ROOT, env={**os.environ, **environment}, capture_output=True, text=True,
+        timeout=2 * CALL_S, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+def test_a_process_that_runs_the_loop_stays_below_60_mb(draft: tuple[SkillClient, SkillContainer]) -> None:
+    _, container = draft
+    said = run("bench.host_memory", SARAI_DRAFT_TARGET=container.target)
+    resident = re.search(r"([\d.]+) MB at most", said)
+    assert resident is not None, said
+    assert 10 < float(resident[1]) < 60
+
+
+def test_cold_start_has_a_figure_for_each_part(draft: tuple[SkillClient, SkillContainer]) -> None:
+    del draft  # it sees to the image
+    figures = json.loads(run("bench.cold_start", "-n", "1", "--json"))
+    marks = list(figures["start"].values())
+    assert marks[1:] == sorted(marks[1:]), "one after the other"
+    # The bound is 1.5 s on a quiet machine; here something else may run.
+    assert figures["start"]["SERVING is seen"] < 8000
+    assert figures["standby"]["first token after `docker unpause`"] < 4000
