@@ -185,7 +185,7 @@ class SkillContainers:
         self._number += 1
         name = f"sarai-test-{os.getpid()}-{self._number}"
         overlay = self._folder / f"{name}.json"  # JSON is YAML
-        overlay.write_text(json.dumps({"version": "3.8", "services": {spec.container: service}}), encoding="utf-8")
+        overlay.write_text(json.dumps({"services": {spec.container: service}}), encoding="utf-8")
         files = (here.folder / BASE_FILE, here.folder / SCALE_FILE, overlay)
         return Project(command=here.command, folder=here.folder, files=files, name=name)
 

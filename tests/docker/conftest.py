@@ -18,6 +18,12 @@ from tests.servers import ROOT
 from tools import docker_plugins
 
 
+@pytest.fixture(scope="session", autouse=True)
+def image(skill_container: SkillContainers) -> None:
+    """Builds the image before any test's time runs: the first time it takes minutes, with progress on the terminal."""
+    skill_container.build("draft")
+
+
 @pytest.fixture(scope="session")
 def draft(skill_container: SkillContainers) -> tuple[SkillClient, SkillContainer]:
     """A container as users have it, with the embedded model. Shared: look at it, but do not disturb it."""
@@ -60,9 +66,8 @@ def compose(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> 
 
 
 @pytest.fixture
-def clone(tmp_path: Path, skill_container: SkillContainers) -> Iterator[Path]:
+def clone(tmp_path: Path) -> Iterator[Path]:
     """The tree as a fresh clone has it: what git knows or would add, no models, nothing that was built."""
-    skill_container.build("draft")
     folder = tmp_path / f"sarai-clone-{os.getpid()}"
     listed = subprocess.run(
         ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"],
