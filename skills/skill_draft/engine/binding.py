@@ -57,7 +57,6 @@ def _load_cpu_library() -> None:
 
 
 L: Any = _load_bindings()
-_load_cpu_library()
 
 GGML_TYPES: dict[int, str] = {
     value: name.removeprefix("GGML_TYPE_") for name, value in vars(L).items() if name.startswith("GGML_TYPE_")
@@ -87,6 +86,7 @@ def _on_log(level: int, text: bytes, _data: object) -> None:
 
 
 L.llama_log_set(_on_log, None)
+_load_cpu_library()  # after the above, as it says what it loads
 L.llama_backend_init()
 
 
