@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, Generic, Self, TypeVar
 
 from core.calls import Attempts, CallRules, ClientFace, Metadata
 from core.channels import open_channel
+from core.interrupts import HeldInterrupts
 from core.quiet_grpc import grpc
 
 if TYPE_CHECKING:
@@ -80,7 +81,8 @@ class SkillClient(ClientFace):
 
         def begin() -> Any:
             self._rules.replica.ready(attempts.remaining_s())
-            return getattr(self._stub, method)(request, timeout=attempts.remaining_s(), metadata=metadata)
+            with HeldInterrupts():
+                return getattr(self._stub, method)(request, timeout=attempts.remaining_s(), metadata=metadata)
 
         return AnswerStream(begin, self._rules, attempts)
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import threading
 from dataclasses import dataclass
-from typing import Any
 
 from core.channels import open_channel
 from core.quiet_grpc import grpc
@@ -51,29 +50,30 @@ class HealthWatch:
     """
 
     def __init__(self, target: str, service: str, *, timeout_s: float) -> None:
-        from grpc_health.v1 import health_pb2, health_pb2_grpc
-
         self._channel = open_channel(target)
-        stub = health_pb2_grpc.HealthStub(self._channel)
-        self._serving = health_pb2.HealthCheckResponse.SERVING
-        self._call = stub.Watch(health_pb2.HealthCheckRequest(service=service), timeout=timeout_s)
         self._news = threading.Event()
         self.serving = False
         """It said SERVING."""
         self.ended: grpc.StatusCode | None = None
         """Why there is nothing to follow any more."""
-        threading.Thread(target=self._follow, args=(self._call,), name="sarai-health", daemon=True).start()
+        # The call begins in that thread too: a Ctrl-C in the midst of its beginning would leave a call that hangs.
+        threading.Thread(target=self._follow, args=(service, timeout_s), name="sarai-health", daemon=True).start()
 
-    def _follow(self, call: Any) -> None:
+    def _follow(self, service: str, timeout_s: float) -> None:
+        from grpc_health.v1 import health_pb2, health_pb2_grpc
+
         try:
-            for answer in call:
-                if answer.status == self._serving:
+            stub = health_pb2_grpc.HealthStub(self._channel)
+            for answer in stub.Watch(health_pb2.HealthCheckRequest(service=service), timeout=timeout_s):
+                if answer.status == health_pb2.HealthCheckResponse.SERVING:
                     self.serving = True
                     break
             else:
                 self.ended = grpc.StatusCode.OK
         except grpc.RpcError as error:
             self.ended = error.code()
+        except ValueError:  # closed before it began
+            self.ended = grpc.StatusCode.CANCELLED
         self._news.set()
 
     def wait(self, timeout_s: float) -> None:
@@ -82,5 +82,4 @@ class HealthWatch:
 
     def close(self) -> None:
         """Ends the watch."""
-        self._call.cancel()
         self._channel.close()
