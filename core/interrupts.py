@@ -11,8 +11,8 @@ from typing import Any
 class HeldInterrupts:
     """Ctrl-C waits until the block is over: `with HeldInterrupts(): …`. For blocks of microseconds.
 
-    gRPC registers a call with its channel first and starts the thread that will serve the call then. A KeyboardInterrupt
-    between the two leaves a call that nobody serves, and closing the channel waits for it for ever.
+    gRPC registers a call with its channel before it starts the thread that serves it. A KeyboardInterrupt between the
+    two leaves a call that nobody serves, and closing the channel waits for it for ever.
 
     Does nothing where a KeyboardInterrupt cannot happen: outside the main thread, or if SIGINT is not Python's.
     """
