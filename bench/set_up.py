@@ -15,7 +15,7 @@ import tempfile
 import venv
 from pathlib import Path
 
-from tools.llama_wheel import get_wheel
+from tools.llama_wheel import HOOK_OPTION, WITHOUT_AMX, get_wheel
 from tools.locked import entries, requirement
 from tools.step import StepError, run_step
 
@@ -37,7 +37,9 @@ def set_up() -> None:
         StepError: With the reason and the log's path.
     """
     marker = VENV / ".set-up"
-    key = hashlib.sha256(LOCK.read_bytes() + Path(__file__).read_bytes() + str(VENV).encode()).hexdigest()
+    key = hashlib.sha256(
+        LOCK.read_bytes() + Path(__file__).read_bytes() + (str(VENV) + WITHOUT_AMX).encode()
+    ).hexdigest()
     if marker.exists() and marker.read_text(encoding="utf-8") == key:
         return
     if not (VENV / "bin" / "python").exists():
@@ -48,6 +50,9 @@ def set_up() -> None:
     cpus = len(os.sched_getaffinity(0))
     # CMAKE_BUILD_PARALLEL_LEVEL has no effect here: this package's own build passes a bare -j, as many jobs as files.
     jobs = {"LLAMA_CPP_BUILD_JOBS": str(cpus), "CMAKE_ARGS": " ".join(_CMAKE_ARGS)}
+    # The peers are compiled like ours: a comparison with what faults on some machines would be none.
+    (hook := VENV / "without-amx.cmake").write_text(WITHOUT_AMX, encoding="utf-8")
+    jobs["CMAKE_ARGS"] += f" -D{HOOK_OPTION}={hook}"
     _install("compiling llama.cpp's programs", requirement(LOCK, PROGRAMS), _PROGRAMS_CPU_S / cpus, **jobs)
     _link_libraries()
     marker.write_text(key, encoding="utf-8")
@@ -63,7 +68,8 @@ def _install(label: str, requirements: str, expected_s: float, **environment: st
 def _pip(label: str, arguments: list[str], expected_s: float, **environment: str) -> None:
     run_step(
         label,
-        [str(VENV / "bin" / "python"), "-m", "pip", "install", "--verbose", "--no-deps", *arguments],
+        # pip's cache may hold the same version compiled in another way.
+        [str(VENV / "bin" / "python"), "-m", "pip", "install", "--verbose", "--no-deps", "--no-cache-dir", *arguments],
         log=VENV / "log" / f"{label.rpartition(' ')[2]}.log",
         expected_s=expected_s,
         read_progress=_make_progress,

@@ -34,9 +34,26 @@ LOCK = ROOT / "requirements.lock"
 BUILD_TOOLS_LOCK = ROOT / "tools" / "llama_wheel.lock"
 PACKAGE = "llama-cpp-python"
 
-# CMake reads this file inside llama.cpp's project() call. That is after the bindings have forced the option on, and
-# a plain variable beats a cached one.
+# CMake reads this inside llama.cpp's project() call. That is after the bindings have forced the option on, and a plain
+# variable beats a cached one.
 WITHOUT_COMMON = "set(LLAMA_BUILD_COMMON OFF)\n"
+
+# The same, at the end of llama.cpp's own files. AMX is left out: its kernels are others than those for a few rows, so
+# an answer would depend on its batch; and virtual machines announce it in which its first instruction is a fault.
+WITHOUT_AMX = """\
+include(CheckCXXCompilerFlag)
+function(leave_out_amx)
+  check_cxx_compiler_flag(-mno-amx-tile compiler_knows_amx)
+  foreach(name IN ITEMS ggml-cpu ggml-cpu-sapphirerapids)
+    if(compiler_knows_amx AND TARGET ${name})
+      target_compile_options(${name} PRIVATE -mno-amx-tile -mno-amx-int8 -mno-amx-bf16)
+    endif()
+  endforeach()
+endfunction()
+cmake_language(DEFER CALL leave_out_amx)
+"""
+CMAKE_HOOK = WITHOUT_COMMON + WITHOUT_AMX
+HOOK_OPTION = "CMAKE_PROJECT_llama.cpp_INCLUDE"
 
 # One build for every x86-64 (or arm64) CPU: each CPU family has its own library, the best one is loaded at run time.
 # llama.cpp installs those with its programs; BINDIR puts them beside the other libraries.
@@ -62,6 +79,8 @@ class Build:
     """The lock's entry: version and hashes of the source."""
     cmake_args: tuple[str, ...]
     """Our options and those of the environment variable CMAKE_ARGS."""
+    cmake_hook: str
+    """What is changed in llama.cpp's own files for CMake."""
     platform: str
     """Operating system, machine and C library."""
     compiler: str
@@ -83,6 +102,7 @@ def describe(*, portable: bool, lock: Path = LOCK) -> Build:
     return Build(
         requirement=requirement(lock, PACKAGE),
         cmake_args=(*(PORTABLE if portable else ()), *os.environ.get("CMAKE_ARGS", "").split()),
+        cmake_hook=CMAKE_HOOK,
         platform=" ".join((sys.platform, platform.machine(), *platform.libc_ver())),
         compiler=_compiler(native=not portable),
     )
@@ -145,12 +165,11 @@ def _build(build: Build, folder: Path, *, portable: bool) -> Path:
     with tempfile.TemporaryDirectory(prefix="sarai-wheel-") as temporary:
         work = Path(temporary)
         tools = _build_tools(work / "tools", folder)
-        (work / "without-common.cmake").write_text(WITHOUT_COMMON, encoding="utf-8")
+        (hook := work / "hook.cmake").write_text(build.cmake_hook, encoding="utf-8")
         (work / "requirement.txt").write_text(build.requirement, encoding="utf-8")
-        include = f"-DCMAKE_PROJECT_llama.cpp_INCLUDE={work / 'without-common.cmake'}"
         env = {
             **os.environ,
-            "CMAKE_ARGS": " ".join((include, *build.cmake_args)),
+            "CMAKE_ARGS": " ".join((f"-D{HOOK_OPTION}={hook}", *build.cmake_args)),
             "PATH": f"{tools / 'bin'}{os.pathsep}{os.environ.get('PATH', os.defpath)}",
         }
         # Its own build tools instead of pip's isolation, so that they are pinned and their hashes checked too.

@@ -44,7 +44,8 @@ def set_up() -> None:
         rest.write_text(without(LOCK, PACKAGE), encoding="utf-8")
         _pip_install("installing packages", ["--require-hashes", "--requirement", str(rest)], log="packages")
     # These two come from this machine, so there is no hash to compare: the wheel's source was checked by its hash.
-    _pip_install("installing llama-cpp-python", ["--no-index", str(wheel)], log="llama")
+    # Also over one of the same version: it may be another build.
+    _pip_install("installing llama-cpp-python", ["--no-index", "--force-reinstall", str(wheel)], log="llama")
     _pip_install(
         "installing this project", ["--no-index", "--no-build-isolation", "--editable", str(ROOT)], log="project"
     )
