@@ -1,30 +1,30 @@
-"""The async twin of the client: the same words over grpc.aio. What decides is shared (`core.calls`)."""
+"""The async twin of the client: the same words over grpc.aio. What decides is shared (core.calls, core.replicas)."""
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from typing import TYPE_CHECKING, Any, Generic, Self, TypeVar
 
-from core.calls import Attempts, CallRules, ClientFace, Metadata
+from core.calls import ANSWERS, Call, CallPath, ClientFace, Metadata, result_of
 from core.channels import open_aio_channel
 from core.quiet_grpc import grpc
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Awaitable, Callable
-
-    from core.backends import Replica
-    from core.config import PoolConfig
-    from core.skill import SkillSpec
+    from core.replicas import Lease, ReplicaSet
     from skills import skills_pb2
 
 _Chunk = TypeVar("_Chunk")
+_LOOK_AGAIN_S = 1.0  # whoever waits for a replica looks as often whether its client was closed
 
 
 class AsyncSkillClient(ClientFace):
     """Calls a skill from one event loop. The methods, arguments and errors are those of `core.client.SkillClient`."""
 
-    def __init__(self, spec: SkillSpec, replica: Replica, config: PoolConfig) -> None:
-        super().__init__(spec, replica, config, open_aio_channel(replica.target))
+    _path: _AsyncPath
+
+    def __init__(self, replicas: ReplicaSet, *, caller: str = "") -> None:
+        self._path = _AsyncPath(replicas, caller=caller)
 
     async def Generate(  # noqa: N802  # the stub's name
         self,
@@ -33,14 +33,17 @@ class AsyncSkillClient(ClientFace):
         metadata: Metadata | None = None,
     ) -> skills_pb2.GenResp:
         """Answers a prompt."""
-        answer: skills_pb2.GenResp = await self._unary("Generate", request, timeout, metadata)
-        return answer
+        async with self._stream(ANSWERS, request, timeout, metadata) as stream:
+            async for chunk in stream:
+                if (result := result_of(chunk)) is not None:
+                    return result
+        raise AssertionError("a stream without a result ends with an error")
 
     def GenerateStream(  # noqa: N802  # the stub's name
         self, request: skills_pb2.GenReq, timeout: float | None = None, metadata: Metadata | None = None
     ) -> AsyncAnswerStream[skills_pb2.GenChunk]:
         """The same answer in pieces. Closing the stream cancels the call."""
-        return self._stream("GenerateStream", request, timeout, metadata)
+        return self._stream(ANSWERS, request, timeout, metadata)
 
     async def Health(  # noqa: N802  # the stub's name
         self,
@@ -56,11 +59,6 @@ class AsyncSkillClient(ClientFace):
         health: skills_pb2.HealthResp = await self._unary("Health", request, timeout, metadata)
         return health
 
-    async def _ready(self, attempts: Attempts) -> None:
-        replica = self._rules.replica
-        if not replica.is_ready():
-            await asyncio.to_thread(replica.ready, attempts.remaining_s())
-
     async def _unary(
         self,
         method: str,
@@ -68,32 +66,37 @@ class AsyncSkillClient(ClientFace):
         timeout: float | None,  # noqa: ASYNC109  # as above
         metadata: Metadata | None,
     ) -> Any:
-        attempts = self._rules.begin(method, timeout)
+        path = self._path
+        call = path.begin(method, request, timeout)
         while True:
-            await self._ready(attempts)
+            lease = await path.lease(call)
             try:
-                answer = await getattr(self._stub, method)(request, timeout=attempts.remaining_s(), metadata=metadata)
+                rpc = getattr(await path.ready_stub(lease), method)(
+                    call.next_request(), timeout=call.remaining_s(), metadata=metadata
+                )
+                lease.sent(path.canceller(rpc))
+                answer = await rpc
             except grpc.RpcError as error:
-                await asyncio.sleep(self._rules.backoff_s(error, attempts))
+                path.attempt_failed(lease, error)
+            except asyncio.CancelledError:
+                if not lease.broken_off or _task_is_cancelled():
+                    raise
+                path.attempt_failed(lease, _BrokenOffError())
             else:
-                self._rules.answered()
+                path.replicas.heard(lease)
+                path.replicas.succeeded(lease)
                 return answer
+            finally:
+                path.replicas.release(lease)
 
     def _stream(
         self, method: str, request: Any, timeout: float | None, metadata: Metadata | None
     ) -> AsyncAnswerStream[Any]:
-        attempts = self._rules.begin(method, timeout)
-
-        async def begin() -> Any:
-            await self._ready(attempts)
-            return getattr(self._stub, method)(request, timeout=attempts.remaining_s(), metadata=metadata)
-
-        return AsyncAnswerStream(begin, self._rules, attempts)
+        return AsyncAnswerStream(self._path, self._path.begin(method, request, timeout), metadata)
 
     async def close(self) -> None:
-        """Ends the client and cancels its running calls. Again does nothing. The replica goes on."""
-        self._rules.closed = True
-        await self._channel.close()
+        """Ends the client and cancels its running calls. Again does nothing. The replicas go on."""
+        await self._path.close()
 
     async def __aenter__(self) -> Self:
         return self
@@ -102,67 +105,152 @@ class AsyncSkillClient(ClientFace):
         await self.close()
 
 
+class _BrokenOffError(grpc.RpcError):
+    """An attempt that the pool itself has ended; why, the lease knows."""
+
+
+def _task_is_cancelled() -> bool:
+    """Whether it is the caller's task that was cancelled, and not only the call."""
+    task = asyncio.current_task()
+    return task is not None and task.cancelling() > 0
+
+
+class _AsyncPath(CallPath):
+    async def lease(self, call: Call) -> Lease:
+        """A replica for the next attempt; waits for one."""
+        loop, woken = asyncio.get_running_loop(), asyncio.Event()
+
+        def wake() -> None:
+            with contextlib.suppress(RuntimeError):  # its loop is closed: nobody waits
+                loop.call_soon_threadsafe(woken.set)
+
+        ticket = self.replicas.enter(call, wake)
+        try:
+            while wait_s := self.replicas.poll(ticket):
+                with contextlib.suppress(TimeoutError):
+                    await asyncio.wait_for(woken.wait(), min(wait_s, _LOOK_AGAIN_S))
+                woken.clear()
+                self.check_open()
+        except BaseException:
+            self.replicas.leave(ticket)
+            raise
+        assert ticket.lease is not None
+        return ticket.lease
+
+    async def ready_stub(self, lease: Lease) -> Any:
+        """The stub of a replica, which is started first where that is ours to do."""
+        replica = lease.member.replica
+        if not replica.is_ready():
+            await asyncio.to_thread(replica.ready, lease.call.remaining_s())
+        for channel in self.take_idle_channels():
+            await channel.close()
+        return self.stub_of(lease.member)
+
+    def canceller(self, rpc: Any) -> Any:
+        """Cancels a call from any thread."""
+        loop = asyncio.get_running_loop()
+
+        def cancel() -> None:
+            with contextlib.suppress(RuntimeError):  # as above
+                loop.call_soon_threadsafe(rpc.cancel)
+
+        return cancel
+
+    async def close(self) -> None:
+        self.closed = True
+        for channel in self.take_idle_channels(every=True):
+            await channel.close()
+
+    def _open(self, target: str) -> grpc.aio.Channel:
+        return open_aio_channel(target)
+
+
 class AsyncAnswerStream(Generic[_Chunk]):
     """An answer in pieces, as it comes. The call begins with the first piece that is asked for.
 
     An async context manager; leaving it early cancels the call.
 
     Args:
-        begin: starts the call at the replica.
-        rules: what all calls of the client share.
-        attempts: this call's deadline.
+        path: the way to the replicas.
+        call: the call, with its deadline.
+        metadata: goes with every attempt.
     """
 
-    def __init__(self, begin: Callable[[], Awaitable[Any]], rules: CallRules, attempts: Attempts) -> None:
-        self._begin = begin
-        self._rules = rules
-        self._attempts = attempts
+    def __init__(self, path: _AsyncPath, call: Call, metadata: Metadata | None) -> None:
+        self._path = path
+        self._call = call
+        self._metadata = metadata
         self._closed = False
-        self._call: Any = None
+        self._lease: Lease | None = None
+        self._rpc: Any = None
 
-    def __aiter__(self) -> AsyncIterator[_Chunk]:
+    def __aiter__(self) -> Self:
         return self
 
     async def __anext__(self) -> _Chunk:
         while not self._closed:
             try:
-                if self._call is None:
-                    self._call = await self._begin()
-                chunk = await self._call.read()
+                chunk = await self._read()
             except grpc.RpcError as error:
-                await self._go_on(error)
+                self._failed(error)
+            except asyncio.CancelledError:
+                if self._lease is None or not self._lease.broken_off or _task_is_cancelled():
+                    self.close()
+                    raise
+                self._failed(_BrokenOffError())
             except BaseException:
                 self.close()
                 raise
             else:
-                if chunk is grpc.aio.EOF:
+                if chunk is None:
                     break
-                if not self._attempts.received:
-                    self._attempts.received = True
-                    self._rules.answered()
                 piece: _Chunk = chunk
                 return piece
-        self._closed = True
         raise StopAsyncIteration
 
-    async def _go_on(self, error: grpc.RpcError) -> None:
-        """Lets the call start again, if nothing has come yet; else this is where another replica will continue it.
+    async def _read(self) -> Any:
+        """The next piece, None at the end."""
+        call, path = self._call, self._path
+        if self._rpc is None:
+            lease = self._lease = await path.lease(call)
+            method = getattr(await path.ready_stub(lease), call.method)
+            self._rpc = method(call.next_request(), timeout=call.remaining_s(), metadata=self._metadata)
+            lease.sent(path.canceller(self._rpc))
+        assert self._lease is not None
+        chunk = await self._rpc.read()
+        if chunk is grpc.aio.EOF:
+            lease = self._lease
+            self.close()
+            path.check_whole(lease)
+            path.replicas.succeeded(lease)
+            return None
+        call.take(chunk)
+        path.replicas.heard(self._lease)
+        return chunk
+
+    def _failed(self, error: grpc.RpcError) -> None:
+        """Returns where the answer goes on at the next replica.
 
         Raises:
-            CallError: the answer ends here.
+            CallError: it ends here.
         """
-        self._call = None
+        if self._lease is None:  # there was no replica to begin with
+            self.close()
+            raise error
         try:
-            await asyncio.sleep(self._rules.backoff_s(error, self._attempts))
+            self._path.attempt_failed(self._lease, error)
         except BaseException:
-            self._closed = True
+            self.close()
             raise
+        self._rpc = None
 
     def close(self) -> None:
         """Cancels the call if it is not over. Again does nothing."""
         self._closed = True
-        if self._call is not None:
-            self._call.cancel()
+        if self._rpc is not None:
+            self._rpc.cancel()
+        if self._lease is not None:
+            self._path.replicas.release(self._lease)
 
     cancel = close
 

@@ -1,169 +1,221 @@
-"""What every call of a client goes by, sync or async: its deadline, its errors, and when it is tried again."""
+"""What every call of a client goes by, sync or async: its deadline, its attempts, and the names of its methods."""
 
 from __future__ import annotations
 
 import math
 import os
-import random
+import threading
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from core.errors import CallError, PoolClosedError, UnavailableError
+from core.answer_so_far import AnswerSoFar
+from core.errors import CallCancelledError, CallError, PoolClosedError, SaraiError, SkillFailedError
 from core.quiet_grpc import grpc
+from core.replicas import Lease, Member, ReplicaSet
+from core.replicas.affinity import conversation_keys
 from core.rpc_status import call_error
 
 if TYPE_CHECKING:
-    from core.backends import Replica
-    from core.config import PoolConfig
-    from core.skill import SkillSpec
+    from core.backends import Origin
+    from core.replicas.stats import CallStats
+    from skills import skills_pb2
 
 Metadata = Sequence[tuple[str, str | bytes]]
 
-# Envoy's figures: 0.1 s to 1 s, doubling, jitter over the whole interval.
-FIRST_BACKOFF_S = 0.1
-MAX_BACKOFF_S = 1.0
-MAX_ATTEMPTS_AT_STRANGERS = 5
-"""Attempts at a target that never answered: it may come up just now, but most often the address is wrong."""
+ANSWERS = "GenerateStream"
+"""The method whose answer can be continued: its pieces carry token ids, its requests take them."""
 
 
-class Attempts:
+class Call:
     """One call and its attempts.
 
     Args:
+        method: the stub's method.
+        request: its message.
         timeout_s: the deadline of the call, seconds from now.
+        caller: who takes turns with other callers where calls have to wait.
     """
 
-    __slots__ = ("_deadline", "_failures", "_lost_at", "received")
-
-    def __init__(self, timeout_s: float) -> None:
-        self._deadline = time.monotonic() + timeout_s
-        self._failures = 0
-        self._lost_at: float | None = None
+    def __init__(self, method: str, request: Any, timeout_s: float, *, caller: str) -> None:
+        self.method = method
+        self.caller = caller
+        self.conversation = conversation_keys(request)
+        self.answer = AnswerSoFar(request) if method == ANSWERS else None
+        self.attempts = 0
         self.received = False
-        """Whether a piece of the answer has come. What has begun is not begun again."""
+        """Whether a piece has come."""
+        self.last_member: Member | None = None
+        self.last_error: CallError | None = None
+        self.tried: dict[str, str] = {}
+        """What went wrong, by target."""
+        self.breaks: list[tuple[Member, int]] = []
+        """The replicas that broke while they worked on it, and how often each had been gone by then."""
+        self.failing_since_s: float | None = None
+        self.not_before_s = 0.0
+        self._request = request
+        now = time.monotonic()
+        self.waiting_since_s = now
+        self._deadline_s = now + timeout_s
 
     def remaining_s(self) -> float:
         """Seconds to the deadline, 0 if it is over."""
-        return max(0.0, self._deadline - time.monotonic())
+        return max(0.0, self._deadline_s - time.monotonic())
 
-    def backoff_s(self, error: CallError, *, known: bool, recovery_s: float) -> float | None:
-        """Seconds to wait before the next attempt, or None if there is none.
+    @property
+    def can_go_on(self) -> bool:
+        """Whether another attempt gives the caller what is still missing. What cannot be continued is not repeated."""
+        return self.answer is not None or not self.received
 
-        Args:
-            error: how the last attempt failed.
-            known: whether the replica has ever answered.
-            recovery_s: how long a known replica may be away.
-        """
-        if self.received or error.code() is not grpc.StatusCode.UNAVAILABLE:
-            return None
+    def begin_attempt(self, member: Member) -> None:
+        """It goes to a replica."""
+        self.attempts += 1
+        self.last_member = member
+
+    def next_request(self) -> Any:
+        """The message for that replica."""
+        return self._request if self.answer is None else self.answer.next_request()
+
+    def note_failure(self, member: Member, error: CallError) -> None:
+        """An attempt failed."""
         now = time.monotonic()
-        self._failures += 1
-        self._lost_at = now if self._lost_at is None else self._lost_at
-        if known and now - self._lost_at >= recovery_s:
-            return None
-        if not known and self._failures >= MAX_ATTEMPTS_AT_STRANGERS:
-            return None
-        longest = min(MAX_BACKOFF_S, FIRST_BACKOFF_S * 2.0 ** min(self._failures - 1, 10))
-        wait_s = max(random.uniform(0.0, longest), error.retry_after_s or 0.0)  # noqa: S311  # jitter
-        return wait_s if wait_s < self.remaining_s() else None
+        self.last_error = error
+        self.tried[member.target] = error.details()
+        self.waiting_since_s = now
+        self.failing_since_s = now if self.failing_since_s is None else self.failing_since_s
+
+    def take(self, chunk: Any) -> None:
+        """A piece has come."""
+        self.received = True
+        if self.answer is not None:
+            self.answer.take(chunk)
 
 
-class CallRules:
-    """What the calls of one client share.
+class CallPath(ABC):
+    """The way of calls to the replicas: what the sync and the async one have in common.
 
     Args:
-        skill: the skill's name.
-        replica: where the calls go.
-        config: the pool's settings.
+        replicas: where the calls go.
+        caller: who takes turns with other callers where calls have to wait.
     """
 
-    def __init__(self, *, skill: str, replica: Replica, config: PoolConfig) -> None:
-        self.skill = skill
-        self.replica = replica
+    def __init__(self, replicas: ReplicaSet, *, caller: str) -> None:
+        self.replicas = replicas
+        self.owns_replicas = False
+        """Whether they end with the client."""
         self.closed = False
-        self._config = config
+        self._caller = caller
         self._pid = os.getpid()
-        self._known = replica.origin != "address"  # the others said SERVING a moment ago
+        self._lock = threading.Lock()
+        self._channels: dict[Member, tuple[int, Any, Any]] = {}
 
-    def begin(self, method: str, timeout_s: float | None) -> Attempts:
+    def begin(self, method: str, request: Any, timeout_s: float | None) -> Call:
         """A call begins.
 
         Raises:
             ValueError: the timeout is not a number of seconds.
             PoolClosedError: the client is closed, or belongs to another process.
         """
-        if self.closed:
-            raise PoolClosedError(f"the client of skill {self.skill!r} is closed; get another one from the pool")
+        skill, config = self.replicas.spec.name, self.replicas.config
+        self.check_open()
         if os.getpid() != self._pid:
             # gRPC's threads do not live on after a fork: the call would hang.
             raise PoolClosedError(
-                f"the client of skill {self.skill!r} belongs to process {self._pid}; "
+                f"the client of skill {skill!r} belongs to process {self._pid}; "
                 f"this is process {os.getpid()}: ask get_model_pool() for a new one"
             )
         if timeout_s is None:
-            timeout_s = self._config.health_timeout_s if method == "Health" else self._config.call_timeout_s
+            timeout_s = config.health_timeout_s if method == "Health" else config.call_timeout_s
         if not (math.isfinite(timeout_s) and timeout_s >= 0):
             raise ValueError(f"timeout must be a finite number of seconds from 0 on, not {timeout_s!r}")
-        return Attempts(timeout_s)
+        return Call(method, request, timeout_s, caller=self._caller)
 
-    def answered(self) -> None:
-        """The replica answered."""
-        self._known = True
-        self.replica.lost = False
+    def check_open(self) -> None:
+        """Raises `PoolClosedError` where the client is closed."""
+        if self.closed:
+            skill = self.replicas.spec.name
+            raise PoolClosedError(f"the client of skill {skill!r} is closed; get another one from the pool")
 
-    def backoff_s(self, error: grpc.RpcError, attempts: Attempts) -> float:
-        """Seconds to wait before the next attempt after one that failed.
+    def stub_of(self, member: Member) -> Any:
+        """The skill's stub over a channel to a replica."""
+        with self._lock:
+            generation, channel, stub = self._channels.get(member, (-1, None, None))
+            if generation != member.generation:
+                channel = self._open(member.target)
+                stub = self.replicas.spec.stub(channel)
+                self._channels[member] = (member.generation, channel, stub)
+            return stub
 
-        Raises:
-            CallError: there is none, and this is why the call fails.
-        """
-        ours = call_error(error, skill=self.skill, target=self.replica.target)
-        wait_s = attempts.backoff_s(ours, known=self._known, recovery_s=self._config.recovery_s)
-        if wait_s is None:
-            self.replica.lost = isinstance(ours, UnavailableError)
-            raise ours from error
-        return wait_s
+    def take_idle_channels(self, *, every: bool = False) -> list[Any]:
+        """Forgets the channels to replicas that are gone, or every channel; gives them, for closing."""
+        with self._lock:
+            idle = [member for member in self._channels if every or (member.leaving and not member.leases)]
+            return [self._channels.pop(member)[1] for member in idle]
+
+    def attempt_failed(self, lease: Lease, error: grpc.RpcError) -> None:
+        """Returns where the call is to be tried again; raises what the caller gets where it is not."""
+        if isinstance(error, SaraiError):  # ours already: the replica's own process did not come up, for example
+            raise error
+        ours = call_error(error, skill=self.replicas.spec.name, target=lease.member.target)
+        ours.__cause__ = error  # it may be raised later, when nobody has come to go on with the call
+        if self.closed and isinstance(ours, CallCancelledError):
+            raise ours
+        self.replicas.failed(lease, ours)
+
+    def check_whole(self, lease: Lease) -> None:
+        """Raises where a stream has ended without the whole answer: a silent cut is a failure."""
+        answer = lease.call.answer
+        if answer is not None and not answer.whole:
+            raise SkillFailedError(
+                code=grpc.StatusCode.DATA_LOSS,
+                details="the stream ended without the whole answer in its last message",
+                skill=self.replicas.spec.name,
+                target=lease.member.target,
+            )
+
+    @abstractmethod
+    def _open(self, target: str) -> Any: ...
 
 
 class ClientFace(ABC):
     """What the sync and the async client have in common: who they are, and the methods of the stub by name."""
 
-    def __init__(self, spec: SkillSpec, replica: Replica, config: PoolConfig, channel: Any) -> None:
-        self._rules = CallRules(skill=spec.name, replica=replica, config=config)
-        self._channel = channel
-        self._stub = spec.stub(channel)
+    _path: CallPath
 
     @property
     def skill(self) -> str:
         """The skill's name."""
-        return self._rules.skill
+        return self._path.replicas.spec.name
 
     @property
     def target(self) -> str:
-        """The address that is called."""
-        return self._rules.replica.target
+        """The address that is called; where there are several replicas, all of them with commas between."""
+        return self._path.replicas.target
 
     @property
-    def origin(self) -> str:
-        """Where the address comes from: `address` (it was set), `running` (found on this host) or `embedded`."""
-        return self._rules.replica.origin
+    def origin(self) -> Origin:
+        """Where the address comes from: `address` (it was set), `running`, `container` (found) or `embedded`."""
+        return self._path.replicas.origin
 
     @property
     def closed(self) -> bool:
         """Whether the client was closed."""
-        return self._rules.closed
+        return self._path.closed
 
-    def calls(self, replica: Replica) -> bool:
-        """Whether this is the replica that the client calls."""
-        return self._rules.replica is replica
+    def stats(self) -> CallStats:
+        """What was done for the calls to this skill, by all clients of the pool."""
+        return self._path.replicas.stats
+
+    def calls(self, replicas: ReplicaSet) -> bool:
+        """Whether these are the replicas that the client calls."""
+        return self._path.replicas is replicas
 
     def __getattr__(self, method: str) -> Callable[..., Any]:
         """Any other method of the skill's stub that takes one request."""
         if not method.startswith("_"):
-            stub_method = getattr(self._stub, method, None)
+            stub_method = getattr(self._path.stub_of(self._path.replicas.members[0]), method, None)
             if isinstance(stub_method, (grpc.UnaryUnaryMultiCallable, grpc.aio.UnaryUnaryMultiCallable)):
                 return partial(_with_positions, self._unary, method)
             if isinstance(stub_method, (grpc.UnaryStreamMultiCallable, grpc.aio.UnaryStreamMultiCallable)):
@@ -178,6 +230,11 @@ class ClientFace(ABC):
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self.skill} at {self.target} ({self.origin})>"
+
+
+def result_of(chunk: skills_pb2.GenChunk) -> skills_pb2.GenResp | None:
+    """The whole answer, if this is the last chunk."""
+    return chunk.result if chunk.HasField("result") else None
 
 
 def _with_positions(

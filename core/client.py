@@ -1,54 +1,78 @@
-"""The client of a skill: the plain stub's methods, with deadlines, retries and errors that say what to do."""
+"""The client of a skill: the plain stub's methods, answered by whichever replica can; errors that say what to do."""
 
 from __future__ import annotations
 
 import threading
 from typing import TYPE_CHECKING, Any, Generic, Self, TypeVar
 
-from core.calls import Attempts, CallRules, ClientFace, Metadata
+from core.calls import ANSWERS, Call, CallPath, ClientFace, Metadata, result_of
 from core.channels import open_channel
 from core.interrupts import HeldInterrupts
 from core.quiet_grpc import grpc
+from core.replicas import ReplicaSet
+from core.rpc_status import call_error
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
-
-    from core.backends import Replica
     from core.config import PoolConfig
+    from core.replicas import Lease
     from core.skill import SkillSpec
     from skills import skills_pb2
 
 _Chunk = TypeVar("_Chunk")
+_LOOK_AGAIN_S = 1.0  # whoever waits for a replica looks as often whether its client was closed
 
 
 class SkillClient(ClientFace):
     """Calls a skill. Thread-safe. Has all methods of the skill's stub; those of SkillsService are spelt out.
 
-    Every method takes the request, `timeout` in seconds for the call with all its attempts, and `metadata`.
+    Every method takes the request, `timeout` in seconds for the call with all its attempts, and `metadata`. A call goes
+    to another replica, or waits for one, when its own fails; an answer that has begun goes on where it was.
 
     Raises (every method):
         CallError: the call failed. It is also a `grpc.RpcError`.
         SkillStartError: the skill's local process had ended and did not come up again. Also a `grpc.RpcError`.
         PoolClosedError: the client was closed.
         ValueError: the timeout is not a finite number of seconds from 0 on.
+
+    Args:
+        replicas: the skill's replicas.
+        caller: who takes turns with other callers where calls have to wait for a replica.
     """
 
-    def __init__(self, spec: SkillSpec, replica: Replica, config: PoolConfig) -> None:
-        super().__init__(spec, replica, config, open_channel(replica.target))
-        self._closing = threading.Event()
+    _path: _SyncPath
+
+    def __init__(self, replicas: ReplicaSet, *, caller: str = "") -> None:
+        self._path = _SyncPath(replicas, caller=caller)
+
+    @classmethod
+    def at(cls, spec: SkillSpec, target: str, config: PoolConfig | None = None) -> Self:
+        """A client for one address, without a pool."""
+        from core.backends.address import AddressReplica
+        from core.config import PoolConfig
+
+        config = PoolConfig.from_env() if config is None else config
+        client = cls(ReplicaSet(spec, config, [AddressReplica(target, "address")]))
+        client._path.owns_replicas = True
+        return client
 
     def Generate(  # noqa: N802  # the stub's name
         self, request: skills_pb2.GenReq, timeout: float | None = None, metadata: Metadata | None = None
     ) -> skills_pb2.GenResp:
-        """Answers a prompt."""
-        answer: skills_pb2.GenResp = self._unary("Generate", request, timeout, metadata)
-        return answer
+        """Answers a prompt.
+
+        It is read as a stream, so that an answer whose replica dies goes on elsewhere instead of beginning anew.
+        """
+        with self._stream(ANSWERS, request, timeout, metadata) as stream:
+            for chunk in stream:
+                if (result := result_of(chunk)) is not None:
+                    return result
+        raise AssertionError("a stream without a result ends with an error")
 
     def GenerateStream(  # noqa: N802  # the stub's name
         self, request: skills_pb2.GenReq, timeout: float | None = None, metadata: Metadata | None = None
     ) -> AnswerStream[skills_pb2.GenChunk]:
         """The same answer in pieces. Closing the stream cancels the call."""
-        return self._stream("GenerateStream", request, timeout, metadata)
+        return self._stream(ANSWERS, request, timeout, metadata)
 
     def Health(  # noqa: N802  # the stub's name
         self,
@@ -65,32 +89,28 @@ class SkillClient(ClientFace):
         return health
 
     def _unary(self, method: str, request: Any, timeout: float | None, metadata: Metadata | None) -> Any:
-        attempts = self._rules.begin(method, timeout)
+        path = self._path
+        call = path.begin(method, request, timeout)
         while True:
-            self._rules.replica.ready(attempts.remaining_s())
+            lease = path.lease(call)
             try:
-                answer = getattr(self._stub, method)(request, timeout=attempts.remaining_s(), metadata=metadata)
+                stub_method = getattr(path.ready_stub(lease), method)
+                answer = stub_method(call.next_request(), timeout=call.remaining_s(), metadata=metadata)
             except grpc.RpcError as error:
-                self._closing.wait(self._rules.backoff_s(error, attempts))
+                path.attempt_failed(lease, error)
             else:
-                self._rules.answered()
+                path.replicas.heard(lease)
+                path.replicas.succeeded(lease)
                 return answer
+            finally:
+                path.replicas.release(lease)
 
     def _stream(self, method: str, request: Any, timeout: float | None, metadata: Metadata | None) -> AnswerStream[Any]:
-        attempts = self._rules.begin(method, timeout)
-
-        def begin() -> Any:
-            self._rules.replica.ready(attempts.remaining_s())
-            with HeldInterrupts():
-                return getattr(self._stub, method)(request, timeout=attempts.remaining_s(), metadata=metadata)
-
-        return AnswerStream(begin, self._rules, attempts)
+        return AnswerStream(self._path, self._path.begin(method, request, timeout), metadata)
 
     def close(self) -> None:
-        """Ends the client and cancels its running calls. Again does nothing. The replica goes on."""
-        self._rules.closed = True
-        self._closing.set()
-        self._channel.close()
+        """Ends the client and cancels its running calls. Again does nothing. The replicas go on."""
+        self._path.close()
 
     def __enter__(self) -> Self:
         return self
@@ -99,57 +119,125 @@ class SkillClient(ClientFace):
         self.close()
 
 
+class _SyncPath(CallPath):
+    def lease(self, call: Call) -> Lease:
+        """A replica for the next attempt; waits for one."""
+        woken = threading.Event()
+        ticket = self.replicas.enter(call, woken.set)
+        try:
+            while wait_s := self.replicas.poll(ticket):
+                woken.wait(min(wait_s, _LOOK_AGAIN_S))
+                woken.clear()
+                self.check_open()
+        except BaseException:
+            self.replicas.leave(ticket)
+            raise
+        assert ticket.lease is not None
+        return ticket.lease
+
+    def ready_stub(self, lease: Lease) -> Any:
+        """The stub of a replica, which is started first where that is ours to do."""
+        lease.member.replica.ready(lease.call.remaining_s())
+        for channel in self.take_idle_channels():
+            channel.close()
+        return self.stub_of(lease.member)
+
+    def close(self) -> None:
+        self.closed = True
+        for channel in self.take_idle_channels(every=True):
+            channel.close()
+        if self.owns_replicas:
+            self.replicas.close()
+
+    def _open(self, target: str) -> grpc.Channel:
+        return open_channel(target)
+
+
 class AnswerStream(Generic[_Chunk]):
     """An answer in pieces, as it comes: iterate over it once. A context manager; leaving it early cancels the call.
 
     Args:
-        begin: starts the call at the replica.
-        rules: what all calls of the client share.
-        attempts: this call's deadline.
+        path: the way to the replicas.
+        call: the call, with its deadline.
+        metadata: goes with every attempt.
     """
 
-    def __init__(self, begin: Callable[[], Any], rules: CallRules, attempts: Attempts) -> None:
-        self._begin = begin
-        self._rules = rules
-        self._attempts = attempts
+    def __init__(self, path: _SyncPath, call: Call, metadata: Metadata | None) -> None:
+        self._path = path
+        self._call = call
+        self._metadata = metadata
         self._closed = threading.Event()
-        self._call = begin()
+        self._lease: Lease | None = None
+        self._rpc: Any = None
+        self._open()
 
-    def __iter__(self) -> Iterator[_Chunk]:
+    def __iter__(self) -> Self:
         return self
 
     def __next__(self) -> _Chunk:
         while not self._closed.is_set():
+            lease = self._lease
+            assert lease is not None
             try:
-                chunk: _Chunk = next(self._call)
+                chunk: _Chunk = next(self._rpc)
             except StopIteration:
-                self._closed.set()
+                self.close()
+                self._path.check_whole(lease)
+                self._path.replicas.succeeded(lease)
             except grpc.RpcError as error:
-                self._go_on(error)
+                self._go_on(lease, error)
             else:
-                if not self._attempts.received:
-                    self._attempts.received = True
-                    self._rules.answered()
+                self._call.take(chunk)
+                self._path.replicas.heard(lease)
                 return chunk
         raise StopIteration
 
-    def _go_on(self, error: grpc.RpcError) -> None:
-        """Starts the call again, if nothing has come yet; else this is where another replica will continue it.
+    def _open(self) -> None:
+        """Begins the call, or goes on with it, at a replica; at another one as long as it may be tried again."""
+        call = self._call
+        while self._rpc is None:
+            lease = self._lease = self._path.lease(call)
+            try:
+                method = getattr(self._path.ready_stub(lease), call.method)
+                with HeldInterrupts():
+                    self._rpc = method(call.next_request(), timeout=call.remaining_s(), metadata=self._metadata)
+                lease.sent(self._rpc.cancel)
+            except grpc.RpcError as error:
+                self._failed(lease, error)
+            except BaseException:
+                self.close()
+                raise
+
+    def _go_on(self, lease: Lease, error: grpc.RpcError) -> None:
+        """Another replica goes on with the answer.
 
         Raises:
-            CallError: the answer ends here.
+            CallError: it ends here.
         """
+        if self._closed.is_set():  # by another thread: this is the end that it asked for
+            raise call_error(error, skill=self._path.replicas.spec.name, target=lease.member.target) from error
+        self._failed(lease, error)
+        self._rpc = None
         try:
-            if not self._closed.wait(self._rules.backoff_s(error, self._attempts)):
-                self._call = self._begin()
+            self._open()
         except BaseException:
-            self._closed.set()
+            self.close()
+            raise
+
+    def _failed(self, lease: Lease, error: grpc.RpcError) -> None:
+        try:
+            self._path.attempt_failed(lease, error)
+        except BaseException:
+            self.close()
             raise
 
     def close(self) -> None:
         """Cancels the call if it is not over. Again does nothing. May be called from another thread."""
         self._closed.set()
-        self._call.cancel()
+        if self._rpc is not None:
+            self._rpc.cancel()
+        if self._lease is not None:
+            self._path.replicas.release(self._lease)
 
     cancel = close
 
@@ -158,3 +246,7 @@ class AnswerStream(Generic[_Chunk]):
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+    def __del__(self) -> None:
+        if not self._closed.is_set():
+            self.close()

@@ -41,18 +41,25 @@ class PoolConfig:
     """Deadline of `Health` where none is given. Seconds, more than 0."""
     recovery_s: float = 30.0
     """How long a call waits for a replica that has answered before and is away now. Seconds, 0 or more."""
+    queue_limit: int = 256
+    """How many calls to a skill wait for a replica at most; further ones fail at once. 0 or more."""
     connect_timeout_s: float = 0.15
     """How long to look whether something listens at a skill's port on this host. Seconds, more than 0."""
     probe_timeout_s: float = 1.0
     """How long what listens there has for saying that it is SERVING. Seconds, more than 0."""
     embedded: bool = True
     """Whether the pool may start a skill's server as a local process."""
+    share_embedded: bool = True
+    """Whether processes of the same user that want the same local server share one."""
+    idle_stop_s: float = 900.0
+    """A local server that has not been called for so long is let go, and ends if nobody else uses it; the next call
+    starts it again. Seconds, 0 or more; 0: never."""
     startup_timeout_s: float = 120.0
     """How long a local server has until it is SERVING. Seconds, more than 0."""
     stop_grace_s: float = 5.0
     """How long a local server has to end before it is killed. Seconds, 0 or more."""
     restart_limit: int = 3
-    """How often a local server that has ended is started again within `restart_window_s`. 0 or more."""
+    """How often a local server that has ended unasked is started again within `restart_window_s`. 0 or more."""
     restart_window_s: float = 60.0
     """See `restart_limit`. Seconds, more than 0."""
     log_dir: Path = field(default_factory=lambda: _state_dir(os.environ) / "logs")
@@ -64,9 +71,10 @@ class PoolConfig:
         for name in ("call_timeout_s", "health_timeout_s", "connect_timeout_s", "probe_timeout_s", "startup_timeout_s",
                      "restart_window_s"):  # fmt: skip
             self._check(name, lambda value: math.isfinite(value) and value > 0, "a finite number of seconds above 0")
-        for name in ("recovery_s", "stop_grace_s"):
+        for name in ("recovery_s", "stop_grace_s", "idle_stop_s"):
             self._check(name, lambda value: math.isfinite(value) and value >= 0, "a finite number of seconds from 0 on")
-        self._check("restart_limit", lambda value: value >= 0, "a whole number from 0 on")
+        for name in ("restart_limit", "queue_limit"):
+            self._check(name, lambda value: value >= 0, "a whole number from 0 on")
         object.__setattr__(self, "targets", MappingProxyType(dict(self.targets)))
 
     def _check(self, name: str, holds: Callable[[Any], bool], allowed: str) -> None:

@@ -136,6 +136,7 @@ class CallError(SaraiError, grpc.RpcError):
         target: the address that was called.
         retry_after_s: the wait in seconds that the skill asks for, None if it says nothing.
         field_violations: the fields that the skill refused.
+        reason: the skill's word for why, `DRAINING` for example (google.rpc.ErrorInfo); empty if it has none.
     """
 
     advice: ClassVar[str] = ""
@@ -149,12 +150,14 @@ class CallError(SaraiError, grpc.RpcError):
         target: str,
         retry_after_s: float | None = None,
         field_violations: tuple[FieldViolation, ...] = (),
+        reason: str = "",
         trailing_metadata: tuple[tuple[str, str | bytes], ...] = (),
     ) -> None:
         self.skill = skill
         self.target = target
         self.retry_after_s = retry_after_s
         self.field_violations = field_violations
+        self.reason = reason
         self._code = code
         self._details = details
         self._trailing_metadata = trailing_metadata

@@ -8,6 +8,7 @@ import math
 import os
 import threading
 from collections import defaultdict
+from functools import partial
 from typing import TYPE_CHECKING, Self
 
 from core.backends.address import AddressReplica, find_running
@@ -17,21 +18,23 @@ from core.config import PoolConfig
 from core.errors import PluginError, PoolClosedError, SkillStartError, UnknownSkillError
 from core.plugins import Plugins, get_plugins
 from core.progress import OnProgress, report
+from core.replicas import ReplicaSet
+from core.replicas.status import SkillStatus
+from core.replicas.targets import names_many, resolve_all, split_targets
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from core.aio import AsyncSkillClient
-    from core.backends import Replica
     from core.skill import SkillSpec
 
 
 class ModelPool:
     """Gives clients for skills, and holds the local servers that it started for them. Thread-safe.
 
-    A skill is called at the address that `SARAI_<NAME>_TARGET` names; else at its port on this host, if a server there
-    says SERVING; else at a local process, which the pool starts, and stops when it is closed, at the latest when the
-    program ends.
+    A skill is called at the addresses that `SARAI_<NAME>_TARGET` names; else at its port on this host and the next
+    ones, if servers there say SERVING; else at a local process, which the pool starts, and lets go when it is closed,
+    at the latest when the program ends.
 
     Args:
         config: the settings, by default those of the environment.
@@ -52,10 +55,11 @@ class ModelPool:
         self._pid = os.getpid()
         self._lock = threading.Lock()
         self._lock_of: defaultdict[str, threading.Lock] = defaultdict(threading.Lock)
-        self._replicas: dict[str, Replica] = {}
-        self._clients: dict[str, SkillClient] = {}
+        self._replicas: dict[str, ReplicaSet] = {}
+        # By skill and caller.
+        self._clients: dict[tuple[str, str], SkillClient] = {}
         # A channel of grpc.aio belongs to the event loop that it was opened in.
-        self._async_clients: dict[asyncio.AbstractEventLoop, dict[str, AsyncSkillClient]] = {}
+        self._async_clients: dict[asyncio.AbstractEventLoop, dict[tuple[str, str], AsyncSkillClient]] = {}
         self._closed = False
         atexit.register(self.close)
 
@@ -77,23 +81,28 @@ class ModelPool:
         """The plugins that were left out, and why."""
         return self._plugins.errors
 
-    def get_skill_client(self, name: str) -> SkillClient:
+    def get_skill_client(self, name: str, *, caller: str = "") -> SkillClient:
         """The client for a skill, ready to be called; the same one each time.
+
+        Args:
+            name: the skill's name.
+            caller: whoever calls, where several parts of a program do: when calls have to wait for a replica, the
+                callers take turns.
 
         Raises:
             UnknownSkillError: there is no such skill.
             SkillStartError: its local process did not come up.
             PoolClosedError: the pool was closed, or belongs to another process.
         """
-        replica = self._ready_replica(name)
+        replicas = self._ready_replicas(name)
         with self._lock:
             self._check_open()
-            client = self._clients.get(name)
-            if client is None or client.closed or not client.calls(replica):
-                client = self._clients[name] = SkillClient(self.skills()[name], replica, self._config)
+            client = self._clients.get((name, caller))
+            if client is None or client.closed or not client.calls(replicas):
+                client = self._clients[name, caller] = SkillClient(replicas, caller=caller)
             return client
 
-    async def get_async_skill_client(self, name: str) -> AsyncSkillClient:
+    async def get_async_skill_client(self, name: str, *, caller: str = "") -> AsyncSkillClient:
         """The same for `asyncio`: a client of the running event loop, with the same words.
 
         Raises:
@@ -101,42 +110,87 @@ class ModelPool:
         """
         from core.aio import AsyncSkillClient
 
-        replica = await asyncio.to_thread(self._ready_replica, name)
+        replicas = await asyncio.to_thread(self._ready_replicas, name)
         with self._lock:
             self._check_open()
             for loop in [loop for loop in self._async_clients if loop.is_closed()]:
                 del self._async_clients[loop]
             clients = self._async_clients.setdefault(asyncio.get_running_loop(), {})
-            client = clients.get(name)
-            if client is None or client.closed or not client.calls(replica):
-                client = clients[name] = AsyncSkillClient(self.skills()[name], replica, self._config)
+            client = clients.get((name, caller))
+            if client is None or client.closed or not client.calls(replicas):
+                client = clients[name, caller] = AsyncSkillClient(replicas, caller=caller)
             return client
 
-    def _ready_replica(self, name: str) -> Replica:
-        self._check_open()
+    # --- the life of a skill's replicas ---
+
+    def start(self, name: str) -> SkillStatus:
+        """Finds or starts a skill before its first call. Returns how it is.
+
+        Raises:
+            UnknownSkillError, SkillStartError, PoolClosedError: see `get_skill_client`.
+        """
+        return self._ready_replicas(name).status()
+
+    def stop(self, name: str) -> None:
+        """Lets go of a skill: its clients are closed, and its local process ends if nobody else uses it.
+
+        The next `get_skill_client` finds or starts it again. What the pool has not begun to use is left alone.
+
+        Raises:
+            UnknownSkillError: there is no such skill.
+        """
+        self._spec(name)
+        with self._lock:
+            replicas = self._replicas.pop(name, None)
+            clients = [self._clients.pop(key) for key in list(self._clients) if key[0] == name]
+        for client in clients:
+            client.close()
+        if replicas is not None:
+            replicas.close()
+
+    def status(self) -> list[SkillStatus]:
+        """How each skill and its replicas are, as far as this pool has to do with them. Starts and asks nobody."""
+        with self._lock:
+            held = dict(self._replicas)
+        return [
+            held[name].status()
+            if name in held
+            else SkillStatus(skill=name, origin=None, waiting=0, calls=0, attempts=0, failovers=0, replicas=())
+            for name in self.skills()
+        ]
+
+    def _spec(self, name: str) -> SkillSpec:
         spec = self.skills().get(name)
         if spec is None:
             raise UnknownSkillError(name, self.skills(), left_out=(error.name for error in self.plugin_errors()))
+        return spec
+
+    def _ready_replicas(self, name: str) -> ReplicaSet:
+        self._check_open()
+        spec = self._spec(name)
         with self._lock:
             lock = self._lock_of[name]
         with lock:  # one skill may start while another one is asked for
-            replica = self._replicas.get(name)
+            replicas = self._replicas.get(name)
             # What was found on this host may have been stopped since: then look again.
-            if replica is None or (replica.lost and replica.origin in ("running", "container")):
-                replica = self._replicas[name] = self._find_replica(spec)
+            if replicas is None or (replicas.lost and replicas.origin in ("running", "container")):
+                replicas = self._replicas[name] = self._find_replicas(spec)
         if self._closed:  # while it was looked for: `close` may have been through already
-            replica.close()
+            replicas.close()
         self._check_open()
-        replica.ready(math.inf)  # a start has a limit of its own
-        return replica
+        for member in replicas.members:
+            member.replica.ready(math.inf)  # a start has a limit of its own
+        return replicas
 
-    def _find_replica(self, spec: SkillSpec) -> Replica:
-        target = self._config.target_of(spec)
-        if target is not None:
-            return AddressReplica(target, "address")
+    def _find_replicas(self, spec: SkillSpec) -> ReplicaSet:
+        text = self._config.target_of(spec)
+        if text is not None:
+            return self._at_addresses(spec, split_targets(text))
         running = find_running(spec, self._config)
-        if running is not None:
-            return running
+        if running:
+            scaled = len(running) > 1 or running[0].origin == "container"
+            look = partial(_targets_running, spec, self._config) if scaled else None
+            return ReplicaSet(spec, self._config, running, look)
         if not self._config.embedded:
             raise SkillStartError(
                 f"does not run: nobody serves it at 127.0.0.1:{spec.port}, {spec.target_variable} is not set, "
@@ -144,7 +198,12 @@ class ModelPool:
                 skill=spec.name,
                 log=None,
             )
-        return EmbeddedReplica(spec, self._config, self._on_progress)
+        return ReplicaSet(spec, self._config, [EmbeddedReplica(spec, self._config, self._on_progress)])
+
+    def _at_addresses(self, spec: SkillSpec, targets: tuple[str, ...]) -> ReplicaSet:
+        addresses = resolve_all(targets) or targets  # what has no address yet says so when it is called
+        look = partial(resolve_all, targets) if any(map(names_many, targets)) else None
+        return ReplicaSet(spec, self._config, [AddressReplica(address, "address") for address in addresses], look)
 
     def _check_open(self) -> None:
         if os.getpid() != self._pid:
@@ -165,8 +224,8 @@ class ModelPool:
         atexit.unregister(self.close)
         for client in self._clients.values():
             client.close()
-        for replica in list(self._replicas.values()):
-            replica.close()
+        for replicas in list(self._replicas.values()):
+            replicas.close()
 
     async def aclose(self) -> None:
         """The same for `asyncio`: closes the clients of the running event loop first."""
@@ -179,6 +238,10 @@ class ModelPool:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+
+def _targets_running(spec: SkillSpec, config: PoolConfig) -> tuple[str, ...]:
+    return tuple(replica.target for replica in find_running(spec, config))
 
 
 class _ProcessPool:

@@ -143,9 +143,7 @@ class SkillContainers:
             service: further entries of the service, as in a compose file: `{"mem_limit": "200m"}`.
             ready: whether to wait until it serves.
         """
-        from core.backends.address import AddressReplica
         from core.client import SkillClient
-        from core.config import PoolConfig
 
         spec = self.build(name)
         port = _free_port()
@@ -154,7 +152,7 @@ class SkillContainers:
             container = SkillContainer(project, spec, f"127.0.0.1:{port}")
             if ready:
                 container.wait_serving()
-            with SkillClient(spec, AddressReplica(container.target, "address"), PoolConfig.from_env()) as client:
+            with SkillClient.at(spec, container.target) as client:
                 yield client, container
 
     def build(self, name: str) -> SkillSpec:

@@ -8,7 +8,6 @@ import sys
 import uuid
 from typing import TYPE_CHECKING, Any
 
-from core.backends.address import AddressReplica
 from core.client import SkillClient
 from core.config import PoolConfig
 from core.plugins import Plugins
@@ -77,4 +76,4 @@ class PluginTree:
 
 def client_of(target: str, config: PoolConfig | None = None, spec: SkillSpec | None = None) -> SkillClient:
     """A client for an address."""
-    return SkillClient(spec or stub_spec(), AddressReplica(target, "address"), config or PoolConfig())
+    return SkillClient.at(spec or stub_spec(), target, config or PoolConfig())

@@ -140,6 +140,11 @@ class _Servicer(skills_pb2_grpc.SkillsServiceServicer):
         self._next = 0
         self.calls: list[Call] = []
 
+    def restart(self, script: Script | None) -> None:
+        """Answers from the beginning of another script."""
+        with self._lock:
+            self._script, self._next = script, 0
+
     def _answer(self, request: skills_pb2.GenReq) -> Answer:
         with self._lock:
             if self._failures_left > 0:
@@ -282,6 +287,10 @@ class StubSkill:
     def requests(self) -> list[skills_pb2.GenReq]:
         """The requests of Generate and GenerateStream in the order of their arrival."""
         return [call.request for call in self._servicer.calls if call.method != "Health"]
+
+    def script(self, script: Script | None) -> None:
+        """Answers from now on by another script."""
+        self._servicer.restart(script)
 
     def start(self) -> Self:
         """Listens at `target`; port 0 becomes the port that was found."""

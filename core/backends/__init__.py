@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Literal, Protocol
 
 Origin = Literal["address", "container", "running", "embedded"]
@@ -14,6 +15,18 @@ class Replica(Protocol):
 
     lost: bool
     """Whether the last call found nobody there."""
+
+    @property
+    def log(self) -> Path | None:
+        """The file that the server's log goes to, where that is known here."""
+
+    @property
+    def pid(self) -> int | None:
+        """The server's process, where that is known here."""
+
+    @property
+    def restarts(self) -> int:
+        """How often it was started again because it had ended unasked."""
 
     @property
     def origin(self) -> Origin:
@@ -37,6 +50,12 @@ class Replica(Protocol):
             DeadlineError: it is not up yet, and the caller can wait no longer.
             PoolClosedError: the pool was closed.
         """
+
+    def begin_use(self) -> None:
+        """A call goes there. Before `ready`; takes microseconds."""
+
+    def end_use(self) -> None:
+        """The call is over."""
 
     def close(self) -> None:
         """Stops what was started for it. Again does nothing."""

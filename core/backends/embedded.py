@@ -5,23 +5,20 @@ from __future__ import annotations
 import os
 import threading
 import time
-from collections import deque
+from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING
 
-from core.backends.health import HealthWatch
-from core.backends.process import ServerProcess, end_of
-from core.backends.rundir import RunDir
-from core.errors import (
-    DeadlineError,
-    PoolClosedError,
-    SkillRestartLimitError,
-    SkillStartError,
-    SkillStartTimeoutError,
-)
-from core.progress import OnProgress, Serving, Starting, Waiting
+from core.backends.health import HealthWatch, why_silent
+from core.backends.idle import IdleTimer
+from core.backends.shared import SharedServer
+from core.errors import DeadlineError, PoolClosedError, SkillStartError, SkillStartTimeoutError
+from core.progress import OnProgress, Progress, Serving, Starting, Waiting
 from core.quiet_grpc import grpc
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from core.backends import Origin
     from core.config import PoolConfig
     from core.skill import SkillSpec
@@ -31,131 +28,196 @@ _REPORT_EVERY_S = 1.0
 
 
 class EmbeddedReplica:
-    """A server of the skill on a Unix socket in a private directory. Thread-safe: whoever comes first starts it."""
+    """A server of the skill on a Unix socket, shared with the other processes of this user that want the same one.
+
+    Thread-safe: whoever comes first starts it. One that is not used for a while is let go until it is needed again.
+    """
 
     def __init__(self, spec: SkillSpec, config: PoolConfig, on_progress: OnProgress) -> None:
         self._spec = spec
         self._config = config
         self._on_progress = on_progress
-        self._run_dir = RunDir()
-        # The name of the socket is short whatever the skill is called: socket paths have a limit.
-        self._socket = self._run_dir.path / "skill.sock"
-        self.target = f"unix:{self._socket}"
+        self._server = SharedServer(spec, config)
+        self.target = self._server.target
         self.origin: Origin = "embedded"
         self.lost = False
         self._pid = os.getpid()
         self._lock = threading.Lock()
         self._closing = threading.Event()
-        self._server: ServerProcess | None = None
-        self._restarts: deque[float] = deque()
+        self._serving = False
+        self._told = False
+        """Whether something was said of a start that is not over yet."""
+        self._idle = IdleTimer(config.idle_stop_s, self._let_go)
+
+    @property
+    def log(self) -> Path | None:
+        """The file that the server writes its log to, whoever started it; None before the first start."""
+        return self._server.log
+
+    @property
+    def pid(self) -> int | None:
+        """The id of the server's process, None while there is none."""
+        return self._server.pid
+
+    @property
+    def restarts(self) -> int:
+        """How often a server that this replica used ended unasked and was replaced."""
+        return self._server.restarts
 
     def is_ready(self) -> bool:
         """Whether the process serves, as far as is known."""
-        server = self._server
-        return server is not None and server.serving and server.exit_code() is None
+        return self._serving and not self.lost and self._server.is_alive()
 
     def ready(self, timeout_s: float) -> None:
         """See `Replica.ready`."""
+        self._idle.touch()
         if self.is_ready() and not self._closing.is_set():
             return
         until_s = time.monotonic() + timeout_s
         if not self._lock.acquire(timeout=min(timeout_s, threading.TIMEOUT_MAX)):
             raise self._too_late()
         try:
+            self._check_open()
             if not self.is_ready():
-                self._wait_serving(self._running_server(), until_s)
+                self._make_ready(until_s)
         finally:
             self._lock.release()
 
+    def begin_use(self) -> None:
+        """A call begins: from now on the server is not let go. Comes before `is_ready` and `ready`."""
+        self._idle.begin()
+
+    def end_use(self) -> None:
+        """The call is over."""
+        self._idle.end()
+
     def close(self) -> None:
-        """Stops the process and removes the socket. In a forked child it does nothing: the server is the parent's."""
+        """Lets go of the server, which ends with its last user. In a forked child it does nothing."""
         if os.getpid() != self._pid or self._closing.is_set():
             return
         self._closing.set()
         with self._lock:
-            if self._server is not None:
-                self._server.stop(self._config.stop_grace_s)
-            self._run_dir.remove()
+            self._idle.stop()
+            self._serving = False
+            self._server.leave()
 
-    def _running_server(self) -> ServerProcess:
-        """The process, started if there is none."""
-        if self._closing.is_set():
-            raise PoolClosedError("the pool is closed")
-        server = self._server
-        if server is not None and server.exit_code() is None:
-            return server
-        if server is not None:
-            self._count_restart(server)
-        self._socket.unlink(missing_ok=True)
-        self._server = ServerProcess(self._spec, self.target, self._config)
-        self._on_progress(Starting(skill=self._spec.name, log=self._server.log, restart=server is not None))
-        return self._server
+    def _let_go(self) -> None:
+        with self._lock:
+            # In this order: a call that begins now finds it not serving and waits for the lock, or is seen by `claim`.
+            serving, self._serving = self._serving, False
+            if self._idle.claim():
+                self._server.leave()
+            else:
+                self._serving = serving
 
-    def _count_restart(self, ended: ServerProcess) -> None:
-        ended.stop(0.0)  # closes its pipe
-        now = time.monotonic()
-        window_s, limit = self._config.restart_window_s, self._config.restart_limit
-        while self._restarts and now - self._restarts[0] >= window_s:
-            self._restarts.popleft()
-        if len(self._restarts) >= limit:
-            raise self._failed(
-                SkillRestartLimitError,
-                f"was started again {limit} times within {window_s:g} s and ended each time; "
-                f"not again for {window_s - (now - self._restarts[0]) if self._restarts else window_s:.0f} s",
-                ended,
-            )
-        self._restarts.append(now)
+    def _make_ready(self, until_s: float) -> None:
+        pause = partial(self._pause, until_s, time.monotonic() + self._config.startup_timeout_s)
+        if self._serving and self._server.is_alive() and self._is_hung(until_s):
+            self._server.kill(pause)
+        self._serving = False
+        while not self._server.is_alive() or not self._wait_serving(until_s, pause):
+            attached = self._server.attach(pause)
+            self._idle.start()
+            log = self._server.log
+            if attached != "joined" and log is not None:
+                self._tell(Starting(skill=self._spec.name, log=log, restart=attached == "restarted"))
+            elif self._server.is_old() and self._is_hung(until_s):
+                self._server.kill(pause)
+        self._serving, self.lost = True, False
 
-    def _wait_serving(self, server: ServerProcess, until_s: float) -> None:
-        timeout_s = self._config.startup_timeout_s
-        gives_up_s, reported_s = server.started_s + timeout_s, server.started_s
+    def _is_hung(self, until_s: float) -> bool:
+        """Whether a server that has served is silent now, though it is there.
+
+        Raises:
+            DeadlineError: that cannot be told in the time that the caller has.
+        """
+        patience_s, left_s = self._config.health_timeout_s, until_s - time.monotonic()
+        timeout_s = max(0.0, min(patience_s, left_s))
+        why: list[str] = []
+
+        def ask() -> None:
+            why.append(why_silent(self.target, self._spec.health_service, timeout_s=timeout_s))
+
+        asking = threading.Thread(target=ask, name="sarai-health", daemon=True)
+        asking.start()
+        while asking.is_alive():
+            asking.join(_TICK_S)
+            self._check_open()
+            if not self._server.is_alive():
+                return False  # nor is it hung: it was just ending
+        if any(why) and left_s < patience_s:
+            raise self._too_late()
+        return any(why)
+
+    def _wait_serving(self, until_s: float, pause: Callable[[], None]) -> bool:
+        """Waits until the server serves. False: it was not started here and has gone, which is no failure of ours."""
+        started_s, gives_up_s = self._server.started_s, self._server.gives_up_s(time.monotonic())
+        reported_s = time.monotonic()
         watch: HealthWatch | None = None
         try:
             while watch is None or not watch.serving:
-                self._check_start(server, watch)
+                if not self._check_start(watch, pause):
+                    return False
                 now = time.monotonic()
                 if now >= gives_up_s:
-                    server.stop(0.0)
-                    raise self._failed(
-                        SkillStartTimeoutError, f"was not SERVING {timeout_s:g} s after its start", server
-                    )
+                    self._server.kill(pause)
+                    what = f"was not SERVING {gives_up_s - started_s:g} s after its start"
+                    raise self._server.failed(SkillStartTimeoutError, what)
                 if now >= until_s:
                     raise self._too_late()
                 if now - reported_s >= _REPORT_EVERY_S:
                     reported_s = now
-                    self._on_progress(Waiting(skill=self._spec.name, elapsed_s=now - server.started_s))
-                if watch is None and self._socket.exists():
-                    watch = HealthWatch(self.target, self._spec.health_service, timeout_s=timeout_s)
-                if watch is None:
-                    self._closing.wait(_TICK_S)
-                elif watch.ended is None:
-                    watch.wait(_TICK_S)
-                else:  # it was not quite there, or went away again
-                    watch.close()
-                    watch = None
-                    self._closing.wait(_TICK_S)
+                    self._tell(Waiting(skill=self._spec.name, elapsed_s=now - started_s))
+                watch = self._follow(watch, gives_up_s - now)
         finally:
             if watch is not None:
                 watch.close()
-        server.serving = True
-        elapsed_s = time.monotonic() - server.started_s
-        self._on_progress(Serving(skill=self._spec.name, elapsed_s=elapsed_s, target=self.target))
+        if self._told:  # else it was there all the time
+            elapsed_s = time.monotonic() - started_s
+            self._tell(Serving(skill=self._spec.name, elapsed_s=elapsed_s, target=self.target))
+            self._told = False
+        return True
 
-    def _check_start(self, server: ServerProcess, watch: HealthWatch | None) -> None:
-        """Raises what makes further waiting useless."""
-        if self._closing.is_set():
-            raise PoolClosedError("the pool was closed while the skill was starting")
-        exit_code = server.exit_code()
-        if exit_code is not None:
-            raise self._failed(SkillStartError, f"{end_of(exit_code)} while it was starting", server)
+    def _follow(self, watch: HealthWatch | None, timeout_s: float) -> HealthWatch | None:
+        """Waits a little for news of the server's health."""
+        if watch is None and self._server.socket.exists():
+            watch = HealthWatch(self.target, self._spec.health_service, timeout_s=timeout_s)
+        if watch is not None and watch.ended is None:
+            watch.wait(_TICK_S)
+            return watch
+        if watch is not None:  # it was not quite there, or went away again
+            watch.close()
+        self._closing.wait(_TICK_S)
+        return None
+
+    def _check_start(self, watch: HealthWatch | None, pause: Callable[[], None]) -> bool:
+        """Whether to go on waiting; raises what makes that useless."""
+        self._check_open()
+        if not self._server.is_alive():
+            if self._server.started_here:
+                raise self._server.failed(SkillStartError, f"{self._server.how_it_ended()} while it was starting")
+            return False
         if watch is not None and watch.ended is grpc.StatusCode.UNIMPLEMENTED:
-            server.stop(0.0)
-            raise self._failed(SkillStartError, "does not serve grpc.health.v1, which tells when it is ready", server)
+            self._server.kill(pause)
+            raise self._server.failed(SkillStartError, "does not serve grpc.health.v1, which tells when it is ready")
+        return True
 
-    def _failed(self, kind: type[SkillStartError], what: str, server: ServerProcess) -> SkillStartError:
-        return kind(
-            what, skill=self._spec.name, log=server.log, exit_code=server.exit_code(), log_tail=server.log_tail()
-        )
+    def _pause(self, until_s: float, gives_up_s: float) -> None:
+        """Between two tries to get at the server's directory."""
+        self._check_open()
+        if time.monotonic() >= until_s:
+            raise self._too_late()
+        if time.monotonic() >= gives_up_s:
+            raise self._server.failed(SkillStartTimeoutError, "is held up: another process keeps its directory locked")
+        self._closing.wait(_TICK_S)
+
+    def _tell(self, event: Progress) -> None:
+        self._told = True
+        self._on_progress(event)
+
+    def _check_open(self) -> None:
+        if self._closing.is_set():
+            raise PoolClosedError("the pool is closed")
 
     def _too_late(self) -> DeadlineError:
         return DeadlineError(

@@ -10,6 +10,8 @@ from core.quiet_grpc import grpc
 
 # What a skill's server in a container adds to its answers, as metadata.
 _IN_CONTAINER = "sarai-container"
+# What it always adds: which skill it is.
+_SKILL = "sarai-skill"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -18,6 +20,8 @@ class HealthAnswer:
 
     serving: bool
     in_container: bool
+    skill: str
+    """The name of the skill; empty where the server does not say it."""
 
 
 def ask_health(target: str, service: str, *, timeout_s: float) -> HealthAnswer:
@@ -29,15 +33,30 @@ def ask_health(target: str, service: str, *, timeout_s: float) -> HealthAnswer:
         try:
             answer, call = stub.Check.with_call(health_pb2.HealthCheckRequest(service=service), timeout=timeout_s)
         except grpc.RpcError:
-            return HealthAnswer(serving=False, in_container=False)
-        metadata = {key for key, _ in call.initial_metadata() or ()}
+            return HealthAnswer(serving=False, in_container=False, skill="")
+        metadata = dict(call.initial_metadata() or ())
     serving = bool(answer.status == health_pb2.HealthCheckResponse.SERVING)
-    return HealthAnswer(serving=serving, in_container=_IN_CONTAINER in metadata)
+    return HealthAnswer(serving=serving, in_container=_IN_CONTAINER in metadata, skill=str(metadata.get(_SKILL, "")))
 
 
 def check_serving(target: str, service: str, *, timeout_s: float) -> bool:
     """Whether the server at the target says SERVING for a service within a time."""
     return ask_health(target, service, timeout_s=timeout_s).serving
+
+
+def why_silent(target: str, service: str, *, timeout_s: float) -> str:
+    """Why the server at the target does not answer a health check within a time; empty where it answers, whatever."""
+    from grpc_health.v1 import health_pb2, health_pb2_grpc
+
+    with open_channel(target) as channel:
+        try:
+            health_pb2_grpc.HealthStub(channel).Check(
+                health_pb2.HealthCheckRequest(service=service), timeout=timeout_s, wait_for_ready=True
+            )
+        except grpc.RpcError as error:
+            if error.code() is grpc.StatusCode.DEADLINE_EXCEEDED:
+                return f"it is silent, and does not answer a health check within {timeout_s:g} s"
+    return ""
 
 
 class HealthWatch:

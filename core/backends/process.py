@@ -1,106 +1,102 @@
-"""The process of a local server: its start, its lifeline, its log, its end."""
+"""The process of a local server: its start and its end."""
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import subprocess
 import sys
-import tempfile
-import time
+import threading
 import weakref
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from core.errors import SkillStartError
 
 if TYPE_CHECKING:
-    from core.config import PoolConfig
     from core.skill import SkillSpec
 
-_KEPT_LOGS = 20
-_TAIL_LINES = 5
-_TAIL_BYTES = 4096
-
-_lifelines: weakref.WeakSet[ServerProcess] = weakref.WeakSet()
+_started: weakref.WeakSet[ServerProcess] = weakref.WeakSet()
 
 
-def _drop_lifelines() -> None:
-    """In a forked child: the parent's servers must not live on with the child, which has a copy of their pipes."""
-    for server in list(_lifelines):
+def _forget_all() -> None:
+    for server in list(_started):
         server.forget()
 
 
-os.register_at_fork(after_in_child=_drop_lifelines)
+os.register_at_fork(after_in_child=_forget_all)
 
 
 class ServerProcess:
-    """A server that was started here. It ends when this process does, however that happens.
+    """A server that was started here. It ends when nobody holds its lifeline any more (`core.backends.lifeline`).
 
-    It reads from a pipe whose other end only this process holds, and ends at the end of that. It has a session of its
-    own, so that Ctrl-C in the terminal reaches only us: we decide when it goes.
+    It has a session of its own: Ctrl-C in the terminal reaches only us, and it is one group with all that it starts.
+
+    Args:
+        spec: the skill.
+        address: where it listens.
+        environment: its environment.
+        lifeline: the descriptor that becomes its standard input.
+        log: the file that it writes to.
 
     Raises:
         SkillStartError: the process cannot be started.
     """
 
-    def __init__(self, spec: SkillSpec, address: str, config: PoolConfig) -> None:
-        self._spec = spec
-        self.log = _new_log(config.log_dir, spec.name)
-        self.started_s = time.monotonic()
-        self.serving = False
-        """Whether it has said SERVING."""
-        command = [sys.executable, *spec.serve, "--listen", address, "--lifeline"]
+    def __init__(
+        self, spec: SkillSpec, *, address: str, environment: Mapping[str, str], lifeline: int, log: Path
+    ) -> None:
+        # -P: its modules are those of PYTHONPATH, not those that happen to lie in this process's working directory.
+        safe = ("-P",) if spec.serve[0] == "-m" else ()
+        command = [sys.executable, *safe, *spec.serve, "--listen", address, "--lifeline"]
         try:
-            with self.log.open("ab") as log:
-                # No `with`: it lives longer than this function.
+            with log.open("ab") as output:
+                # No `with`: it lives longer than this function, and maybe longer than this process.
                 self._process = subprocess.Popen(
                     command,
-                    stdin=subprocess.PIPE,
-                    stdout=log,
+                    stdin=lifeline,
+                    stdout=output,
                     stderr=subprocess.STDOUT,
                     start_new_session=True,
-                    env=_environment(),
+                    env=environment,
                 )
         except OSError as error:
             raise SkillStartError(f"cannot be started: {error}", skill=spec.name, log=None) from error
-        _lifelines.add(self)
+        self.pid = self._process.pid
+        _started.add(self)
 
-    def exit_code(self) -> int | None:
-        """What it ended with, negative for a signal; None while it runs."""
-        return self._process.poll()
-
-    def log_tail(self) -> tuple[str, ...]:
-        """The last lines of its log that are not empty."""
+    def exit_code(self, wait_s: float = 0.0) -> int | None:
+        """What it ended with, negative for a signal; None if it still runs after so many seconds."""
         try:
-            with self.log.open("rb") as log:
-                log.seek(max(0, self.log.stat().st_size - _TAIL_BYTES))
-                lines = log.read().decode(errors="replace").splitlines()
-        except OSError:
-            return ()
-        return tuple(line.strip() for line in lines if line.strip())[-_TAIL_LINES:]
-
-    def stop(self, grace_s: float) -> None:
-        """Ends it: asks, waits so many seconds, then kills it with all that it has started."""
-        if self._process.stdin is not None:
-            self._process.stdin.close()
-        try:
-            self._process.wait(grace_s)
+            return self._process.wait(wait_s) if wait_s else self._process.poll()
         except subprocess.TimeoutExpired:
-            os.killpg(self._process.pid, signal.SIGKILL)
-            self._process.wait()
-        _lifelines.discard(self)
+            return None
+
+    def let_go(self) -> None:
+        """It may live on, for others. When it ends nothing of it stays, and Popen has nothing to warn about."""
+        if self._process.poll() is None:
+            try:
+                threading.Thread(target=self._process.wait, name="sarai-reaper", daemon=True).start()
+            except RuntimeError:  # this process is ending: init will see to it
+                self.forget()
 
     def forget(self) -> None:
-        """In a forked child: lets go of the parent's server."""
-        if self._process.stdin is not None:
-            self._process.stdin.close()
-        # Keeps Popen from asking for, and warning about, a process that is not this one's child.
+        """Keeps Popen from asking for, and warning about, what is not this process's child, or soon will not be."""
         self._process.returncode = 0
 
 
-def end_of(exit_code: int) -> str:
-    """How a process ended, in words."""
+def kill_group(pid: int) -> None:
+    """Kills a server with all that it has started. While any of that runs, the number is given to nobody else."""
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(pid, signal.SIGKILL)
+
+
+def end_of(exit_code: int | None) -> str:
+    """How a process ended, in words; None: it was not ours to know."""
+    if exit_code is None:
+        return "ended"
     if exit_code >= 0:
         return f"ended with exit code {exit_code}"
     try:
@@ -109,23 +105,8 @@ def end_of(exit_code: int) -> str:
         return f"was ended by signal {-exit_code}"
 
 
-def _environment() -> dict[str, str]:
+def server_environment() -> dict[str, str]:
     """Ours, and what lets the server find the modules that this process finds, from wherever they were loaded."""
     path = os.pathsep.join(str(Path(entry).absolute()) for entry in sys.path)
     quiet = {"GRPC_VERBOSITY": "ERROR"}
     return quiet | dict(os.environ) | {"PYTHONPATH": path}
-
-
-def _new_log(folder: Path, skill: str) -> Path:
-    """A new empty log file, readable for this user only; of those that are there, the newest stay."""
-    name = f"{time.strftime('%Y%m%dT%H%M%S')}-{os.getpid()}-"
-    try:
-        own = folder / skill
-        own.mkdir(mode=0o700, parents=True, exist_ok=True)
-        for old in sorted(own.glob("*.log"))[: -(_KEPT_LOGS - 1)]:
-            old.unlink(missing_ok=True)
-        descriptor, path = tempfile.mkstemp(prefix=name, suffix=".log", dir=own)
-    except OSError:  # a home that cannot be written to is no reason not to start
-        descriptor, path = tempfile.mkstemp(prefix=f"sarai-{skill}-{name}", suffix=".log")
-    os.close(descriptor)
-    return Path(path)

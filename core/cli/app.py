@@ -15,6 +15,7 @@ from core.cli.draft import draft
 from core.cli.exit_codes import ExitCode, exit_code_of
 from core.cli.health import health
 from core.cli.loop import loop
+from core.cli.new_skill import new_skill
 from core.cli.serve import serve
 from core.cli.settings import Settings, common_options
 from core.cli.skills import skills
@@ -99,7 +100,7 @@ def cli() -> None:
     """
 
 
-for _command in (loop, draft, chat, serve, skills, health, up, down, ps, logs, completion):
+for _command in (loop, draft, chat, serve, skills, health, up, down, ps, logs, new_skill, completion):
     cli.add_command(_command)
 
 

@@ -8,6 +8,7 @@ import shlex
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -118,7 +119,7 @@ def down(*, skills: tuple[str, ...], dry_run: bool) -> int:
 @watch_options
 @common_options
 def ps(*, skills: tuple[str, ...], watch: bool, interval: float) -> int:
-    """Lists the containers of each SKILL, by default of all, with state, health and address.
+    """Lists the containers of each SKILL, by default of all, with state, health, address, load, memory and speed.
 
     The exit code is 3 if there is one that does not run or is unhealthy.
     """
@@ -131,13 +132,19 @@ def ps(*, skills: tuple[str, ...], watch: bool, interval: float) -> int:
     def look() -> View:
         rows = [row for spec in specs for row in _rows(project, spec)]
         bad = any(row["state"] != "running" or row["health"] == "unhealthy" for row in rows)
-        lines = [json.dumps(row, ensure_ascii=False) for row in rows] if settings.json else _table(rows)
+        lines = [json.dumps(_as_dict(row), ensure_ascii=False) for row in rows] if settings.json else _table(rows)
         return lines, ExitCode.UNAVAILABLE if bad else ExitCode.OK
 
     return show(look, watch=watch, interval_s=interval)
 
 
 def _rows(project: Project, spec: SkillSpec) -> list[dict[str, Any]]:
+    from core.cli.replicas import ask_replicas
+    from core.config import PoolConfig
+
+    containers = project.containers(spec.container)
+    targets = [each.ports[spec.port] for each in containers if spec.port in each.ports]
+    told = {replica.target: replica for replica in ask_replicas(spec, targets, PoolConfig.from_env())}
     return [
         {
             "skill": spec.name,
@@ -148,17 +155,35 @@ def _rows(project: Project, spec: SkillSpec) -> list[dict[str, Any]]:
             "restarts": each.restarts,
             "image": each.image,
             "started": each.started,
+            "replica": told.get(each.ports.get(spec.port, "")),
         }
-        for each in project.containers(spec.container)
+        for each in containers
     ]
+
+
+def _as_dict(row: dict[str, Any]) -> dict[str, Any]:
+    """One flat object: what the replica tells stands beside what the engine does."""
+    told = asdict(row["replica"]) if row["replica"] else {}
+    return {name: value for name, value in row.items() if name != "replica"} | {
+        name: value for name, value in told.items() if name not in row
+    }
 
 
 def _table(rows: list[dict[str, Any]]) -> list[str]:
     from core.cli.figures import table
+    from core.cli.replicas import HEADINGS
 
-    heading = ("SKILL", "CONTAINER", "STATE", "HEALTH", "TARGET", "IMAGE", "STARTED")
-    cells = [[str(row[name.lower()]).split(".")[0] if name == "STARTED" else str(row[name.lower()]) or "-"
-              for name in heading] for row in rows]  # fmt: skip
+    ours = ("SKILL", "CONTAINER", "STATE", "HEALTH", "TARGET")
+    cells = [
+        (
+            *(str(row[name.lower()]) or "-" for name in ours),
+            *(row["replica"].cells() if row["replica"] else ("",) * len(HEADINGS)),
+            str(row["image"]),
+            str(row["started"]).split(".")[0],
+        )
+        for row in rows
+    ]
+    heading = (*ours, *HEADINGS, "IMAGE", "STARTED")
     return table([heading, *cells], left=len(heading)) if rows else []
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from typing import TYPE_CHECKING, Any
 
@@ -32,34 +33,42 @@ Examples:
 @watch_options
 @common_options
 def health(*, skill: str, target: str | None, timeout: float, watch: bool, interval: float) -> int:
-    """Asks the server of SKILL how it is. Starts none.
+    """Asks the server of SKILL, or each of its replicas, how it is. Starts none.
 
-    The exit code is 0 if it is SERVING and 3 if it is not, or is not there. The environment variable SARAI_SKILL
+    The exit code is 0 if one is SERVING and 3 if none is, or none is there. The environment variable SARAI_SKILL
     names the default SKILL, SARAI_<NAME>_TARGET its address.
     """
-    from core.backends.address import AddressReplica
     from core.client import SkillClient
+    from core.replicas.targets import resolve_all, split_targets
 
     settings = start_command()
     spec = find_spec(skill)
     config = config_with_target(spec, target)
-    address = config.target_of(spec) or f"127.0.0.1:{spec.port}"
-    with SkillClient(spec, AddressReplica(address, "address"), config) as client:
+    targets = split_targets(config.target_of(spec) or f"127.0.0.1:{spec.port}")
+    with contextlib.ExitStack() as stack:
+        addresses = resolve_all(targets) or targets
+        clients = [stack.enter_context(SkillClient.at(spec, address, config)) for address in addresses]
 
         def look() -> View:
-            state = _ask(client, timeout)
-            code = ExitCode.OK if state["status"] == "SERVING" else ExitCode.UNAVAILABLE
+            states = [_ask(client, spec.health_service, timeout) for client in clients]
+            serves = any(state["status"] == "SERVING" for state in states)
+            code = ExitCode.OK if serves else ExitCode.UNAVAILABLE
             if settings.json:
-                return [json.dumps(state, ensure_ascii=False)], code
+                return [json.dumps(state, ensure_ascii=False) for state in states], code
             if settings.quiet:
                 return [], code
-            width = max(map(len, state))
-            return [f"{name:<{width}}  {_plain(value)}" for name, value in state.items() if value != ""], code
+            return [line for state in states for line in ("", *_lines(state))][1:], code
 
         return show(look, watch=watch, interval_s=interval)
 
 
-def _ask(client: SkillClient, timeout_s: float) -> dict[str, Any]:
+def _lines(state: dict[str, Any]) -> list[str]:
+    width = max(map(len, state))
+    return [f"{name:<{width}}  {_plain(value)}" for name, value in state.items() if value != ""]
+
+
+def _ask(client: SkillClient, health_service: str, timeout_s: float) -> dict[str, Any]:
+    from core.backends.health import check_serving
     from core.cli.figures import message_dict
     from core.errors import CallError
 
@@ -68,6 +77,9 @@ def _ask(client: SkillClient, timeout_s: float) -> dict[str, Any]:
         answer = client.Health(timeout=timeout_s)
     except CallError as error:
         return {**where, "status": "UNREACHABLE", "message": str(error)}
+    except AttributeError:  # the skill's own service has no Health: there is the standard one
+        serving = check_serving(client.target, health_service, timeout_s=timeout_s)
+        return {**where, "status": "SERVING" if serving else "UNREACHABLE"}
     return where | message_dict(answer)
 
 

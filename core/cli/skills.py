@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 import sys
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING
+from functools import partial
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from core.cli.colors import Paint
 from core.cli.exit_codes import ExitCode
+from core.cli.replicas import HEADINGS, Replica, ask_replicas
 from core.cli.settings import common_options, start_command
 from core.cli.watch import View, show, watch_options
 
@@ -35,7 +37,7 @@ States:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Row:
-    """One skill, or one plugin that failed."""
+    """One replica of a skill, a skill that does not run, or a plugin that failed."""
 
     name: str
     state: str
@@ -44,6 +46,8 @@ class Row:
     """How the target was found: `address`, `container` or `running`; empty where it does not run."""
     version: str
     summary: str
+    replica: Replica | None = None
+    """What the replica tells of itself."""
 
 
 @click.command(epilog=_EPILOG, short_help="List skills, where they run, and plugins that failed.")
@@ -61,48 +65,56 @@ def skills(*, watch: bool, interval: float) -> int:
     plugins, config = get_plugins(), PoolConfig.from_env()
 
     def look() -> View:
-        rows = [_row(spec, config) for spec in plugins.skills.values()]
+        rows = [row for spec in plugins.skills.values() for row in _rows(spec, config)]
         rows += [
             Row(name=error.name, state="failed", target=error.path, where="", version="", summary=str(error.exception))
             for error in plugins.errors
         ]
-        lines = [json.dumps(asdict(row), ensure_ascii=False) for row in rows] if settings.json else _table(rows)
+        lines = [json.dumps(_as_dict(row), ensure_ascii=False) for row in rows] if settings.json else _table(rows)
         return lines, ExitCode.OK
 
     return show(look, watch=watch, interval_s=interval)
 
 
-def _row(spec: SkillSpec, config: PoolConfig) -> Row:
+def _rows(spec: SkillSpec, config: PoolConfig) -> list[Row]:
     from core.backends.address import find_running
-    from core.backends.health import check_serving
+    from core.replicas.targets import resolve_all, split_targets
 
-    target = config.target_of(spec)
-    if target is not None:
-        serving = check_serving(target, spec.health_service, timeout_s=config.probe_timeout_s)
-        state, where = ("serving" if serving else "unreachable"), "address"
+    text = config.target_of(spec)
+    if text is not None:
+        targets = split_targets(text)
+        origins = dict.fromkeys(resolve_all(targets) or targets, "address")
     else:
-        running = find_running(spec, config)
-        found = ("serving", running.target, running.origin) if running else ("on demand", "", "")
-        state, target, where = found
-    return Row(name=spec.name, state=state, target=target, where=where, version=spec.version, summary=spec.summary)
+        origins = {replica.target: replica.origin for replica in find_running(spec, config)}
+    row = partial(Row, name=spec.name, version=spec.version, summary=spec.summary)
+    rows = [
+        row(
+            state="serving" if replica.serving else "unreachable",
+            target=replica.target,
+            where=origins[replica.target],
+            replica=replica,
+        )
+        for replica in ask_replicas(spec, list(origins), config)
+    ]
+    return rows or [row(state="on demand", target="", where="")]
+
+
+def _as_dict(row: Row) -> dict[str, Any]:
+    """One flat object: what the replica tells stands beside the rest."""
+    values = asdict(row)
+    told = values.pop("replica") or {}
+    return values | {name: value for name, value in told.items() if name not in ("target", "serving")}
 
 
 def _table(rows: list[Row]) -> list[str]:
     """The rows in columns, no wider than the terminal where there is one."""
     from core.cli.figures import table
 
-    cells = [("NAME", "STATE", "TARGET", "WHERE", "VERSION", "SUMMARY")]
+    cells: list[tuple[str, ...]] = [("NAME", "STATE", "TARGET", "WHERE", *HEADINGS, "VERSION", "SUMMARY")]
     for row in rows:
-        cells += [
-            (
-                row.name,
-                row.state,
-                row.target or "-",
-                row.where or "-",
-                row.version or "-",
-                " ".join(row.summary.split()),
-            )
-        ]
+        told = row.replica.cells() if row.replica else ("",) * len(HEADINGS)
+        about = (row.version or "-", " ".join(row.summary.split()))
+        cells.append((row.name, row.state, row.target or "-", row.where or "-", *told, *about))
     lines = table(cells, left=len(cells[0]))
     if Paint(sys.stdout).terminal:
         import shutil

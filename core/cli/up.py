@@ -119,9 +119,7 @@ def _serves(container: Container, spec: SkillSpec) -> bool:
 
 def _hopeless(container: Container, spec: SkillSpec) -> str:
     """Why waiting for it makes no sense; empty as long as it does."""
-    from core.backends.address import AddressReplica
     from core.client import SkillClient
-    from core.config import PoolConfig
     from core.errors import CallError
 
     if container.ended:
@@ -131,8 +129,7 @@ def _hopeless(container: Container, spec: SkillSpec) -> str:
     target = container.ports.get(spec.port)
     if target is None:
         return ""
-    replica = AddressReplica(target, "address")
-    with SkillClient(spec, replica, PoolConfig.from_env()) as client, contextlib.suppress(CallError):
+    with SkillClient.at(spec, target) as client, contextlib.suppress(CallError):
         health = client.Health(timeout=1.0)
         if health.status == "NOT_SERVING":
             return str(health.message) or "NOT_SERVING"

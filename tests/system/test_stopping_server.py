@@ -8,7 +8,6 @@ from pathlib import Path
 
 import grpc
 
-from core.backends.address import AddressReplica
 from core.client import SkillClient
 from core.config import PoolConfig
 from skills import skills_pb2
@@ -24,7 +23,7 @@ def test_a_call_at_the_last_moment_is_unavailable_never_cancelled(tmp_path: Path
 
         def ask_until_it_fails() -> None:
             config = PoolConfig(recovery_s=0.0)
-            with SkillClient(sarai_skills()[0], AddressReplica(server.target, "address"), config) as client:
+            with SkillClient.at(sarai_skills()[0], server.target, config) as client:
                 try:
                     while True:
                         client.Generate(REQUEST, timeout=20)

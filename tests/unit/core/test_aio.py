@@ -9,6 +9,7 @@ from core.aio import AsyncSkillClient
 from core.backends.address import AddressReplica
 from core.config import PoolConfig
 from core.errors import DeadlineError, PoolClosedError, UnavailableError
+from core.replicas import ReplicaSet
 from skills import skills_pb2
 from tests.stub_plugin import free_port, stub_spec
 from tests.stub_skill import Call, Reply, StubSkill
@@ -23,9 +24,12 @@ T = TypeVar("T")
 
 def with_client(target: str, use: Callable[[AsyncSkillClient], Awaitable[T]], config: PoolConfig | None = None) -> T:
     async def run() -> T:
-        replica = AddressReplica(target, "address")
-        async with AsyncSkillClient(stub_spec(), replica, config or PoolConfig()) as client:
-            return await use(client)
+        replicas = ReplicaSet(stub_spec(), config or PoolConfig(), [AddressReplica(target, "address")])
+        try:
+            async with AsyncSkillClient(replicas) as client:
+                return await use(client)
+        finally:
+            replicas.close()
 
     return asyncio.run(run())
 
@@ -90,15 +94,18 @@ def test_async_deadline_holds() -> None:
         with_client(skill.target, use)
 
 
-def test_async_stream_that_breaks_after_a_piece_is_not_begun_again() -> None:
-    async def use(client: AsyncSkillClient) -> None:
-        with pytest.raises(UnavailableError):
-            async for _ in client.GenerateStream(REQUEST, timeout=10):
-                pass
+def test_async_answer_that_breaks_goes_on_where_it_was() -> None:
+    answer = Reply(text="one two three four")
+    broken = Reply(text=answer.text, break_after=2)
 
-    with StubSkill(Reply(text="one two three", break_after=2)) as skill:
+    async def use(client: AsyncSkillClient) -> None:
+        pieces = [chunk.text async for chunk in client.GenerateStream(REQUEST, timeout=10)]
+        assert pieces == [*answer.words(), ""]
+        assert (await client.Generate(REQUEST, timeout=10)).text == answer.text
+        assert client.stats().attempts == 4
+
+    with StubSkill([broken, answer, broken, answer]) as skill:
         with_client(skill.target, use)
-        assert len(skill.requests) == 1
 
 
 def test_leaving_an_async_stream_early_cancels_the_call() -> None:

@@ -211,14 +211,47 @@ def test_other_failures_are_not_tried_again(code: grpc.StatusCode) -> None:
         assert len(skill.requests) == 1
 
 
-@pytest.mark.parametrize("code", [grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.INTERNAL])
-def test_stream_that_breaks_after_a_piece_is_not_begun_again(code: grpc.StatusCode) -> None:
-    reply = Reply(text="one two three", break_after=2, failure=Failure(code=code))
+def test_answer_that_breaks_goes_on_where_it_was() -> None:
+    reply = Reply(text="one two three four five", break_after=2)
+    with StubSkill(reply) as skill, client_of(skill.target) as client:
+        answer = Reply(text="one two three four five")
+        skill.script([reply, answer])
+        assert [chunk.text for chunk in client.GenerateStream(REQUEST, timeout=10)] == [*answer.words(), ""]
+        skill.script([reply, reply, answer])
+        whole = client.Generate(REQUEST, timeout=10)
+        first, second, third = skill.requests[-3:]
+        stats = client.stats()
+    assert whole.text == answer.text
+    assert whole.tokens_generated == 5
+    assert [len(each.continuations[0].token_ids) for each in (second, third)] == [2, 4]
+    assert first.seed == second.seed == third.seed == whole.seed, "who goes on draws the same numbers"
+    assert (stats.calls, stats.attempts, stats.retries, stats.failovers) == (2, 5, 3, 0)
+
+
+def test_answer_that_breaks_through_the_skills_fault_ends_there() -> None:
+    reply = Reply(text="one two three", break_after=2, failure=Failure(code=grpc.StatusCode.INTERNAL))
     with StubSkill(reply) as skill, client_of(skill.target) as client:
         got: list[str] = []
-        with pytest.raises((UnavailableError, SkillFailedError)) as caught:
+        with pytest.raises(SkillFailedError):
             got.extend(chunk.text for chunk in client.GenerateStream(REQUEST, timeout=10))
-        assert caught.value.code() is code
+        assert len(skill.requests) == 1
+
+
+def test_stream_of_another_method_is_not_begun_again_after_a_piece() -> None:
+    from tests.stub_plugin import stub_spec
+
+    class Stub:
+        def __init__(self, channel: grpc.Channel) -> None:
+            self.AskStream = channel.unary_stream(
+                "/SkillsService/GenerateStream",
+                request_serializer=skills_pb2.GenReq.SerializeToString,
+                response_deserializer=skills_pb2.GenChunk.FromString,
+            )
+
+    spec = stub_spec(stub=Stub)
+    with StubSkill(Reply(text="one two three", break_after=2)) as skill, client_of(skill.target, spec=spec) as client:
+        with pytest.raises(UnavailableError):
+            list(client.AskStream(REQUEST, timeout=10))
         assert len(skill.requests) == 1
 
 

@@ -82,7 +82,7 @@ def test_message_over_the_limit_is_no_matter_of_waiting() -> None:
 
 @pytest.mark.parametrize("encoded", [b"\xff\xff\xff", "text", b"\x1a\x02\x08\x01"])
 def test_status_details_that_do_not_parse_are_left_out(encoded: bytes | str) -> None:
-    assert rich_details((("grpc-status-details-bin", encoded),)) == (None, ())
+    assert rich_details((("grpc-status-details-bin", encoded),)) == (None, (), "")
 
 
 def test_unknown_skill_tells_the_known_and_the_nearest() -> None:

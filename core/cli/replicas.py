@@ -1,0 +1,86 @@
+"""What `sarai skills` and `sarai ps` ask each replica of a skill: how it is, and what it does just now."""
+
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from core.config import PoolConfig
+    from core.skill import SkillSpec
+
+HEADINGS = ("LOAD", "MEMORY", "TOK/S", "CACHED", "MODEL")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Replica:
+    """One replica as it describes itself. What a skill does not tell is None."""
+
+    target: str
+    serving: bool
+    active: int | None = None
+    """Requests that run."""
+    queued: int | None = None
+    """Requests that wait."""
+    ram_mb: float | None = None
+    tokens_per_second: float | None = None
+    """Over the last ten seconds, all requests together."""
+    cached_share: float | None = None
+    """Of the prompt tokens since the start, the share that was found in the prefix cache."""
+    model: str = ""
+    message: str = ""
+    """Why it does not serve, in its own words or gRPC's."""
+
+    def cells(self) -> tuple[str, ...]:
+        """What stands below `HEADINGS`."""
+        load = "" if self.active is None else f"{self.active}+{self.queued}" if self.queued else f"{self.active}"
+        return (
+            load,
+            "" if self.ram_mb is None else f"{self.ram_mb:.0f} MB",
+            "" if self.tokens_per_second is None else f"{self.tokens_per_second:.1f}",
+            "" if self.cached_share is None else f"{self.cached_share:.0%}",
+            self.model,
+        )
+
+
+def ask_replicas(spec: SkillSpec, targets: Sequence[str], config: PoolConfig) -> list[Replica]:
+    """Asks the replicas at all targets at the same time."""
+    if not targets:
+        return []
+    with ThreadPoolExecutor(len(targets)) as threads:
+        return list(threads.map(lambda target: _ask(spec, target, config), targets))
+
+
+def _ask(spec: SkillSpec, target: str, config: PoolConfig) -> Replica:
+    from core.client import SkillClient
+    from core.errors import CallError
+
+    with SkillClient.at(spec, target, config) as client:
+        try:
+            health: Any = client.Health(timeout=config.probe_timeout_s)
+        except AttributeError:  # the skill's own service has no Health
+            return _by_the_standard(spec, target, config)
+        except CallError as error:
+            return Replica(target=target, serving=False, message=error.details())
+    prompt = getattr(health, "prompt_tokens", 0)
+    return Replica(
+        target=target,
+        serving=health.status in ("SERVING", "RECOVERING"),
+        active=getattr(health, "active_requests", None),
+        queued=getattr(health, "queued_requests", None),
+        ram_mb=getattr(health, "ram_mb", None),
+        tokens_per_second=getattr(health, "tokens_per_second", None),
+        cached_share=health.cached_tokens / prompt if prompt else None,
+        model=getattr(health, "model", ""),
+        message=getattr(health, "message", ""),
+    )
+
+
+def _by_the_standard(spec: SkillSpec, target: str, config: PoolConfig) -> Replica:
+    from core.backends.health import check_serving
+
+    serving = check_serving(target, spec.health_service, timeout_s=config.probe_timeout_s)
+    return Replica(target=target, serving=serving, message="" if serving else "it does not say SERVING")

@@ -1,0 +1,52 @@
+"""How a skill and its replicas are, as the pool sees them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from core.backends import Origin
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReplicaStatus:
+    """One replica."""
+
+    target: str
+    """Its address."""
+    state: str
+    """`serving`, `down`, `ejected` (left out for its failures), `paused` (full, or not ready) or `stopped`."""
+    why: str
+    """Why it is down; empty where it is not."""
+    outstanding: int
+    """Calls of this pool that run there."""
+    calls: int
+    """Attempts that went there."""
+    failures: int
+    """Those of them that failed through its fault."""
+    pid: int | None
+    """Its process, where it is one of ours."""
+    restarts: int
+    """How often its process was started again."""
+    log: Path | None
+    """Its log, where it is one of ours."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SkillStatus:
+    """One skill."""
+
+    skill: str
+    """Its name."""
+    origin: Origin | None
+    """Where its replicas come from; None where the pool has not looked for them yet."""
+    waiting: int
+    """Calls that wait for a replica."""
+    calls: int
+    """Calls that were made."""
+    attempts: int
+    """Requests that were sent for them."""
+    failovers: int
+    """Attempts that went on at another replica."""
+    replicas: tuple[ReplicaStatus, ...]
+    """Its replicas."""

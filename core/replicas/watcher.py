@@ -1,0 +1,169 @@
+"""Follows the health of replicas, so that who drains, hangs or is gone gets no new call, and who is back gets some.
+
+A replica alone is followed only while it is away: there is nothing to choose. Among several each has a thread that
+follows its health by the standard protocol, and one more looks after calls that have become silent.
+"""
+
+from __future__ import annotations
+
+import random
+import threading
+import time
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
+
+from core.channels import open_channel
+from core.quiet_grpc import grpc
+
+if TYPE_CHECKING:
+    from core.replicas.member import Member
+    from core.replicas.replica_set import ReplicaSet
+
+LOOK_EVERY_S = 5.0
+SILENT_S = 2.0
+"""A call that has heard nothing for so long has its replica's health checked."""
+CHECK_TIMEOUT_S = 2.0
+_TICK_S = 0.25
+_FIRST_WAIT_S = 0.1
+_MOST_WAIT_S = 1.0
+
+
+class Watcher:
+    """The threads that follow the replicas of a set.
+
+    Args:
+        replicas: the set.
+        look: finds the targets that are there now; None where they do not change.
+    """
+
+    def __init__(self, replicas: ReplicaSet, look: Callable[[], Sequence[str]] | None) -> None:
+        self._set = replicas
+        self._look = look
+        self._lock = threading.Lock()
+        self._followed: dict[Member, Any] = {}
+        self._checked_s: dict[Member, float] = {}
+        self._busy = threading.Event()
+        self._closing = threading.Event()
+        self._started = False
+
+    @property
+    def _choice(self) -> bool:
+        return self._look is not None or len(self._set.members) > 1
+
+    def start(self) -> None:
+        """Calls are made: follows the replicas where there is a choice among them. Again takes microseconds."""
+        self._busy.set()
+        if self._started or not self._choice:
+            return
+        with self._lock:
+            first, self._started = not self._started, True
+        if not first or self._closing.is_set():
+            return
+        _thread(self._look_after, "sarai-replicas")
+        for member in self._set.members:
+            self.watch(member)
+
+    def watch(self, member: Member) -> None:
+        """Follows a replica, if that is not done already."""
+        if member.starts_itself:
+            return
+        with self._lock:
+            call = self._followed.get(member)
+            if member not in self._followed and not self._closing.is_set():
+                self._followed[member] = None
+                _thread(lambda: self._follow(member), "sarai-health")
+        if call is not None and member.down:
+            call.cancel()  # the connection that it has may be a dead one
+
+    def close(self) -> None:
+        """Ends the threads, without waiting for them."""
+        self._closing.set()
+        self._busy.set()
+        with self._lock:
+            calls = [call for call in self._followed.values() if call is not None]
+        for call in calls:
+            call.cancel()
+
+    # --- one replica's health ---
+
+    def _follow(self, member: Member) -> None:
+        wait_s = _FIRST_WAIT_S
+        while self._goes_on(member):
+            if self._follow_once(member):
+                wait_s = _FIRST_WAIT_S
+            if self._goes_on(member):
+                self._closing.wait(random.uniform(wait_s / 2, wait_s))  # noqa: S311  # jitter
+                wait_s = min(_MOST_WAIT_S, 2 * wait_s)
+
+    def _goes_on(self, member: Member) -> bool:
+        """Whether there is something to follow; if not, this is no longer followed from here on."""
+        with self._lock:
+            goes_on = not (self._closing.is_set() or member.leaving) and (member.down or self._choice)
+            if not goes_on:
+                self._followed.pop(member, None)
+            return goes_on
+
+    def _follow_once(self, member: Member) -> bool:
+        """Reports what the replica says until it says nothing any more. Returns whether it was SERVING."""
+        from grpc_health.v1 import health_pb2, health_pb2_grpc
+
+        served = False
+        with open_channel(member.target) as channel:
+            request = health_pb2.HealthCheckRequest(service=self._set.spec.health_service)
+            call = health_pb2_grpc.HealthStub(channel).Watch(request)
+            with self._lock:
+                self._followed[member] = call
+            try:
+                for answer in call:
+                    serving = answer.status == health_pb2.HealthCheckResponse.SERVING
+                    served = served or serving
+                    self._set.health(member, serving, "")
+                    if serving and not self._choice:
+                        return True
+                self._set.health(member, False, "it ended its health service")
+            except grpc.RpcError as error:
+                if error.code() is grpc.StatusCode.UNIMPLEMENTED:  # it cannot be asked: calls will show
+                    self._set.health(member, True, "")
+                    self._closing.wait(LOOK_EVERY_S)
+                elif error.code() is not grpc.StatusCode.CANCELLED:
+                    self._set.health(member, False, error.details() or error.code().name)
+            finally:
+                with self._lock:
+                    self._followed[member] = None
+        return served
+
+    # --- silent calls, and who is there ---
+
+    def _look_after(self) -> None:
+        looked_s = time.monotonic()
+        while not self._closing.is_set():
+            if self._set.outstanding:
+                self._closing.wait(_TICK_S)
+            else:
+                self._busy.clear()
+                self._busy.wait(LOOK_EVERY_S if self._look else None)
+            if self._look is not None and time.monotonic() - looked_s >= LOOK_EVERY_S:
+                self._set.update(self._look())
+                looked_s = time.monotonic()
+                for member in self._set.members:
+                    self.watch(member)
+            for member in self._set.members:
+                self._check_if_silent(member)
+
+    def _check_if_silent(self, member: Member) -> None:
+        now = time.monotonic()
+        silent = any(now - lease.heard_s >= SILENT_S for lease in tuple(member.leases))
+        if not silent or member.down or now - self._checked_s.get(member, 0.0) < SILENT_S / 2:
+            return
+        from core.backends.health import why_silent
+
+        why = why_silent(member.target, self._set.spec.health_service, timeout_s=CHECK_TIMEOUT_S)
+        self._checked_s[member] = time.monotonic()
+        if why and not self._closing.is_set():
+            self._set.silent(member, why)
+
+
+def _thread(run: Callable[[], None], name: str) -> threading.Thread:
+    thread = threading.Thread(target=run, name=name, daemon=True)
+    thread.start()
+    return thread
