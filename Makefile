@@ -16,7 +16,7 @@ unexport PROMPT
 export LOOP_PROMPT := $(value PROMPT)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup loop serve test test-unit bench lint format types stubs stubs-check proto-lint proto-breaking docs docs-check \
+.PHONY: help setup loop serve test test-unit chaos bench lint format types stubs stubs-check proto-lint proto-breaking docs docs-check \
 	image base-image context context-check lock lock-check check hooks clean
 
 help: ## This list
@@ -39,6 +39,10 @@ test: setup ## All tests; those with containers where there is an engine
 
 test-unit: setup ## Only the fast tests
 	@exec $(BIN)/python -m pytest -m "not slow and not docker" $(ARGS)
+
+# SARAI_CHAOS_SEED repeats a run, SARAI_CHAOS_MODEL=135m takes the embedded model, SARAI_CHAOS_FAULTS sets how many.
+chaos: setup ## Breaks one replica of three 100 times, processes and containers, under load: make chaos [ARGS="-k processes"]
+	@SARAI_CHAOS_FAULTS=$${SARAI_CHAOS_FAULTS:-100} exec $(BIN)/python -m pytest -s tests/chaos $(ARGS)
 
 bench: setup ## Measures against llama.cpp's own server, on a quiet machine: make bench [ARGS="--quick --model 135m"]
 	@$(PYTHON) -m bench.set_up

@@ -25,6 +25,7 @@ NEEDED = (
     "skills/skills_pb2.py",
     "skills/skills_pb2_grpc.py",
     "skills/runtime/*.py",
+    "skills/runtime/health_probe.c",
     "tools/__init__.py",
     "tools/image_packages.py",
     "tools/llama_wheel.lock",

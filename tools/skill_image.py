@@ -15,6 +15,7 @@ import sys
 from pathlib import Path
 
 from tools import base_image, llama_wheel
+from tools.locked import entries
 from tools.step import StepError, run_step
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -51,7 +52,12 @@ def build(folder: Path, tag: str) -> None:
 
 
 def _offer_wheel(lock: Path) -> bool:
-    """Puts the wheel that this machine has compiled where the builder looks for it; it takes it if it is the same."""
+    """Puts the wheel that this machine has compiled where the builder looks for it; it takes it if it is the same.
+
+    Whether nothing is left to be compiled, as for a skill that has no llama.cpp.
+    """
+    if all(package != llama_wheel.PACKAGE for package, _ in entries(lock)):
+        return True
     try:
         llama_wheel.export(_WHEELS, portable=True, lock=lock)
     except StepError:  # no compiler here; the builder brings its own

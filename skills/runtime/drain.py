@@ -1,21 +1,21 @@
-"""Draining: new calls are turned away, running ones finish."""
+"""Draining: running calls finish, new ones are turned away, and what takes too long is handed over."""
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
-from typing import Any
+from typing import Any, NoReturn
 
 import grpc
 
-from .status import abort
+from .status import Reason, abort
 
 # Calls that only look at the server go on, and nobody waits for them.
 _BYSTANDERS = ("/grpc.health.", "/grpc.reflection.")
 
 
 class DrainInterceptor(grpc.aio.ServerInterceptor):
-    """Counts the running calls and refuses new ones once `drain` has begun."""
+    """Counts the running calls, refuses new ones when it is told to, and ends what runs when it is told to."""
 
     def __init__(self, bystanders: tuple[str, ...] = ()) -> None:
         """`bystanders` are further methods, like `/SkillsService/Health`, that are neither counted nor refused."""
@@ -23,16 +23,28 @@ class DrainInterceptor(grpc.aio.ServerInterceptor):
         self._running = 0
         self._idle = asyncio.Event()
         self._idle.set()
-        self.draining = False
+        self._refusing = self._handing_over = False
+        # Of the calls that wait for their skill just now; the others are sending.
+        self._patience: set[asyncio.Timeout] = set()
 
-    async def drain(self, grace_s: float) -> bool:
-        """Refuses new calls and waits for the running ones; False if some are still running after the grace."""
-        self.draining = True
+    def refuse(self) -> None:
+        """From now on new calls are UNAVAILABLE, with the reason DRAINING."""
+        self._refusing = True
+
+    async def idle(self, timeout_s: float) -> bool:
+        """Waits for the running calls, seconds; False if some are still running then."""
         try:
-            await asyncio.wait_for(self._idle.wait(), grace_s)
+            await asyncio.wait_for(self._idle.wait(), timeout_s)
         except TimeoutError:
             return False
         return True
+
+    def hand_over(self) -> int:
+        """Ends the running calls in the same way, with what the skill has for them sent first; returns how many."""
+        self._handing_over = True
+        for patience in self._patience:
+            patience.reschedule(0)  # long ago
+        return self._running
 
     async def intercept_service(
         self,
@@ -57,7 +69,7 @@ class DrainInterceptor(grpc.aio.ServerInterceptor):
         async def call(request: Any, context: Any) -> Any:
             await self._enter(context)
             try:
-                return await method(request, context)
+                return await self._from_skill(method(request, context), context)
             finally:
                 self._exit()
 
@@ -67,16 +79,31 @@ class DrainInterceptor(grpc.aio.ServerInterceptor):
         async def call(request: Any, context: Any) -> AsyncIterator[Any]:
             await self._enter(context)
             try:
-                async for response in method(request, context):
+                responses = method(request, context)
+                while (response := await self._from_skill(anext(responses, None), context)) is not None:
                     yield response
             finally:
                 self._exit()
 
         return call
 
+    async def _from_skill(self, response: Awaitable[Any], context: Any) -> Any:
+        """Waits for a response; once calls are handed over, only takes what is there already."""
+        patience = asyncio.timeout(0 if self._handing_over else None)
+        self._patience.add(patience)
+        try:
+            async with patience:
+                return await response
+        except TimeoutError:
+            if not patience.expired():  # the skill's own
+                raise
+        finally:
+            self._patience.discard(patience)
+        return await _going_away(context)
+
     async def _enter(self, context: Any) -> None:
-        if self.draining:
-            await abort(context, grpc.StatusCode.UNAVAILABLE, "this replica is shutting down: call another one")
+        if self._refusing:
+            await _going_away(context)
         self._running += 1
         self._idle.clear()
 
@@ -84,3 +111,8 @@ class DrainInterceptor(grpc.aio.ServerInterceptor):
         self._running -= 1
         if not self._running:
             self._idle.set()
+
+
+async def _going_away(context: Any) -> NoReturn:
+    message = "this replica is going away: go on at another one"
+    await abort(context, grpc.StatusCode.UNAVAILABLE, message, reason=Reason.DRAINING)

@@ -50,6 +50,10 @@ class Metrics:
         if tokens > 1:
             self._per_token.observe((duration_s - first_token_s) / (tokens - 1))
 
+    def finished(self, *, duration_s: float) -> None:
+        """Notes a call that has no tokens to tell of."""
+        self._duration.observe(duration_s)
+
     def collect(self) -> Iterator[Metric]:
         """The readings, as prometheus_client asks for them."""
         for reading in self._read():

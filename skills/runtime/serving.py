@@ -32,6 +32,11 @@ MIN_PING_INTERVAL_MS = 10_000
 
 # Between one try to load and the next, where the server stays though it cannot serve. Each costs reading the model.
 RELOAD_DELAY_S = (5.0, 10.0, 30.0, 60.0)
+# How long after NOT_SERVING calls are still taken: until their callers have heard of it. Seconds, at most a tenth of
+# the grace.
+LATECOMERS_S = 0.1
+# How long before the end of the grace what still runs is handed over. Seconds, at most a fifth of the grace.
+HAND_OVER_S = 2.0
 
 
 class StartError(Exception):
@@ -41,6 +46,8 @@ class StartError(Exception):
 class Skill(Protocol):
     """What a skill server is made of."""
 
+    name: str
+    """The skill's name."""
     services: Sequence[str]
     """Full names of its gRPC services, for health and reflection."""
     bystanders: tuple[str, ...]
@@ -66,21 +73,27 @@ class Skill(Protocol):
 
 
 class _HealthServicer(health.aio.HealthServicer):  # type: ignore[misc]  # it has no types
-    """The standard one; in a container it adds that to its answers, so that callers can tell where they are served."""
+    """The standard one; its answers also say which skill it is, and whether it is in a container.
+
+    So callers who look for replicas of a skill can tell what they have found.
+    """
+
+    def __init__(self, name: str) -> None:
+        super().__init__()
+        self._about = (("sarai-skill", name), *((("sarai-container", "1"),) if IN_CONTAINER else ()))
 
     async def Check(self, request: Any, context: Any) -> Any:  # noqa: N802  # gRPC's name
         """The health of a service."""
-        if IN_CONTAINER:
-            await context.send_initial_metadata((("sarai-container", "1"),))
+        await context.send_initial_metadata(self._about)
         return await super().Check(request, context)
 
 
 class Serving:
     """Whether the skill can answer, as the standard health service says it."""
 
-    def __init__(self, services: Sequence[str]) -> None:
+    def __init__(self, name: str, services: Sequence[str]) -> None:
         self._names = ("", *services)
-        self.servicer = _HealthServicer()
+        self.servicer = _HealthServicer(name)
 
     async def set(self, serving: bool) -> None:
         """SERVING or NOT_SERVING, for the server as a whole and for each of its services."""
@@ -107,9 +120,10 @@ async def serve(
     Args:
         skill: what to serve.
         listen: `HOST:PORT` or `unix:/PATH`.
-        grace_s: how long running calls may take after SIGTERM or SIGINT; a second signal ends them at once.
+        grace_s: how long running calls may take after SIGTERM or SIGINT. Shortly before its end they are ended with
+            UNAVAILABLE and the reason DRAINING, so that their callers go on elsewhere. A second signal does not wait.
         max_message_bytes: a larger request is answered RESOURCE_EXHAUSTED.
-        lifeline: stop at once when standard input ends: the parent process, which held the other end, is gone.
+        lifeline: stop at once when standard input ends: nobody holds the other end any more.
         stay: if the skill cannot load, say so in the log and in its health, stay NOT_SERVING, and try again.
 
     Raises:
@@ -125,7 +139,7 @@ async def serve(
             ("grpc.keepalive_permit_without_calls", 1),
         ],
     )
-    serving = Serving(skill.services)
+    serving = Serving(skill.name, skill.services)
     health_pb2_grpc.add_HealthServicer_to_server(serving.servicer, server)
     reflection.enable_server_reflection((*skill.services, health.SERVICE_NAME, reflection.SERVICE_NAME), server)
     skill.register(server)
@@ -144,10 +158,9 @@ async def serve(
         if loading.done():
             await loading  # raises what went wrong
         await asked
-        skill.draining()
         await serving.shut_down()
         if not stopping.abandoned.is_set():
-            await _drain(drain, stopping, grace_s)
+            await _drain(skill, drain, stopping, grace_s)
     finally:
         loading.cancel()
         asked.cancel()
@@ -171,15 +184,27 @@ async def _load_again_and_again(skill: Skill, serving: Serving) -> None:
             return
 
 
-async def _drain(drain: DrainInterceptor, stopping: _Stopping, grace_s: float) -> None:
+async def _drain(skill: Skill, drain: DrainInterceptor, stopping: _Stopping, grace_s: float) -> None:
     log.info("draining: running calls have %g s", grace_s)
-    draining = asyncio.create_task(drain.drain(grace_s))
+    draining = asyncio.create_task(_finish_or_hand_over(skill, drain, grace_s))
     abandoned = asyncio.create_task(stopping.abandoned.wait())
     await asyncio.wait({draining, abandoned}, return_when=asyncio.FIRST_COMPLETED)
     abandoned.cancel()
     finished = draining.done() and draining.result()
     draining.cancel()
     log.info("drained" if finished else "stopping with calls still running")
+
+
+async def _finish_or_hand_over(skill: Skill, drain: DrainInterceptor, grace_s: float) -> bool:
+    """Whether all calls ended within the grace, by themselves or because they were handed over."""
+    moment_s, margin_s = min(LATECOMERS_S, grace_s / 10), min(HAND_OVER_S, grace_s / 5)
+    await asyncio.sleep(moment_s)
+    drain.refuse()
+    skill.draining()
+    if await drain.idle(grace_s - moment_s - margin_s):
+        return True
+    log.info("the grace is nearly over: handing over %d calls", drain.hand_over())
+    return await drain.idle(margin_s)
 
 
 class _Stopping:
@@ -191,7 +216,8 @@ class _Stopping:
         for name in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(name, self._on_signal)
         if lifeline:
-            loop.add_reader(sys.stdin.fileno(), self._on_lifeline)
+            self._lifeline = _take_standard_input()
+            loop.add_reader(self._lifeline, self._on_lifeline)
 
     def _on_signal(self) -> None:
         if self.first.is_set():
@@ -199,11 +225,28 @@ class _Stopping:
         self.first.set()
 
     def _on_lifeline(self) -> None:
-        if not os.read(sys.stdin.fileno(), 4096):
-            asyncio.get_running_loop().remove_reader(sys.stdin.fileno())
-            log.info("the parent process is gone")
+        try:
+            ended = not os.read(self._lifeline, 4096)
+        except BlockingIOError:
+            return  # the last user has gone, but the next one has come before we looked
+        if ended:
+            asyncio.get_running_loop().remove_reader(self._lifeline)
+            log.info("nobody uses this server any more")
             self.first.set()
             self.abandoned.set()
+
+
+def _take_standard_input() -> int:
+    """Standard input for this process alone: who holds the other end can tell whether it is there.
+
+    What it starts would keep standard input open after it.
+    """
+    own = os.dup(sys.stdin.fileno())
+    os.set_blocking(own, False)
+    nothing = os.open(os.devnull, os.O_RDONLY)
+    os.dup2(nothing, sys.stdin.fileno())
+    os.close(nothing)
+    return own
 
 
 def configure_logging(level: str) -> None:

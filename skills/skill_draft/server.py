@@ -30,7 +30,7 @@ import grpc
 from skills import skills_pb2, skills_pb2_grpc
 from skills.runtime.resources import CpuMeter, anonymous_bytes, usable_cpus
 from skills.runtime.serving import Serving, StartError, configure_logging, serve
-from skills.runtime.status import abort
+from skills.runtime.status import Reason, abort
 
 from . import VERSION, answers
 from .catalog import ModelNotFoundError, find_model, models_dir
@@ -78,6 +78,7 @@ Context = grpc.aio.ServicerContext[object, object]
 class DraftSkill(skills_pb2_grpc.SkillsServiceServicer):
     """`SkillsService` over one engine."""
 
+    name = "draft"
     services: Sequence[str] = ("SkillsService",)
     bystanders: tuple[str, ...] = ("/SkillsService/Health",)
 
@@ -181,8 +182,10 @@ class DraftSkill(skills_pb2_grpc.SkillsServiceServicer):
     async def _run(self, message: skills_pb2.GenReq, context: Context) -> AsyncIterator[Piece | skills_pb2.GenResp]:
         engine = self._engine
         if engine is None or not engine.ready:
-            why = f"this replica cannot serve: {self._cannot_serve}" if self._cannot_serve else LOADING
-            await abort(context, grpc.StatusCode.UNAVAILABLE, why)
+            why, reason = LOADING, Reason.LOADING
+            if self._cannot_serve:
+                why, reason = f"this replica cannot serve: {self._cannot_serve}", Reason.ENGINE_GONE
+            await abort(context, grpc.StatusCode.UNAVAILABLE, why, reason=reason)
         remaining: float | None = context.time_remaining()  # None where there is no deadline, whatever its type says
         deadline = None if remaining is None else time.monotonic() + remaining
         try:
@@ -206,7 +209,11 @@ class DraftSkill(skills_pb2_grpc.SkillsServiceServicer):
             engine.leave(flight)
 
     async def _refuse(self, context: Context, failed: Failed) -> None:
-        await abort(context, CODES[failed.kind], failed.message, field=failed.field, retry_after_s=failed.retry_after_s)
+        reason = Reason.ENGINE_GONE if failed.kind is FailureKind.UNAVAILABLE else None
+        await abort(
+            context, CODES[failed.kind], failed.message,
+            field=failed.field, retry_after_s=failed.retry_after_s, reason=reason,
+        )  # fmt: skip
 
     def _answer(self, engine: Supervisor, flight: Flight, done: Done) -> skills_pb2.GenResp:
         assert engine.ready is not None

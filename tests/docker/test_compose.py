@@ -134,7 +134,7 @@ def test_command_line_brings_a_skill_up_shows_it_and_takes_it_down(
     assert "up -d skill_draft" in call("up", "--dry-run").stdout
     assert call("ps").stdout == ""
     try:
-        serving = [json.loads(line) for line in call("up", "--json").stdout.splitlines()][-1]
+        serving = [json.loads(line) for line in call("up", "draft", "--json").stdout.splitlines()][-1]
         assert (serving["event"], serving["target"]) == ("serving", "127.0.0.1:50051")
         (row,) = map(json.loads, call("ps", "--json").stdout.splitlines())
         assert (row["skill"], row["container"], row["state"]) == ("draft", "skill_draft", "running")

@@ -151,7 +151,10 @@ def test_conversation_moves_where_its_home_is_much_busier() -> None:
         return "yes"
 
     with StubSkill(script) as one, StubSkill(script) as two, client_of(one, two) as client:
-        ask = lambda prompt: client.Generate(skills_pb2.GenReq(system="same", prompt=prompt), timeout=20)  # noqa: E731
+
+        def ask(prompt: str) -> skills_pb2.GenResp:
+            return client.Generate(skills_pb2.GenReq(system="same", prompt=prompt), timeout=20)
+
         ask("first")
         with ThreadPoolExecutor(3) as threads:
             blocked = [threads.submit(ask, "block") for _ in range(3)]
@@ -221,9 +224,11 @@ def test_request_that_two_replicas_died_with_is_not_tried_on_a_third() -> None:
 
 def test_connections_that_break_are_no_deaths() -> None:
     broken = Failure(code=grpc.StatusCode.UNAVAILABLE, details="Socket closed")
-    with StubSkill([broken, "one"]) as one, StubSkill([broken, "two"]) as two, StubSkill([broken, "three"]) as three:
-        with client_of(one, two, three) as client:
-            assert client.Generate(REQUEST, timeout=20).text in ("one", "two", "three")
+    with (
+        StubSkill([broken, "one"]) as one, StubSkill([broken, "two"]) as two, StubSkill([broken, "three"]) as three,
+        client_of(one, two, three) as client,
+    ):  # fmt: skip
+        assert client.Generate(REQUEST, timeout=20).text in ("one", "two", "three")
 
 
 def test_full_replica_is_passed_over_and_its_hint_is_kept_to() -> None:

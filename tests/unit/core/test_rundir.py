@@ -90,9 +90,8 @@ def test_of_many_that_come_and_remove_it_no_two_have_the_lock_at_once() -> None:
                 inside += 1
                 time.sleep(0)
                 most = max(most, inside)
-                run_dir.remove()
-                time.sleep(0)
                 inside -= 1
+                run_dir.remove()
         return most
 
     with ThreadPoolExecutor(8) as threads:

@@ -16,7 +16,10 @@ from tools.progress import Progress, clock
 from tools.step import StepError, run_step
 
 ROOT = Path(__file__).resolve().parents[3]
-LOCK_FILES = ("requirements.lock", "tools/llama_wheel.lock", "skills/skill_draft/requirements.txt")
+LOCK_FILES = (
+    "requirements.lock", "tools/llama_wheel.lock", "skills/skill_draft/requirements.txt",
+    "skills/skill_image/requirements.txt",
+)  # fmt: skip
 
 
 @pytest.fixture

@@ -1,0 +1,57 @@
+"""The program of a skill's server: its settings, its log, serving, its exit code."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from collections.abc import Callable, Sequence
+from typing import TypeVar
+
+from .serving import Skill, StartError, configure_logging, serve
+from .settings import ServerSettings, SettingsError, load
+
+_Settings = TypeVar("_Settings", bound=ServerSettings)
+
+
+def run_server(
+    make: Callable[[_Settings], Skill],
+    kind: type[_Settings],
+    *,
+    name: str,
+    port: int,
+    arguments: Sequence[str] | None = None,
+) -> int:
+    """Serves until it is told to stop.
+
+    Args:
+        make: makes the skill of its settings, inside the running event loop.
+        kind: the settings that the skill has.
+        name: the skill's name.
+        port: where it listens on 127.0.0.1, unless it is told else.
+        arguments: by default those of the command line.
+
+    Returns:
+        0 after a drain, 1 where it could not start, 2 where a setting is wrong; the reason is on standard error.
+    """
+    try:
+        settings, lifeline = load(kind, name, sys.argv[1:] if arguments is None else arguments)
+    except SettingsError as error:
+        sys.stderr.write(f"skill_{name}: {error}\n")
+        return 2
+    configure_logging(settings.log_level)
+
+    async def run() -> int:
+        return await serve(
+            make(settings),
+            listen=settings.listen or f"127.0.0.1:{port}",
+            grace_s=settings.grace_s,
+            max_message_bytes=int(settings.max_message_mb * (1 << 20)),
+            lifeline=lifeline,
+            stay=settings.on_start_failure == "stay",
+        )
+
+    try:
+        return asyncio.run(run())
+    except StartError as error:
+        sys.stderr.write(f"skill_{name}: {error}\n")
+        return 1

@@ -1,0 +1,123 @@
+"""Settings of a skill's server: one dataclass, the same names as flags and as environment variables.
+
+Order: default < environment (`SKILL_IMAGE_WORKERS`) < flag (`--workers`). A skill with settings of its own makes a
+subclass of `ServerSettings` and adds fields by `setting`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import math
+import os
+import typing
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+_KINDS: Mapping[str, tuple[type, str]] = {
+    "int": (int, "a whole number"),
+    "float": (float, "a number"),
+    "str": (str, "text"),
+}
+
+
+class SettingsError(ValueError):
+    """A setting is out of its range; the message names it as its user wrote it."""
+
+
+def setting(
+    default: str | float, help_: str, *, low: float = -math.inf, high: float = math.inf, choices: tuple[str, ...] = ()
+) -> typing.Any:
+    """A field of a settings dataclass; its type is `int`, `float` or `str`."""
+    return field(default=default, metadata={"help": help_, "low": low, "high": high, "choices": choices})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ServerSettings:
+    """What the server of every skill can be told.
+
+    Raises:
+        SettingsError: a setting is out of its range.
+    """
+
+    listen: str = setting("", "address to serve on: HOST:PORT or unix:/PATH; empty: 127.0.0.1 and the skill's port")
+    workers: int = setting(0, "calls that are worked on at once; 0: one for each CPU", low=0, high=256)
+    queue: int = setting(64, "calls that wait at most; one more is answered RESOURCE_EXHAUSTED", low=0, high=10000)
+    grace_s: float = setting(30.0, "time for running calls after SIGTERM, seconds", low=0, high=3600)
+    on_start_failure: str = setting(
+        "exit", "where it cannot get ready. exit: end with code 1; stay: be NOT_SERVING, say why, and try again",
+        choices=("exit", "stay"),
+    )  # fmt: skip
+    max_message_mb: float = setting(4.0, "largest request, MiB", low=0.01, high=1024)
+    metrics: str = setting("", "address for Prometheus metrics over HTTP, HOST:PORT; empty: none")
+    log_level: str = setting("info", "what is logged to stderr", choices=("debug", "info", "warning", "error"))
+
+    def __post_init__(self) -> None:
+        for item in dataclasses.fields(self):
+            _check(item, getattr(self, item.name), flag(item.name))
+
+
+_Settings = typing.TypeVar("_Settings", bound=ServerSettings)
+
+
+def flag(name: str) -> str:
+    """A setting's name on the command line."""
+    return "--" + name.replace("_", "-")
+
+
+def variable(skill: str, name: str) -> str:
+    """A setting's name in the environment."""
+    return f"SKILL_{skill}_{name}".upper()
+
+
+def load(
+    kind: type[_Settings], skill: str, arguments: Sequence[str], environment: Mapping[str, str] = os.environ
+) -> tuple[_Settings, bool]:
+    """The settings of a skill, and whether `--lifeline` was given.
+
+    Raises:
+        SettingsError: a setting cannot be read or is out of its range.
+    """
+    parsed = vars(_parser(kind, skill).parse_args(arguments))
+    values = {}
+    for item in dataclasses.fields(kind):
+        if parsed[item.name] is not None:
+            values[item.name] = _parse(item, parsed[item.name], flag(item.name))
+        elif text := environment.get(variable(skill, item.name), ""):
+            values[item.name] = _parse(item, text, variable(skill, item.name))
+    return kind(**values), bool(parsed["lifeline"])
+
+
+def _parser(kind: type[ServerSettings], skill: str) -> argparse.ArgumentParser:
+    """The command line of a server; argparse, as a container has no library for it."""
+    parser = argparse.ArgumentParser(
+        prog="server.py",
+        description=f"Serves the {skill} skill over gRPC. Each setting is also an environment variable: [NAME].",
+    )
+    for item in dataclasses.fields(kind):
+        shown = "" if item.default in ("", 0) else f" (default {item.default})"
+        parser.add_argument(
+            flag(item.name),
+            metavar=str(item.type).upper(),
+            help=f"{item.metadata['help']}{shown} [{variable(skill, item.name)}]",
+        )
+    parser.add_argument("--lifeline", action="store_true", help="stop when standard input ends")
+    return parser
+
+
+def _parse(item: dataclasses.Field[typing.Any], text: str, name: str) -> typing.Any:
+    kind, wanted = _KINDS[str(item.type)]
+    try:
+        value = kind(text)
+    except ValueError:
+        raise SettingsError(f"{name} is {text!r}; it must be {wanted}") from None
+    _check(item, value, name)
+    return value
+
+
+def _check(item: dataclasses.Field[typing.Any], value: typing.Any, name: str) -> None:
+    low, high, choices = item.metadata["low"], item.metadata["high"], item.metadata["choices"]
+    if choices and value not in choices:
+        raise SettingsError(f"{name} is {value!r}; it must be one of {', '.join(choices)}")
+    if isinstance(value, (int, float)) and not low <= value <= high:
+        raise SettingsError(f"{name} is {value}; it must be from {low:g} to {high:g}")

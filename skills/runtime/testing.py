@@ -1,0 +1,76 @@
+"""For the tests of a skill: its real server, as its plugin says it is started, on a socket of its own."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Protocol
+
+import grpc
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+
+# Milliseconds between attempts to connect, where gRPC's own are a second and more.
+_SOON = (("grpc.initial_reconnect_backoff_ms", 50), ("grpc.max_reconnect_backoff_ms", 50))
+
+
+class Served(Protocol):
+    """Of what the plugin says (`core.skill.SkillSpec`), what is needed here."""
+
+    @property
+    def name(self) -> str:
+        """The skill's name."""
+
+    @property
+    def serve(self) -> tuple[str, ...]:
+        """The arguments after the Python executable that start its server."""
+
+
+@contextmanager
+def served(spec: Served, *options: str, timeout_s: float = 60.0) -> Iterator[grpc.Channel]:
+    """Starts a skill's server, and gives a channel to it once it is SERVING. It is stopped at the end.
+
+    Args:
+        spec: what the skill's plugin gives.
+        options: further options of the server.
+        timeout_s: how long its start may take, seconds.
+
+    Raises:
+        AssertionError: it did not come up; the text has its log.
+    """
+    with tempfile.TemporaryDirectory(prefix=f"skill-{spec.name}-") as folder:
+        log, address = Path(folder) / "log", f"unix:{folder}/socket"
+        command = [sys.executable, *spec.serve, "--listen", address, "--lifeline", *options]
+        path = os.pathsep.join(entry or "." for entry in sys.path)  # it finds what this process finds
+        with (
+            log.open("wb") as written,
+            subprocess.Popen(
+                command, stdin=subprocess.PIPE, stdout=written, stderr=written, env={**os.environ, "PYTHONPATH": path}
+            ) as process,
+            grpc.insecure_channel(address, options=_SOON) as channel,
+        ):
+            try:
+                _wait_serving(process, channel, log, time.monotonic() + timeout_s)
+                yield channel
+            finally:
+                channel.close()
+                process.terminate()
+
+
+def _wait_serving(process: subprocess.Popen[bytes], channel: grpc.Channel, log: Path, until_s: float) -> None:
+    health = health_pb2_grpc.HealthStub(channel)
+    while True:
+        assert process.poll() is None, f"the server ended with exit code {process.returncode}:\n{log.read_text()}"
+        assert time.monotonic() < until_s, f"the server is not SERVING in time:\n{log.read_text()}"
+        try:
+            answer = health.Check(health_pb2.HealthCheckRequest(), timeout=1.0, wait_for_ready=True)
+        except grpc.RpcError:
+            continue
+        if answer.status == health_pb2.HealthCheckResponse.SERVING:
+            return
+        time.sleep(0.01)

@@ -1,0 +1,113 @@
+"""`SkillsService` over a function of the author's: a request goes in, text comes out.
+
+`serve_text("shout", lambda request: request.prompt.upper(), port=50071, version="0.1.0")` is a whole server.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Iterator, Sequence
+from contextlib import aclosing
+from typing import Protocol
+
+import grpc
+
+from skills import skills_pb2, skills_pb2_grpc
+
+from .program import run_server
+from .settings import ServerSettings
+from .skill import BaseSkill, Context
+from .status import RefusedError
+
+
+class Answer(Protocol):
+    """Answers a request, at once or in pieces. It is called in a thread, so it may take its time; several at once.
+
+    It raises `RefusedError` for what the caller can mend. Whatever else it raises is INTERNAL, and in the log.
+    """
+
+    def __call__(self, request: skills_pb2.GenReq, /) -> str | Iterable[str]:
+        """The text, or its pieces."""
+
+
+def serve_text(name: str, answer: Answer | type[Answer], *, port: int, version: str) -> int:
+    """Runs the server of a skill that answers with text; returns the process's exit code.
+
+    Args:
+        name: the skill's name; its variables are `SKILL_<NAME>_…`.
+        answer: the function; or a class whose instances are called. That is made once, in a thread, while Health says
+            LOADING: there it loads what it needs.
+        port: where it listens on 127.0.0.1, unless it is told else.
+        version: what Health tells.
+    """
+
+    def make(settings: ServerSettings) -> TextSkill:
+        return TextSkill(settings, answer, name=name, version=version)
+
+    return run_server(make, ServerSettings, name=name, port=port)
+
+
+class TextSkill(BaseSkill, skills_pb2_grpc.SkillsServiceServicer):
+    """`SkillsService` over a function."""
+
+    services: Sequence[str] = ("SkillsService",)
+    bystanders: tuple[str, ...] = ("/SkillsService/Health",)
+
+    def __init__(self, settings: ServerSettings, answer: Answer | type[Answer], *, name: str, version: str) -> None:
+        super().__init__(settings, name=name, version=version)
+        self._given = answer
+        self._answer: Answer | None = None
+
+    def register(self, server: grpc.aio.Server) -> None:
+        """Adds `SkillsService`."""
+        skills_pb2_grpc.add_SkillsServiceServicer_to_server(self, server)
+
+    async def prepare(self) -> None:
+        """Makes the author's object, if it is a class."""
+        given = self._given
+        self._answer = await asyncio.to_thread(given) if isinstance(given, type) else given
+
+    async def Generate(self, request: skills_pb2.GenReq, context: Context) -> skills_pb2.GenResp:  # noqa: N802 - gRPC's
+        """Answers in one message."""
+        begin_s = time.monotonic()
+        async with self.call(context), aclosing(self._pieces(request)) as pieces:
+            return self._whole([piece async for piece in pieces], begin_s)
+        raise AssertionError("a call ends with an answer or a status")
+
+    async def GenerateStream(  # noqa: N802 - gRPC's name
+        self, request: skills_pb2.GenReq, context: Context
+    ) -> AsyncIterator[skills_pb2.GenChunk]:
+        """Answers in the function's own pieces; the last chunk holds the whole answer."""
+        begin_s, texts = time.monotonic(), []
+        async with self.call(context), aclosing(self._pieces(request)) as pieces:
+            async for text in pieces:
+                texts.append(text)
+                yield skills_pb2.GenChunk(text=text)
+            yield skills_pb2.GenChunk(result=self._whole(texts, begin_s))
+
+    async def _pieces(self, request: skills_pb2.GenReq) -> AsyncGenerator[str, None]:
+        if not request.prompt and not request.messages:
+            raise RefusedError("there is neither a prompt nor a message", field="prompt")
+        assert self._answer is not None, "no call comes through before it is there"
+        async with self.work.slot() as slot:
+            answer = await slot.run(self._answer, request)
+            if isinstance(answer, str):
+                yield answer
+                return
+            pieces = iter(answer)
+            # A piece at a time, so that the function waits where the caller is slow, and ends where it has gone.
+            while (piece := await slot.run(_next, pieces)) is not None:
+                yield piece
+
+    def _whole(self, pieces: list[str], begin_s: float) -> skills_pb2.GenResp:
+        return skills_pb2.GenResp(
+            text="".join(pieces),
+            latency_ms=(time.monotonic() - begin_s) * 1000,
+            finish_reason=skills_pb2.FINISH_REASON_STOP,
+            model=f"{self.name} {self.version}",
+        )
+
+
+def _next(pieces: Iterator[str]) -> str | None:
+    return next(pieces, None)

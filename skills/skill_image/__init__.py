@@ -1,0 +1,3 @@
+"""The image skill: makes of any picture one that a vision model takes as it is."""
+
+VERSION = "0.1.0"

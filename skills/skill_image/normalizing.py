@@ -1,0 +1,122 @@
+"""From the bytes of any picture to the bytes of one that a vision model takes as it is. Knows nothing of the wire."""
+
+from __future__ import annotations
+
+import io
+
+from PIL import ExifTags, Image, UnidentifiedImageError
+
+from .colour import direct, to_srgb
+from .errors import BadPictureError
+from .jobs import Job, Picture
+from .phash import perceptual_hash
+from .tiles import MAX_ASPECT, tiled_size
+
+Image.MAX_IMAGE_PIXELS = None  # the limit is the job's, and says which field it is about
+
+# What Pillow reads without a program of its own beside it. MPO is what many cameras call their JPEG.
+FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF")
+_NAMES = {"MPO": "jpeg"}
+_UPRIGHT = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+
+
+def normalize(image: bytes, job: Job) -> tuple[Picture, bytes]:
+    """The picture upright, in sRGB on white, in whole tiles, encoded.
+
+    Raises:
+        BadPictureError: it is none, is broken, or has more pixels than are decoded.
+    """
+    source = _open(image, job.decode_pixels)
+    profile = source.info.get("icc_profile")
+    animated = source.format != "MPO" and bool(getattr(source, "is_animated", False))
+    stored_size, stated = source.size, _orientation(source) if source.format == "TIFF" else 1
+    _load(source, job.decode_pixels)
+    orientation = _orientation(source)  # what is left to do: a TIFF is turned while it is decoded
+    across, down = source.size if orientation < 5 else source.size[::-1]
+    size = tiled_size(across, down, min_pixels=job.min_pixels, max_pixels=job.max_pixels)
+    picture = _shrunk(direct(source), min(across // size[0], down // size[1]))
+    if orientation != 1:
+        picture = picture.transpose(_UPRIGHT[orientation])
+    picture = to_srgb(picture, profile)
+    if picture.size != size:
+        picture = picture.resize(size, Image.Resampling.LANCZOS)
+    media_type, encoded = _encode(picture, job)
+    about = Picture(
+        media_type=media_type,
+        width=size[0],
+        height=size[1],
+        perceptual_hash=perceptual_hash(picture),
+        source_format=_NAMES.get(source.format or "", (source.format or "").lower()),
+        source_width=stored_size[0],
+        source_height=stored_size[1],
+        orientation=max(stated, orientation),
+        animated=animated,
+    )
+    return about, encoded
+
+
+def _open(image: bytes, decode_pixels: int) -> Image.Image:
+    """Reads the header alone."""
+    if not image:
+        raise BadPictureError("is empty")
+    try:
+        source = Image.open(io.BytesIO(image), formats=FORMATS)
+    except UnidentifiedImageError:
+        raise BadPictureError(f"is none of {', '.join(FORMATS)}, or its header is broken") from None
+    except Exception as error:  # whatever a decoder makes of a broken header
+        raise BadPictureError(f"has a broken header: {type(error).__name__}") from error
+    _check_size(*source.size, decode_pixels)
+    return source
+
+
+def _check_size(width: int, height: int, decode_pixels: int) -> None:
+    if width < 1 or height < 1:
+        raise BadPictureError(f"has no pixels: {width} x {height}")
+    if width * height > decode_pixels:
+        raise BadPictureError(f"is {width} x {height}; at most {decode_pixels} pixels are decoded", fault="too_large")
+    if max(width, height) > MAX_ASPECT * min(width, height):
+        raise BadPictureError(f"is {width} x {height}; a side may be at most {MAX_ASPECT} times the other")
+
+
+def _load(source: Image.Image, decode_pixels: int) -> None:
+    """Decodes the pixels, of the first frame where there are several."""
+    try:
+        source.load()
+    except Exception as error:  # decoders raise OSError, SyntaxError, struct.error and more
+        raise BadPictureError(f"is broken or cut off: {str(error) or type(error).__name__}") from error
+    _check_size(*source.size, decode_pixels)  # a GIF's frame may be larger than its header says
+
+
+def _orientation(source: Image.Image) -> int:
+    try:
+        found = source.getexif().get(ExifTags.Base.Orientation, 1)
+    except Exception:  # noqa: BLE001  # broken EXIF says nothing, and the picture is there all the same
+        return 1
+    return found if found in _UPRIGHT else 1
+
+
+def _shrunk(picture: Image.Image, factor: int) -> Image.Image:
+    """By a whole factor, to twice the wanted size at least: the rest of the work is then for few pixels."""
+    return picture.reduce(factor // 2) if factor >= 4 else picture
+
+
+def _encode(picture: Image.Image, job: Job) -> tuple[str, bytes]:
+    out = io.BytesIO()
+    picture.info = {}  # Pillow would write the profile that the pixels had before
+    match job.encoding:
+        case "webp-lossless":
+            picture.save(out, "WEBP", lossless=True, method=2, exact=True)
+        case "webp":
+            picture.save(out, "WEBP", quality=job.quality, method=4)
+        case _:
+            picture.save(out, "PNG")
+            return "image/png", out.getvalue()
+    return "image/webp", out.getvalue()

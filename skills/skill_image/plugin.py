@@ -1,0 +1,35 @@
+"""The image skill as the host sees it: a few values, no Pillow."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from core.hookspecs import hookimpl
+from core.skill import Resources, SkillSpec
+
+MIB = 1024**2
+
+
+def _stub(channel: Any) -> Any:
+    from skills.skill_image.image_pb2_grpc import ImageServiceStub
+
+    return ImageServiceStub(channel)
+
+
+@hookimpl
+def sarai_skills() -> list[SkillSpec]:
+    """The image skill."""
+    return [
+        SkillSpec(
+            name="image",
+            summary="Makes pictures ready for a vision model: upright, sRGB, in whole tiles",
+            version="0.1.0",
+            image="sarai-skill-image:v0.1",
+            container="skill_image",
+            port=50061,
+            resources=Resources(cpus=1.0, memory_bytes=512 * MIB),
+            serve=("-m", "skills.skill_image.server"),
+            stub=_stub,
+            health_service="skills.skill_image.ImageService",
+        )
+    ]

@@ -1,0 +1,37 @@
+"""The size that a picture gets: whole tiles of the model, as many pixels as it may have, its shape kept."""
+
+from __future__ import annotations
+
+import math
+
+TILE = 32
+"""Pixels: Qwen3-VL's patches of 16, merged two by two. One tile is one token."""
+MAX_ASPECT = 200
+"""The longer side in terms of the shorter; what is longer is no picture but a line."""
+
+
+def tiled_size(width: int, height: int, *, min_pixels: int, max_pixels: int) -> tuple[int, int]:
+    """Width and height in pixels, multiples of `TILE`, with a product from `min_pixels` to `max_pixels`.
+
+    It is the model's own rule (`smart_resize` of Qwen's image processor), so that a picture of this size is not resized
+    again. Where that would go over `max_pixels`, for very long pictures and where the bounds leave no room, the longer
+    side is cut back.
+
+    Args:
+        width: pixels, at least 1.
+        height: pixels, at least 1.
+        min_pixels: at least so many pixels.
+        max_pixels: at most so many, at least one tile.
+    """
+    across, down = max(1, round(width / TILE)), max(1, round(height / TILE))
+    if across * down * TILE**2 > max_pixels:
+        shrink = math.sqrt(width * height / max_pixels)
+        across, down = max(1, math.floor(width / shrink / TILE)), max(1, math.floor(height / shrink / TILE))
+    elif across * down * TILE**2 < min_pixels:
+        grow = math.sqrt(min_pixels / (width * height))
+        across, down = math.ceil(width * grow / TILE), math.ceil(height * grow / TILE)
+    most = max_pixels // TILE**2
+    if across * down > most:
+        across, down = (most // down, down) if across > down else (across, most // across)
+        across, down = max(1, min(across, most)), max(1, min(down, most))
+    return across * TILE, down * TILE

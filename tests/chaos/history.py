@@ -1,0 +1,141 @@
+"""What happened to every call, whether that was right, and the figures of it."""
+
+from __future__ import annotations
+
+import math
+import threading
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from core.errors import UnavailableError
+from skills import skills_pb2
+from tests.chaos.questions import Question
+
+LATE_S = 1.0
+"""How long after its deadline a call may end."""
+FAULTS_TOO_MANY = 2
+"""A call that this many faults have hit may fail: it is not tried on a third replica."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Outcome:
+    """A call that has ended."""
+
+    question: Question
+    begin_s: float
+    end_s: float
+    timeout_s: float
+    answer: skills_pb2.GenResp | None = None
+    pieces: Sequence[skills_pb2.GenChunk] = ()
+    """Of a stream, without its result."""
+    longest_pause_s: float = 0.0
+    """Of a stream, between two pieces."""
+    error: Exception | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FaultTime:
+    """When a replica was broken, from the first moment to when it served again."""
+
+    name: str
+    begin_s: float
+    end_s: float = math.inf
+
+
+@dataclass(slots=True)
+class History:
+    """All calls that have ended, and all faults. Thread-safe."""
+
+    nonces: frozenset[str]
+    outcomes: list[Outcome] = field(default_factory=list)
+    faults: list[FaultTime] = field(default_factory=list)
+    wrong: list[str] = field(default_factory=list)
+    """What must not be."""
+    failed: list[str] = field(default_factory=list)
+    """What may be: calls that two faults have hit."""
+    broken: threading.Event = field(default_factory=threading.Event)
+    """Set with the first thing that must not be."""
+    _lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def add(self, outcome: Outcome) -> None:
+        """Checks a call and keeps it."""
+        faults = [fault.name for fault in self.faults if _overlap(fault, outcome)]
+        problems = list(problems_of(outcome, self.nonces))
+        with self._lock:
+            self.outcomes.append(outcome)
+            what = f"{_name(outcome)}, during {faults or 'no fault'}: {'; '.join(problems)}"
+            if not problems:
+                return
+            if isinstance(outcome.error, UnavailableError) and not late(outcome) and len(faults) >= FAULTS_TOO_MANY:
+                self.failed.append(what)
+                return
+            self.wrong.append(what)
+            self.broken.set()
+
+    def note(self, fault: FaultTime) -> None:
+        """A fault begins, or, under the same name, has ended."""
+        self.faults = [each for each in self.faults if each.name != fault.name] + [fault]
+
+    def figures(self) -> str:
+        """Of all calls, for people."""
+        times = sorted(outcome.end_s - outcome.begin_s for outcome in self.outcomes)
+        pause = max((outcome.longest_pause_s for outcome in self.outcomes), default=0.0)
+        kinds = Counter("stream" if outcome.question.streamed else "unary" for outcome in self.outcomes)
+        return (
+            f"{len(times)} calls ({', '.join(f'{n} {kind}' for kind, n in sorted(kinds.items()))}), "
+            f"{len(self.failed)} given up after two faults, p50 {quantile(times, 0.5):.2f} s, "
+            f"p99 {quantile(times, 0.99):.2f} s, longest pause in a stream {pause:.2f} s"
+        )
+
+
+def quantile(ordered: Sequence[float], q: float) -> float:
+    """Of values in order, NaN without any."""
+    return ordered[min(len(ordered) - 1, int(q * len(ordered)))] if ordered else math.nan
+
+
+def late(outcome: Outcome) -> bool:
+    """Whether it ended too long after its deadline."""
+    return outcome.end_s - outcome.begin_s > outcome.timeout_s + LATE_S
+
+
+def problems_of(outcome: Outcome, nonces: frozenset[str]) -> list[str]:
+    """What is wrong with a call, the failure of one included."""
+    problems = [f"ended after {outcome.end_s - outcome.begin_s:.1f} s"] if late(outcome) else []
+    if outcome.error is not None:
+        return [*problems, f"{type(outcome.error).__name__}: {outcome.error}"]
+    if outcome.answer is None:
+        return [*problems, f"ended without a result after {len(outcome.pieces)} pieces"]
+    problems += _differences("answer", outcome.answer.candidates, outcome.question.answer.candidates)
+    if outcome.question.streamed:
+        joined = [skills_pb2.Candidate() for _ in outcome.question.answer.candidates]
+        for piece in outcome.pieces:
+            joined[piece.candidate].text += piece.text
+            joined[piece.candidate].token_ids.extend(piece.token_ids)
+        problems += _differences("pieces", joined, outcome.question.answer.candidates)
+    texts = " ".join(candidate.text for candidate in outcome.answer.candidates)
+    own = " ".join((outcome.question.nonce, *(c.text for c in outcome.question.answer.candidates)))
+    if strangers := [nonce for nonce in nonces if nonce in texts and nonce not in own]:
+        problems.append(f"holds the nonces of others: {strangers}")
+    return problems
+
+
+def _differences(what: str, had: Sequence[skills_pb2.Candidate], wanted: Sequence[skills_pb2.Candidate]) -> list[str]:
+    if len(had) != len(wanted):
+        return [f"{len(had)} candidates, not {len(wanted)}"]
+    for number, (one, other) in enumerate(zip(had, wanted, strict=True)):
+        if one.text != other.text:
+            return [f"{what} of candidate {number}: {one.text!r}, not {other.text!r}"]
+        if list(one.token_ids) != list(other.token_ids):
+            return [f"tokens of candidate {number} ({what}): {one.token_ids}, not {other.token_ids}"]
+    return []
+
+
+def _overlap(fault: FaultTime, outcome: Outcome) -> bool:
+    return fault.begin_s < outcome.end_s and outcome.begin_s < fault.end_s
+
+
+def _name(outcome: Outcome) -> str:
+    request = outcome.question.request
+    kind = "stream" if outcome.question.streamed else "unary call"
+    return f"{kind} {outcome.question.nonce} ({request.temperature:g}, {request.num_candidates or 1} candidates)"

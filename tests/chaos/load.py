@@ -1,0 +1,83 @@
+"""Sixteen callers that ask one after the other and never rest."""
+
+from __future__ import annotations
+
+import itertools
+import threading
+import time
+from collections.abc import Sequence
+from typing import Self
+
+from core.client import SkillClient
+from skills import skills_pb2
+from tests.chaos.history import History, Outcome
+from tests.chaos.questions import Question
+
+CALLERS = 16
+TIMEOUT_S = 60.0
+THINK_S = 0.02
+
+
+class Load:
+    """Callers of one client, from `with` on; at its end each of them finishes its call."""
+
+    def __init__(
+        self, client: SkillClient, questions: Sequence[Question], history: History, *, callers: int = CALLERS
+    ) -> None:
+        self._client, self._history = client, history
+        self._over = threading.Event()
+        # Each question belongs to one caller, so no nonce is under way twice.
+        self._threads = [threading.Thread(target=self._ask, args=(questions[n::callers],)) for n in range(callers)]
+
+    def __enter__(self) -> Self:
+        for thread in self._threads:
+            thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._over.set()
+        for thread in self._threads:
+            thread.join(TIMEOUT_S + 10)
+        assert not any(thread.is_alive() for thread in self._threads), "a call does not end"
+
+    def go_on(self, seconds: float) -> None:
+        """So long, or until something is wrong."""
+        self._history.broken.wait(seconds)
+
+    def _ask(self, questions: Sequence[Question]) -> None:
+        for question in itertools.cycle(questions):
+            if self._over.wait(THINK_S):
+                return
+            self._history.add(ask(self._client, question))
+
+
+def ask(client: SkillClient, question: Question, *, timeout_s: float = TIMEOUT_S) -> Outcome:
+    """One call, to its end."""
+    begin_s = time.monotonic()
+    answer: skills_pb2.GenResp | None = None
+    pieces: list[skills_pb2.GenChunk] = []
+    error: Exception | None = None
+    pause_s, last_s = 0.0, 0.0
+    try:
+        if not question.streamed:
+            answer = client.Generate(question.request, timeout=timeout_s)
+        else:
+            for chunk in client.GenerateStream(question.request, timeout=timeout_s):
+                now_s = time.monotonic()
+                pause_s, last_s = max(pause_s, now_s - last_s if last_s else 0.0), now_s
+                if chunk.HasField("result"):
+                    answer = chunk.result
+                else:
+                    pieces.append(chunk)
+    except Exception as caught:  # noqa: BLE001  # whatever it is, it is this call's end, and the history judges it
+        error = caught
+    return Outcome(
+        question=question,
+        begin_s=begin_s,
+        end_s=time.monotonic(),
+        timeout_s=timeout_s,
+        answer=answer,
+        pieces=pieces,
+        longest_pause_s=pause_s,
+        error=error,
+    )

@@ -1,0 +1,35 @@
+"""`tests.stub_skill` as a process that many watch at once, and that may take its time to end (`--linger-s 1`)."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+import time
+from functools import partial
+
+from grpc_health.v1 import health
+
+from tests import stub_skill
+
+
+def main() -> int:
+    """Serves until so many seconds after the end of standard input, and answers all the while."""
+    parser = argparse.ArgumentParser(prog="python -m tests.shared_skill")
+    parser.add_argument("--linger-s", type=float, default=0.0)
+    own, rest = parser.parse_known_args()
+    # gRPC's own servicer for threads deadlocks when one watch begins while another ends, unless it is told this.
+    health.HealthServicer = partial(health.HealthServicer, experimental_non_blocking=False)
+    stub_skill._follow_parent = partial(_follow_lifeline, own.linger_s)
+    return stub_skill.main(rest)
+
+
+def _follow_lifeline(linger_s: float) -> None:
+    while os.read(0, 4096):
+        pass
+    time.sleep(linger_s)
+    os._exit(0)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

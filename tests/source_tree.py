@@ -1,0 +1,80 @@
+"""A copy of this tree with an environment of its own, where commands of the documents are typed as they stand."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import sysconfig
+import tempfile
+import venv
+from pathlib import Path
+
+from tests.servers import ROOT
+
+_COPIED = (
+    *("core", "skills", "tools", "docs", "models/catalog.toml", "pyproject.toml", "requirements.lock", "Makefile"),
+    *(".dockerignore", "docker-compose.yml", "docker-compose.override.yml", "docker-compose.scale.yml"),
+)
+
+
+def copy_tree(folder: Path) -> Path:
+    """What a skill is written into: our code, without tests, models and what git ignores."""
+    for name in _COPIED:
+        source, target = ROOT / name, folder / name
+        if source.is_dir():
+            shutil.copytree(source, target, ignore=shutil.ignore_patterns("__pycache__", "*.gguf"))
+        else:
+            target.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy2(source, target)
+    return folder
+
+
+def make_environment(tree: Path) -> None:
+    """`.venv` of the tree: what is installed here, the tree's own code before it, and `sarai`."""
+    venv.create(tree / ".venv", with_pip=False)
+    version = f"python{sys.version_info[0]}.{sys.version_info[1]}"
+    packages = tree / ".venv" / "lib" / version / "site-packages"
+    (packages / "tree.pth").write_text(f"{tree}\n{sysconfig.get_path('purelib')}\n", encoding="utf-8")
+    sarai = tree / ".venv" / "bin" / "sarai"
+    sarai.write_text(
+        f"#!{tree}/.venv/bin/python\nimport sys\nfrom core.cli import main\nsys.exit(main())\n", encoding="utf-8"
+    )
+    sarai.chmod(0o755)
+
+
+def sections(document: Path) -> dict[str, str]:
+    """The text below each heading of the second level."""
+    parts = re.split(r"^## (.+)\n", document.read_text(encoding="utf-8"), flags=re.MULTILINE)
+    return dict(zip(parts[1::2], parts[2::2], strict=True))
+
+
+def blocks(text: str, language: str) -> list[str]:
+    """The fenced blocks of a language."""
+    return re.findall(rf"^```{language}\n(.*?)^```", text, re.DOTALL | re.MULTILINE)
+
+
+def typed(script: str, tree: Path, *, timeout_s: float = 110.0, **environment: str) -> str:
+    """What a shell prints that is given these lines at the root of the tree; raises `AssertionError` if one fails."""
+    clean = {key: value for key, value in os.environ.items() if not key.startswith(("SARAI_", "SKILL_", "PYTHONPATH"))}
+    with tempfile.TemporaryFile("w+") as said:
+        shell = subprocess.Popen(
+            ["bash", "-euo", "pipefail", "-c", script], cwd=tree, env={**clean, **environment},
+            stdin=subprocess.DEVNULL, stdout=said, stderr=subprocess.STDOUT, start_new_session=True,
+        )  # fmt: skip
+        try:
+            code: int | None = shell.wait(timeout_s)
+        except subprocess.TimeoutExpired:
+            code = None
+        finally:
+            with contextlib.suppress(ProcessLookupError):  # what a line that failed has left in the background
+                os.killpg(shell.pid, signal.SIGKILL)
+            shell.wait()
+        said.seek(0)
+        text = said.read()
+    assert code == 0, f"{script}\nended with {code}:\n{text}"
+    return text
