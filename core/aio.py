@@ -9,8 +9,11 @@ from typing import TYPE_CHECKING, Any, Generic, Self, TypeVar
 from core.calls import ANSWERS, Call, CallPath, ClientFace, Metadata, result_of
 from core.channels import open_aio_channel
 from core.quiet_grpc import grpc
+from core.replicas.watcher import CHECK_TIMEOUT_S
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from core.replicas import Lease, ReplicaSet
     from skills import skills_pb2
 
@@ -74,7 +77,7 @@ class AsyncSkillClient(ClientFace):
                 rpc = getattr(await path.ready_stub(lease), method)(
                     call.next_request(), timeout=call.remaining_s(), metadata=metadata
                 )
-                lease.sent(path.canceller(rpc))
+                lease.sent(path.canceller(rpc), path.silence_check(lease))
                 answer = await rpc
             except grpc.RpcError as error:
                 path.attempt_failed(lease, error)
@@ -156,6 +159,33 @@ class _AsyncPath(CallPath):
 
         return cancel
 
+    def silence_check(self, lease: Lease) -> Callable[[], bool]:
+        """Asks a replica's health over the connection that a call has, from any thread."""
+        from grpc_health.v1.health_pb2 import HealthCheckRequest
+        from grpc_health.v1.health_pb2_grpc import HealthStub
+
+        loop, channel = asyncio.get_running_loop(), self.channel_to(lease.member)
+        request = HealthCheckRequest(service=self.replicas.spec.health_service)
+
+        async def ask() -> bool:
+            try:
+                await HealthStub(channel).Check(request, timeout=CHECK_TIMEOUT_S, wait_for_ready=True)
+            except grpc.RpcError as error:
+                return bool(error.code() is grpc.StatusCode.DEADLINE_EXCEEDED)
+            except grpc.aio.UsageError:  # the channel is closed
+                return False
+            return False
+
+        def is_silent() -> bool:
+            asking = ask()
+            try:
+                return asyncio.run_coroutine_threadsafe(asking, loop).result(2 * CHECK_TIMEOUT_S)
+            except (RuntimeError, TimeoutError):  # the loop is closed or busy: that says nothing of the replica
+                asking.close()
+                return False
+
+        return is_silent
+
     async def close(self) -> None:
         self.closed = True
         for channel in self.take_idle_channels(every=True):
@@ -215,7 +245,7 @@ class AsyncAnswerStream(Generic[_Chunk]):
             lease = self._lease = await path.lease(call)
             method = getattr(await path.ready_stub(lease), call.method)
             self._rpc = method(call.next_request(), timeout=call.remaining_s(), metadata=self._metadata)
-            lease.sent(path.canceller(self._rpc))
+            lease.sent(path.canceller(self._rpc), path.silence_check(lease))
         assert self._lease is not None
         chunk = await self._rpc.read()
         if chunk is grpc.aio.EOF:

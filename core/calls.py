@@ -140,13 +140,20 @@ class CallPath(ABC):
 
     def stub_of(self, member: Member) -> Any:
         """The skill's stub over a channel to a replica."""
+        return self._connection(member)[1]
+
+    def channel_to(self, member: Member) -> Any:
+        """That channel."""
+        return self._connection(member)[0]
+
+    def _connection(self, member: Member) -> tuple[Any, Any]:
         with self._lock:
             generation, channel, stub = self._channels.get(member, (-1, None, None))
             if generation != member.generation:
                 channel = self._open(member.target)
                 stub = self.replicas.spec.stub(channel)
                 self._channels[member] = (member.generation, channel, stub)
-            return stub
+            return channel, stub
 
     def take_idle_channels(self, *, every: bool = False) -> list[Any]:
         """Forgets the channels to replicas that are gone, or every channel; gives them, for closing."""

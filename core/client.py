@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from functools import partial
 from typing import TYPE_CHECKING, Any, Generic, Self, TypeVar
 
 from core.calls import ANSWERS, Call, CallPath, ClientFace, Metadata, result_of
@@ -10,9 +11,12 @@ from core.channels import open_channel
 from core.interrupts import HeldInterrupts
 from core.quiet_grpc import grpc
 from core.replicas import ReplicaSet
+from core.replicas.watcher import CHECK_TIMEOUT_S
 from core.rpc_status import call_error
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from core.config import PoolConfig
     from core.replicas import Lease
     from core.skill import SkillSpec
@@ -93,9 +97,15 @@ class SkillClient(ClientFace):
         call = path.begin(method, request, timeout)
         while True:
             lease = path.lease(call)
+            rpc: Any = None
             try:
-                stub_method = getattr(path.ready_stub(lease), method)
-                answer = stub_method(call.next_request(), timeout=call.remaining_s(), metadata=metadata)
+                begin = getattr(path.ready_stub(lease), method).future
+                with HeldInterrupts():
+                    rpc = begin(call.next_request(), timeout=call.remaining_s(), metadata=metadata)
+                lease.sent(rpc.cancel, path.silence_check(lease))
+                answer = rpc.result()
+            except grpc.FutureCancelledError:
+                path.attempt_failed(lease, rpc)
             except grpc.RpcError as error:
                 path.attempt_failed(lease, error)
             else:
@@ -103,6 +113,8 @@ class SkillClient(ClientFace):
                 path.replicas.succeeded(lease)
                 return answer
             finally:
+                if rpc is not None:
+                    rpc.cancel()  # does nothing to one that is over
                 path.replicas.release(lease)
 
     def _stream(self, method: str, request: Any, timeout: float | None, metadata: Metadata | None) -> AnswerStream[Any]:
@@ -141,6 +153,13 @@ class _SyncPath(CallPath):
         for channel in self.take_idle_channels():
             channel.close()
         return self.stub_of(lease.member)
+
+    def silence_check(self, lease: Lease) -> Callable[[], bool]:
+        """Asks a replica's health over the connection that a call has."""
+        from core.backends.health import is_silent
+
+        channel, service = self.channel_to(lease.member), self.replicas.spec.health_service
+        return partial(is_silent, channel, service, timeout_s=CHECK_TIMEOUT_S)
 
     def close(self) -> None:
         self.closed = True
@@ -201,7 +220,7 @@ class AnswerStream(Generic[_Chunk]):
                 method = getattr(self._path.ready_stub(lease), call.method)
                 with HeldInterrupts():
                     self._rpc = method(call.next_request(), timeout=call.remaining_s(), metadata=self._metadata)
-                lease.sent(self._rpc.cancel)
+                lease.sent(self._rpc.cancel, self._path.silence_check(lease))
             except grpc.RpcError as error:
                 self._failed(lease, error)
             except BaseException:

@@ -8,8 +8,6 @@ import sys
 import time
 from functools import partial
 
-from grpc_health.v1 import health
-
 from tests import stub_skill
 
 
@@ -18,8 +16,6 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.shared_skill")
     parser.add_argument("--linger-s", type=float, default=0.0)
     own, rest = parser.parse_known_args()
-    # gRPC's own servicer for threads deadlocks when one watch begins while another ends, unless it is told this.
-    health.HealthServicer = partial(health.HealthServicer, experimental_non_blocking=False)
     stub_skill._follow_parent = partial(_follow_lifeline, own.linger_s)
     return stub_skill.main(rest)
 

@@ -295,7 +295,8 @@ class StubSkill:
     def start(self) -> Self:
         """Listens at `target`; port 0 becomes the port that was found."""
         server = grpc.server(ThreadPoolExecutor(max_workers=32), options=(("grpc.so_reuseport", 0),))
-        self._health = health.HealthServicer()
+        # The non-blocking mode deadlocks when one watch begins while another ends.
+        self._health = health.HealthServicer(experimental_non_blocking=False)
         skills_pb2_grpc.add_SkillsServiceServicer_to_server(self._servicer, server)
         health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
         self.set_serving(self._serving)

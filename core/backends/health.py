@@ -44,19 +44,25 @@ def check_serving(target: str, service: str, *, timeout_s: float) -> bool:
     return ask_health(target, service, timeout_s=timeout_s).serving
 
 
-def why_silent(target: str, service: str, *, timeout_s: float) -> str:
-    """Why the server at the target does not answer a health check within a time; empty where it answers, whatever."""
+def is_silent(channel: grpc.Channel, service: str, *, timeout_s: float) -> bool:
+    """Whether the server at the end of a channel does not answer a health check, with whatever, within a time."""
     from grpc_health.v1 import health_pb2, health_pb2_grpc
 
+    request = health_pb2.HealthCheckRequest(service=service)
+    try:
+        health_pb2_grpc.HealthStub(channel).Check(request, timeout=timeout_s, wait_for_ready=True)
+    except grpc.RpcError as error:
+        return bool(error.code() is grpc.StatusCode.DEADLINE_EXCEEDED)
+    except ValueError:  # the channel is closed: there is nothing to find out
+        return False
+    return False
+
+
+def why_silent(target: str, service: str, *, timeout_s: float) -> str:
+    """Why the server at a target does not answer over a new connection within a time; empty where it answers."""
     with open_channel(target) as channel:
-        try:
-            health_pb2_grpc.HealthStub(channel).Check(
-                health_pb2.HealthCheckRequest(service=service), timeout=timeout_s, wait_for_ready=True
-            )
-        except grpc.RpcError as error:
-            if error.code() is grpc.StatusCode.DEADLINE_EXCEEDED:
-                return f"it is silent, and does not answer a health check within {timeout_s:g} s"
-    return ""
+        silent = is_silent(channel, service, timeout_s=timeout_s)
+    return f"it is silent, and does not answer a health check within {timeout_s:g} s" if silent else ""
 
 
 class HealthWatch:

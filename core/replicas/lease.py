@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 class Lease:
     """A call's place at a replica, from the choice until the attempt is over."""
 
-    __slots__ = ("_cancel", "began_s", "broken_off", "call", "heard_s", "member", "pieces")
+    __slots__ = ("_cancel", "began_s", "broken_off", "call", "heard_s", "is_silent", "member", "pieces")
 
     def __init__(self, call: Call, member: Member) -> None:
         self.call = call
@@ -24,10 +24,12 @@ class Lease:
         self.broken_off = ""
         """Why the pool itself ended the attempt; empty where it did not."""
         self._cancel: Callable[[], object] | None = None
+        self.is_silent: Callable[[], bool] | None = None
+        """Asks the replica over the call's own connection; whether it does not answer. Takes seconds, in any thread."""
 
-    def sent(self, cancel: Callable[[], object]) -> None:
+    def sent(self, cancel: Callable[[], object], is_silent: Callable[[], bool]) -> None:
         """The request is on its way; `cancel` ends it, from any thread."""
-        self._cancel = cancel
+        self._cancel, self.is_silent = cancel, is_silent
         if self.broken_off:
             cancel()
 

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING
 
 from core.backends.address import AddressReplica
-from core.errors import CallError, OverloadedError, PoolClosedError, UnavailableError
+from core.errors import CallError, DeadlineError, OverloadedError, PoolClosedError, UnavailableError
 from core.quiet_grpc import grpc
 from core.replicas.affinity import Affinity
 from core.replicas.lease import Lease
@@ -279,6 +279,8 @@ class ReplicaSet:
                 member.answers()
                 if error.retry_after_s is not None:
                     member.full(error.retry_after_s)
+            case DeadlineError() if member.starts_itself and not lease.pieces:
+                member.replica.lost = True  # perhaps it hangs: the next call looks
             case CallError() if error.code() in _REPLICAS_FAULT:
                 member.failed()
             case _:
@@ -323,10 +325,14 @@ class ReplicaSet:
 
     def silent(self, member: Member, why: str) -> None:
         """A replica is connected and does not answer: as if it were lost, and its running calls are broken off."""
+        self.lose(member, why, gone=False)
+        self.break_off(member, why)
+
+    def break_off(self, member: Member, why: str, *, silent_since_s: float = math.inf) -> None:
+        """Ends the calls that have heard nothing for so long, so that they go on; further ones connect anew."""
         with self._lock:
-            self.lose(member, why, gone=False)
             member.generation += 1
-            leases = list(member.leases)
+            leases = [lease for lease in member.leases if lease.heard_s <= silent_since_s]
         for lease in leases:
             lease.break_off(why)
 

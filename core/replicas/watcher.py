@@ -1,7 +1,8 @@
 """Follows the health of replicas, so that who drains, hangs or is gone gets no new call, and who is back gets some.
 
 A replica alone is followed only while it is away: there is nothing to choose. Among several each has a thread that
-follows its health by the standard protocol, and one more looks after calls that have become silent.
+follows its health by the standard protocol. One more thread looks after calls that have become silent: their replica
+may hang, or only their connection be dead.
 """
 
 from __future__ import annotations
@@ -53,15 +54,16 @@ class Watcher:
     def start(self) -> None:
         """Calls are made: follows the replicas where there is a choice among them. Again takes microseconds."""
         self._busy.set()
-        if self._started or not self._choice:
+        if self._started or all(member.starts_itself for member in self._set.members):
             return
         with self._lock:
             first, self._started = not self._started, True
         if not first or self._closing.is_set():
             return
         _thread(self._look_after, "sarai-replicas")
-        for member in self._set.members:
-            self.watch(member)
+        if self._choice:
+            for member in self._set.members:
+                self.watch(member)
 
     def watch(self, member: Member) -> None:
         """Follows a replica, if that is not done already."""
@@ -152,15 +154,20 @@ class Watcher:
 
     def _check_if_silent(self, member: Member) -> None:
         now = time.monotonic()
-        silent = any(now - lease.heard_s >= SILENT_S for lease in tuple(member.leases))
+        silent = [lease for lease in tuple(member.leases) if now - lease.heard_s >= SILENT_S]
         if not silent or member.down or now - self._checked_s.get(member, 0.0) < SILENT_S / 2:
             return
         from core.backends.health import why_silent
 
-        why = why_silent(member.target, self._set.spec.health_service, timeout_s=CHECK_TIMEOUT_S)
+        # The longest silent one speaks for all: they share a connection, or are soon asked again.
+        ask = min(silent, key=lambda lease: lease.heard_s).is_silent
+        if ask is not None and ask():
+            why = why_silent(member.target, self._set.spec.health_service, timeout_s=CHECK_TIMEOUT_S)
+            if not why:
+                self._set.break_off(member, "its connection was dead", silent_since_s=now - SILENT_S)
+            elif self._choice and not self._closing.is_set():
+                self._set.silent(member, why)
         self._checked_s[member] = time.monotonic()
-        if why and not self._closing.is_set():
-            self._set.silent(member, why)
 
 
 def _thread(run: Callable[[], None], name: str) -> threading.Thread:

@@ -127,8 +127,8 @@ def test_delay_is_the_same_for_all_bytes_and_holds_each_way(proxy: FaultProxy) -
 def test_slices_are_single_bytes(proxy: FaultProxy, echo: Echo) -> None:
     with connect(proxy) as connection:
         proxy.slice()
-        assert ask(connection, b"x" * 300) == b"x" * 300
-    assert sum(len(read) == 1 for read in echo.reads) > 20, "some may be read together"
+        assert ask(connection, b"x" * 5000) == b"x" * 5000
+    assert len(echo.reads) > 20, "some are read together, as the reader is slower; passed on they would be one or two"
 
 
 def test_a_stall_holds_everything_back_until_it_is_over(proxy: FaultProxy) -> None:

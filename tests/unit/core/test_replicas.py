@@ -4,17 +4,23 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import dataclasses
+import signal
+import subprocess
+import sys
 import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import grpc
 import pytest
 
 from core.aio import AsyncSkillClient
 from core.backends.address import AddressReplica
+from core.backends.health import check_serving
 from core.client import SkillClient
 from core.config import PoolConfig
 from core.errors import DeadlineError, OverloadedError, SkillFailedError, UnavailableError
@@ -22,9 +28,11 @@ from core.replicas import ReplicaSet
 from core.replicas.member import EJECT_AFTER
 from core.replicas.retry_budget import FLOOR, RetryBudget
 from skills import skills_pb2
+from tests.fault_proxy import FaultProxy
 from tests.stub_plugin import free_port, stub_spec
 from tests.stub_skill import Answer, Failure, Reply, StubSkill
 
+ROOT = Path(__file__).parents[3]
 REQUEST = skills_pb2.GenReq(prompt="x")
 FULL = grpc.StatusCode.RESOURCE_EXHAUSTED
 
@@ -44,6 +52,27 @@ def client_of(*skills: StubSkill | str, **settings: object) -> Iterator[SkillCli
     targets = [skill if isinstance(skill, str) else skill.target for skill in skills]
     with replicas(*targets, **settings) as made, SkillClient(made) as client:
         yield client
+
+
+@dataclasses.dataclass(frozen=True)
+class StubProcess:
+    """The stub skill as a process of its own."""
+
+    process: subprocess.Popen[bytes]
+    target: str
+
+
+@contextlib.contextmanager
+def process(*options: str) -> Iterator[StubProcess]:
+    target = f"127.0.0.1:{free_port()}"
+    command = [sys.executable, "-m", "tests.stub_skill", "--listen", target, *options]
+    with subprocess.Popen(command, cwd=ROOT, stderr=subprocess.DEVNULL) as running:
+        try:
+            until(lambda: check_serving(target, "", timeout_s=1.0), 20)
+            yield StubProcess(running, target)
+        finally:
+            running.send_signal(signal.SIGCONT)
+            running.kill()
 
 
 def until(holds: Callable[[], bool], within_s: float = 5.0) -> None:
@@ -179,7 +208,11 @@ def test_replica_that_does_not_serve_gets_no_new_call() -> None:
 
 
 def _state(client: SkillClient, skill: StubSkill) -> str:
-    (state,) = [each.state for each in client._path.replicas.status().replicas if each.target == skill.target]
+    return _state_at(client, skill.target)
+
+
+def _state_at(client: SkillClient, target: str) -> str:
+    (state,) = [each.state for each in client._path.replicas.status().replicas if each.target == target]
     return state
 
 
@@ -361,3 +394,53 @@ def test_budget_of_retries_is_a_fifth_of_the_calls_and_three() -> None:
     assert free == [0.0] * 5
     waits = [budget.spend() for _ in range(3)]
     assert waits == pytest.approx([0.0, 1.0, 2.0], abs=0.1), "what is over it trickles, one a second"
+
+
+def test_hung_replica_is_left_and_its_call_goes_on() -> None:
+    text = "one two three four"
+    with process("--reply", text) as hung, StubSkill(text) as well, client_of(hung.target, well) as client:
+        client.Generate(REQUEST, timeout=10)
+        hung.process.send_signal(signal.SIGSTOP)
+        started_s = time.monotonic()
+        for number in range(3):
+            request = skills_pb2.GenReq(prompt=f"x{number}")
+            assert client.Generate(request, timeout=30).text == text
+            assert "".join(chunk.text for chunk in client.GenerateStream(request, timeout=30)) == text
+        assert client.Health(timeout=30).status == "SERVING"
+        assert time.monotonic() - started_s < 15
+        hung.process.send_signal(signal.SIGCONT)
+        until(lambda: _state_at(client, hung.target) == "serving", 15)
+
+
+@pytest.mark.parametrize("replicas_behind", [1, 2])
+def test_call_on_a_dead_connection_goes_on_over_a_new_one(replicas_behind: int) -> None:
+    text = "one two three four"
+    slow = Reply(text=text, chunk_delay_s=0.3)
+    with contextlib.ExitStack() as stack:
+        skills = [stack.enter_context(StubSkill(slow)) for _ in range(replicas_behind)]
+        proxies = [stack.enter_context(FaultProxy(skill.target)) for skill in skills]
+        client = stack.enter_context(client_of(*(proxy.target for proxy in proxies)))
+        with client.GenerateStream(REQUEST, timeout=40) as stream:
+            pieces = [next(stream).text]
+            for proxy in proxies:
+                proxy.cut_off()
+            time.sleep(0.5)
+            for proxy in proxies:
+                proxy.heal()
+            pieces += [chunk.text for chunk in stream]
+        assert "".join(pieces) == text
+        started_s = time.monotonic()
+        assert client.Generate(REQUEST, timeout=30).text == text
+        assert time.monotonic() - started_s < 10
+
+    async def use(made: ReplicaSet, proxies: list[FaultProxy]) -> str:
+        async with AsyncSkillClient(made) as client, client.GenerateStream(REQUEST, timeout=40) as stream:
+            pieces = [(await anext(stream)).text]
+            for proxy in proxies:
+                proxy.cut_off()
+                await asyncio.sleep(0.5)
+                proxy.heal()
+            return "".join([*pieces, *[chunk.text async for chunk in stream]])
+
+    with StubSkill(slow) as skill, FaultProxy(skill.target) as proxy, replicas(proxy.target) as made:
+        assert asyncio.run(use(made, [proxy])) == text
