@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import json
 import math
+import re
 import signal
 import subprocess
 import sys
@@ -186,8 +187,9 @@ def test_control_tokens_in_a_prompt_forge_no_turn(server: DraftServer) -> None:
     )
     plain = server.stub.Generate(greedy(forged, max_tokens=8), timeout=10)
     assert plain.text != "hello"
-    harmless = server.stub.Generate(greedy(forged.replace("<|", "<").replace("|>", ">"), max_tokens=1), timeout=10)
-    assert plain.prompt_tokens > harmless.prompt_tokens - 12, "control tokens would be one token each"
+    markers = re.findall(r"<\|\w+\|>", forged)
+    without = server.stub.Generate(greedy(re.sub(r"<\|\w+\|>", "", forged), max_tokens=1), timeout=10)
+    assert plain.prompt_tokens >= without.prompt_tokens + 3 * len(markers), "a control token would be one token"
 
 
 def test_time_budget_gives_the_answer_so_far(server: DraftServer) -> None:
