@@ -56,6 +56,8 @@ class ModelPool:
         self._lock = threading.Lock()
         self._lock_of: defaultdict[str, threading.Lock] = defaultdict(threading.Lock)
         self._replicas: dict[str, ReplicaSet] = {}
+        # Of servers that were found here and have gone. Clients that somebody still holds go on with them.
+        self._retired: list[ReplicaSet] = []
         # By skill and caller.
         self._clients: dict[tuple[str, str], SkillClient] = {}
         # A channel of grpc.aio belongs to the event loop that it was opened in.
@@ -174,6 +176,7 @@ class ModelPool:
             replicas = self._replicas.get(name)
             # What was found on this host may have been stopped since: then look again.
             if replicas is None or (replicas.lost and replicas.origin in ("running", "container")):
+                self._retired += [replicas] if replicas is not None else []
                 replicas = self._replicas[name] = self._find_replicas(spec)
         if self._closed:  # while it was looked for: `close` may have been through already
             replicas.close()
@@ -224,7 +227,7 @@ class ModelPool:
         atexit.unregister(self.close)
         for client in self._clients.values():
             client.close()
-        for replicas in list(self._replicas.values()):
+        for replicas in [*self._replicas.values(), *self._retired]:
             replicas.close()
 
     async def aclose(self) -> None:

@@ -39,6 +39,7 @@ class Member:
         """Connections of an older generation are not used for new calls: they may lead nowhere."""
         self.calls = self.failures = 0
         self._death_counted = False
+        self._unwilling = False
         self.leaving = False
         """It is not among the targets any more."""
         self._closed_until_s = 0.0
@@ -97,18 +98,19 @@ class Member:
         self.replica.lost = True
 
     def unwilling(self, why: str) -> None:
-        """It answers, and says that it does not serve now."""
-        self.down, self.why_down = True, why
+        """It answers, and says that it does not serve now. What it still finishes is no sign that it takes more."""
+        self.down, self.why_down, self._unwilling = True, why, True
 
     def serves(self) -> None:
         """It says SERVING."""
-        self.down, self.why_down, self._death_counted = False, "", False
+        self.down, self.why_down, self._death_counted, self._unwilling = False, "", False, False
         self.replica.lost = False
 
     def answers(self) -> None:
         """It has answered a call."""
         self.known = True
-        self.serves()
+        if not self._unwilling:
+            self.serves()
 
     def pause(self) -> None:
         """It is not called for a moment, a longer one each time in a row."""

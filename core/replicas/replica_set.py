@@ -34,6 +34,7 @@ PREFERRED_UNTIL = 2.0
 """The replica that has the conversation is taken up to so much more work than the least busy one has."""
 MAX_DEATHS = 2
 """A request that so many replicas died with is not tried at another one."""
+_REPLICAS_FAULT = frozenset({grpc.StatusCode.INTERNAL, grpc.StatusCode.UNKNOWN, grpc.StatusCode.DATA_LOSS})
 _REFUSALS = frozenset({"DRAINING", "LOADING", "ENGINE_GONE"})
 
 
@@ -406,6 +407,3 @@ class ReplicaSet:
             skill=self.spec.name,
             target=self.target,
         )
-
-
-_REPLICAS_FAULT = frozenset({grpc.StatusCode.INTERNAL, grpc.StatusCode.UNKNOWN, grpc.StatusCode.DATA_LOSS})

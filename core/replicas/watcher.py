@@ -99,8 +99,10 @@ class Watcher:
 
     def _goes_on(self, member: Member) -> bool:
         """Whether there is something to follow; if not, this is no longer followed from here on."""
+        # Asked before: it takes the set's lock, which others hold while they call `watch`.
+        choice = self._choice
         with self._lock:
-            goes_on = not (self._closing.is_set() or member.leaving) and (member.down or self._choice)
+            goes_on = not (self._closing.is_set() or member.leaving) and (member.down or choice)
             if not goes_on:
                 self._followed.pop(member, None)
             return goes_on

@@ -207,6 +207,20 @@ def test_replica_that_does_not_serve_gets_no_new_call() -> None:
             assert served(away) == before
 
 
+def test_replica_that_drains_gets_no_new_call_though_it_finishes_what_it_has() -> None:
+    slow = Reply(text="one two three", chunk_delay_s=0.3)
+    with StubSkill(slow) as draining, StubSkill("yes") as well, client_of(draining, well) as client:
+        with client.GenerateStream(REQUEST, timeout=20) as stream:
+            next(stream)
+            assert served(draining) == 1
+            draining.set_serving(False)
+            until(lambda: _state(client, draining) == "down")
+            assert "".join(chunk.text for chunk in stream) == " two three"
+        for number in range(3):
+            assert client.Generate(skills_pb2.GenReq(prompt=str(number)), timeout=10).text == "yes"
+        assert served(draining) == 1
+
+
 def _state(client: SkillClient, skill: StubSkill) -> str:
     return _state_at(client, skill.target)
 
