@@ -11,6 +11,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from skills.skill_draft.engine.cells import Slot
 from skills.skill_draft.engine.lookup import Lookup
 from skills.skill_draft.engine.messages import Done, Ending, Piece, Priority, Request, Sampling, Tokens, Turn
 
@@ -100,20 +101,40 @@ def test_in_other_chunks(undisturbed: list[tuple[Request, tuple[Ending, ...]]], 
 def test_after_preemption_and_moves(undisturbed: list[tuple[Request, tuple[Ending, ...]]]) -> None:
     """A cache that holds three or four of the sequences: the youngest go and come back, cells move all the time."""
     with EngineUnderTest(kv_cells=1024, n_ctx=1024, n_batch=64) as small:
-        moves = 0
-        original = small.engine._cells._move
-
-        def counted(slots: Any) -> None:
-            nonlocal moves
-            moves += 1
-            original(slots)
-
-        small.engine._cells._move = counted  # type: ignore[method-assign]
+        moves = _count_moves(small)
         for _ in range(3):
             ids = [(small.submit(again(request)), endings) for request, endings in undisturbed]
             for id_, endings in ids:
                 assert outcome(small.wait_for(id_)) == endings
-        assert moves > 0, "the cache was never full: the test shows nothing"
+        assert moves, "the cache was never full: the test shows nothing"
+
+
+def test_trash_is_swept_while_others_run(undisturbed: list[tuple[Request, tuple[Ending, ...]]]) -> None:
+    """A large cache with few prefixes: what is dropped is swept long before the end, in the middle of answers."""
+    with EngineUnderTest(kv_cells=16384, n_ctx=1024, prefixes=2) as large:
+        moves = _count_moves(large)
+        for _ in range(3):
+            ids = [(large.submit(again(request)), endings) for request, endings in undisturbed]
+            for id_, endings in ids:
+                assert outcome(large.wait_for(id_)) == endings
+        assert moves, "nothing was swept: the test shows nothing"
+        cells = large.engine._cells
+        assert cells.used < 8192, "trash piled up"
+        assert any(running for running in moves), "no sequence was running when cells moved"
+
+
+def _count_moves(engine: EngineUnderTest) -> list[int]:
+    """Grows by the number of running sequences whenever cells move."""
+    moves: list[int] = []
+    cells = engine.engine._cells
+    original = cells._move
+
+    def counted(slots: list[Slot]) -> None:
+        moves.append(len(cells.running))
+        original(slots)
+
+    cells._move = counted  # type: ignore[method-assign]
+    return moves
 
 
 @pytest.mark.parametrize("cut", [1, 5, 17])

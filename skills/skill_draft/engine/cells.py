@@ -3,7 +3,8 @@
 An answer has the same bits whatever runs beside it only if a sequence's cells lie in the order of its positions, and
 llama.cpp fills the lowest free cell first. So cells are taken one after the other and none is freed before the end of
 the cache is reached: what has finished serves as a prefix, and what is of no use belongs to a trash slot. Then what is
-worth keeping moves to the front, in order, and the rest is free.
+worth keeping moves to the front, in order, and the rest is free. That is done early, too, when much of the log is trash:
+attention looks at every cell up to the last used one.
 """
 
 from __future__ import annotations
@@ -19,6 +20,9 @@ from .binding import Context
 TRASH = 0
 _MOVER = 1  # the slot that carries cells while they move
 _FIRST = 2
+# Trash is swept when there are at least so many cells of it, and half as many as are of use: a move copies what is kept
+# twice, 0.4 ms for 100 cells of a 135M model, and so costs a hundredth of what had to be computed to fill the trash.
+_TRASH_CELLS = 512
 Ints = npt.NDArray[np.int32]
 
 
@@ -71,6 +75,7 @@ class CellLog:
         self._free_ids = list(range(n_slots - 1, _FIRST - 1, -1))
         self.running: dict[int, Slot] = {}
         self.prefixes: dict[int, Slot] = {}
+        self._look_again = _TRASH_CELLS
         self._clock = itertools.count(1)
 
     @property
@@ -170,6 +175,15 @@ class CellLog:
         del home[slot.id]
         self._free_ids.append(slot.id)
 
+    def sweep(self) -> None:
+        """Moves what is owned to the front if much of what lies before the last used cell is trash."""
+        if self.used < self._look_again:
+            return
+        owned = self.owned()
+        if self.used - owned >= max(_TRASH_CELLS, owned // 2):
+            self._move([*self.running.values(), *self.prefixes.values()])
+        self._look_again = self.used + _TRASH_CELLS
+
     def make_room(self, n: int) -> bool:
         """Moves the running sequences, and the prefixes used last, to the front; False if that leaves less than n."""
         kept = list(self.running.values())
@@ -180,6 +194,7 @@ class CellLog:
             else:
                 self._drop(prefix, self.prefixes)
         self._move(kept)
+        self._look_again = self.used + _TRASH_CELLS
         return self.room >= n
 
     def _move(self, slots: list[Slot]) -> None:

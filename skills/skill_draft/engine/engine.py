@@ -157,6 +157,7 @@ class Engine:
     # --- one step ---
 
     def _step(self) -> None:
+        self._cells.sweep()
         shares = self._with_room(self._scheduler.plan())
         if not shares:
             return

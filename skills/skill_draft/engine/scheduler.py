@@ -108,11 +108,11 @@ class Scheduler:
         open_.sort(key=lambda pair: -pair[0].expected(LENGTHS[0]))
         for lookup, share in open_:
             most = min(self._room_for_guesses(share), self._n_batch - rows)
-            best, best_rate = 0, tokens / costs.ms(rows)
+            best, best_rate = 0, tokens / costs.lately_ms(rows)
             for length in _lengths(rows):
-                if length > most or costs.ms(rows + length) > self._gap_ms:
+                if length > most or costs.lately_ms(rows + length) > self._gap_ms:
                     break
-                rate = (tokens + lookup.expected(length)) / costs.ms(rows + length)
+                rate = (tokens + lookup.expected(length)) / costs.lately_ms(rows + length)
                 if rate > best_rate:
                     best, best_rate = length, rate
             if best and (guesses := lookup.guess(best)):

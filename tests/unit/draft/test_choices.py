@@ -29,6 +29,15 @@ def test_an_old_cost_counts_for_little() -> None:
     assert costs.ms(1) == pytest.approx(10, rel=0.01)
 
 
+def test_a_size_that_was_slow_once_is_tried_again() -> None:
+    costs = StepCosts()
+    costs.observe(8, 900.0, 0.0)  # a neighbour was busy, or memory was touched for the first time
+    for i in range(30):
+        rows = costs.rows_within(250, 512)
+        costs.observe(rows, 5 + 10 * rows, i * 0.2)
+    assert rows == 24
+
+
 @pytest.mark.parametrize("ms_per_row", [0.5, 3.0, 16.0])
 def test_chunks_keep_to_the_gap_once_it_is_known(ms_per_row: float) -> None:
     costs = StepCosts()
