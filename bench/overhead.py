@@ -97,10 +97,7 @@ def _measure(
             if not left:
                 finished.set()
 
-        engine = Engine(
-            loaded.context, n_slots=loaded.n_slots, max_running=config.slots, max_queued=config.queue,
-            gap_ms=config.gap_ms, n_threads=config.threads, send=send,
-        )  # fmt: skip
+        engine = Engine(loaded, config, send=send)
         thread = threading.Thread(target=engine.run, daemon=True)
         thread.start()
         preparer = Preparer(loaded.model, Scratch(loaded.model.vocab.n_tokens), n_ctx=loaded.n_ctx)

@@ -122,6 +122,7 @@ class DraftSkill(skills_pb2_grpc.SkillsServiceServicer):
             queue=s.queue,
             prefixes=s.prefixes,
             gap_ms=s.gap_ms,
+            piece_ms=s.piece_ms,
             exact=s.numerics == "exact",
             threads=s.threads or usable_cpus(),
         )

@@ -43,6 +43,8 @@ class Settings:
     queue: int = _setting(64, "requests that wait at most; one more is answered RESOURCE_EXHAUSTED", low=0, high=10000)
     prefixes: int = _setting(32, "finished conversations that the prefix cache keeps", low=1, high=120)
     gap_ms: float = _setting(250.0, "bound of the gap between two tokens of a stream, milliseconds", low=1, high=60000)
+    piece_ms: float = _setting(50.0, "how long tokens of a stream may wait to be sent together, but for the first; "
+                               "milliseconds, 0: each goes alone", low=0, high=10000)  # fmt: skip
     numerics: str = _setting("exact", "exact: an answer is a function of its request alone; fast: all kernels",
                              choices=("exact", "fast"))  # fmt: skip
     step_timeout_s: float = _setting(20.0, "an engine without a step for this long is replaced, seconds",

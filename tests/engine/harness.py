@@ -42,18 +42,10 @@ class EngineUnderTest:
     """Collects the events of a running engine by request."""
 
     def __init__(self, model: Path = TINY, **config: Any) -> None:
-        values = {"n_ctx": 1024, "kv_cells": 4096, "threads": 1, **config}
+        values = {"n_ctx": 1024, "kv_cells": 4096, "threads": 1, "piece_ms": 0.0, **config}
         self.config = EngineConfig(model=str(model), **values)
         self.loaded: Loaded = load(self.config)
-        self.engine = Engine(
-            self.loaded.context,
-            n_slots=self.loaded.n_slots,
-            max_running=self.config.slots,
-            max_queued=self.config.queue,
-            gap_ms=self.config.gap_ms,
-            n_threads=self.config.threads,
-            send=self._on_events,
-        )
+        self.engine = Engine(self.loaded, self.config, send=self._on_events)
         self._preparer = Preparer(self.loaded.model, Scratch(self.loaded.model.vocab.n_tokens), n_ctx=self.loaded.n_ctx)
         self._changed = threading.Condition()
         self.events: dict[int, list[Event]] = {}

@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 
 from skills.skill_draft.engine.cells import Slot
 from skills.skill_draft.engine.lookup import Lookup
-from skills.skill_draft.engine.messages import Done, Ending, Piece, Priority, Request, Sampling, Tokens, Turn
+from skills.skill_draft.engine.messages import Admitted, Done, Ending, Piece, Priority, Request, Sampling, Tokens, Turn
+from skills.skill_draft.engine.parking import Parking
 
 from .harness import EngineUnderTest, ask
 
@@ -110,17 +111,59 @@ def test_after_preemption_and_moves(undisturbed: list[tuple[Request, tuple[Endin
 
 
 def test_trash_is_swept_while_others_run(undisturbed: list[tuple[Request, tuple[Ending, ...]]]) -> None:
-    """A large cache with few prefixes: what is dropped is swept long before the end, in the middle of answers."""
-    with EngineUnderTest(kv_cells=16384, n_ctx=1024, prefixes=2) as large:
+    """In a cache that is never full, what is of no use is swept all the same, in the middle of answers."""
+    with EngineUnderTest(kv_cells=16384, n_ctx=1024) as large:
         moves = _count_moves(large)
         for _ in range(3):
             ids = [(large.submit(again(request)), endings) for request, endings in undisturbed]
             for id_, endings in ids:
                 assert outcome(large.wait_for(id_)) == endings
-        assert moves, "nothing was swept: the test shows nothing"
-        cells = large.engine._cells
-        assert cells.used < 8192, "trash piled up"
-        assert any(running for running in moves), "no sequence was running when cells moved"
+            large.idle()
+            large.engine._cells.forget_prefixes()
+        assert any(moves), "nothing was swept while somebody ran: the test shows nothing"
+        assert large.engine._cells.used < 4096, "trash piled up"
+
+
+def test_a_parked_prefix_comes_back(undisturbed: list[tuple[Request, tuple[Ending, ...]]]) -> None:
+    """Few slots for prefixes: all others are parked, found again, and the answers are the same."""
+    with EngineUnderTest(kv_cells=8192, n_ctx=1024, slots=3, prefixes=1) as parked:
+        for request, endings in undisturbed:
+            assert outcome(parked.answer(again(request))) == endings
+        cells = parked.engine._cells
+        assert len(cells._parking) > 2, "nothing was parked: the test shows nothing"
+        for request, endings in undisturbed:
+            id_ = parked.submit(again(request))
+            assert outcome(parked.wait_for(id_)) == endings
+            admitted = parked.wait_for(id_, (Admitted,))
+            assert admitted.cached_tokens == admitted.prompt_tokens - 1
+
+
+def test_a_sequence_that_had_to_go_is_not_read_again() -> None:
+    """What is preempted is parked with its answer so far, and goes on from there."""
+
+    def rows(kv_cells: int, parked_bytes: int) -> tuple[int, list[Any]]:
+        n = 0
+        with EngineUnderTest(kv_cells=kv_cells, n_ctx=256) as small:
+            small.engine._cells._parking = Parking(parked_bytes)
+            decode = small.loaded.context.decode
+
+            def counted(n_rows: int) -> Any:
+                nonlocal n
+                n += n_rows
+                return decode(n_rows)
+
+            small.loaded.context.decode = counted  # type: ignore[method-assign]
+            long = ask(max_tokens=60, grammar='root ::= ("one " | "two "){30}', sampling=SAMPLED, lookup=False)
+            turns = [(Turn(role="user", content=f"{i} Count to twenty."),) for i in range(8)]
+            ids = [small.submit(again(long, turns=turn)) for turn in turns]
+            answers = [outcome(small.wait_for(id_)) for id_ in ids]
+        return n, answers
+
+    (least, answers), (parked, same), (dropped, same_too) = rows(4096, 0), rows(256, 1 << 26), rows(256, 0)
+    assert same == same_too == answers
+    assert dropped > 1.2 * least, "nothing was preempted: the test shows nothing"
+    # Not equal: who arrives first decides how much of a prompt is shared.
+    assert parked < 1.1 * least
 
 
 def _count_moves(engine: EngineUnderTest) -> list[int]:

@@ -105,15 +105,7 @@ def main() -> int:
     except ModelError as error:
         link.send([NotReady(message=str(error))])
         return 1
-    engine = Engine(
-        loaded.context,
-        n_slots=loaded.n_slots,
-        max_running=config.slots,
-        max_queued=config.queue,
-        gap_ms=config.gap_ms,
-        n_threads=config.threads,
-        send=link.send,
-    )
+    engine = Engine(loaded, config, send=link.send)
     preparer = Preparer(loaded.model, Scratch(loaded.model.vocab.n_tokens), n_ctx=loaded.n_ctx)
     ready = Ready(
         model=loaded.model.path.stem, numerics=loaded.numerics, notes=loaded.notes,

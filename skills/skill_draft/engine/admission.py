@@ -6,10 +6,11 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from .cells import CellLog, Ints, common_length
+from .cells import CellLog
 from .scheduler import Scheduler
 from .sequence import Sequence
 from .threads import Threads
+from .tokens import Ints, common_length
 
 # A prompt waits for one that is being prefilled if it can take over at least this many tokens more from it.
 WORTH_WAITING_TOKENS = 16
@@ -28,14 +29,14 @@ class Admission:
         """
         for sequence in self._scheduler.ready():
             tokens = np.asarray(sequence.tokens, np.int32)
-            _, shared = self._cells.longest_match(tokens[:-1])
+            shared, in_cells = self._cells.longest_match(tokens[:-1])
             if self._is_about_to_be_shared(sequence, tokens, shared):
                 continue
             to_read = len(tokens) - shared
             if reason := self._hopeless(sequence, to_read, now):
                 yield sequence, reason
                 continue
-            if self._scheduler.running and not self._fits(to_read):
+            if self._scheduler.running and not self._fits(len(tokens) - in_cells):
                 return
             slot = self._cells.open(tokens)
             if slot is None:
@@ -67,7 +68,7 @@ class Admission:
             return ""
         return f"the deadline is in {deadline - now:.1f} s, and reading the prompt takes about {needed_s:.1f} s"
 
-    def _fits(self, to_read: int) -> bool:
+    def _fits(self, new_cells: int) -> bool:
         """Whether the cells of all running sequences and this one fit the cache, with room for some steps."""
         pending = sum(s.pending for s in self._scheduler.running)
-        return self._cells.live() + pending + to_read + self._n_batch // 8 <= self._cells.n_cells
+        return self._cells.live() + pending + new_cells + self._n_batch // 8 <= self._cells.n_cells

@@ -294,17 +294,24 @@ class Context:
         """Frees all cells."""
         L.llama_memory_clear(self._memory, False)
 
+    def saved_size(self, slot: int) -> int:
+        """Bytes of a slot's cells when saved."""
+        return int(L.llama_state_seq_get_size(self.handle, slot))
+
+    def save_into(self, slot: int, room: npt.NDArray[np.uint8]) -> None:
+        """Copies a slot's cells into an array of `saved_size` bytes."""
+        got = L.llama_state_seq_get_data(self.handle, _as_bytes(room), len(room), slot)
+        if got != len(room):
+            raise DecodeError(f"saving slot {slot} gave {got} of {len(room)} bytes")
+
     def save(self, slot: int) -> tuple[int, int]:
         """Copies a slot's cells to the end of a buffer that is kept; returns its place there (start, size)."""
-        size = L.llama_state_seq_get_size(self.handle, slot)
-        start = self._saved
+        start, size = self._saved, self.saved_size(slot)
         if start + size > len(self._state):
             grown = np.empty(max(2 * len(self._state), start + size), np.uint8)
             grown[:start] = self._state[:start]
             self._state = grown
-        got = L.llama_state_seq_get_data(self.handle, self._pointer(start), size, slot)
-        if got != size:
-            raise DecodeError(f"saving slot {slot} gave {got} of {size} bytes")
+        self.save_into(slot, self._state[start : start + size])
         self._saved = start + size
         return start, size
 
@@ -312,14 +319,15 @@ class Context:
         """Forgets what `save` kept. The buffer stays: one allocated anew costs ten times the copy."""
         self._saved = 0
 
-    def restore(self, slot: int, place: tuple[int, int]) -> None:
-        """Writes saved cells into the lowest free ones, as cells of `slot`."""
+    def saved(self, place: tuple[int, int]) -> npt.NDArray[np.uint8]:
+        """A view of what `save` kept, good until the next `save`."""
         start, size = place
-        if L.llama_state_seq_set_data(self.handle, self._pointer(start), size, slot) != size:
-            raise DecodeError(f"restoring {size} bytes into slot {slot} failed: {'; '.join(_log_tail)}")
+        return self._state[start : start + size]
 
-    def _pointer(self, start: int) -> Any:
-        return ctypes.cast(self._state.ctypes.data + start, ctypes.POINTER(ctypes.c_uint8))
+    def restore(self, slot: int, data: npt.NDArray[np.uint8]) -> None:
+        """Writes saved cells into the lowest free ones, as cells of `slot`, which has none."""
+        if L.llama_state_seq_set_data(self.handle, _as_bytes(data), len(data), slot) != len(data):
+            raise DecodeError(f"restoring {len(data)} bytes into slot {slot} failed: {'; '.join(_log_tail)}")
 
     _saved = 0
 
@@ -380,6 +388,10 @@ class SamplerChain:
     def accept(self, token: int) -> None:
         """Tells the grammar what was chosen. Never a token that the chain itself did not leave over: it would throw."""
         L.llama_sampler_accept(self._chain, token)
+
+
+def _as_bytes(array: npt.NDArray[np.uint8]) -> Any:
+    return ctypes.cast(array.ctypes.data, ctypes.POINTER(ctypes.c_uint8))
 
 
 def as_tokens(values: Seq[int]) -> npt.NDArray[np.int32]:

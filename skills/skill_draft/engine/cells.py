@@ -3,8 +3,8 @@
 An answer has the same bits whatever runs beside it only if a sequence's cells lie in the order of its positions, and
 llama.cpp fills the lowest free cell first. So cells are taken one after the other and none is freed before the end of
 the cache is reached: what has finished serves as a prefix, and what is of no use belongs to a trash slot. Then what is
-worth keeping moves to the front, in order, and the rest is free. That is done early, too, when much of the log is trash:
-attention looks at every cell up to the last used one.
+worth keeping moves to the front, in order, and the rest is free. That is done long before, too, when much of the log is
+used by nobody: attention looks at every cell up to the last used one. Then prefixes are parked in plain memory.
 """
 
 from __future__ import annotations
@@ -13,25 +13,19 @@ import itertools
 from collections.abc import Iterable, Sequence
 
 import numpy as np
-import numpy.typing as npt
 
 from .binding import Context
+from .parking import Parked, Parking
+from .tokens import Ints, common_length
 
 TRASH = 0
 _MOVER = 1  # the slot that carries cells while they move
 _FIRST = 2
-# Trash is swept when there are at least so many cells of it, and half as many as are of use: a move copies what is kept
-# twice, 0.4 ms for 100 cells of a 135M model, and so costs a hundredth of what had to be computed to fill the trash.
-_TRASH_CELLS = 512
-Ints = npt.NDArray[np.int32]
-
-
-def common_length(a: Ints, b: Ints) -> int:
-    """How many tokens two lists share at their beginning."""
-    n = min(len(a), len(b))
-    differ = a[:n] != b[:n]
-    first = int(differ.argmax()) if n else 0
-    return first if n and differ[first] else n
+# The log is swept when at least so many cells are of no use, and half as many as are of use. A move copies what is kept
+# twice: 0.4 ms for 100 cells of a 135M model, a hundredth of what it takes to fill as many.
+_SWEPT_CELLS = 512
+# Prefixes used last stay in the log for their cells to be shared, up to so many cells beside the running sequences.
+_WARM_CELLS = 512
 
 
 class Slot:
@@ -68,14 +62,14 @@ class Slot:
 class CellLog:
     """All slots of a context: who owns which cells, what can be shared, and what moves when the log is full."""
 
-    def __init__(self, context: Context, n_slots: int) -> None:
-        self._context = context
+    def __init__(self, context: Context, n_slots: int, parking: Parking) -> None:
+        self._context, self._parking = context, parking
         self.n_cells = context.n_cells
         self.used = 0
         self._free_ids = list(range(n_slots - 1, _FIRST - 1, -1))
         self.running: dict[int, Slot] = {}
         self.prefixes: dict[int, Slot] = {}
-        self._look_again = _TRASH_CELLS
+        self._look_again = _SWEPT_CELLS
         self._clock = itertools.count(1)
 
     @property
@@ -97,8 +91,12 @@ class CellLog:
             seen[slot.cells] = True
         return int(seen.sum())
 
-    def longest_match(self, tokens: Ints) -> tuple[Slot | None, int]:
-        """The slot that shares the most tokens with the beginning of `tokens`, and how many."""
+    def longest_match(self, tokens: Ints) -> tuple[int, int]:
+        """How many tokens at the beginning of `tokens` need not be computed, and how many of them need no new cells."""
+        _, in_cells = self._longest_in_cells(tokens)
+        return self._parking.longest_match(tokens, in_cells)[1] or in_cells, in_cells
+
+    def _longest_in_cells(self, tokens: Ints) -> tuple[Slot | None, int]:
         best: Slot | None = None
         length = 0
         for slot in itertools.chain(self.running.values(), self.prefixes.values()):
@@ -107,26 +105,51 @@ class CellLog:
         return best, length
 
     def open(self, tokens: Ints) -> Slot | None:
-        """A slot for a sequence of `tokens`, forked from the longest prefix that is there; None if all are taken.
+        """A slot for a sequence of `tokens`, with the longest beginning that is there; None if all slots are taken.
 
         At least the last token is left to compute, as its logits are what the sequence is for.
         """
-        source, shared = self.longest_match(tokens[:-1])
+        wanted = tokens[:-1]
+        source, shared = self._longest_in_cells(wanted)
         if not self._free_ids:
             spare = [p for p in self.prefixes.values() if p is not source] or list(self.prefixes.values())
             if not spare:
                 return None
-            oldest = min(spare, key=lambda p: p.last_used)
-            if oldest is source:
-                source, shared = None, 0
-            self._drop(oldest, self.prefixes)
+            self._park(min(spare, key=lambda p: p.last_used))
+            source, shared = self._longest_in_cells(wanted)
         slot = Slot(self._free_ids.pop())
-        self.running[slot.id] = slot
-        if source is not None and shared:
+        parked, more = self._parking.longest_match(wanted, shared)
+        if parked and len(parked.tokens) > self.room:
+            self.make_room(len(parked.tokens))  # which parks prefixes, and may give up parked ones
+            source, shared = self._longest_in_cells(wanted)
+            parked, more = self._parking.longest_match(wanted, shared)
+        if parked and len(parked.tokens) <= self.room:
+            self._unpark(slot, parked, more)
+        elif source:
             self._context.copy_cells(source.id, slot.id, 0, shared)
             slot.append(source.tokens[:shared], source.cells[:shared])
             source.last_used = next(self._clock)
+        self.running[slot.id] = slot
         return slot
+
+    def _unpark(self, slot: Slot, parked: Parked, length: int) -> None:
+        """Fills an empty slot with the first `length` tokens of a parked prefix.
+
+        It is restored as a whole; what goes beyond `length` becomes trash, and stays parked.
+        """
+        n = len(parked.tokens)
+        self._context.restore(slot.id, self._parking.bytes_of(parked))
+        slot.append(parked.tokens, np.arange(self.used, self.used + n, dtype=np.int32))
+        self.used += n
+        self.truncate(slot, length)
+        parked.last_used = next(self._clock)
+
+    def _park(self, slot: Slot) -> None:
+        """Takes a prefix out of the log, into plain memory."""
+        if self._parking.room:
+            size = self._context.saved_size(slot.id)
+            self._parking.put(slot.tokens, size, lambda room: self._context.save_into(slot.id, room), slot.last_used)
+        self._drop(slot)
 
     def filled(self, slots: Sequence[tuple[Slot, Ints]]) -> None:
         """Notes what a step has computed: for each slot in the order of the batch, the tokens of its rows."""
@@ -152,50 +175,56 @@ class CellLog:
             shared = common_length(other.tokens, slot.tokens)
             if shared == slot.length:
                 other.last_used = slot.last_used
-                self._drop(slot, self.prefixes)
+                self._drop(slot)
                 return
             if shared == other.length:
-                self._drop(other, self.prefixes)
+                self._drop(other)
 
-    def drop(self, slot: Slot) -> None:
-        """A running sequence leaves without being of use as a prefix."""
-        self._drop(slot, self.running)
+    def set_aside(self, slot: Slot) -> None:
+        """A running sequence leaves for a while, and its cells have to go."""
+        self.prefixes[slot.id] = self.running.pop(slot.id)
+        self._park(slot)
 
     def forget_prefixes(self) -> int:
-        """Drops all prefixes; how many there were."""
+        """Drops all prefixes, parked ones too; how many there were."""
         dropped = list(self.prefixes.values())
         for slot in dropped:
-            self._drop(slot, self.prefixes)
-        return len(dropped)
+            self._drop(slot)
+        return len(dropped) + self._parking.clear()
 
-    def _drop(self, slot: Slot, home: dict[int, Slot]) -> None:
+    def _drop(self, slot: Slot) -> None:
         if slot.length:
             self._context.copy_cells(slot.id, TRASH)
             self._context.release_cells(slot.id)
-        del home[slot.id]
+        del self.prefixes[slot.id]
         self._free_ids.append(slot.id)
 
     def sweep(self) -> None:
-        """Moves what is owned to the front if much of what lies before the last used cell is trash."""
+        """Moves what is of use to the front if much of what lies before the last used cell is not."""
         if self.used < self._look_again:
             return
-        owned = self.owned()
-        if self.used - owned >= max(_TRASH_CELLS, owned // 2):
-            self._move([*self.running.values(), *self.prefixes.values()])
-        self._look_again = self.used + _TRASH_CELLS
+        # Without room to park, prefixes stay where they are until the log is full: reading one again costs more.
+        of_use = self.live() + _WARM_CELLS if self._parking.room else self.owned()
+        if self.used - of_use >= max(_SWEPT_CELLS, of_use // 2):
+            self._compact(of_use)
+        else:
+            self._look_again = self.used + _SWEPT_CELLS
 
     def make_room(self, n: int) -> bool:
         """Moves the running sequences, and the prefixes used last, to the front; False if that leaves less than n."""
+        self._compact(self.n_cells - n - self.n_cells // 4)
+        return self.room >= n
+
+    def _compact(self, budget: int) -> None:
+        """Keeps the running sequences, and prefixes as long as all of it is not more than `budget` cells."""
         kept = list(self.running.values())
-        budget = self.n_cells - n - self.n_cells // 4
         for prefix in sorted(self.prefixes.values(), key=lambda p: -p.last_used):
             if self._distinct([*kept, prefix]) <= budget:
                 kept.append(prefix)
             else:
-                self._drop(prefix, self.prefixes)
+                self._park(prefix)
         self._move(kept)
-        self._look_again = self.used + _TRASH_CELLS
-        return self.room >= n
+        self._look_again = self.used + _SWEPT_CELLS
 
     def _move(self, slots: list[Slot]) -> None:
         """Rewrites the cache with these slots alone. What two of them share is moved once and stays shared."""
@@ -221,7 +250,7 @@ class CellLog:
                 self._context.copy_cells(donor.id, slot.id, 0, shared)
                 slot.cells[:shared] = donor.cells[:shared]
             if place is not None:
-                self._context.restore(_MOVER, place)
+                self._context.restore(_MOVER, self._context.saved(place))
                 self._context.copy_cells(_MOVER, slot.id)
                 self._context.release_cells(_MOVER)
                 own = slot.length - shared

@@ -11,30 +11,31 @@ import numpy as np
 import numpy.typing as npt
 
 from .admission import Admission
-from .binding import Context
-from .cells import CellLog, Ints, Slot
+from .cells import CellLog, Slot
+from .loading import Loaded
 from .messages import (
     Admitted,
-    Beat,
     Cancel,
     Done,
     Ending,
+    EngineConfig,
     Event,
     Failed,
     FailureKind,
-    Piece,
     Queued,
     Request,
     Stats,
 )  # fmt: skip
+from .outbox import Outbox
+from .parking import Parking
 from .sampling import SamplingError
 from .scheduler import Scheduler, Share
 from .sequence import Sequence
 from .threads import Threads
+from .tokens import Ints
 from .waiting import WaitEstimate
 
 IDLE_BEAT_S = 0.5
-BEAT_S = 0.05
 
 
 @dataclass(slots=True)
@@ -52,30 +53,21 @@ class Call:
 class Engine:
     """Owns the context; everything else reaches it through `inbox` and hears of it through `send`."""
 
-    def __init__(
-        self,
-        context: Context,
-        *,
-        n_slots: int,
-        max_running: int,
-        max_queued: int,
-        gap_ms: float,
-        n_threads: int,
-        send: Callable[[list[Event]], None],
-    ) -> None:
-        self._context, self._send = context, send
-        self._max_queued = max_queued
+    def __init__(self, loaded: Loaded, config: EngineConfig, *, send: Callable[[list[Event]], None]) -> None:
+        self._context = context = loaded.context
+        self._max_queued = config.queue
         self.inbox: queue.SimpleQueue[Call | Cancel | Failed | None] = queue.SimpleQueue()
         self.intake_busy_since: float | None = None
-        self._threads, self._threads_set = Threads(n_threads), n_threads
-        self._cells = CellLog(context, n_slots)
-        self._scheduler = Scheduler(self._threads, n_batch=context.n_batch, gap_ms=gap_ms, max_running=max_running)
+        self._threads, self._threads_set = Threads(config.threads), config.threads
+        self._cells = CellLog(context, loaded.n_slots, Parking(loaded.parked_bytes))
+        self._scheduler = Scheduler(
+            self._threads, n_batch=context.n_batch, gap_ms=config.gap_ms, max_running=config.slots
+        )
         self._admission = Admission(self._scheduler, self._cells, self._threads, n_batch=context.n_batch)
+        self._outbox = Outbox(send, piece_s=config.piece_ms / 1000)
         self._calls: dict[int, Call] = {}
-        self._events: list[Event] = []
         self._steps = self._lookup_tokens = self._lookup_accepted = 0
         self._wait = WaitEstimate()
-        self._last_beat = 0.0
 
     def run(self) -> None:
         """Runs until `None` comes in."""
@@ -84,7 +76,7 @@ class Engine:
             self._expire(now)
             self._admit(now)
             self._step()
-            self._flush()
+            self._outbox.flush(self.stats)
 
     # --- what comes in ---
 
@@ -103,7 +95,7 @@ class Engine:
                     if call := self._calls.get(command.id):
                         self._leave(call)
                 case Failed():
-                    self._events.append(command)
+                    self._outbox.put(command)
                 case Call():
                     self._enqueue(command)
 
@@ -115,7 +107,7 @@ class Engine:
             self._fail(call, FailureKind.FULL, message, wait_s=wait_s)
             return
         self._calls[call.request.id] = call
-        self._events.append(Queued(id=call.request.id))
+        self._outbox.put(Queued(id=call.request.id))
         for sequence in call.sequences:
             if sequence.ending:
                 call.endings[sequence.candidate] = sequence.ending
@@ -132,7 +124,7 @@ class Engine:
             elif request.budget_end is not None and now >= request.budget_end:
                 for sequence in call.sequences:
                     if sequence.ending is None:
-                        self._emit(sequence.end_early())
+                        self._outbox.put_piece(sequence.end_early())
                         self._end_sequence(call, sequence)
                 self._finish_if_complete(call)
 
@@ -145,7 +137,7 @@ class Engine:
                 self._fail(call, FailureKind.DEADLINE, hopeless)
             elif not call.admitted:
                 call.admitted = True
-                self._events.append(
+                self._outbox.put(
                     Admitted(
                         id=call.request.id,
                         prompt_tokens=sequence.n_prompt,
@@ -192,7 +184,7 @@ class Engine:
                 for share in shares:
                     share.guesses = []
             elif youngest := self._scheduler.preempt_youngest():
-                self._cells.drop(_slot_of(youngest))
+                self._cells.set_aside(_slot_of(youngest))
                 youngest.slot = None
                 shares = [share for share in shares if share.sequence is not youngest]
             else:
@@ -229,7 +221,7 @@ class Engine:
                 kind = FailureKind.INVALID if error.fault else FailureKind.INTERNAL
                 self._fail(call, kind, str(error), field=error.fault)
                 return
-            self._emit(sequence.take(choice))
+            self._outbox.put_piece(sequence.take(choice))
             if sequence.ending or right == len(share.guesses) or choice.token != share.guesses[right]:
                 break
             right += 1
@@ -262,7 +254,7 @@ class Engine:
         self._wait.ended(written, call.request.max_tokens)
         self._lookup_tokens += call.lookup_tokens
         self._lookup_accepted += call.lookup_accepted
-        self._events.append(
+        self._outbox.put(
             Done(
                 id=call.request.id, endings=endings,
                 lookup_tokens=call.lookup_tokens, lookup_accepted=call.lookup_accepted,
@@ -280,23 +272,9 @@ class Engine:
         self, call: Call, kind: FailureKind, message: str, *, field: str = "", wait_s: float | None = None
     ) -> None:
         self._leave(call)
-        self._events.append(Failed(id=call.request.id, kind=kind, message=message, field=field, retry_after_s=wait_s))
+        self._outbox.put(Failed(id=call.request.id, kind=kind, message=message, field=field, retry_after_s=wait_s))
 
     # --- what goes out ---
-
-    def _emit(self, piece: Piece | None) -> None:
-        if piece is not None:
-            self._events.append(piece)
-
-    def _flush(self) -> None:
-        """Sends what has happened. The figures go along when they change by more than some tokens, or now and then."""
-        now = time.monotonic()
-        only_pieces = bool(self._events) and all(isinstance(event, Piece) for event in self._events)
-        if not only_pieces or now - self._last_beat >= BEAT_S:
-            self._events.append(Beat(stats=self.stats()))
-            self._last_beat = now
-        events, self._events = self._events, []
-        self._send(events)
 
     def stats(self) -> Stats:
         """What the engine is doing just now."""

@@ -31,6 +31,8 @@ class Loaded:
     context: Context
     n_ctx: int
     n_slots: int
+    parked_bytes: int
+    """Memory for prefixes that are not in the cache."""
     numerics: str
     notes: tuple[str, ...]
 
@@ -50,7 +52,7 @@ def load(config: EngineConfig) -> Loaded:
             "give it more memory (mem_limit) or a smaller model"
         )
     model = Model(path, params)
-    n_ctx, n_cells = _choose_sizes(config, model, free=available - weights)
+    n_ctx, n_cells, n_parked = _choose_sizes(config, model, free=available - weights)
     n_slots = OWN_SLOTS + config.slots + config.prefixes
     context = Context(
         model,
@@ -64,13 +66,18 @@ def load(config: EngineConfig) -> Loaded:
         ),
     )
     numerics = "exact" if exact and config.exact else "fast"
+    cell = cell_bytes(model, exact=config.exact)
     sizes = (
         f"{path.name}: {weights / MIB:,.0f} MB of {'/'.join(sorted(types))}, n_ctx {n_ctx}, {context.n_cells} cells of "
-        f"{cell_bytes(model, exact=config.exact) / 1024:.1f} KiB ({'K Q8_0, V F16' if config.exact else 'F16'}), "
+        f"{cell / 1024:.1f} KiB ({'K Q8_0, V F16' if config.exact else 'F16'}), up to {n_parked * cell / MIB:,.0f} MB of "
+        f"parked prefixes, "
         f"{'mapped' if params.mmap else 'read'}, {'repacked' if params.repack else 'not repacked'}, "
         f"numerics {numerics}, {config.threads} threads, {available / MIB:,.0f} MB were free"
     )
-    return Loaded(model=model, context=context, n_ctx=n_ctx, n_slots=n_slots, numerics=numerics, notes=(sizes, *notes))
+    return Loaded(
+        model=model, context=context, n_ctx=n_ctx, n_slots=n_slots, parked_bytes=int(n_parked * cell),
+        numerics=numerics, notes=(sizes, *notes),
+    )  # fmt: skip
 
 
 def _choose_kernels(types: set[str], want_exact: bool) -> tuple[ModelParams, bool, list[str]]:
@@ -96,8 +103,11 @@ def cell_bytes(model: Model, *, exact: bool) -> float:
     return model.n_layer * model.n_head_kv * (key * (34 / 32 if exact else 2) + value * 2)
 
 
-def _choose_sizes(config: EngineConfig, model: Model, *, free: float) -> tuple[int, int]:
-    """The longest sequence and the cells of the cache; raises `ModelError` if what was asked for does not fit."""
+def _choose_sizes(config: EngineConfig, model: Model, *, free: float) -> tuple[int, int, int]:
+    """The longest sequence, the cells of the cache, and how many cells' worth of prefixes may be parked.
+
+    Raises `ModelError` if what was asked for does not fit.
+    """
     # Graph, logits and buffers: activations of a batch, and one row of logits a slot.
     rows = config.slots + config.prefixes
     reserve = 64 * MIB + 4 * (config.n_batch * 8 * model.n_embd + rows * model.vocab.n_tokens)
@@ -114,4 +124,5 @@ def _choose_sizes(config: EngineConfig, model: Model, *, free: float) -> tuple[i
             f"a cache of {n_cells} cells needs {n_cells * cell_bytes(model, exact=config.exact) / MIB:,.1f} MB and "
             f"{max(0.0, free - reserve) / MIB:,.1f} MB are left beside the model: {lower}give the container more memory"
         )
-    return n_ctx, n_cells
+    # Half as much as the cache, and never more than half of what would be left: others use this machine too.
+    return n_ctx, n_cells, min(n_cells, affordable - n_cells) // 2

@@ -109,6 +109,7 @@ class EngineConfig:
     queue: int = 64
     prefixes: int = 32
     gap_ms: float = 250.0
+    piece_ms: float = 50.0
     exact: bool = True
     threads: int = 1
 
@@ -206,6 +207,14 @@ class Piece:
     candidate: int
     text: str
     tokens: Tokens
+    first: bool = False
+    """Whether nothing of the candidate was shown before."""
+
+    def __add__(self, other: Piece) -> Piece:
+        return Piece(
+            id=self.id, candidate=self.candidate, text=self.text + other.text,
+            tokens=self.tokens + other.tokens, first=self.first,
+        )  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -114,8 +114,9 @@ class Sequence:
             return None
         start, self._released = self._released, self._released + count
         return Piece(
-            id=self.request.id, candidate=self.candidate, text=text, tokens=self._answer(start, self._released)
-        )
+            id=self.request.id, candidate=self.candidate, text=text,
+            tokens=self._answer(start, self._released), first=not start,
+        )  # fmt: skip
 
     def _answer(self, start: int, end: int) -> Tokens:
         return Tokens(

@@ -32,6 +32,7 @@ def test_an_old_cost_counts_for_little() -> None:
 def test_a_size_that_was_slow_once_is_tried_again() -> None:
     costs = StepCosts()
     costs.observe(8, 900.0, 0.0)  # a neighbour was busy, or memory was touched for the first time
+    rows = 0
     for i in range(30):
         rows = costs.rows_within(250, 512)
         costs.observe(rows, 5 + 10 * rows, i * 0.2)

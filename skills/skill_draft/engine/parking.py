@@ -1,0 +1,85 @@
+"""Prefixes in plain memory.
+
+Attention looks at every cell of the KV cache up to the last used one, whoever owns it, so a finished conversation that
+stays there slows all others down. A copy in plain memory costs them nothing, and brings it back a thousand times as
+fast as reading its tokens anew: 0.4 ms for 100 tokens of a 135M model.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import numpy.typing as npt
+
+from .tokens import Ints, common_length
+
+Bytes = npt.NDArray[np.uint8]
+
+
+class Parked:
+    """One prefix: its tokens, and where the bytes of its cells lie."""
+
+    __slots__ = ("last_used", "size", "start", "tokens")
+
+    def __init__(self, tokens: Ints, start: int, size: int, last_used: int) -> None:
+        self.tokens, self.start, self.size, self.last_used = tokens, start, size, last_used
+
+
+class Parking:
+    """Holds what fits, and gives up what was used longest ago."""
+
+    def __init__(self, room: int) -> None:
+        """`room` in bytes. The system gives the memory as it is filled for the first time."""
+        self.room = room
+        self._memory = np.empty(room, np.uint8)
+        self._end = 0
+        self._parked: list[Parked] = []  # in the order of their places
+
+    def __len__(self) -> int:
+        return len(self._parked)
+
+    def longest_match(self, tokens: Ints, more_than: int) -> tuple[Parked | None, int]:
+        """What shares the most tokens with the beginning of `tokens`, if they are more than so many; and how many."""
+        best, length = None, more_than
+        for parked in self._parked:
+            if len(parked.tokens) > length and (n := common_length(parked.tokens, tokens)) > length:
+                best, length = parked, n
+        return best, length if best else 0
+
+    def put(self, tokens: Ints, size: int, write: Callable[[Bytes], None], last_used: int) -> None:
+        """Has a prefix's bytes written into their place, unless one that is there says the same and more."""
+        for other in list(self._parked):
+            shared = common_length(other.tokens, tokens)
+            if shared == len(tokens):
+                other.last_used = max(other.last_used, last_used)
+                return
+            if shared == len(other.tokens):
+                self._parked.remove(other)
+        if size > self.room:
+            return
+        while sum(parked.size for parked in self._parked) + size > self.room:
+            self._parked.remove(min(self._parked, key=lambda parked: parked.last_used))
+        if self._end + size > self.room:
+            self._close_gaps()
+        write(self._memory[self._end : self._end + size])
+        self._parked.append(Parked(tokens.copy(), self._end, size, last_used))
+        self._end += size
+
+    def bytes_of(self, parked: Parked) -> Bytes:
+        """A view of a prefix's bytes, good until the next `put`."""
+        return self._memory[parked.start : parked.start + parked.size]
+
+    def clear(self) -> int:
+        """Gives up everything; how many there were."""
+        n, self._end = len(self._parked), 0
+        self._parked.clear()
+        return n
+
+    def _close_gaps(self) -> None:
+        end = 0
+        for parked in self._parked:
+            # NumPy copies overlapping ranges as if by way of a buffer.
+            self._memory[end : end + parked.size] = self.bytes_of(parked)
+            parked.start, end = end, end + parked.size
+        self._end = end
