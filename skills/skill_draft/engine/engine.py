@@ -150,11 +150,12 @@ class Engine:
 
     def _step(self) -> None:
         self._cells.sweep()
-        shares = self._with_room(self._scheduler.plan())
-        if not shares:
+        if not self._scheduler.running:
             return
+        n_threads = self._threads.for_next_step(time.monotonic())
+        shares = self._with_room(self._scheduler.plan(trial=n_threads != self._threads.current))
         rows = self._fill(shares)
-        logits = self._decode(rows)
+        logits = self._decode(rows, n_threads)
         self._steps += 1
         self._cells.filled([(_slot(share), _row_tokens(share)) for share in shares])
         output = 0
@@ -163,9 +164,8 @@ class Engine:
                 self._take(share, logits[output : output + 1 + len(share.guesses)])
                 output += 1 + len(share.guesses)
 
-    def _decode(self, rows: int) -> npt.NDArray[np.float32]:
+    def _decode(self, rows: int, n: int) -> npt.NDArray[np.float32]:
         begin = time.monotonic()
-        n = self._threads.for_next_step(begin)
         if n != self._threads_set:
             self._context.set_threads(n)
             self._threads_set = n

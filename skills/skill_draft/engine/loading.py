@@ -69,8 +69,8 @@ def load(config: EngineConfig) -> Loaded:
     cell = cell_bytes(model, exact=config.exact)
     sizes = (
         f"{path.name}: {weights / MIB:,.0f} MB of {'/'.join(sorted(types))}, n_ctx {n_ctx}, {context.n_cells} cells of "
-        f"{cell / 1024:.1f} KiB ({'K Q8_0, V F16' if config.exact else 'F16'}), up to {n_parked * cell / MIB:,.0f} MB of "
-        f"parked prefixes, "
+        f"{cell / 1024:.1f} KiB ({'K Q8_0, V F16' if config.exact else 'F16'}), "
+        f"up to {n_parked * cell / MIB:,.0f} MB of parked prefixes, "
         f"{'mapped' if params.mmap else 'read'}, {'repacked' if params.repack else 'not repacked'}, "
         f"numerics {numerics}, {config.threads} threads, {available / MIB:,.0f} MB were free"
     )

@@ -83,11 +83,11 @@ class Scheduler:
                 sequence.leader = None
             yield sequence
 
-    def plan(self) -> list[Share]:
-        """The shares of the next step; empty if nobody runs."""
+    def plan(self, *, trial: bool = False) -> list[Share]:
+        """The shares of the next step; empty if nobody runs. In a trial of the threads, rows may cost twice as much."""
         shares = [Share.of(s, 1) for s in self.running if s.pending == 1]
         if prompts := [s for s in self.running if s.pending > 1]:
-            limit_ms = self._gap_ms if shares else QUIET_STEP_MS
+            limit_ms = (self._gap_ms if shares else QUIET_STEP_MS) / (2 if trial else 1)
             # The oldest prompt always moves on by a tile, however many decode.
             left = max(4, self._threads.costs.rows_within(limit_ms, self._n_batch) - len(shares))
             for sequence in prompts:
