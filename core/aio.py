@@ -254,8 +254,7 @@ class AsyncAnswerStream(Generic[_Chunk]):
             path.check_whole(lease)
             path.replicas.succeeded(lease)
             return None
-        call.take(chunk)
-        path.replicas.heard(self._lease)
+        path.replicas.heard(self._lease, call.take(chunk))
         return chunk
 
     def _failed(self, error: grpc.RpcError) -> None:

@@ -86,11 +86,13 @@ class Call:
         self.waiting_since_s = now
         self.failing_since_s = now if self.failing_since_s is None else self.failing_since_s
 
-    def take(self, chunk: Any) -> None:
-        """A piece has come."""
+    def take(self, chunk: Any) -> int:
+        """A piece has come. Returns how much it is: its tokens, 1 where it does not tell."""
         self.received = True
-        if self.answer is not None:
-            self.answer.take(chunk)
+        if self.answer is None:
+            return 1
+        self.answer.take(chunk)
+        return len(chunk.token_ids) or 1
 
 
 class CallPath(ABC):

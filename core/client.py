@@ -206,8 +206,7 @@ class AnswerStream(Generic[_Chunk]):
             except grpc.RpcError as error:
                 self._go_on(lease, error)
             else:
-                self._call.take(chunk)
-                self._path.replicas.heard(lease)
+                self._path.replicas.heard(lease, self._call.take(chunk))
                 return chunk
         raise StopIteration
 

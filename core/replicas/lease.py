@@ -14,13 +14,13 @@ if TYPE_CHECKING:
 class Lease:
     """A call's place at a replica, from the choice until the attempt is over."""
 
-    __slots__ = ("_cancel", "began_s", "broken_off", "call", "heard_s", "is_silent", "member", "pieces")
+    __slots__ = ("_cancel", "began_s", "broken_off", "call", "heard_s", "is_silent", "member", "tokens")
 
     def __init__(self, call: Call, member: Member) -> None:
         self.call = call
         self.member = member
         self.began_s = self.heard_s = time.monotonic()
-        self.pieces = 0
+        self.tokens = 0
         self.broken_off = ""
         """Why the pool itself ended the attempt; empty where it did not."""
         self._cancel: Callable[[], object] | None = None
@@ -33,10 +33,10 @@ class Lease:
         if self.broken_off:
             cancel()
 
-    def piece(self) -> None:
+    def hear(self, tokens: int) -> None:
         """Something has come."""
         self.heard_s = time.monotonic()
-        self.pieces += 1
+        self.tokens += tokens
 
     def break_off(self, why: str) -> None:
         """Ends the attempt because the replica is silent or going."""

@@ -136,14 +136,14 @@ class Member:
         self._failed_in_a_row = self._pauses = 0
         self._ejections = max(0, self._ejections - 1) if not self.ejected(time.monotonic()) else self._ejections
         now = time.monotonic()
-        pace = (now - lease.began_s) / max(1, lease.pieces)
+        pace = (now - lease.began_s) / max(1, lease.tokens)
         before, _ = self._pace_s.get(lease.call.method, (pace, now))
         self._pace_s[lease.call.method] = (before + _PACE_WEIGHT * (pace - before), now)
 
     # --- what speaks for it ---
 
     def pace_s(self, method: str, now: float) -> float:
-        """Seconds for a piece of an answer: an average that is forgotten, so that who was slow is tried again.
+        """Seconds for a token of an answer: an average that is forgotten, so that who was slow is tried again.
 
         Who has been silent for longer than that is at least that slow.
         """

@@ -228,10 +228,11 @@ class ReplicaSet:
 
     # --- how an attempt went ---
 
-    def heard(self, lease: Lease) -> None:
-        """Something has come from a replica."""
-        lease.piece()
-        if lease.pieces == 1:
+    def heard(self, lease: Lease, tokens: int = 1) -> None:
+        """Something has come from a replica; a piece of an answer has so many tokens."""
+        first = not lease.tokens
+        lease.hear(tokens)
+        if first:
             with self._lock:
                 lease.member.answers()
 
@@ -280,7 +281,7 @@ class ReplicaSet:
                 member.answers()
                 if error.retry_after_s is not None:
                     member.full(error.retry_after_s)
-            case DeadlineError() if member.starts_itself and not lease.pieces:
+            case DeadlineError() if member.starts_itself and not lease.tokens:
                 member.replica.lost = True  # perhaps it hangs: the next call looks
             case CallError() if error.code() in _REPLICAS_FAULT:
                 member.failed()
