@@ -63,11 +63,6 @@ class Answer:
         after = [at for at in self.times if at > self.times[0]]
         return len(after) / (self.times[-1] - self.times[0]) if after else 0.0
 
-    @property
-    def whole_rate(self) -> float:
-        """Tokens a second over the whole request; for a crowded machine, where the client may see tokens late too."""
-        return self.num_tokens / self.latency_s
-
 
 class Client(Protocol):
     """A connection to a server."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import dataclasses
 import difflib
 import itertools
@@ -26,6 +27,7 @@ CANDIDATES = 4
 SETTLED_TOKENS = 8
 _STALL_TIMEOUT_S = 240.0
 _COPIED_WORDS = 4
+_CROWDED_S = 60.0  # a server with a busy neighbour may need minutes for a paragraph
 
 Figures = dict[str, float | list[float]]
 
@@ -235,33 +237,42 @@ async def candidates(site: Site) -> Figures:
 
 async def neighbours(site: Site) -> Figures:
     """(a) and (b) beside a process that never rests, and two servers side by side with a stream each."""
-    figures: Figures = {}
+    sizes, figures = site.sizes, Figures()
+
+    def stream() -> Ask:
+        return ask(site.prompts.of_length(sizes.prompt), sizes.one_new)
+
     # It begins before what is measured, as a neighbour does.
     busy = subprocess.Popen(  # noqa: ASYNC220 - a millisecond, and nothing else runs just now
         [sys.executable, "-c", "while True: pass"], start_new_session=True
     )
     try:
         await asyncio.sleep(1.0)
-        await warm_up(site)
-        asks = [ask(site.prompts.of_length(site.sizes.prompt), site.sizes.one_new) for _ in range(2)]
         # The first is not measured: an engine finds out in it how many threads pay. So it is with the pairs below.
-        _, answer = [await site.client.ask(request) for request in asks]
-        figures["busy_one_tok_s"] = answer.whole_rate
-        figures["busy_four_tok_s"] = (await _wave(site, 4))["tok_s"]
+        await _crowded([(site.client, stream())])
+        figures["busy_one_tok_s"] = await _crowded([(site.client, stream())])
+        several = [ask(site.prompts.of_length(sizes.prompt), sizes.new) for _ in range(STREAMS)]
+        figures["busy_four_tok_s"] = await _crowded([(site.client, request) for request in several])
     finally:
         end_group(busy)
     with site.second() as port:
-        other = dataclasses.replace(site, client=client(site.kind, port))
+        other = client(site.kind, port)
         try:
-            await warm_up(other)
-            sizes = site.sizes
-            asks = [ask(site.prompts.of_length(sizes.prompt), sizes.one_new) for _ in range(4)]
-            await asyncio.gather(site.client.ask(asks[0]), other.client.ask(asks[1]))
-            pair = await asyncio.gather(site.client.ask(asks[2]), other.client.ask(asks[3]))
+            await _crowded([(site.client, stream()), (other, stream())])
+            figures["side_by_side_tok_s"] = await _crowded([(site.client, stream()), (other, stream())])
         finally:
-            await other.client.close()
-    figures["side_by_side_tok_s"] = sum(a.whole_rate for a in pair)
+            await other.close()
     return figures
+
+
+async def _crowded(asks: Sequence[tuple[Client, Ask]]) -> float:
+    """Tokens a second of requests that begin together, by the time of all. Whatever is not there in time is left."""
+    answers = [Answer(start=0.0) for _ in asks]
+    start = time.perf_counter()
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(_CROWDED_S):
+            await asyncio.gather(*(to.ask(request, a) for (to, request), a in zip(asks, answers, strict=True)))
+    return sum(len(a.times) for a in answers) / (time.perf_counter() - start)
 
 
 WORKLOADS: dict[str, Callable[[Site], Awaitable[Figures]]] = {
