@@ -86,6 +86,8 @@ def draft_server(
     log = folder / f"server-{target.rsplit(':', 1)[1]}.log"
     command = [sys.executable, *module, "--listen", target, "--model", str(model), *arguments]
     clean = {k: v for k, v in os.environ.items() if not k.startswith(("SKILL_DRAFT_", "SARAI_"))}
+    # The tiny model writes an answer in less time than pieces may wait: alone, they leave a middle to break it in.
+    clean["SKILL_DRAFT_PIECE_MS"] = "0"
     with log.open("wb") as stream:
         process = subprocess.Popen(command, cwd=ROOT, stderr=stream, env={**clean, **(environment or {})})
     channel = grpc.insecure_channel(target)

@@ -89,7 +89,8 @@ class ProcessReplica:
         self._log = folder / f"{name}.log"
         self._command = [sys.executable, *SERVER, "--listen", self._target, "--model", model]
         clean = {k: v for k, v in os.environ.items() if not k.startswith(("SKILL_DRAFT_", "SARAI_"))}
-        settings = {"THREADS": "1", "N_CTX": "512", "KV_CELLS": "4096", "GRACE_S": f"{GRACE_S:g}"}
+        # Every token goes alone, so that an answer can break between any two; the containers' pieces hold several.
+        settings = {"THREADS": "1", "N_CTX": "512", "KV_CELLS": "4096", "PIECE_MS": "0", "GRACE_S": f"{GRACE_S:g}"}
         self._environment = clean | {f"SKILL_DRAFT_{name}": value for name, value in settings.items()}
         self._process: subprocess.Popen[bytes] | None = None
         self._stack = contextlib.ExitStack()

@@ -89,6 +89,15 @@ def test_stream_joined_is_the_unary_answer(server: DraftServer) -> None:
     assert len(pieces) > 5, "a stream comes in pieces"
 
 
+def test_tokens_wait_for_company_but_for_the_first(server: DraftServer, tmp_path: Path) -> None:
+    with draft_server(tmp_path, "--piece-ms", "10000") as patient:
+        first, rest, last = patient.stub.GenerateStream(greedy(), timeout=10)
+    assert len(first.token_ids) == 1
+    assert first.text + rest.text == last.result.text == server.stub.Generate(greedy(), timeout=10).text
+    assert [*first.token_ids, *rest.token_ids] == list(last.result.token_ids)
+    assert len(rest.token_logprobs) == len(rest.token_ids)
+
+
 def test_a_seeded_answer_is_the_same_each_time(server: DraftServer) -> None:
     request = GenReq(prompt="Who are you?", seed=99, temperature=5, max_tokens=40, top_k=0, top_p=1, min_p=0)
     texts = {server.stub.Generate(request, timeout=10).text for _ in range(4)}
