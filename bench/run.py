@@ -18,7 +18,7 @@ from bench.servers import KINDS, Kind, client, running
 from bench.shape_model import shape_model
 from bench.sizes import SIZES, Sizes, quick
 from bench.workloads import WORKLOADS, Figures, Site, warm_up
-from skills.skill_draft.catalog import EMBEDDED, find_model, models_dir
+from skills.skill_draft.embedded import make_embedded
 from skills.skill_draft.engine.binding import Vocab
 
 WORKLOAD_TIMEOUT_S = 400.0
@@ -65,7 +65,7 @@ class Plan:
 
 def model_path(name: str) -> Path:
     """The file of a model: `135m` is the embedded one, `4b` the shape-exact one."""
-    return find_model(EMBEDDED, models_dir()) if name == "135m" else shape_model()
+    return make_embedded() if name == "135m" else shape_model()
 
 
 def run(plan: Plan, journal: Journal) -> None:

@@ -18,7 +18,7 @@ LLAMA = ("llama", "llama_best", "llama_ngram", "llama_spec")
 COLUMNS = ("ours", "ours_fast", "ours_gap1000", *LLAMA, "python", CEILING)
 LABELS = {**{kind.name: kind.label for kind in KINDS}, CEILING: "llama.cpp's own benchmark"}
 MODELS = {
-    "135m": "SmolLM2-135M-Instruct, Q4_1 (the embedded model)",
+    "135m": "SmolLM2-135M-Instruct in Q8_0 (the embedded model)",
     "4b": "The shapes and types of Qwen3-VL-4B in IQ4_NL (`bench/shape_model.py`: it knows no language)",
 }
 

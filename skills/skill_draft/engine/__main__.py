@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import gc
 import os
 import signal
 import socket
@@ -112,6 +113,7 @@ def main() -> int:
         n_ctx=loaded.n_ctx, n_cells=loaded.context.n_cells, slots=config.slots,
     )  # fmt: skip
     link.send([ready])
+    gc.freeze()  # what is there now stays: a vocabulary need not be looked through again and again
     threading.Thread(target=take_in, args=(link, engine, preparer), daemon=True, name="intake").start()
     engine.run()
     return 0

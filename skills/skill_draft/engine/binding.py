@@ -61,8 +61,8 @@ L: Any = _load_bindings()
 GGML_TYPES: dict[int, str] = {
     value: name.removeprefix("GGML_TYPE_") for name, value in vars(L).items() if name.startswith("GGML_TYPE_")
 }
-# llama_token_data: 12 bytes, as llama.cpp's samplers sort and cut it in place.
-CANDIDATE = np.dtype([("id", np.int32), ("logit", np.float32), ("p", np.float32)])
+# llama_token_data: 12 bytes, as llama.cpp's samplers change it in place.
+_CANDIDATE = np.dtype([("id", np.int32), ("logit", np.float32), ("p", np.float32)])
 
 
 class ModelError(Exception):
@@ -136,6 +136,14 @@ def tensor_types(path: Path) -> set[str]:
         return {GGML_TYPES.get(base.gguf_get_tensor_type(gguf, i), "?") for i in matrices}
     finally:
         base.gguf_free(gguf)
+
+
+def requantize(source: Path, target: Path) -> None:
+    """Writes a quantised model in Q8_0. Raises `ModelError`."""
+    params = L.llama_model_quantize_default_params()
+    params.ftype, params.allow_requantize = L.LLAMA_FTYPE_MOSTLY_Q8_0, True
+    if L.llama_model_quantize(str(source).encode(), str(target).encode(), ctypes.byref(params)):
+        raise ModelError(f"llama.cpp cannot write {source.name} in Q8_0: {'; '.join(_log_tail) or 'no reason given'}")
 
 
 class Vocab:
@@ -332,62 +340,39 @@ class Context:
     _saved = 0
 
 
-class SamplerChain:
-    """A chain of llama.cpp's samplers, without the last one that draws: that is ours (see `sampling`)."""
+class GrammarError(Exception):
+    """llama.cpp cannot parse a grammar."""
 
-    def __init__(self, vocab: Vocab) -> None:
-        self._vocab = vocab
-        self._chain = L.llama_sampler_chain_init(L.llama_sampler_chain_default_params())
+
+class Grammar:
+    """llama.cpp's grammar sampler: says which tokens may come next, and moves on over the one that does."""
+
+    def __init__(self, vocab: Vocab, gbnf: str) -> None:
+        """Raises `GrammarError`. Check the text with `constraint` first: llama.cpp's parser can overflow the stack."""
+        self._sampler = L.llama_sampler_init_grammar(vocab.handle, gbnf.encode(), b"root")
+        if not self._sampler:
+            raise GrammarError("llama.cpp cannot parse it (a syntax error, or left recursion)")
 
     def __del__(self) -> None:
-        if chain := getattr(self, "_chain", None):
-            L.llama_sampler_free(chain)
+        if sampler := getattr(self, "_sampler", None):
+            L.llama_sampler_free(sampler)
 
-    def _add(self, sampler: Any) -> bool:
-        if not sampler:
-            return False
-        L.llama_sampler_chain_add(self._chain, sampler)
-        return True
-
-    def add_grammar(self, gbnf: str) -> bool:
-        """False if llama.cpp cannot parse the grammar. Check it with `constraint` first."""
-        return self._add(L.llama_sampler_init_grammar(self._vocab.handle, gbnf.encode(), b"root"))
-
-    def add_top_k(self, k: int) -> None:
-        """Keeps the k best."""
-        self._add(L.llama_sampler_init_top_k(k))
-
-    def add_top_p(self, p: float) -> None:
-        """Keeps the smallest set with probability p."""
-        self._add(L.llama_sampler_init_top_p(p, 1))
-
-    def add_min_p(self, p: float) -> None:
-        """Keeps what is at least p times as probable as the best."""
-        self._add(L.llama_sampler_init_min_p(p, 1))
-
-    def add_temperature(self, t: float) -> None:
-        """Divides the logits by t."""
-        self._add(L.llama_sampler_init_temp(t))
-
-    def apply(self, candidates: npt.NDArray[np.void]) -> npt.NDArray[np.void]:
-        """Runs the chain over an array of `CANDIDATE`, in place; returns the part of it that is left."""
+    def allows(self, tokens: npt.NDArray[np.int32]) -> npt.NDArray[np.bool_]:
+        """Whether each of the tokens may come next; shape (len(tokens),)."""
+        candidates = np.zeros(len(tokens), _CANDIDATE)
+        candidates["id"] = tokens
         native = L.llama_token_data_array(
             data=ctypes.cast(candidates.ctypes.data, L.llama_token_data_p),
-            size=len(candidates),
-            selected=-1,
-            sorted=False,
-        )
-        L.llama_sampler_apply(self._chain, ctypes.byref(native))
-        # A sampler may have moved the data to a buffer of its own.
-        address = ctypes.cast(native.data, ctypes.c_void_p).value or 0
-        if address == candidates.ctypes.data:
-            return candidates[: native.size]
-        raw = (ctypes.c_uint8 * (native.size * CANDIDATE.itemsize)).from_address(address)
-        return np.frombuffer(raw, CANDIDATE)
+            size=len(candidates), selected=-1, sorted=False,
+        )  # fmt: skip
+        L.llama_sampler_apply(self._sampler, ctypes.byref(native))
+        # What is not allowed was given a logit of minus infinity, in its place.
+        allowed: npt.NDArray[np.bool_] = np.isfinite(candidates["logit"])
+        return allowed
 
     def accept(self, token: int) -> None:
-        """Tells the grammar what was chosen. Never a token that the chain itself did not leave over: it would throw."""
-        L.llama_sampler_accept(self._chain, token)
+        """What was chosen. Never a token that is not allowed: that is a C++ exception, which ends the process."""
+        L.llama_sampler_accept(self._sampler, token)
 
 
 def _as_bytes(array: npt.NDArray[np.uint8]) -> Any:

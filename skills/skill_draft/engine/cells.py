@@ -10,7 +10,7 @@ used by nobody: attention looks at every cell up to the last used one. Then pref
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 
 import numpy as np
 
@@ -49,7 +49,7 @@ class Slot:
         """Their cells, ascending."""
         return self._cells[: self.length]
 
-    def append(self, tokens: Ints, cells: Ints) -> None:
+    def append(self, tokens: Ints, cells: Ints | range) -> None:
         """Adds positions at the end."""
         end = self.length + len(tokens)
         if end > len(self._tokens):
@@ -139,7 +139,7 @@ class CellLog:
         """
         n = len(parked.tokens)
         self._context.restore(slot.id, self._parking.bytes_of(parked))
-        slot.append(parked.tokens, np.arange(self.used, self.used + n, dtype=np.int32))
+        slot.append(parked.tokens, range(self.used, self.used + n))
         self.used += n
         self.truncate(slot, length)
         parked.last_used = next(self._clock)
@@ -151,11 +151,10 @@ class CellLog:
             self._parking.put(slot.tokens, size, lambda room: self._context.save_into(slot.id, room), slot.last_used)
         self._drop(slot)
 
-    def filled(self, slots: Sequence[tuple[Slot, Ints]]) -> None:
-        """Notes what a step has computed: for each slot in the order of the batch, the tokens of its rows."""
-        for slot, tokens in slots:
-            slot.append(tokens, np.arange(self.used, self.used + len(tokens), dtype=np.int32))
-            self.used += len(tokens)
+    def filled(self, slot: Slot, tokens: Ints) -> None:
+        """Notes what a step has computed for a slot. To be told in the order of the batch."""
+        slot.append(tokens, range(self.used, self.used + len(tokens)))
+        self.used += len(tokens)
 
     def truncate(self, slot: Slot, length: int) -> None:
         """Gives the cells from position `length` on to the trash."""

@@ -21,12 +21,12 @@ class StepCosts:
     def __init__(self) -> None:
         self._ms: list[float | None] = [None] * len(_ROWS)
         self._at = [0.0] * len(_ROWS)
-        self._latest = 0.0
+        self._latest = -math.inf
 
     @property
     def known(self) -> bool:
         """Whether anything was measured yet."""
-        return any(ms is not None for ms in self._ms)
+        return self._latest > -math.inf
 
     def observe(self, rows: int, ms: float, now: float) -> None:
         """Takes in a step of `rows` rows that took `ms` and ended at `now` (seconds, any clock)."""
@@ -44,10 +44,13 @@ class StepCosts:
         """The expected cost of a step over `rows` rows, from measurements at most so much older than the last one."""
         at = _class(rows)
         size = _part(rows, at)
-        known = [i for i, ms in enumerate(self._ms) if ms is not None and self._latest - self._at[i] <= believed_s]
+        oldest = self._latest - believed_s
+        if (ms := self._ms[at]) is not None and self._at[at] >= oldest:
+            return ms * size
+        known = [i for i, ms in enumerate(self._ms) if ms is not None and self._at[i] >= oldest]
         if not known:
             return 20.0 * _SHAPE[at] * size
-        nearest = min(known, key=lambda i: abs(i - at))  # itself, if it was measured
+        nearest = min(known, key=lambda i: abs(i - at))
         return (self._ms[nearest] or 0.0) * _SHAPE[at] / _SHAPE[nearest] * size
 
     def lately_ms(self, rows: int) -> float:

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
+import math
 import queue
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-import numpy as np
-import numpy.typing as npt
-
 from .admission import Admission
 from .cells import CellLog, Slot
+from .crowding import Crowding
 from .loading import Loaded
 from .messages import (
     Admitted,
@@ -32,7 +31,7 @@ from .sampling import SamplingError
 from .scheduler import Scheduler, Share
 from .sequence import Sequence
 from .threads import Threads
-from .tokens import Ints
+from .tokens import Floats
 from .waiting import WaitEstimate
 
 IDLE_BEAT_S = 0.5
@@ -58,7 +57,7 @@ class Engine:
         self._max_queued = config.queue
         self.inbox: queue.SimpleQueue[Call | Cancel | Failed | None] = queue.SimpleQueue()
         self.intake_busy_since: float | None = None
-        self._threads, self._threads_set = Threads(config.threads), config.threads
+        self._threads, self._threads_set = Threads(config.threads, Crowding()), config.threads
         self._cells = CellLog(context, loaded.n_slots, Parking(loaded.parked_bytes))
         self._scheduler = Scheduler(
             self._threads, n_batch=context.n_batch, gap_ms=config.gap_ms, max_running=config.slots
@@ -75,19 +74,24 @@ class Engine:
             now = time.monotonic()
             self._expire(now)
             self._admit(now)
-            self._step()
-            self._outbox.flush(self.stats)
+            n_threads = self._threads.for_next_step(now)
+            shares = self._scheduler.plan(trial=n_threads != self._threads.current)
+            self._outbox.flush(self.stats, next_in_s=self._expected_s(shares))
+            if shares:
+                self._step(shares, n_threads)
 
     # --- what comes in ---
 
     def _take_commands(self) -> bool:
-        wait = not self._scheduler.running and not self._scheduler.waiting
-        while True:
+        timeout = 0.0
+        if not (self._scheduler.running or self._scheduler.waiting or self._outbox.holds_any):
+            timeout = IDLE_BEAT_S
+        while timeout or not self.inbox.empty():  # an exception at each step would be dear
             try:
-                command = self.inbox.get(timeout=IDLE_BEAT_S) if wait else self.inbox.get_nowait()
+                command = self.inbox.get(timeout=timeout)
             except queue.Empty:
                 return True
-            wait = False
+            timeout = 0.0
             match command:
                 case None:
                     return False
@@ -98,6 +102,7 @@ class Engine:
                     self._outbox.put(command)
                 case Call():
                     self._enqueue(command)
+        return True
 
     def _enqueue(self, call: Call) -> None:
         queued = sum(not c.admitted for c in self._calls.values())
@@ -131,6 +136,8 @@ class Engine:
     # --- who runs ---
 
     def _admit(self, now: float) -> None:
+        if not self._scheduler.waiting:
+            return
         for sequence, hopeless in self._admission.admit(now):
             call = self._calls[sequence.request.id]
             if hopeless:
@@ -148,23 +155,27 @@ class Engine:
 
     # --- one step ---
 
-    def _step(self) -> None:
+    def _expected_s(self, shares: list[Share]) -> float:
+        """How long a step will take; for ever, where there is none: nothing more comes by itself."""
+        rows = sum(share.rows for share in shares)
+        return self._threads.costs.lately_ms(rows) / 1000 if rows else math.inf
+
+    def _step(self, shares: list[Share], n_threads: int) -> None:
         self._cells.sweep()
-        if not self._scheduler.running:
-            return
-        n_threads = self._threads.for_next_step(time.monotonic())
-        shares = self._with_room(self._scheduler.plan(trial=n_threads != self._threads.current))
+        shares = self._with_room(shares)
         rows = self._fill(shares)
         logits = self._decode(rows, n_threads)
         self._steps += 1
-        self._cells.filled([(_slot(share), _row_tokens(share)) for share in shares])
-        output = 0
+        row = output = 0
+        for share in shares:
+            self._cells.filled(_slot(share), self._context.tokens[row : row + share.rows])
+            row += share.rows
         for share in shares:
             if share.complete:
                 self._take(share, logits[output : output + 1 + len(share.guesses)])
                 output += 1 + len(share.guesses)
 
-    def _decode(self, rows: int, n: int) -> npt.NDArray[np.float32]:
+    def _decode(self, rows: int, n: int) -> Floats:
         begin = time.monotonic()
         if n != self._threads_set:
             self._context.set_threads(n)
@@ -197,8 +208,9 @@ class Engine:
         context, row = self._context, 0
         for share in shares:
             slot, end = _slot(share), row + share.rows
-            context.tokens[row:end] = _row_tokens(share)
-            context.positions[row:end] = np.arange(slot.length, slot.length + share.rows)
+            start = slot.length
+            context.tokens[row:end] = share.sequence.tokens[start : start + share.n] + share.guesses
+            context.positions[row:end] = range(start, start + share.rows)
             context.seq_ids[row:end] = slot.id
             context.wants_logits[row:end] = 0
             if share.complete:
@@ -206,7 +218,7 @@ class Engine:
             row = end
         return row
 
-    def _take(self, share: Share, logits: npt.NDArray[np.float32]) -> None:
+    def _take(self, share: Share, logits: Floats) -> None:
         """Chooses tokens row after row, as long as the guesses were right; the first wrong one ends the step."""
         sequence, slot = share.sequence, _slot(share)
         call = self._calls.get(sequence.request.id)
@@ -298,9 +310,3 @@ def _slot_of(sequence: Sequence) -> Slot:
 
 def _slot(share: Share) -> Slot:
     return _slot_of(share.sequence)
-
-
-def _row_tokens(share: Share) -> Ints:
-    """The tokens of a share's rows: pending ones, then guesses."""
-    start = _slot(share).length
-    return np.array(share.sequence.tokens[start : start + share.n] + share.guesses, np.int32)

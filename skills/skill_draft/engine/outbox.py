@@ -47,10 +47,18 @@ class Outbox:
         self._events.append(piece)
         self._at_once |= piece.first
 
-    def flush(self, stats: Callable[[], Stats]) -> None:
-        """Sends what must go now, and the figures with it when there is news beside pieces, or now and then."""
+    @property
+    def holds_any(self) -> bool:
+        """Whether something waits to be sent."""
+        return bool(self._events)
+
+    def flush(self, stats: Callable[[], Stats], *, next_in_s: float) -> None:
+        """Sends what must go now, and the figures with it when there is news beside pieces, or now and then.
+
+        `next_in_s` says when the next chance will be: what would have waited too long by then goes now.
+        """
         now = time.monotonic()
-        if self._pieces and not self._at_once and now - self._waiting_since < self._piece_s:
+        if self._pieces and not self._at_once and now + next_in_s - self._waiting_since < self._piece_s:
             return
         if self._at_once or not self._events or now - self._last_beat >= BEAT_S:
             self._events.append(Beat(stats=stats()))

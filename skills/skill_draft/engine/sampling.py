@@ -13,7 +13,8 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from .binding import CANDIDATE, SamplerChain, Vocab
+from .binding import Grammar, GrammarError, Vocab
+from .drawing import draw
 from .messages import Sampling, TokenLogprob
 
 PENALTY_WINDOW = 64  # tokens, llama.cpp's default
@@ -55,9 +56,7 @@ class Scratch:
     """Arrays of a vocabulary's length that all sequences share; one address, so sums are always the same bits."""
 
     def __init__(self, n_vocab: int) -> None:
-        self.ids = np.arange(n_vocab, dtype=np.int32)
         self.values = np.empty(n_vocab, np.float32)
-        self.candidates = np.empty(n_vocab, CANDIDATE)
 
 
 class Sampler:
@@ -68,25 +67,9 @@ class Sampler:
     ) -> None:
         """Raises `SamplingError` if llama.cpp cannot parse the grammar."""
         self._vocab, self._scratch, self._sampling, self._top = vocab, scratch, sampling, top_logprobs
-        self._greedy = sampling.temperature == 0
-        self._constrained = bool(gbnf)
         self._penalises = sampling.repeat_penalty != 1 or sampling.presence_penalty or sampling.frequency_penalty
-        self._chain = None if self._greedy and not gbnf else self._make_chain(gbnf)
-
-    def _make_chain(self, gbnf: str) -> SamplerChain:
-        """llama.cpp's order; the grammar goes first, so that one draw is always enough."""
-        chain, s = SamplerChain(self._vocab), self._sampling
-        if gbnf and not chain.add_grammar(gbnf):
-            raise SamplingError("llama.cpp cannot parse it (a syntax error, or left recursion)", "grammar")
-        if not self._greedy:
-            if s.top_k:
-                chain.add_top_k(s.top_k)
-            if s.top_p < 1:
-                chain.add_top_p(s.top_p)
-            if s.min_p > 0:
-                chain.add_min_p(s.min_p)
-            chain.add_temperature(s.temperature)
-        return chain
+        self._grammar = _grammar(vocab, gbnf) if gbnf else None
+        self._takes_likeliest = sampling.temperature == 0 and not gbnf
 
     def choose(self, logits: npt.NDArray[np.float32], history: list[int], k: int) -> Choice:
         """The k-th token of an answer.
@@ -99,21 +82,18 @@ class Sampler:
         Raises:
             SamplingError: the logits are not numbers, or the grammar leaves no token.
         """
-        likeliest = int(logits.argmax())
-        best = float(logits[likeliest])
+        token = int(logits.argmax())
+        best = float(logits[token])
         if not math.isfinite(best):
             raise SamplingError(f"the model's largest logit is {best}")
-        values = self._scratch.values
-        np.subtract(logits, np.float32(best), out=values)
-        np.exp(values, out=values)
-        log_total = best + math.log(float(values.sum()))
+        log_total = self._log_total(logits, best)
         if self._penalises:
-            np.copyto(values, logits)
-            self._penalise(values, history[-PENALTY_WINDOW:])
-            likeliest = int(values.argmax())
-        token = likeliest
-        if self._chain is not None:
-            token = self._draw(self._chain, values if self._penalises else logits, k)
+            values = self._penalised(logits, history[-PENALTY_WINDOW:])
+            token = int(values.argmax())
+            if not self._takes_likeliest:
+                token = self._draw(values, token, self._log_total(values, float(values[token])), k)
+        elif not self._takes_likeliest:
+            token = self._draw(logits, token, log_total, k)
         self.accept(token)
         # As the wire has them, so that an answer continued from the wire is the same to the last bit.
         logprob = float(np.float32(float(logits[token]) - log_total))
@@ -121,43 +101,43 @@ class Sampler:
 
     @staticmethod
     def allows(vocab: Vocab, gbnf: str, tokens: Sequence[int]) -> bool:
-        """Whether a grammar lets these tokens come one after the other. Asks for one candidate at a time."""
-        chain, one = SamplerChain(vocab), np.zeros(1, CANDIDATE)
-        chain.add_grammar(gbnf)
+        """Whether a grammar lets these tokens come one after the other."""
+        grammar = _grammar(vocab, gbnf)
         for token in tokens:
-            one["id"], one["logit"] = token, 0
-            if not math.isfinite(float(chain.apply(one)["logit"][0])):
+            if not grammar.allows(np.array([token], np.int32))[0]:
                 return False
-            chain.accept(token)
+            grammar.accept(token)
         return True
 
     def accept(self, token: int) -> None:
         """Moves the grammar on over a token that this sampler chose, here or in an earlier life."""
-        if self._constrained and self._chain is not None:
-            self._chain.accept(token)
+        if self._grammar:
+            self._grammar.accept(token)
 
-    def _draw(self, chain: SamplerChain, values: npt.NDArray[np.float32], k: int) -> int:
-        candidates = self._scratch.candidates
-        candidates["id"], candidates["logit"], candidates["p"] = self._scratch.ids, values, 0
-        left = chain.apply(candidates)
-        logits = left["logit"].astype(np.float64)
-        best = int(logits.argmax())
-        if not math.isfinite(logits[best]):
+    def _draw(self, values: npt.NDArray[np.float32], best: int, log_total: float, k: int) -> int:
+        allows = self._grammar.allows if self._grammar else None
+        token = draw(values, best, log_total, self._sampling, uniform(self._sampling.seed, k), allows=allows)
+        if token is None:
             raise SamplingError("the grammar allows no token that this model has", "grammar")
-        if self._greedy:
-            return int(left["id"][best])
-        shares = np.cumsum(np.exp(logits - logits[best]))
-        at = int(np.searchsorted(shares, uniform(self._sampling.seed, k) * shares[-1], side="right"))
-        return int(left["id"][min(at, len(left) - 1)])
+        return token
 
-    def _penalise(self, values: npt.NDArray[np.float32], window: list[int]) -> None:
-        """llama.cpp's formulas (llama_sampler_penalties_apply), in place."""
+    def _log_total(self, logits: npt.NDArray[np.float32], best: float) -> float:
+        """The logarithm of the sum of the logits' exponentials."""
+        values = self._scratch.values
+        np.subtract(logits, np.float32(best), out=values)
+        np.exp(values, out=values)
+        return best + math.log(float(values.sum()))
+
+    def _penalised(self, logits: npt.NDArray[np.float32], window: list[int]) -> npt.NDArray[np.float32]:
+        """llama.cpp's formulas (llama_sampler_penalties_apply), on a copy."""
+        values = logits.copy()
         tokens, counts = np.unique(np.asarray(window, np.int32), return_counts=True)
         s = self._sampling
         chosen = values[tokens]
         repeat = np.float32(s.repeat_penalty)
         chosen = np.where(chosen <= 0, chosen * repeat, chosen / repeat)
         values[tokens] = chosen - (counts * s.frequency_penalty + s.presence_penalty).astype(np.float32)
+        return values
 
     def _most_probable(self, logits: npt.NDArray[np.float32], log_total: float) -> tuple[TokenLogprob, ...]:
         if not self._top:
@@ -168,3 +148,10 @@ class Sampler:
             TokenLogprob(token_id=int(t), text=self._vocab.piece(int(t)), logprob=float(logits[t]) - log_total)
             for t in best
         )
+
+
+def _grammar(vocab: Vocab, gbnf: str) -> Grammar:
+    try:
+        return Grammar(vocab, gbnf)
+    except GrammarError as error:
+        raise SamplingError(str(error), "grammar") from error

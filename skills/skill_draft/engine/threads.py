@@ -1,46 +1,63 @@
 """How many threads pay just now.
 
 llama.cpp's threads meet at a spinning barrier several hundred times a token: whoever lacks its core makes the others
-wait, and beside a busy neighbour two threads are slower than one, by up to ten times. So steps are measured, another
-count is tried now and then, and the faster one is followed. The number of threads does not change the bits.
+wait, and beside a busy neighbour two threads are slower than one, by up to ten times. Whether there is a neighbour the
+kernel says; whether another count is faster is measured, and the faster one is followed. The number of threads does not
+change the bits.
 """
 
 from __future__ import annotations
 
 import statistics
+from typing import Protocol
 
 from .costs import StepCosts
+from .crowding import Reading
 
-FIRST_PROBE_STEPS = 4
 # A step in which the count changes wakes threads up, or waits for them, and says nothing about the next ones. So a
 # count is tried for so many steps, and the first of them is not looked at.
 TRIAL_STEPS = 4
-# Below the most threads, or slower than it used to be: another try within these bounds, so that it costs a few percent.
-PROBE_S = (0.5, 2.0)
-PROBE_COST = 30.0
-# Nothing to be gained: all threads run, at the speed that was seen before.
-QUIET_PROBE_S = 30.0
-SLOWER = 1.3
 FASTER = 0.92
+MUCH_SLOWER = 1.3
+# Fewer threads are tried when ours wait for so many CPUs' worth of time (a busy neighbour: 1.0; our own server: 0.1);
+# more of them when so much of the CPUs is idle.
+CROWDED = 0.35
+ROOMY = 0.6
+# One look may see somebody who comes and goes.
+LOOKS = 2
+# A count that was tried in vain is tried again after these, doubling, unless it gets crowded or roomy anew.
+AGAIN_S = (1.0, 30.0)
+# Where the kernel does not count: trials that cost a thirtieth of the time at most.
+BLIND_PAUSE_S = 1.0
+BLIND_COST = 30.0
+
+
+class Crowd(Protocol):
+    """Who says whether there are neighbours."""
+
+    counts: bool
+    """Whether it can."""
+
+    def look(self, now: float) -> Reading | None:
+        """What is new, if it is time for that."""
 
 
 class Threads:
     """Chooses the number of threads of each step, and knows what steps cost with each."""
 
-    def __init__(self, limit: int) -> None:
+    def __init__(self, limit: int, crowd: Crowd) -> None:
         """`limit` is the most that may be used."""
         steps = range(1, limit + 1) if limit <= 4 else (1, limit // 4, limit // 2, 3 * limit // 4, limit)
         self._counts = sorted({n for n in steps if n})
         self._costs = {n: StepCosts() for n in self._counts}
-        self._best: dict[int, float] = {}  # by class of rows, the least that a step has cost
-        self.current = limit
-        self._last = limit
+        self._crowd = crowd
+        self.current = self._last = limit
+        self._wanted = 0  # -1: crowded, fewer; 1: roomy, more
+        self._looks = 0  # how often in a row that was seen
+        self._pause_s, self._next_trial = AGAIN_S[0], 0.0
         self._trial: int | None = None
         self._ratios: list[float] = []  # of the trial's steps: what one took, by what it takes with the current count
         self._trial_cost_s = 0.0
-        self._steps = 0
-        self._probes = 0
-        self._next_probe = 0.0
 
     @property
     def costs(self) -> StepCosts:
@@ -49,49 +66,52 @@ class Threads:
 
     def for_next_step(self, now: float) -> int:
         """The number for the next step: the current one, or one to try."""
-        self._steps += 1
-        if self._trial is not None:
-            return self._trial
-        if len(self._counts) < 2 or self._steps < FIRST_PROBE_STEPS or now < self._next_probe:
-            return self.current
+        if self._trial is None and len(self._counts) > 1:
+            self._look(now)
+            if now >= self._next_trial and self.costs.known:
+                self._trial = self._candidate()
+                self._ratios, self._trial_cost_s = [], 0.0
+        return self._trial or self.current
+
+    def _look(self, now: float) -> None:
+        reading = self._crowd.look(now)
+        if reading is None:
+            return
+        wanted = -1 if reading.waited >= CROWDED else int(reading.idle >= ROOMY)
+        self._looks = self._looks + 1 if wanted == self._wanted else 1
+        self._wanted = wanted
+        if self._looks == LOOKS:  # something has changed
+            self._pause_s, self._next_trial = AGAIN_S[0], now
+
+    def _candidate(self) -> int | None:
+        """The count to try, if there is a reason to try one."""
         at = self._counts.index(self.current)
-        neighbours = [n for n in self._counts[max(0, at - 1) : at + 2] if n != self.current]
-        self._probes += 1
-        self._trial, self._ratios, self._trial_cost_s = neighbours[self._probes % len(neighbours)], [], 0.0
-        return self._trial
+        if not self._crowd.counts:
+            return self._counts[at - 1] if at else self._counts[1]
+        to = at + (self._wanted if self._looks >= LOOKS else 0)
+        return self._counts[to] if to != at and 0 <= to < len(self._counts) else None
 
     def observe(self, n: int, rows: int, ms: float, now: float) -> None:
         """Takes in a step of `rows` rows with `n` threads that took `ms`."""
         changed, self._last = n != self._last, n
-        usual, was_known = self.costs.ms(rows), self.costs.known
-        if n != self.current:
-            self._trial_cost_s += max(0.0, ms - usual) / 1000
+        if n == self.current:
+            if not changed:
+                self.costs.observe(rows, ms, now)
+            return
+        usual = self.costs.ms(rows)
+        self._trial_cost_s += max(0.0, ms - usual) / 1000
         if not changed:
             self._costs[n].observe(rows, ms, now)
-            if n != self.current:
-                self._ratios.append(ms / usual)
-                if len(self._ratios) == TRIAL_STEPS - 1 or ms > SLOWER * usual:
-                    self._conclude(n, rows, now)
-            elif was_known and ms > SLOWER * usual and len(self._counts) > 1:  # something has just changed
-                self._next_probe = min(self._next_probe, now + PROBE_S[0] / 4)
-            self._least(rows, self._costs[n].ms(rows))
+            self._ratios.append(ms / usual)
+            if len(self._ratios) == TRIAL_STEPS - 1 or ms > MUCH_SLOWER * usual:
+                self._conclude(n, now)
 
-    def _conclude(self, n: int, rows: int, now: float) -> None:
+    def _conclude(self, n: int, now: float) -> None:
         """The trial is over: follows the count that was tried, if it was faster."""
-        if statistics.median(self._ratios) < FASTER:
-            self.current = n
         self._trial = None
-        self._next_probe = now + self._pause(rows, self._trial_cost_s)
-
-    def _pause(self, rows: int, extra_s: float) -> float:
-        slow = self.costs.ms(rows) > SLOWER * self._least(rows, self.costs.ms(rows))
-        if self.current == self._counts[-1] and not slow:
-            return QUIET_PROBE_S
-        return min(max(PROBE_COST * extra_s, PROBE_S[0]), PROBE_S[1])
-
-    def _least(self, rows: int, ms: float) -> float:
-        """The least that such a step has cost; forgotten slowly, as contexts grow and with them the cost."""
-        class_ = rows.bit_length()
-        least = min(self._best.get(class_, ms) * 1.0005, ms)
-        self._best[class_] = least
-        return least
+        if statistics.median(self._ratios) < FASTER:
+            self.current, self._pause_s, self._next_trial = n, AGAIN_S[0], now
+        else:
+            self._next_trial, self._pause_s = now + self._pause_s, min(2 * self._pause_s, AGAIN_S[1])
+        if not self._crowd.counts:
+            self._next_trial = now + max(BLIND_PAUSE_S, BLIND_COST * self._trial_cost_s)

@@ -1,4 +1,4 @@
-"""Lists of tokens."""
+"""Lists of tokens, and of what is known about them."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import numpy as np
 import numpy.typing as npt
 
 Ints = npt.NDArray[np.int32]
+Floats = npt.NDArray[np.float32]
 
 
 def common_length(a: Ints, b: Ints) -> int:

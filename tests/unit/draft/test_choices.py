@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import os
 import random
+import subprocess
+import sys
+import time
 
 import pytest
 
 from skills.skill_draft.engine.costs import StepCosts
+from skills.skill_draft.engine.crowding import LOOK_EVERY_S, Crowding, Reading
 from skills.skill_draft.engine.lookup import Lookup
 from skills.skill_draft.engine.sampling import candidate_seed, uniform
 from skills.skill_draft.engine.threads import Threads
@@ -52,11 +57,22 @@ def test_chunks_keep_to_the_gap_once_it_is_known(ms_per_row: float) -> None:
 
 
 class Machine:
-    """Steps of a machine where `busy` says whether a neighbour takes a core."""
+    """Steps of a machine where `busy` says whether a neighbour takes a core; the kernel says so too, if it `counts`."""
 
-    def __init__(self, limit: int) -> None:
-        self.threads, self.now, self.busy = Threads(limit), 0.0, False
-        self.steps = 0
+    def __init__(self, limit: int, *, counts: bool = True) -> None:
+        self.counts, self.now, self.busy, self.looked = counts, 0.0, False, 0.0
+        self.hidden = False
+        self.threads = Threads(limit, self)
+
+    def look(self, now: float) -> Reading | None:
+        """Two cores."""
+        if not self.counts or now - self.looked < LOOK_EVERY_S:
+            return None
+        self.looked = now
+        if self.hidden:
+            return Reading(waited=0.0, idle=1.0)
+        wanted = self.threads.current + self.busy
+        return Reading(waited=max(0.05, wanted - 2.0), idle=max(0.0, 1.9 - wanted))
 
     def run(self, seconds: float) -> float:
         """Runs for a while; returns the steps a second."""
@@ -70,8 +86,9 @@ class Machine:
         return steps / (self.now - begin)
 
 
-def test_threads_follow_a_neighbour_that_comes_and_goes() -> None:
-    machine = Machine(2)
+@pytest.mark.parametrize("counts", [True, False])
+def test_threads_follow_a_neighbour_that_comes_and_goes(counts: bool) -> None:
+    machine = Machine(2, counts=counts)
     machine.run(5)
     assert machine.threads.current == 2
     machine.busy = True
@@ -79,14 +96,31 @@ def test_threads_follow_a_neighbour_that_comes_and_goes() -> None:
     assert machine.threads.current == 1
     assert machine.run(20) > 0.88 * (1000 / 16), "trying two threads costs little"
     machine.busy = False
-    machine.run(3)
+    machine.run(3 if counts else 6)
     assert machine.threads.current == 2
 
 
-def test_on_a_quiet_machine_trying_costs_next_to_nothing() -> None:
+def test_on_a_quiet_machine_nothing_is_tried() -> None:
     machine = Machine(2)
     machine.run(1)
-    assert machine.run(60) > 0.995 * (1000 / 8)
+    assert machine.run(60) == pytest.approx(1000 / 8, rel=0.001)
+
+
+def test_where_the_kernel_does_not_count_trying_costs_little() -> None:
+    machine = Machine(2, counts=False)
+    machine.run(1)
+    assert machine.run(60) > 0.95 * (1000 / 8)
+
+
+def test_more_threads_that_do_not_help_are_tried_less_and_less() -> None:
+    """A neighbour that the kernel does not show, behind a quota say: the cores seem idle and two threads are slow."""
+    machine = Machine(2)
+    machine.busy = True
+    machine.run(2)
+    machine.hidden = True
+    machine.run(30)
+    assert machine.threads.current == 1
+    assert machine.run(60) > 0.98 * (1000 / 16)
 
 
 def test_one_thread_is_never_exceeded() -> None:
@@ -94,6 +128,27 @@ def test_one_thread_is_never_exceeded() -> None:
     machine.busy = True
     machine.run(3)
     assert machine.threads.current == 1
+
+
+def test_the_kernel_shows_a_neighbour() -> None:
+    """Twice as many programs as CPUs, this one among them: about half of the time it waits for one."""
+    cpus = len(os.sched_getaffinity(0))
+    busy = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(2 * cpus)]
+    try:
+        time.sleep(0.5)
+        crowding = Crowding()
+        assert crowding.look(time.monotonic()) is None, "too early"
+        end = time.monotonic() + 1.0
+        while time.monotonic() < end:
+            pass
+        reading = crowding.look(time.monotonic())
+    finally:
+        for process in busy:
+            process.kill()
+            process.wait()
+    assert reading is not None
+    assert reading.waited > 0.25
+    assert reading.idle < 0.2
 
 
 def test_lookup_guesses_what_followed_last_time() -> None:

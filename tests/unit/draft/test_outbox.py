@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 
 from skills.skill_draft.engine import outbox as module
@@ -23,13 +25,13 @@ class Sent:
         self.frames: list[list[Event]] = []
         self.outbox = Outbox(self.frames.append, piece_s=piece_s)
 
-    def step(self, *pieces: Piece, seconds: float = 0.01) -> list[Event]:
-        """A step that ends with these pieces; what is sent after it, beside the beat."""
+    def step(self, *pieces: Piece, seconds: float = 0.01, next_in_s: float = 0.0) -> list[Event]:
+        """A step that ends with these pieces; what is sent before the next one, beside the beat."""
         self.clock.now += seconds
         before = len(self.frames)
         for one in pieces:
             self.outbox.put_piece(one)
-        self.outbox.flush(Stats)
+        self.outbox.flush(Stats, next_in_s=next_in_s)
         return [event for frame in self.frames[before:] for event in frame if not isinstance(event, Beat)]
 
 
@@ -48,6 +50,13 @@ def test_the_first_goes_at_once_and_the_others_wait_for_company(monkeypatch: pyt
     assert together[0].tokens.token_ids == (1, 2, 3)
     assert sent.step(piece("ddd"), seconds=0.05) == together
     assert sent.step(piece("e")) == [], "the time begins anew"
+
+
+def test_nothing_waits_through_a_long_step(monkeypatch: pytest.MonkeyPatch) -> None:
+    sent = Sent(monkeypatch, 0.05)
+    assert sent.step(piece("a"), next_in_s=0.01) == []
+    assert sent.step(piece("b"), next_in_s=0.25) == [piece("a") + piece("b")]
+    assert sent.step(piece("c"), next_in_s=math.inf) == [piece("c")], "nothing more comes by itself"
 
 
 def test_what_is_no_piece_takes_those_before_it_along(monkeypatch: pytest.MonkeyPatch) -> None:

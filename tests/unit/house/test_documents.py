@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from skills.skill_draft.catalog import EMBEDDED
 from skills.skill_draft.settings import Settings, variable
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -43,10 +44,9 @@ def test_commands_in_documents_name_targets_that_make_has(name: str) -> None:
     assert set(re.findall(r"(?:^|`)make ([a-z-]+)", text, re.MULTILINE)) <= targets
 
 
-def test_the_catalogue_has_the_embedded_models_hash_and_size() -> None:
-    entry = tomllib.loads((ROOT / "models/catalog.toml").read_text(encoding="utf-8"))["models"][
-        "smollm2-135m-instruct-q4_1"
-    ]
+def test_the_catalogue_has_the_hash_and_size_of_what_the_embedded_model_is_made_from() -> None:
+    models = tomllib.loads((ROOT / "models/catalog.toml").read_text(encoding="utf-8"))["models"]
+    entry = models[models[EMBEDDED]["made_from"]]
     spec = find_spec(entry["package"])
     assert spec is not None
     assert spec.origin is not None
