@@ -11,8 +11,9 @@ class Sizes:
 
     rounds: int
     """How often all servers are started in turn."""
-    prompt: int = 96
-    """Length of ordinary prompts, not counting what all of them begin with (SmolLM2's own system prompt)."""
+    prompt: int = 86
+    """Length of ordinary prompts, not counting what all of them begin with (SmolLM2's own system prompt), and the
+    ten tokens that ask for a long answer in (b)."""
     new: int = 48
     """Length of ordinary answers."""
     one_new: int = 96
@@ -32,7 +33,7 @@ class Sizes:
     """(d) a prompt that arrives while others are answered."""
     long_prompts: int = 2
     """(d) how many arrive, one after the other."""
-    loops: int = 2
+    loops: int = 5
     """(e) prompts that go through draft, reflection and correction."""
     draft: int = 160
     reflection: int = 48

@@ -27,6 +27,8 @@ CANDIDATES = 4
 SETTLED_TOKENS = 8
 _STALL_TIMEOUT_S = 240.0
 _COPIED_WORDS = 4
+# What makes a small model write on: answers that end early leave the others alone, on some servers and not on others.
+_WRITE_ON = "Answer in all detail, as long as you can."
 _CROWDED_S = 60.0  # a server with a busy neighbour may need minutes for a paragraph
 
 Figures = dict[str, float | list[float]]
@@ -79,7 +81,7 @@ async def concurrent(site: Site) -> Figures:
 async def _wave(site: Site, callers: int) -> Figures:
     sizes = site.sizes
     waves = sizes.few_waves if callers <= 4 else 1
-    asks = [ask(site.prompts.of_length(sizes.prompt), sizes.new) for _ in range(callers * waves)]
+    asks = [ask(f"{site.prompts.of_length(sizes.prompt)} {_WRITE_ON}", sizes.new) for _ in range(callers * waves)]
     start = time.perf_counter()
     answers = await _by_callers(site.client, asks, callers)
     wall = time.perf_counter() - start
@@ -134,7 +136,7 @@ async def stall(site: Site) -> Figures:
         length = sizes.stream_new * (i + 1) // STREAMS
         while True:
             streams.append(Answer(start=0.0))
-            prompt = f"{site.prompts.of_length(64)} Answer in all detail, as long as you can."
+            prompt = f"{site.prompts.of_length(64)} {_WRITE_ON}"
             await site.client.ask(ask(prompt, length), streams[-1])
             length = sizes.stream_new
 

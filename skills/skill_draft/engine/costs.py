@@ -5,9 +5,13 @@ from __future__ import annotations
 import math
 from bisect import bisect_left
 
-# Cost of a step over n rows, relative to one row (a 4B model in IQ4_NL on two cores): the shape to begin with.
-_ROWS = (1, 2, 3, 4, 8, 12, 16, 24, 32, 48, 64, 128, 256, 512)
-_SHAPE = (1.0, 1.9, 2.6, 2.1, 3.7, 4.8, 4.9, 7.1, 8.5, 12.6, 15.0, 30.0, 60.0, 120.0)
+# Up to so many rows a step's cost goes by tiles of 4, and each size is remembered by itself. Above, it goes by the row,
+# and what a row costs grows with the text before it.
+_TILED = 16
+_ROWS = (1, 2, 3, 4, 8, 12, 16)
+# The shape to begin with, relative to one row: a 4B model in IQ4_NL on two cores.
+_SHAPE = (1.0, 1.9, 2.6, 2.1, 3.7, 4.8, 4.9)
+_SHAPE_PER_ROW = _SHAPE[-1] / _TILED
 _NEW = 0.25  # weight of a new measurement, if the last one is recent
 _FORGET_S = 0.5  # an old measurement counts for little beside a new one
 # What decides how many rows a step has believes no measurement that is so much older than the last one: a step that was
@@ -16,12 +20,15 @@ _BELIEVED_S = 2.0
 
 
 class StepCosts:
-    """Milliseconds of a step by its number of rows. The kernels work in tiles of 4, so 5 to 8 rows are one class."""
+    """Milliseconds of a step by its number of rows."""
 
     def __init__(self) -> None:
         self._ms: list[float | None] = [None] * len(_ROWS)
-        self._at = [0.0] * len(_ROWS)
+        self._at = [-math.inf] * len(_ROWS)
         self._latest = -math.inf
+        self._row_ms: float | None = None
+        self._row_growth_ms = 0.0
+        self._row_at = -math.inf
 
     @property
     def known(self) -> bool:
@@ -30,28 +37,40 @@ class StepCosts:
 
     def observe(self, rows: int, ms: float, now: float) -> None:
         """Takes in a step of `rows` rows that took `ms` and ended at `now` (seconds, any clock)."""
-        at = _class(rows)
-        scaled = ms / _part(rows, at)
-        old = self._ms[at]
-        if old is None:
-            self._ms[at] = scaled
+        self._latest = now
+        if rows > _TILED:
+            row_ms = ms / rows
+            # A prompt that is read in many steps: the next one will cost as much more as this one did.
+            recent = self._row_ms is not None and now - self._row_at < _BELIEVED_S
+            self._row_growth_ms = max(0.0, row_ms - (self._row_ms or 0.0)) if recent else 0.0
+            self._row_ms, self._row_at = row_ms, now
+            return
+        at = bisect_left(_ROWS, rows)
+        if (old := self._ms[at]) is None:
+            self._ms[at] = ms
         else:
             weight = max(_NEW, 1 - math.exp((self._at[at] - now) / _FORGET_S))
-            self._ms[at] = old + weight * (scaled - old)
-        self._at[at] = self._latest = now
+            self._ms[at] = old + weight * (ms - old)
+        self._at[at] = now
 
     def ms(self, rows: int, *, believed_s: float = math.inf) -> float:
         """The expected cost of a step over `rows` rows, from measurements at most so much older than the last one."""
-        at = _class(rows)
-        size = _part(rows, at)
         oldest = self._latest - believed_s
+        if rows > _TILED:
+            if self._row_ms is not None and self._row_at >= oldest:
+                return self._row_ms * rows
+            return self._tiled_ms(len(_ROWS) - 1, oldest) * rows * _SHAPE_PER_ROW / _SHAPE[-1]
+        return self._tiled_ms(bisect_left(_ROWS, rows), oldest)
+
+    def _tiled_ms(self, at: int, oldest: float) -> float:
         if (ms := self._ms[at]) is not None and self._at[at] >= oldest:
-            return ms * size
+            return ms
         known = [i for i, ms in enumerate(self._ms) if ms is not None and self._at[i] >= oldest]
-        if not known:
-            return 20.0 * _SHAPE[at] * size
-        nearest = min(known, key=lambda i: abs(i - at))
-        return (self._ms[nearest] or 0.0) * _SHAPE[at] / _SHAPE[nearest] * size
+        if known:
+            nearest = min(known, key=lambda i: abs(i - at))
+            return (self._ms[nearest] or 0.0) * _SHAPE[at] / _SHAPE[nearest]
+        one_row = self._row_ms / _SHAPE_PER_ROW if self._row_ms is not None else 20.0
+        return one_row * _SHAPE[at]
 
     def lately_ms(self, rows: int) -> float:
         """As `ms`, for who is about to choose a number of rows: what was slow long ago is tried again."""
@@ -59,21 +78,10 @@ class StepCosts:
 
     def rows_within(self, ms: float, limit: int) -> int:
         """The most rows, in whole tiles, that a step can have in `ms`; at least one tile, at most `limit`."""
-        sizes = [4, *(rows for rows in _ROWS[4:] if rows < limit), limit]
-        if self.lately_ms(limit) <= ms:
-            return limit
-        upper = next((i for i, rows in enumerate(sizes) if self.lately_ms(rows) > ms), 0)
-        if upper == 0:
-            return 4
-        low, high = sizes[upper - 1], sizes[upper]
-        share = (ms - self.lately_ms(low)) / max(1e-9, self.lately_ms(high) - self.lately_ms(low))
-        return max(4, int(low + share * (high - low)) // 4 * 4)
-
-
-def _class(rows: int) -> int:
-    return min(bisect_left(_ROWS, rows), len(_ROWS) - 1)
-
-
-def _part(rows: int, at: int) -> float:
-    """What part of a full step of its class a step over `rows` rows is; up to 16 rows, tiles make them all equal."""
-    return rows / _ROWS[at] if rows > 16 else 1.0
+        row_ms = self.lately_ms(_TILED + 1) / (_TILED + 1)
+        if self._row_ms is not None and self._row_at >= self._latest - _BELIEVED_S:
+            row_ms += self._row_growth_ms
+        rows = int(ms / row_ms)
+        if rows <= _TILED:
+            rows = max((size for size in _ROWS[3:] if self.lately_ms(size) <= ms), default=4)
+        return max(4, min(rows, limit) // 4 * 4)

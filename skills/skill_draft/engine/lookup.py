@@ -7,13 +7,14 @@ before, what followed them then is likely to follow now, and several such tokens
 from __future__ import annotations
 
 NGRAM = 3
-# Drafts that fill tiles of 4 rows together with the next token.
-LENGTHS = (3, 7, 15, 31)
-# How often a guess is right, at first: by how many tokens in a row the place has been right before.
-_PRIORS = (0.4, 0.75, 0.88, 0.95)
-_STREAKS = (0, 4, 8, 16)
+# How often a guess is right, at first: by how many tokens in a row were the same before it. The first is for a guess
+# just after a wrong one, in case that a word was exchanged and the rest is as it was.
+_SAME = (0, NGRAM, NGRAM + 4, NGRAM + 8, NGRAM + 16)
+_PRIORS = (0.3, 0.5, 0.75, 0.88, 0.95)
 _PRIOR_WEIGHT = 4.0
 _DECAY = 0.97
+# Behind so many tokens that were the same, one that is not is taken for an exchanged one.
+_EXCHANGED = NGRAM + 4
 
 
 class Lookup:
@@ -24,7 +25,7 @@ class Lookup:
         self._tokens = tokens
         self._after: dict[tuple[int, ...], int] = {}
         self._source: int | None = None  # where the guess for the next token stands
-        self._streak = 0
+        self._same = 0  # how many tokens before it are the last ones of the list too
         self._right = [p * _PRIOR_WEIGHT for p in _PRIORS]
         self._tried = [_PRIOR_WEIGHT] * len(_PRIORS)
         for end in range(NGRAM, len(tokens) + 1):
@@ -41,15 +42,28 @@ class Lookup:
         """One more token stands at the end of the sequence's list."""
         end = len(self._tokens)
         seen = self._index(end) if end >= NGRAM else None
-        if self._source is not None:
-            right = self._tokens[self._source] == self._tokens[-1]
-            bucket = _bucket(self._streak)
+        source, same = self._source, self._same
+        if source is not None:
+            right = self._tokens[source] == self._tokens[-1]
+            bucket = _bucket(same)
             self._right[bucket] = self._right[bucket] * _DECAY + right
             self._tried[bucket] = self._tried[bucket] * _DECAY + 1
             if right:
-                self._source, self._streak = self._source + 1, self._streak + 1
+                self._source, self._same = source + 1, same + 1
                 return
-        self._source, self._streak = seen, 0
+        if seen is not None:
+            self._source, self._same = seen, self._same_before(seen)
+        elif source is not None and same >= _EXCHANGED:
+            self._source, self._same = source + 1, 0
+        else:
+            self._source = None
+
+    def _same_before(self, source: int) -> int:
+        """How many tokens before `source` are the last ones of the list too, as far as it matters."""
+        tokens, n = self._tokens, NGRAM
+        while n < _SAME[-1] and n < source and tokens[source - n - 1] == tokens[-n - 1]:
+            n += 1
+        return n
 
     def guess(self, n: int) -> list[int]:
         """The next n tokens as they followed last time; empty where nothing matches."""
@@ -64,11 +78,11 @@ class Lookup:
             return 0.0
         total, chance = 0.0, 1.0
         for i in range(n):
-            bucket = _bucket(self._streak + i)
+            bucket = _bucket(self._same + i)
             chance *= self._right[bucket] / self._tried[bucket]
             total += chance
         return total
 
 
-def _bucket(streak: int) -> int:
-    return sum(streak >= s for s in _STREAKS) - 1
+def _bucket(same: int) -> int:
+    return max(0, sum(same >= s for s in _SAME) - 1)

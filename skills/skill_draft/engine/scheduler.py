@@ -9,12 +9,17 @@ from bisect import insort
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
-from .lookup import LENGTHS
 from .sequence import Sequence
 from .threads import Threads
 
 # A prompt that nobody has to wait for may take steps as long as this; a cancelled call is gone within one.
 QUIET_STEP_MS = 1000.0
+# llama.cpp's kernels take rows four at a time: a tile that is not full costs as much as a full one.
+TILE_ROWS = 4
+# The tiled attention of `fast` numerics takes rows by so many.
+ATTENTION_ROWS = 64
+# Rows that guesses fill, together with those of the last tile that are there already.
+_BLOCKS = (4, 8, 12, 16, 24, 32)
 
 
 @dataclass(slots=True)
@@ -42,9 +47,12 @@ class Share:
 class Scheduler:
     """The queue and the running sequences."""
 
-    def __init__(self, threads: Threads, *, n_batch: int, gap_ms: float, max_running: int) -> None:
+    def __init__(
+        self, threads: Threads, *, n_batch: int, gap_ms: float, max_running: int, tiled_attention: bool = False
+    ) -> None:
         """`gap_ms` bounds the steps while anybody decodes, and with them the gap between two tokens of a stream."""
         self._threads, self._n_batch, self._gap_ms, self.max_running = threads, n_batch, gap_ms, max_running
+        self._tiled_attention = tiled_attention
         self.waiting: list[Sequence] = []
         self.running: list[Sequence] = []
 
@@ -88,8 +96,11 @@ class Scheduler:
         shares = [Share.of(s, 1) for s in self.running if s.pending == 1]
         if prompts := [s for s in self.running if s.pending > 1]:
             limit_ms = (self._gap_ms if shares else QUIET_STEP_MS) / (2 if trial else 1)
+            rows = self._threads.costs.rows_within(limit_ms, self._n_batch)
+            if self._tiled_attention and rows > ATTENTION_ROWS:
+                rows -= rows % ATTENTION_ROWS
             # The oldest prompt always moves on by a tile, however many decode.
-            left = max(4, self._threads.costs.rows_within(limit_ms, self._n_batch) - len(shares))
+            left = max(TILE_ROWS, rows - len(shares))
             for sequence in prompts:
                 if left > 0:
                     shares.append(Share.of(sequence, left))
@@ -105,7 +116,7 @@ class Scheduler:
         if not open_ or not costs.known:
             return
         tokens = float(sum(s.complete for s in shares))
-        open_.sort(key=lambda pair: -pair[0].expected(LENGTHS[0]))
+        open_.sort(key=lambda pair: -pair[0].expected(TILE_ROWS - 1))
         for lookup, share in open_:
             most = min(self._room_for_guesses(share), self._n_batch - rows)
             best, best_rate = 0, tokens / costs.lately_ms(rows)
@@ -127,6 +138,6 @@ class Scheduler:
 
 
 def _lengths(rows: int) -> list[int]:
-    """Numbers of guesses that end a tile of 4 rows, given the rows that are there already."""
-    free = -rows % 4
-    return sorted({n for n in (free, *(free + 4 * ((length + 1) // 4) for length in LENGTHS)) if n})
+    """Numbers of guesses that end a tile, given the rows that are there already: 3, 7, 15 and 31 beside one row."""
+    used = rows % TILE_ROWS
+    return [n for size in _BLOCKS if (n := size - used) > 0]

@@ -185,6 +185,26 @@ def test_lookup_expects_more_the_longer_it_was_right() -> None:
     assert lookup.expected(7) <= 7
 
 
+def test_lookup_goes_on_behind_an_exchanged_token() -> None:
+    draft = [*range(100, 140)]
+    tokens = [*draft, 0, *draft[:12], 7]
+    lookup = Lookup(tokens)
+    for token in (draft[13], 8, *draft[15:30], 9):
+        tokens.append(token)
+        lookup.push()
+    assert lookup.guess(3) == draft[31:34]
+
+
+def test_lookup_trusts_a_long_match_more_than_a_short_one() -> None:
+    long = Lookup(tokens := [*range(100, 120), 0, *range(100, 111)])
+    short = Lookup(others := [*range(100, 120), 0, 1, 2, 109, 110])
+    for lookup, list_ in ((long, tokens), (short, others)):
+        list_.append(111)
+        lookup.push()
+        assert lookup.guess(1) == [112]
+    assert long.expected(3) > short.expected(3)
+
+
 def test_lookup_that_is_always_wrong_gives_up() -> None:
     source = random.Random(1)
     tokens: list[int] = []
