@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+from functools import partial
 from typing import TYPE_CHECKING, Any, Generic, Self, TypeVar
 
-from core.calls import ANSWERS, Call, CallPath, ClientFace, Metadata, result_of
+from core.calls import ANSWERS, LOOK_AGAIN_S, Call, CallPath, ClientFace, Metadata, result_of
 from core.channels import open_aio_channel
 from core.quiet_grpc import grpc
+from core.replicas.lease import Takeover
 from core.replicas.watcher import CHECK_TIMEOUT_S
 
 if TYPE_CHECKING:
@@ -18,7 +20,6 @@ if TYPE_CHECKING:
     from skills import skills_pb2
 
 _Chunk = TypeVar("_Chunk")
-_LOOK_AGAIN_S = 1.0  # whoever waits for a replica looks as often whether its client was closed
 
 
 class AsyncSkillClient(ClientFace):
@@ -36,11 +37,13 @@ class AsyncSkillClient(ClientFace):
         metadata: Metadata | None = None,
     ) -> skills_pb2.GenResp:
         """Answers a prompt."""
+        result = None
         async with self._stream(ANSWERS, request, timeout, metadata) as stream:
-            async for chunk in stream:
-                if (result := result_of(chunk)) is not None:
-                    return result
-        raise AssertionError("a stream without a result ends with an error")
+            async for chunk in stream:  # to its end, see the sync client
+                result = result_of(chunk)
+        if result is None:
+            raise AssertionError("a stream without a result ends with an error")
+        return result
 
     def GenerateStream(  # noqa: N802  # the stub's name
         self, request: skills_pb2.GenReq, timeout: float | None = None, metadata: Metadata | None = None
@@ -119,6 +122,10 @@ def _task_is_cancelled() -> bool:
 
 
 class _AsyncPath(CallPath):
+    def __init__(self, replicas: ReplicaSet, *, caller: str) -> None:
+        super().__init__(replicas, caller=caller)
+        self._races: set[asyncio.Task[None]] = set()
+
     async def lease(self, call: Call) -> Lease:
         """A replica for the next attempt; waits for one."""
         loop, woken = asyncio.get_running_loop(), asyncio.Event()
@@ -131,7 +138,7 @@ class _AsyncPath(CallPath):
         try:
             while wait_s := self.replicas.poll(ticket):
                 with contextlib.suppress(TimeoutError):
-                    await asyncio.wait_for(woken.wait(), min(wait_s, _LOOK_AGAIN_S))
+                    await asyncio.wait_for(woken.wait(), min(wait_s, LOOK_AGAIN_S))
                 woken.clear()
                 self.check_open()
         except BaseException:
@@ -185,6 +192,51 @@ class _AsyncPath(CallPath):
                 return False
 
         return is_silent
+
+    async def send(self, lease: Lease, metadata: Metadata | None) -> Any:
+        """Begins a stream at a replica."""
+        call = lease.call
+        rpc = await self._begin(lease, call.next_request(), metadata)
+        ask_rival = partial(self._ask_rival, asyncio.get_running_loop(), lease, metadata)
+        lease.sent(self.canceller(rpc), self.silence_check(lease), ask_rival if call.answer is not None else None)
+        return rpc
+
+    async def _begin(self, lease: Lease, request: Any, metadata: Metadata | None) -> Any:
+        method = getattr(await self.ready_stub(lease), lease.call.method)
+        return method(request, timeout=lease.call.remaining_s(), metadata=metadata)
+
+    def _ask_rival(
+        self, loop: asyncio.AbstractEventLoop, lease: Lease, metadata: Metadata | None, rival: Lease
+    ) -> None:
+        request = lease.call.next_request()
+
+        def start() -> None:
+            if rival.broken_off:  # it was settled before this had its turn
+                return
+            task = loop.create_task(self._race(lease, rival, request, metadata))
+            self._races.add(task)  # the loop itself holds it only weakly
+            task.add_done_callback(self._races.discard)
+
+        with contextlib.suppress(RuntimeError):  # as above; whoever settles the race gives the lease back
+            loop.call_soon_threadsafe(start)
+
+    async def _race(self, lease: Lease, rival: Lease, request: Any, metadata: Metadata | None) -> None:
+        """Asks another replica as well. Of its answer the first piece is read here, the rest by whoever calls."""
+        rpc, won = None, False
+        try:
+            rpc = await self._begin(rival, request, metadata)
+            rival.sent(self.canceller(rpc), self.silence_check(rival))
+            piece = await rpc.read()
+            won = piece is not grpc.aio.EOF and lease.give_way(Takeover(rival, rpc, piece))
+        except grpc.RpcError as error:
+            self.rival_failed(rival, error)
+        except (asyncio.CancelledError, grpc.aio.UsageError):  # it was broken off, or the channel is closed
+            pass
+        finally:
+            if not won:
+                if rpc is not None:
+                    rpc.cancel()
+                self.replicas.release(rival)
 
     async def close(self) -> None:
         self.closed = True
@@ -243,19 +295,36 @@ class AsyncAnswerStream(Generic[_Chunk]):
         call, path = self._call, self._path
         if self._rpc is None:
             lease = self._lease = await path.lease(call)
-            method = getattr(await path.ready_stub(lease), call.method)
-            self._rpc = method(call.next_request(), timeout=call.remaining_s(), metadata=self._metadata)
-            lease.sent(path.canceller(self._rpc), path.silence_check(lease))
+            self._rpc = await path.send(lease, self._metadata)
+        chunk = await self._whoever_is_first()
         assert self._lease is not None
-        chunk = await self._rpc.read()
         if chunk is grpc.aio.EOF:
-            lease = self._lease
-            self.close()
-            path.check_whole(lease)
-            path.replicas.succeeded(lease)
+            try:
+                path.conclude(self._lease)
+            finally:
+                self.close()
             return None
         path.replicas.heard(self._lease, call.take(chunk))
         return chunk
+
+    async def _whoever_is_first(self) -> Any:
+        """What comes next, of the replica that is asked or of one that was asked as well and is faster."""
+        try:
+            chunk = await self._rpc.read()
+        except (grpc.RpcError, asyncio.CancelledError) as error:
+            chunk = self._change_over()
+            if chunk is None or (isinstance(error, asyncio.CancelledError) and _task_is_cancelled()):
+                raise
+            return chunk
+        return self._change_over() or chunk
+
+    def _change_over(self) -> Any:
+        """Goes on with the replica that was faster, and gives its first piece; None where none was."""
+        lease = self._lease
+        if lease is None or lease.settled or (first := self._path.replicas.settle(lease)) is None:
+            return None
+        self._lease, self._rpc, piece = first
+        return piece
 
     def _failed(self, error: grpc.RpcError) -> None:
         """Returns where the answer goes on at the next replica.
@@ -279,7 +348,7 @@ class AsyncAnswerStream(Generic[_Chunk]):
         if self._rpc is not None:
             self._rpc.cancel()
         if self._lease is not None:
-            self._path.replicas.release(self._lease)
+            self._path.abandon(self._lease)
 
     cancel = close
 

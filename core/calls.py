@@ -28,6 +28,9 @@ Metadata = Sequence[tuple[str, str | bytes]]
 ANSWERS = "GenerateStream"
 """The method whose answer can be continued: its pieces carry token ids, its requests take them."""
 
+LOOK_AGAIN_S = 1.0
+"""Whoever waits for a replica looks as often whether its client was closed."""
+
 
 class Call:
     """One call and its attempts.
@@ -173,8 +176,24 @@ class CallPath(ABC):
             raise ours
         self.replicas.failed(lease, ours)
 
-    def check_whole(self, lease: Lease) -> None:
-        """Raises where a stream has ended without the whole answer: a silent cut is a failure."""
+    def abandon(self, lease: Lease) -> None:
+        """The caller wants nothing more of an attempt, nor of a rival that was faster just now."""
+        if (first := self.replicas.settle(lease)) is not None:
+            first.rpc.cancel()
+            self.replicas.release(first.lease)
+        if lease.call.answer is not None and lease.call.answer.whole:  # left at its result, before the stream's end
+            self.replicas.succeeded(lease)
+        else:
+            self.replicas.release(lease)
+
+    def rival_failed(self, rival: Lease, error: grpc.RpcError) -> None:
+        """Another replica that was asked as well has failed."""
+        if not isinstance(error, SaraiError):
+            ours = call_error(error, skill=self.replicas.spec.name, target=rival.member.target)
+            self.replicas.rival_failed(rival, ours)
+
+    def conclude(self, lease: Lease) -> None:
+        """A stream has ended. Raises where that was without the whole answer: a silent cut is a failure."""
         answer = lease.call.answer
         if answer is not None and not answer.whole:
             raise SkillFailedError(
@@ -183,6 +202,7 @@ class CallPath(ABC):
                 skill=self.replicas.spec.name,
                 target=lease.member.target,
             )
+        self.replicas.succeeded(lease)
 
     @abstractmethod
     def _open(self, target: str) -> Any: ...

@@ -25,6 +25,11 @@ class RetryBudget:
         """A call begins."""
         self._credit = min(MOST, self._credit + RATIO)
 
+    @property
+    def has_credit(self) -> bool:
+        """Whether a further attempt can go at once."""
+        return self._credit >= 1.0
+
     def spend(self) -> float:
         """A further attempt is wanted. Returns how long it has to wait, seconds: 0 where there is credit."""
         now = time.monotonic()

@@ -342,7 +342,62 @@ def test_callers_take_turns() -> None:
             call.result()
         greedy.close()
         modest.close()
+    # The first one alone, as the replica had no room for more; then two, which may meet on their way.
     assert order.index("modest") <= 2, order
+
+
+def test_who_waits_for_a_full_replica_does_so_in_the_pool() -> None:
+    room, lock = 3, threading.Lock()
+    running = most = refused = 0
+
+    def script(_: skills_pb2.GenReq) -> Answer:
+        nonlocal running, most, refused
+        with lock:
+            if running >= room:
+                refused += 1
+                return Failure(code=FULL, retry_after_s=0.1)
+            running += 1
+            most = max(most, running)
+        time.sleep(0.05)
+        with lock:
+            running -= 1
+        return "yes"
+
+    with StubSkill(script) as skill, client_of(skill) as client, ThreadPoolExecutor(10) as threads:
+        requests = [skills_pb2.GenReq(prompt=str(number)) for number in range(96)]
+        answers = list(threads.map(lambda request: client.Generate(request, timeout=20), requests))
+    assert {answer.text for answer in answers} == {"yes"}
+    assert most == room, "as many as it has room for"
+    assert refused <= 24, f"{refused} calls were sent away, where a crowd would be at each of them"
+
+
+def test_call_that_gets_no_room_in_time_is_told_so() -> None:
+    slow = Reply(text="yes", delay_s=1.5)
+    script: list[Answer] = [Failure(code=FULL, retry_after_s=0.1), slow, slow]
+    with StubSkill(script) as skill, client_of(skill) as client, ThreadPoolExecutor(1) as threads:
+        first = threads.submit(client.Generate, REQUEST, 10.0)
+        until(lambda: served(skill) == 2)
+        started_s = time.monotonic()
+        with pytest.raises(OverloadedError, match="no replica has room in time"):
+            client.Generate(skills_pb2.GenReq(prompt="another"), timeout=0.5)
+        assert 0.4 < time.monotonic() - started_s < 1.4
+        assert first.result().text == "yes"
+
+
+def test_call_at_a_replica_that_is_leaving_goes_on_elsewhere_when_it_is_silent() -> None:
+    text = "one two three"
+    slow = Reply(text=text, chunk_delay_s=0.5)
+    with (
+        StubSkill(slow) as skill, FaultProxy(skill.target) as proxy, StubSkill(text) as other,
+        replicas(proxy.target) as made, SkillClient(made) as client,
+    ):  # fmt: skip
+        with client.GenerateStream(REQUEST, timeout=30) as stream:
+            pieces = [next(stream).text]
+            made.update([other.target])
+            proxy.cut_off()
+            pieces += [chunk.text for chunk in stream]
+        assert "".join(pieces) == text
+        assert len(other.requests) == 1
 
 
 def test_replica_that_fails_again_and_again_is_left_out_for_a_while() -> None:
@@ -359,6 +414,29 @@ def test_replica_that_fails_again_and_again_is_left_out_for_a_while() -> None:
                 failed += 1
         assert failed == served(bad) == EJECT_AFTER
         assert _state(client, bad) == "ejected"
+
+
+@pytest.mark.parametrize("streamed", [False, True])
+def test_failures_with_a_success_between_are_not_in_a_row(streamed: bool) -> None:
+    failures = [Failure(code=grpc.StatusCode.INTERNAL)] * (EJECT_AFTER - 1)
+    with StubSkill([*failures, "yes", *failures]) as skill, client_of(skill) as client:
+        for number in range(2 * EJECT_AFTER - 1):
+            with contextlib.nullcontext() if number == EJECT_AFTER - 1 else pytest.raises(SkillFailedError):
+                if streamed:
+                    stream = client.GenerateStream(REQUEST, timeout=10)
+                    assert any(chunk.HasField("result") for chunk in stream), "not read beyond its result"
+                    stream.close()
+                else:
+                    assert client.Generate(REQUEST, timeout=10).text == "yes"
+        assert _state(client, skill) == "serving"
+
+
+def test_unary_call_that_was_answered_is_not_cancelled() -> None:
+    with StubSkill("yes") as skill, client_of(skill) as client:
+        for _ in range(20):
+            client.Generate(REQUEST, timeout=10)
+        until(lambda: all(call.ended.is_set() for call in skill.calls))
+        assert not any(call.cancelled for call in skill.calls)
 
 
 def test_below_half_of_the_replicas_nobody_is_left_out() -> None:
