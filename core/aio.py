@@ -38,7 +38,7 @@ class AsyncSkillClient(ClientFace):
     ) -> skills_pb2.GenResp:
         """Answers a prompt."""
         result = None
-        async with self._stream(ANSWERS, request, timeout, metadata) as stream:
+        async with self._stream(ANSWERS, request, timeout, self._path.for_the_whole(metadata)) as stream:
             async for chunk in stream:  # to its end, see the sync client
                 result = result_of(chunk)
         if result is None:

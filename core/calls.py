@@ -28,6 +28,8 @@ Metadata = Sequence[tuple[str, str | bytes]]
 ANSWERS = "GenerateStream"
 """The method whose answer can be continued: its pieces carry token ids, its requests take them."""
 
+FEW_PIECES = ("sarai-pieces", "few")
+"""Metadata that asks a server to gather the pieces of an answer: only its whole is read (skills/runtime/pieces.py)."""
 LOOK_AGAIN_S = 1.0
 """Whoever waits for a replica looks as often whether its client was closed."""
 
@@ -136,6 +138,10 @@ class CallPath(ABC):
         if not (math.isfinite(timeout_s) and timeout_s >= 0):
             raise ValueError(f"timeout must be a finite number of seconds from 0 on, not {timeout_s!r}")
         return Call(method, request, timeout_s, caller=self._caller)
+
+    def for_the_whole(self, metadata: Metadata | None) -> Metadata:
+        """The metadata of an answer whose pieces nobody looks at, unless its first one is to come soon for a hedge."""
+        return (*(metadata or ()), *(() if self.replicas.config.hedge_s else (FEW_PIECES,)))
 
     def check_open(self) -> None:
         """Raises `PoolClosedError` where the client is closed."""

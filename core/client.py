@@ -67,7 +67,7 @@ class SkillClient(ClientFace):
         It is read as a stream, so that an answer whose replica dies goes on elsewhere instead of beginning anew.
         """
         result = None
-        with self._stream(ANSWERS, request, timeout, metadata) as stream:
+        with self._stream(ANSWERS, request, timeout, self._path.for_the_whole(metadata)) as stream:
             for chunk in stream:  # to its end: the server would count a call that is left at its result as cancelled
                 result = result_of(chunk)
         if result is None:

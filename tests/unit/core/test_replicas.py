@@ -28,6 +28,7 @@ from core.replicas import ReplicaSet
 from core.replicas.member import EJECT_AFTER
 from core.replicas.retry_budget import FLOOR, RetryBudget
 from skills import skills_pb2
+from skills.runtime.pieces import HOLD_S
 from tests.fault_proxy import FaultProxy
 from tests.stub_plugin import free_port, stub_spec
 from tests.stub_skill import Answer, Failure, Reply, StubSkill
@@ -109,12 +110,22 @@ def test_stream_that_breaks_goes_on_at_another_replica_without_a_piece_twice() -
 
 def test_unary_answer_that_breaks_does_not_begin_anew() -> None:
     text = "one two three four five"
-    with StubSkill(Reply(text=text, break_after=3)) as first, StubSkill(text) as second:
+    slow = Reply(text=text, break_after=3, chunk_delay_s=1.2 * HOLD_S)
+    with StubSkill(slow) as first, StubSkill(text) as second:
         with client_of(first, second) as client:
             answer = client.Generate(REQUEST, timeout=10)
         (resumed,) = second.requests
     assert (answer.text, answer.tokens_generated) == (text, 5)
     assert len(resumed.continuations[0].token_ids) == 3
+
+
+def test_short_answer_to_a_unary_call_is_one_message() -> None:
+    text = "one two three four five"
+    with StubSkill(text) as skill, client_of(skill) as client:
+        stream = client._stream("GenerateStream", REQUEST, 10.0, client._path.for_the_whole(None))
+        (only,) = stream
+        assert (only.text, only.result.text, len(only.token_ids)) == (text, text, 5)
+        assert len(list(client.GenerateStream(REQUEST, timeout=10))) == 6, "whoever reads the pieces gets them all"
 
 
 def test_time_budget_that_is_spent_is_not_given_to_the_next_replica() -> None:
