@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Generic, Self, TypeVar
 
 from core.calls import ANSWERS, LOOK_AGAIN_S, Call, CallPath, ClientFace, Metadata, result_of
 from core.channels import open_aio_channel
+from core.errors import PoolClosedError
 from core.quiet_grpc import grpc
 from core.replicas.lease import Takeover
 from core.replicas.watcher import CHECK_TIMEOUT_S
@@ -77,17 +78,15 @@ class AsyncSkillClient(ClientFace):
         while True:
             lease = await path.lease(call)
             try:
-                rpc = getattr(await path.ready_stub(lease), method)(
-                    call.next_request(), timeout=call.remaining_s(), metadata=metadata
-                )
+                rpc = await path.begin_at(lease, call.next_request(), metadata)
                 lease.sent(path.canceller(rpc), path.silence_check(lease))
                 answer = await rpc
             except grpc.RpcError as error:
                 path.attempt_failed(lease, error)
             except asyncio.CancelledError:
-                if not lease.broken_off or _task_is_cancelled():
+                if not path.was_cancelled(lease):
                     raise
-                path.attempt_failed(lease, _BrokenOffError())
+                path.attempt_failed(lease, _CancelledHereError())
             else:
                 path.replicas.heard(lease)
                 path.replicas.succeeded(lease)
@@ -111,8 +110,14 @@ class AsyncSkillClient(ClientFace):
         await self.close()
 
 
-class _BrokenOffError(grpc.RpcError):
-    """An attempt that the pool itself has ended; why, the lease knows."""
+class _CancelledHereError(grpc.RpcError):
+    """An attempt that the pool itself has ended, for a reason that the lease knows, or as the client was closed."""
+
+    def code(self) -> grpc.StatusCode:
+        return grpc.StatusCode.CANCELLED
+
+    def details(self) -> str:
+        return "the client was closed"
 
 
 def _task_is_cancelled() -> bool:
@@ -146,6 +151,10 @@ class _AsyncPath(CallPath):
             raise
         assert ticket.lease is not None
         return ticket.lease
+
+    def was_cancelled(self, lease: Lease) -> bool:
+        """Whether a CancelledError is of the attempt alone. For gRPC it is the same, but the caller's task goes on."""
+        return bool(lease.broken_off or self.closed) and not _task_is_cancelled()
 
     async def ready_stub(self, lease: Lease) -> Any:
         """The stub of a replica, which is started first where that is ours to do."""
@@ -196,14 +205,19 @@ class _AsyncPath(CallPath):
     async def send(self, lease: Lease, metadata: Metadata | None) -> Any:
         """Begins a stream at a replica."""
         call = lease.call
-        rpc = await self._begin(lease, call.next_request(), metadata)
+        rpc = await self.begin_at(lease, call.next_request(), metadata)
         ask_rival = partial(self._ask_rival, asyncio.get_running_loop(), lease, metadata)
         lease.sent(self.canceller(rpc), self.silence_check(lease), ask_rival if call.answer is not None else None)
         return rpc
 
-    async def _begin(self, lease: Lease, request: Any, metadata: Metadata | None) -> Any:
+    async def begin_at(self, lease: Lease, request: Any, metadata: Metadata | None) -> Any:
+        """Sends a request to a replica, and does not wait for its answer."""
         method = getattr(await self.ready_stub(lease), lease.call.method)
-        return method(request, timeout=lease.call.remaining_s(), metadata=metadata)
+        try:
+            return method(request, timeout=lease.call.remaining_s(), metadata=metadata)
+        except grpc.aio.UsageError:
+            self.check_open()  # another task has closed it just now
+            raise
 
     def _ask_rival(
         self, loop: asyncio.AbstractEventLoop, lease: Lease, metadata: Metadata | None, rival: Lease
@@ -224,13 +238,13 @@ class _AsyncPath(CallPath):
         """Asks another replica as well. Of its answer the first piece is read here, the rest by whoever calls."""
         rpc, won = None, False
         try:
-            rpc = await self._begin(rival, request, metadata)
+            rpc = await self.begin_at(rival, request, metadata)
             rival.sent(self.canceller(rpc), self.silence_check(rival))
             piece = await rpc.read()
             won = piece is not grpc.aio.EOF and lease.give_way(Takeover(rival, rpc, piece))
         except grpc.RpcError as error:
             self.rival_failed(rival, error)
-        except (asyncio.CancelledError, grpc.aio.UsageError):  # it was broken off, or the channel is closed
+        except (asyncio.CancelledError, PoolClosedError):  # the first one was faster, or the client is closed
             pass
         finally:
             if not won:
@@ -276,10 +290,10 @@ class AsyncAnswerStream(Generic[_Chunk]):
             except grpc.RpcError as error:
                 self._failed(error)
             except asyncio.CancelledError:
-                if self._lease is None or not self._lease.broken_off or _task_is_cancelled():
+                if self._lease is None or not self._path.was_cancelled(self._lease):
                     self.close()
                     raise
-                self._failed(_BrokenOffError())
+                self._failed(_CancelledHereError())
             except BaseException:
                 self.close()
                 raise

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Generic, Self, TypeVar
 
 from core.calls import ANSWERS, LOOK_AGAIN_S, Call, CallPath, ClientFace, Metadata, result_of
 from core.channels import open_channel
+from core.errors import PoolClosedError
 from core.interrupts import HeldInterrupts
 from core.quiet_grpc import grpc
 from core.replicas import ReplicaSet
@@ -101,9 +102,7 @@ class SkillClient(ClientFace):
             lease = path.lease(call)
             rpc: Any = None
             try:
-                begin = getattr(path.ready_stub(lease), method).future
-                with HeldInterrupts():
-                    rpc = begin(call.next_request(), timeout=call.remaining_s(), metadata=metadata)
+                rpc = path.begin_at(lease, call.next_request(), metadata)
                 lease.sent(rpc.cancel, path.silence_check(lease))
                 answer = rpc.result()
             except grpc.FutureCancelledError:
@@ -166,14 +165,21 @@ class _SyncPath(CallPath):
     def send(self, lease: Lease, metadata: Metadata | None) -> Any:
         """Begins a stream at a replica."""
         call = lease.call
-        rpc = self._begin(lease, call.next_request(), metadata)
+        rpc = self.begin_at(lease, call.next_request(), metadata)
         ask_rival = partial(self._ask_rival, lease, metadata) if call.answer is not None else None
         lease.sent(rpc.cancel, self.silence_check(lease), ask_rival)
         return rpc
 
-    def _begin(self, lease: Lease, request: Any, metadata: Metadata | None) -> Any:
+    def begin_at(self, lease: Lease, request: Any, metadata: Metadata | None) -> Any:
+        """Sends a request to a replica, and does not wait."""
         method = getattr(self.ready_stub(lease), lease.call.method)
-        return method(request, timeout=lease.call.remaining_s(), metadata=metadata)
+        begin: Any = method.future if isinstance(method, grpc.UnaryUnaryMultiCallable) else method
+        try:
+            with HeldInterrupts():
+                return begin(request, timeout=lease.call.remaining_s(), metadata=metadata)
+        except ValueError:
+            self.check_open()  # another thread has closed it just now
+            raise
 
     def _ask_rival(self, lease: Lease, metadata: Metadata | None, rival: Lease) -> None:
         run = partial(self._race, lease, rival, lease.call.next_request(), metadata)
@@ -185,13 +191,13 @@ class _SyncPath(CallPath):
         try:
             if rival.broken_off:  # it was settled before this had its turn
                 return
-            rpc = self._begin(rival, request, metadata)
+            rpc = self.begin_at(rival, request, metadata)
             rival.sent(rpc.cancel, self.silence_check(rival))
             piece = next(rpc, None)
             won = piece is not None and lease.give_way(Takeover(rival, rpc, piece))
         except grpc.RpcError as error:
             self.rival_failed(rival, error)
-        except ValueError:  # the channel is closed
+        except PoolClosedError:
             pass
         finally:
             if not won:
@@ -267,8 +273,7 @@ class AnswerStream(Generic[_Chunk]):
         while self._rpc is None:
             lease = self._lease = self._path.lease(call)
             try:
-                with HeldInterrupts():
-                    self._rpc = self._path.send(lease, self._metadata)
+                self._rpc = self._path.send(lease, self._metadata)
             except grpc.RpcError as error:
                 self._failed(lease, error)
             except BaseException:

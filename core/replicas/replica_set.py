@@ -112,11 +112,15 @@ class ReplicaSet:
                 return
             origin = self.origin
             there = {member.target for member in self._members}
+            known = any(member.known for member in self._members)
             for member in self._members:
                 member.leaving = member.target not in targets
             self._leaving += [member for member in self._members if member.leaving]
             self._members = [member for member in self._members if not member.leaving]
-            self._members += [Member(AddressReplica(target, origin)) for target in targets if target not in there]
+            new = [Member(AddressReplica(target, origin)) for target in targets if target not in there]
+            for member in new:
+                member.known = known  # the name is right; who stands behind it now may come up just now
+            self._members += new
             self._dispatch()
 
     # --- a call gets a replica ---
@@ -232,7 +236,7 @@ class ReplicaSet:
             self.release(lease)
             call.note_failure(member, error)
             check_retry(self, call, error)
-            call.not_before_s = time.monotonic() + self._budget.spend()
+            call.not_before_s = time.monotonic() + self._budget.spend(call.remaining_s())
 
     # --- the tail ---
 

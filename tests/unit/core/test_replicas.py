@@ -23,7 +23,15 @@ from core.backends.address import AddressReplica
 from core.backends.health import check_serving
 from core.client import SkillClient
 from core.config import PoolConfig
-from core.errors import DeadlineError, OverloadedError, SkillFailedError, UnavailableError
+from core.errors import (
+    CallCancelledError,
+    DeadlineError,
+    OverloadedError,
+    PoolClosedError,
+    SaraiError,
+    SkillFailedError,
+    UnavailableError,
+)
 from core.replicas import ReplicaSet
 from core.replicas.member import EJECT_AFTER
 from core.replicas.retry_budget import FLOOR, RetryBudget
@@ -497,6 +505,54 @@ def test_budget_of_retries_is_a_fifth_of_the_calls_and_three() -> None:
     assert free == [0.0] * 5
     waits = [budget.spend() for _ in range(3)]
     assert waits == pytest.approx([0.0, 1.0, 2.0], abs=0.1), "what is over it trickles, one a second"
+    assert [budget.spend(most_s=1.0) for _ in range(9)] == pytest.approx([3.0] * 9, abs=0.1)
+    assert budget.spend() == pytest.approx(3.0, abs=0.1), "who cannot wait takes nobody's place"
+
+
+def test_closing_a_client_ends_its_calls_with_one_of_our_errors() -> None:
+    def ask(client: SkillClient) -> SaraiError:
+        while True:
+            try:
+                client.Generate(REQUEST, timeout=10)
+                list(client.GenerateStream(REQUEST, timeout=10))
+                client.Health(timeout=10)
+            except SaraiError as error:
+                return error
+
+    with StubSkill("a b") as one, StubSkill("a b") as two, ThreadPoolExecutor(6) as threads:
+        for number in range(30):
+            with replicas(one.target, two.target) as made:
+                client = SkillClient(made)
+                asking = [threads.submit(ask, client) for _ in range(6)]
+                time.sleep(0.001 * number)
+                client.close()
+                assert {type(each.result(5)) for each in asking} <= {CallCancelledError, PoolClosedError}
+                assert not made.outstanding
+
+
+def test_closing_an_async_client_ends_its_calls_and_not_the_tasks_that_made_them() -> None:
+    async def ask(client: AsyncSkillClient) -> SaraiError:
+        while True:
+            try:
+                await client.Generate(REQUEST, timeout=10)
+                assert [chunk async for chunk in client.GenerateStream(REQUEST, timeout=10)]
+                await client.Health(timeout=10)
+            except SaraiError as error:
+                return error
+
+    async def use(*targets: str) -> None:
+        for number in range(30):
+            with replicas(*targets) as made:
+                client = AsyncSkillClient(made)
+                asking = [asyncio.create_task(ask(client)) for _ in range(6)]
+                await asyncio.sleep(0.001 * number)
+                await client.close()
+                errors = await asyncio.wait_for(asyncio.gather(*asking), 5)
+                assert {type(error) for error in errors} <= {CallCancelledError, PoolClosedError}
+                assert not made.outstanding
+
+    with StubSkill("a b") as one, StubSkill("a b") as two:
+        asyncio.run(use(one.target, two.target))
 
 
 def test_hung_replica_is_left_and_its_call_goes_on() -> None:
