@@ -12,6 +12,8 @@ if TYPE_CHECKING:
 FORGOTTEN_S = 30.0
 CLEARLY_SLOWER = 2.0
 """Up to so much slower is as fast: that is the noise of different prompts."""
+LEAST_WAIT_S = 0.1
+"""A shorter silence says nothing: that is a step of a model, or the turn of another thread."""
 _WEIGHT = 0.3
 
 
@@ -57,7 +59,7 @@ class Pace:
         was = self.token_s / fastest.token_s if self._tokens and fastest.token_s > 0 else 1.0
         was = 1.0 + (was - 1.0) * math.exp((self._noted_s - now) / FORGOTTEN_S)
         # Before anybody has answered there is nothing to measure a silence by.
-        is_ = silent_s / fastest.wait_s if fastest.wait_s > 0 else 1.0
+        is_ = silent_s / max(fastest.wait_s, LEAST_WAIT_S)
         slower = max(was, is_)
         return slower if slower > CLEARLY_SLOWER else 1.0
 

@@ -67,6 +67,11 @@ def test_silence_counts_beside_how_long_the_fastest_lets_callers_wait() -> None:
     assert one.slower(fastest, 1.0, NOW) == pytest.approx(10.0)
 
 
+def test_some_milliseconds_of_silence_say_nothing() -> None:
+    one, other = _pace((0.01, 10), first_s=0.001), _pace((0.01, 10), first_s=0.001)
+    assert one.slower(Fastest([one, other]), 0.05, NOW) == 1.0
+
+
 def test_silence_says_nothing_before_anybody_has_answered() -> None:
     new = Pace()
     assert new.slower(Fastest([new, Pace()]), 3.0, NOW) == 1.0
