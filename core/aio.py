@@ -40,7 +40,7 @@ class AsyncSkillClient(ClientFace):
         """Answers a prompt."""
         result = None
         async with self._stream(ANSWERS, request, timeout, self._path.for_the_whole(metadata)) as stream:
-            async for chunk in stream:  # to its end, see the sync client
+            async for chunk in stream:  # to its end: the server would count a call that is left as cancelled
                 result = result_of(chunk)
         if result is None:
             raise AssertionError("a stream without a result ends with an error")

@@ -74,6 +74,11 @@ class Call:
         """Whether another attempt gives the caller what is still missing. What cannot be continued is not repeated."""
         return self.answer is not None or not self.received
 
+    @property
+    def is_whole(self) -> bool:
+        """Whether the whole answer has come, if not yet the end of its stream."""
+        return self.answer is not None and self.answer.whole
+
     def begin_attempt(self, member: Member) -> None:
         """It goes to a replica."""
         self.attempts += 1
@@ -187,7 +192,7 @@ class CallPath(ABC):
         if (first := self.replicas.settle(lease)) is not None:
             first.rpc.cancel()
             self.replicas.release(first.lease)
-        if lease.call.answer is not None and lease.call.answer.whole:  # left at its result, before the stream's end
+        if lease.call.is_whole:  # left at its result, before the stream's end
             self.replicas.succeeded(lease)
         else:
             self.replicas.release(lease)

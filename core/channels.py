@@ -20,8 +20,6 @@ CHANNEL_OPTIONS: tuple[tuple[str, int | str], ...] = (
     ("grpc.use_local_subchannel_pool", 1),
     # 0: http_proxy is for the web; gRPC would send even loopback calls there.
     ("grpc.enable_http_proxy", 0),
-    # 1: whoever reads a stream waits for it himself, instead of for a thread of the channel that does. 0.1 ms a call.
-    ("SingleThreadedUnaryStream", 1),
     ("grpc.primary_user_agent", "sarai"),
 )
 

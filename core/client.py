@@ -67,13 +67,11 @@ class SkillClient(ClientFace):
 
         It is read as a stream, so that an answer whose replica dies goes on elsewhere instead of beginning anew.
         """
-        result = None
         with self._stream(ANSWERS, request, timeout, self._path.for_the_whole(metadata)) as stream:
-            for chunk in stream:  # to its end: the server would count a call that is left at its result as cancelled
-                result = result_of(chunk)
-        if result is None:
-            raise AssertionError("a stream without a result ends with an error")
-        return result
+            for chunk in stream:
+                if (result := result_of(chunk)) is not None:
+                    return result
+        raise AssertionError("a stream without a result ends with an error")
 
     def GenerateStream(  # noqa: N802  # the stub's name
         self, request: skills_pb2.GenReq, timeout: float | None = None, metadata: Metadata | None = None
@@ -216,6 +214,9 @@ class _SyncPath(CallPath):
         return open_channel(target)
 
 
+def _nothing(_: object) -> None: ...
+
+
 class AnswerStream(Generic[_Chunk]):
     """An answer in pieces, as it comes: iterate over it once. A context manager; leaving it early cancels the call.
 
@@ -313,7 +314,11 @@ class AnswerStream(Generic[_Chunk]):
         """Cancels the call if it is not over. Again does nothing. May be called from another thread."""
         self._closed.set()
         if self._rpc is not None:
-            self._rpc.cancel()
+            if self._call.is_whole:
+                # Its end is on the way. Held until then, as gRPC cancels what is dropped, and the server counts that.
+                self._rpc.add_done_callback(_nothing)
+            else:
+                self._rpc.cancel()
         if self._lease is not None:
             self._path.abandon(self._lease)
 

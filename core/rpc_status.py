@@ -79,7 +79,4 @@ def rich_details(
 
 def _ask(error: grpc.RpcError, name: str) -> Any:
     method = getattr(error, name, None)
-    try:
-        return method() if callable(method) else None
-    except grpc.experimental.UsageError:  # type: ignore[attr-defined]  # it was cancelled from here, before the server's end of it came
-        return None
+    return method() if callable(method) else None

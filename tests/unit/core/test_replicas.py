@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import dataclasses
+import gc
 import signal
 import subprocess
 import sys
@@ -448,6 +449,23 @@ def test_failures_with_a_success_between_are_not_in_a_row(streamed: bool) -> Non
                 else:
                     assert client.Generate(REQUEST, timeout=10).text == "yes"
         assert _state(client, skill) == "serving"
+
+
+def test_connections_that_were_given_up_leave_no_descriptor() -> None:
+    def descriptors() -> int:
+        gc.collect()
+        return len(list(Path("/proc/self/fd").iterdir()))
+
+    # In another process, so that what is counted here is the client's.
+    with process("--reply", "one two three") as skill, client_of(skill.target) as client:
+        client.Generate(REQUEST, timeout=10)
+        before = descriptors()
+        for _ in range(10):
+            client._path.replicas.break_off(client._path.replicas.members[0], "a test")  # the next call connects anew
+            with client.GenerateStream(REQUEST, timeout=10) as stream:
+                next(stream)
+            client.Generate(REQUEST, timeout=10)
+        until(lambda: descriptors() <= before)
 
 
 def test_unary_call_that_was_answered_is_not_cancelled() -> None:
