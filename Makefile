@@ -40,7 +40,8 @@ test: setup ## All tests; those with containers where there is an engine
 test-unit: setup ## Only the fast tests
 	@exec $(BIN)/python -m pytest -m "not slow and not docker" $(ARGS)
 
-# SARAI_CHAOS_SEED repeats a run, SARAI_CHAOS_MODEL=135m takes the embedded model, SARAI_CHAOS_FAULTS sets how many.
+# SARAI_CHAOS_SEED repeats a run, SARAI_CHAOS_MODEL=135m takes the embedded model, SARAI_CHAOS_FAULTS sets how many,
+# SARAI_CHAOS_HEDGE_S=0.3 has the pool hedge too.
 chaos: setup ## Breaks one replica of three 100 times, processes and containers, under load: make chaos [ARGS="-k processes"]
 	@SARAI_CHAOS_FAULTS=$${SARAI_CHAOS_FAULTS:-100} exec $(BIN)/python -m pytest -s tests/chaos $(ARGS)
 

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+from functools import partial
 from typing import TYPE_CHECKING, Any, Generic, Self, TypeVar
 
-from core.calls import ANSWERS, Call, CallPath, ClientFace, Metadata, result_of
+from core.calls import ANSWERS, LOOK_AGAIN_S, Call, CallPath, ClientFace, Metadata, result_of
 from core.channels import open_aio_channel
+from core.errors import PoolClosedError
 from core.quiet_grpc import grpc
+from core.replicas.lease import Takeover
 from core.replicas.watcher import CHECK_TIMEOUT_S
 
 if TYPE_CHECKING:
@@ -18,7 +21,6 @@ if TYPE_CHECKING:
     from skills import skills_pb2
 
 _Chunk = TypeVar("_Chunk")
-_LOOK_AGAIN_S = 1.0  # whoever waits for a replica looks as often whether its client was closed
 
 
 class AsyncSkillClient(ClientFace):
@@ -36,11 +38,13 @@ class AsyncSkillClient(ClientFace):
         metadata: Metadata | None = None,
     ) -> skills_pb2.GenResp:
         """Answers a prompt."""
-        async with self._stream(ANSWERS, request, timeout, metadata) as stream:
-            async for chunk in stream:
-                if (result := result_of(chunk)) is not None:
-                    return result
-        raise AssertionError("a stream without a result ends with an error")
+        result = None
+        async with self._stream(ANSWERS, request, timeout, self._path.for_the_whole(metadata)) as stream:
+            async for chunk in stream:  # to its end: the server would count a call that is left as cancelled
+                result = result_of(chunk)
+        if result is None:
+            raise AssertionError("a stream without a result ends with an error")
+        return result
 
     def GenerateStream(  # noqa: N802  # the stub's name
         self, request: skills_pb2.GenReq, timeout: float | None = None, metadata: Metadata | None = None
@@ -74,17 +78,15 @@ class AsyncSkillClient(ClientFace):
         while True:
             lease = await path.lease(call)
             try:
-                rpc = getattr(await path.ready_stub(lease), method)(
-                    call.next_request(), timeout=call.remaining_s(), metadata=metadata
-                )
+                rpc = await path.begin_at(lease, call.next_request(), metadata)
                 lease.sent(path.canceller(rpc), path.silence_check(lease))
                 answer = await rpc
             except grpc.RpcError as error:
                 path.attempt_failed(lease, error)
             except asyncio.CancelledError:
-                if not lease.broken_off or _task_is_cancelled():
+                if not path.was_cancelled(lease):
                     raise
-                path.attempt_failed(lease, _BrokenOffError())
+                path.attempt_failed(lease, _CancelledHereError())
             else:
                 path.replicas.heard(lease)
                 path.replicas.succeeded(lease)
@@ -108,8 +110,14 @@ class AsyncSkillClient(ClientFace):
         await self.close()
 
 
-class _BrokenOffError(grpc.RpcError):
-    """An attempt that the pool itself has ended; why, the lease knows."""
+class _CancelledHereError(grpc.RpcError):
+    """An attempt that the pool itself has ended, for a reason that the lease knows, or as the client was closed."""
+
+    def code(self) -> grpc.StatusCode:
+        return grpc.StatusCode.CANCELLED
+
+    def details(self) -> str:
+        return "the client was closed"
 
 
 def _task_is_cancelled() -> bool:
@@ -119,6 +127,10 @@ def _task_is_cancelled() -> bool:
 
 
 class _AsyncPath(CallPath):
+    def __init__(self, replicas: ReplicaSet, *, caller: str) -> None:
+        super().__init__(replicas, caller=caller)
+        self._races: set[asyncio.Task[None]] = set()
+
     async def lease(self, call: Call) -> Lease:
         """A replica for the next attempt; waits for one."""
         loop, woken = asyncio.get_running_loop(), asyncio.Event()
@@ -131,7 +143,7 @@ class _AsyncPath(CallPath):
         try:
             while wait_s := self.replicas.poll(ticket):
                 with contextlib.suppress(TimeoutError):
-                    await asyncio.wait_for(woken.wait(), min(wait_s, _LOOK_AGAIN_S))
+                    await asyncio.wait_for(woken.wait(), min(wait_s, LOOK_AGAIN_S))
                 woken.clear()
                 self.check_open()
         except BaseException:
@@ -139,6 +151,10 @@ class _AsyncPath(CallPath):
             raise
         assert ticket.lease is not None
         return ticket.lease
+
+    def was_cancelled(self, lease: Lease) -> bool:
+        """Whether a CancelledError is of the attempt alone. For gRPC it is the same, but the caller's task goes on."""
+        return bool(lease.broken_off or self.closed) and not _task_is_cancelled()
 
     async def ready_stub(self, lease: Lease) -> Any:
         """The stub of a replica, which is started first where that is ours to do."""
@@ -186,6 +202,56 @@ class _AsyncPath(CallPath):
 
         return is_silent
 
+    async def send(self, lease: Lease, metadata: Metadata | None) -> Any:
+        """Begins a stream at a replica."""
+        call = lease.call
+        rpc = await self.begin_at(lease, call.next_request(), metadata)
+        ask_rival = partial(self._ask_rival, asyncio.get_running_loop(), lease, metadata)
+        lease.sent(self.canceller(rpc), self.silence_check(lease), ask_rival if call.answer is not None else None)
+        return rpc
+
+    async def begin_at(self, lease: Lease, request: Any, metadata: Metadata | None) -> Any:
+        """Sends a request to a replica, and does not wait for its answer."""
+        method = getattr(await self.ready_stub(lease), lease.call.method)
+        try:
+            return method(request, timeout=lease.call.remaining_s(), metadata=metadata)
+        except grpc.aio.UsageError:
+            self.check_open()  # another task has closed it just now
+            raise
+
+    def _ask_rival(
+        self, loop: asyncio.AbstractEventLoop, lease: Lease, metadata: Metadata | None, rival: Lease
+    ) -> None:
+        request = lease.call.next_request()
+
+        def start() -> None:
+            if rival.broken_off:  # it was settled before this had its turn
+                return
+            task = loop.create_task(self._race(lease, rival, request, metadata))
+            self._races.add(task)  # the loop itself holds it only weakly
+            task.add_done_callback(self._races.discard)
+
+        with contextlib.suppress(RuntimeError):  # as above; whoever settles the race gives the lease back
+            loop.call_soon_threadsafe(start)
+
+    async def _race(self, lease: Lease, rival: Lease, request: Any, metadata: Metadata | None) -> None:
+        """Asks another replica as well. Of its answer the first piece is read here, the rest by whoever calls."""
+        rpc, won = None, False
+        try:
+            rpc = await self.begin_at(rival, request, metadata)
+            rival.sent(self.canceller(rpc), self.silence_check(rival))
+            piece = await rpc.read()
+            won = piece is not grpc.aio.EOF and lease.give_way(Takeover(rival, rpc, piece))
+        except grpc.RpcError as error:
+            self.rival_failed(rival, error)
+        except (asyncio.CancelledError, PoolClosedError):  # the first one was faster, or the client is closed
+            pass
+        finally:
+            if not won:
+                if rpc is not None:
+                    rpc.cancel()
+                self.replicas.release(rival)
+
     async def close(self) -> None:
         self.closed = True
         for channel in self.take_idle_channels(every=True):
@@ -224,10 +290,10 @@ class AsyncAnswerStream(Generic[_Chunk]):
             except grpc.RpcError as error:
                 self._failed(error)
             except asyncio.CancelledError:
-                if self._lease is None or not self._lease.broken_off or _task_is_cancelled():
+                if self._lease is None or not self._path.was_cancelled(self._lease):
                     self.close()
                     raise
-                self._failed(_BrokenOffError())
+                self._failed(_CancelledHereError())
             except BaseException:
                 self.close()
                 raise
@@ -243,19 +309,36 @@ class AsyncAnswerStream(Generic[_Chunk]):
         call, path = self._call, self._path
         if self._rpc is None:
             lease = self._lease = await path.lease(call)
-            method = getattr(await path.ready_stub(lease), call.method)
-            self._rpc = method(call.next_request(), timeout=call.remaining_s(), metadata=self._metadata)
-            lease.sent(path.canceller(self._rpc), path.silence_check(lease))
+            self._rpc = await path.send(lease, self._metadata)
+        chunk = await self._whoever_is_first()
         assert self._lease is not None
-        chunk = await self._rpc.read()
         if chunk is grpc.aio.EOF:
-            lease = self._lease
-            self.close()
-            path.check_whole(lease)
-            path.replicas.succeeded(lease)
+            try:
+                path.conclude(self._lease)
+            finally:
+                self.close()
             return None
         path.replicas.heard(self._lease, call.take(chunk))
         return chunk
+
+    async def _whoever_is_first(self) -> Any:
+        """What comes next, of the replica that is asked or of one that was asked as well and is faster."""
+        try:
+            chunk = await self._rpc.read()
+        except (grpc.RpcError, asyncio.CancelledError) as error:
+            chunk = self._change_over()
+            if chunk is None or (isinstance(error, asyncio.CancelledError) and _task_is_cancelled()):
+                raise
+            return chunk
+        return self._change_over() or chunk
+
+    def _change_over(self) -> Any:
+        """Goes on with the replica that was faster, and gives its first piece; None where none was."""
+        lease = self._lease
+        if lease is None or lease.settled or (first := self._path.replicas.settle(lease)) is None:
+            return None
+        self._lease, self._rpc, piece = first
+        return piece
 
     def _failed(self, error: grpc.RpcError) -> None:
         """Returns where the answer goes on at the next replica.
@@ -279,7 +362,7 @@ class AsyncAnswerStream(Generic[_Chunk]):
         if self._rpc is not None:
             self._rpc.cancel()
         if self._lease is not None:
-            self._path.replicas.release(self._lease)
+            self._path.abandon(self._lease)
 
     cancel = close
 

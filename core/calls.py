@@ -28,6 +28,11 @@ Metadata = Sequence[tuple[str, str | bytes]]
 ANSWERS = "GenerateStream"
 """The method whose answer can be continued: its pieces carry token ids, its requests take them."""
 
+FEW_PIECES = ("sarai-pieces", "few")
+"""Metadata that asks a server to gather the pieces of an answer: only its whole is read (skills/runtime/pieces.py)."""
+LOOK_AGAIN_S = 1.0
+"""Whoever waits for a replica looks as often whether its client was closed."""
+
 
 class Call:
     """One call and its attempts.
@@ -68,6 +73,11 @@ class Call:
     def can_go_on(self) -> bool:
         """Whether another attempt gives the caller what is still missing. What cannot be continued is not repeated."""
         return self.answer is not None or not self.received
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether the whole answer has come, if not yet the end of its stream."""
+        return self.answer is not None and self.answer.whole
 
     def begin_attempt(self, member: Member) -> None:
         """It goes to a replica."""
@@ -134,6 +144,10 @@ class CallPath(ABC):
             raise ValueError(f"timeout must be a finite number of seconds from 0 on, not {timeout_s!r}")
         return Call(method, request, timeout_s, caller=self._caller)
 
+    def for_the_whole(self, metadata: Metadata | None) -> Metadata:
+        """The metadata of an answer whose pieces nobody looks at, unless its first one is to come soon for a hedge."""
+        return (*(metadata or ()), *(() if self.replicas.config.hedge_s else (FEW_PIECES,)))
+
     def check_open(self) -> None:
         """Raises `PoolClosedError` where the client is closed."""
         if self.closed:
@@ -173,8 +187,24 @@ class CallPath(ABC):
             raise ours
         self.replicas.failed(lease, ours)
 
-    def check_whole(self, lease: Lease) -> None:
-        """Raises where a stream has ended without the whole answer: a silent cut is a failure."""
+    def abandon(self, lease: Lease) -> None:
+        """The caller wants nothing more of an attempt, nor of a rival that was faster just now."""
+        if (first := self.replicas.settle(lease)) is not None:
+            first.rpc.cancel()
+            self.replicas.release(first.lease)
+        if lease.call.is_whole:  # left at its result, before the stream's end
+            self.replicas.succeeded(lease)
+        else:
+            self.replicas.release(lease)
+
+    def rival_failed(self, rival: Lease, error: grpc.RpcError) -> None:
+        """Another replica that was asked as well has failed."""
+        if not isinstance(error, SaraiError):
+            ours = call_error(error, skill=self.replicas.spec.name, target=rival.member.target)
+            self.replicas.rival_failed(rival, ours)
+
+    def conclude(self, lease: Lease) -> None:
+        """A stream has ended. Raises where that was without the whole answer: a silent cut is a failure."""
         answer = lease.call.answer
         if answer is not None and not answer.whole:
             raise SkillFailedError(
@@ -183,6 +213,7 @@ class CallPath(ABC):
                 skill=self.replicas.spec.name,
                 target=lease.member.target,
             )
+        self.replicas.succeeded(lease)
 
     @abstractmethod
     def _open(self, target: str) -> Any: ...

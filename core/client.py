@@ -6,11 +6,13 @@ import threading
 from functools import partial
 from typing import TYPE_CHECKING, Any, Generic, Self, TypeVar
 
-from core.calls import ANSWERS, Call, CallPath, ClientFace, Metadata, result_of
+from core.calls import ANSWERS, LOOK_AGAIN_S, Call, CallPath, ClientFace, Metadata, result_of
 from core.channels import open_channel
+from core.errors import PoolClosedError
 from core.interrupts import HeldInterrupts
 from core.quiet_grpc import grpc
 from core.replicas import ReplicaSet
+from core.replicas.lease import Takeover
 from core.replicas.watcher import CHECK_TIMEOUT_S
 from core.rpc_status import call_error
 
@@ -23,7 +25,6 @@ if TYPE_CHECKING:
     from skills import skills_pb2
 
 _Chunk = TypeVar("_Chunk")
-_LOOK_AGAIN_S = 1.0  # whoever waits for a replica looks as often whether its client was closed
 
 
 class SkillClient(ClientFace):
@@ -66,7 +67,7 @@ class SkillClient(ClientFace):
 
         It is read as a stream, so that an answer whose replica dies goes on elsewhere instead of beginning anew.
         """
-        with self._stream(ANSWERS, request, timeout, metadata) as stream:
+        with self._stream(ANSWERS, request, timeout, self._path.for_the_whole(metadata)) as stream:
             for chunk in stream:
                 if (result := result_of(chunk)) is not None:
                     return result
@@ -99,9 +100,7 @@ class SkillClient(ClientFace):
             lease = path.lease(call)
             rpc: Any = None
             try:
-                begin = getattr(path.ready_stub(lease), method).future
-                with HeldInterrupts():
-                    rpc = begin(call.next_request(), timeout=call.remaining_s(), metadata=metadata)
+                rpc = path.begin_at(lease, call.next_request(), metadata)
                 lease.sent(rpc.cancel, path.silence_check(lease))
                 answer = rpc.result()
             except grpc.FutureCancelledError:
@@ -138,7 +137,7 @@ class _SyncPath(CallPath):
         ticket = self.replicas.enter(call, woken.set)
         try:
             while wait_s := self.replicas.poll(ticket):
-                woken.wait(min(wait_s, _LOOK_AGAIN_S))
+                woken.wait(min(wait_s, LOOK_AGAIN_S))
                 woken.clear()
                 self.check_open()
         except BaseException:
@@ -161,6 +160,49 @@ class _SyncPath(CallPath):
         channel, service = self.channel_to(lease.member), self.replicas.spec.health_service
         return partial(is_silent, channel, service, timeout_s=CHECK_TIMEOUT_S)
 
+    def send(self, lease: Lease, metadata: Metadata | None) -> Any:
+        """Begins a stream at a replica."""
+        call = lease.call
+        rpc = self.begin_at(lease, call.next_request(), metadata)
+        ask_rival = partial(self._ask_rival, lease, metadata) if call.answer is not None else None
+        lease.sent(rpc.cancel, self.silence_check(lease), ask_rival)
+        return rpc
+
+    def begin_at(self, lease: Lease, request: Any, metadata: Metadata | None) -> Any:
+        """Sends a request to a replica, and does not wait."""
+        method = getattr(self.ready_stub(lease), lease.call.method)
+        begin: Any = method.future if isinstance(method, grpc.UnaryUnaryMultiCallable) else method
+        try:
+            with HeldInterrupts():
+                return begin(request, timeout=lease.call.remaining_s(), metadata=metadata)
+        except ValueError:
+            self.check_open()  # another thread has closed it just now
+            raise
+
+    def _ask_rival(self, lease: Lease, metadata: Metadata | None, rival: Lease) -> None:
+        run = partial(self._race, lease, rival, lease.call.next_request(), metadata)
+        threading.Thread(target=run, name="sarai-hedge", daemon=True).start()
+
+    def _race(self, lease: Lease, rival: Lease, request: Any, metadata: Metadata | None) -> None:
+        """Asks another replica as well. Of its answer the first piece is read here, the rest by whoever calls."""
+        rpc, won = None, False
+        try:
+            if rival.broken_off:  # it was settled before this had its turn
+                return
+            rpc = self.begin_at(rival, request, metadata)
+            rival.sent(rpc.cancel, self.silence_check(rival))
+            piece = next(rpc, None)
+            won = piece is not None and lease.give_way(Takeover(rival, rpc, piece))
+        except grpc.RpcError as error:
+            self.rival_failed(rival, error)
+        except PoolClosedError:
+            pass
+        finally:
+            if not won:
+                if rpc is not None:
+                    rpc.cancel()
+                self.replicas.release(rival)
+
     def close(self) -> None:
         self.closed = True
         for channel in self.take_idle_channels(every=True):
@@ -170,6 +212,9 @@ class _SyncPath(CallPath):
 
     def _open(self, target: str) -> grpc.Channel:
         return open_channel(target)
+
+
+def _nothing(_: object) -> None: ...
 
 
 class AnswerStream(Generic[_Chunk]):
@@ -200,15 +245,28 @@ class AnswerStream(Generic[_Chunk]):
             try:
                 chunk: _Chunk = next(self._rpc)
             except StopIteration:
-                self.close()
-                self._path.check_whole(lease)
-                self._path.replicas.succeeded(lease)
+                try:
+                    self._path.conclude(lease)
+                finally:
+                    self.close()
+                break
             except grpc.RpcError as error:
-                self._go_on(lease, error)
+                if (first := self._path.replicas.settle(lease)) is None:
+                    self._go_on(lease, error)
+                    continue
+                lease, chunk = self._change_over(first)
             else:
-                self._path.replicas.heard(lease, self._call.take(chunk))
-                return chunk
+                if not lease.settled and (first := self._path.replicas.settle(lease)) is not None:
+                    lease, chunk = self._change_over(first)
+            self._path.replicas.heard(lease, self._call.take(chunk))
+            return chunk
         raise StopIteration
+
+    def _change_over(self, first: Takeover) -> tuple[Lease, _Chunk]:
+        """Another replica was faster, and has the call now."""
+        self._lease, self._rpc, piece = first
+        self._end_if_closed()
+        return first.lease, piece
 
     def _open(self) -> None:
         """Begins the call, or goes on with it, at a replica; at another one as long as it may be tried again."""
@@ -216,15 +274,18 @@ class AnswerStream(Generic[_Chunk]):
         while self._rpc is None:
             lease = self._lease = self._path.lease(call)
             try:
-                method = getattr(self._path.ready_stub(lease), call.method)
-                with HeldInterrupts():
-                    self._rpc = method(call.next_request(), timeout=call.remaining_s(), metadata=self._metadata)
-                lease.sent(self._rpc.cancel, self._path.silence_check(lease))
+                self._rpc = self._path.send(lease, self._metadata)
             except grpc.RpcError as error:
                 self._failed(lease, error)
             except BaseException:
                 self.close()
                 raise
+        self._end_if_closed()
+
+    def _end_if_closed(self) -> None:
+        """Another thread closed this while it was going over to another replica, and could not know of that."""
+        if self._closed.is_set():
+            self.close()
 
     def _go_on(self, lease: Lease, error: grpc.RpcError) -> None:
         """Another replica goes on with the answer.
@@ -253,9 +314,13 @@ class AnswerStream(Generic[_Chunk]):
         """Cancels the call if it is not over. Again does nothing. May be called from another thread."""
         self._closed.set()
         if self._rpc is not None:
-            self._rpc.cancel()
+            if self._call.is_whole:
+                # Its end is on the way. Held until then, as gRPC cancels what is dropped, and the server counts that.
+                self._rpc.add_done_callback(_nothing)
+            else:
+                self._rpc.cancel()
         if self._lease is not None:
-            self._path.replicas.release(self._lease)
+            self._path.abandon(self._lease)
 
     cancel = close
 

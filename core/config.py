@@ -43,6 +43,9 @@ class PoolConfig:
     """How long a call waits for a replica that has answered before and is away now. Seconds, 0 or more."""
     queue_limit: int = 256
     """How many calls to a skill wait for a replica at most; further ones fail at once. 0 or more."""
+    hedge_s: float = 0.0
+    """An answer of which nothing has come for so long is asked of a second replica too, and whoever is first gives it:
+    the same one. Within the budget of retries. Seconds, 0 or more; 0: never."""
     connect_timeout_s: float = 0.15
     """How long to look whether something listens at a skill's port on this host. Seconds, more than 0."""
     probe_timeout_s: float = 1.0
@@ -71,7 +74,7 @@ class PoolConfig:
         for name in ("call_timeout_s", "health_timeout_s", "connect_timeout_s", "probe_timeout_s", "startup_timeout_s",
                      "restart_window_s"):  # fmt: skip
             self._check(name, lambda value: math.isfinite(value) and value > 0, "a finite number of seconds above 0")
-        for name in ("recovery_s", "stop_grace_s", "idle_stop_s"):
+        for name in ("recovery_s", "hedge_s", "stop_grace_s", "idle_stop_s"):
             self._check(name, lambda value: math.isfinite(value) and value >= 0, "a finite number of seconds from 0 on")
         for name in ("restart_limit", "queue_limit"):
             self._check(name, lambda value: value >= 0, "a whole number from 0 on")

@@ -31,6 +31,7 @@ import grpc
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 
 from skills import skills_pb2, skills_pb2_grpc
+from skills.runtime.pieces import Pieces
 
 SERVICE = "SkillsService"
 
@@ -201,8 +202,10 @@ class _Servicer(skills_pb2_grpc.SkillsServiceServicer):
         self, request: skills_pb2.GenReq, context: grpc.ServicerContext
     ) -> Iterator[skills_pb2.GenChunk]:
         call = self._arrive("GenerateStream", request, context)
+        pieces = Pieces(context)
         with _Ended(call, context):
-            yield from self._chunks(request, context)
+            for chunk in self._chunks(request, context):
+                yield from pieces.put(chunk)
 
     def Health(self, request: skills_pb2.HealthReq, context: grpc.ServicerContext) -> skills_pb2.HealthResp:  # noqa: N802
         call = self._arrive("Health", request, context)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 from core.channels import open_channel
 from core.quiet_grpc import grpc
@@ -65,41 +67,88 @@ def why_silent(target: str, service: str, *, timeout_s: float) -> str:
     return f"it is silent, and does not answer a health check within {timeout_s:g} s" if silent else ""
 
 
-class HealthWatch:
-    """Follows the health of a server in a thread of its own, so that who waits can look after other things meanwhile.
+class HealthFeed:
+    """What a server says of its health, whenever that changes. Followed once, in one thread; ended from any.
 
     Args:
         target: the server's address.
         service: the service whose health is asked for, "" for the server as a whole.
-        timeout_s: how long to follow it.
+        timeout_s: how long to follow it, seconds; None: until it ends.
+    """
+
+    def __init__(self, target: str, service: str, *, timeout_s: float | None = None) -> None:
+        self._target, self._service, self._timeout_s = target, service, timeout_s
+        self._lock = threading.Lock()
+        self._call: Any = None
+        self._cancelled = False
+        self.ended: grpc.StatusCode | None = None
+        """Why nothing more comes; None as long as something may, and where nobody wanted more."""
+        self.why = ""
+        """The same in words."""
+
+    def follow(self, tell: Callable[[bool], bool]) -> None:
+        """Tells whether it is SERVING, until it says nothing any more or whoever is told wants no more.
+
+        Not for the main thread: a Ctrl-C in the midst of the call's beginning would leave a call that hangs.
+
+        Args:
+            tell: returns whether to go on.
+        """
+        from grpc_health.v1 import health_pb2, health_pb2_grpc
+
+        with open_channel(self._target) as channel:
+            watch = health_pb2_grpc.HealthStub(channel).Watch
+            request = health_pb2.HealthCheckRequest(service=self._service)
+            with self._lock:
+                if not self._cancelled:
+                    self._call = watch(request, timeout=self._timeout_s)
+            try:
+                for answer in self._call or ():
+                    if not tell(answer.status == health_pb2.HealthCheckResponse.SERVING):
+                        return
+                self.ended, self.why = grpc.StatusCode.OK, "it ended its health service"
+            except grpc.RpcError as error:
+                self.ended, self.why = error.code(), error.details() or error.code().name
+        if self._cancelled:
+            self.ended, self.why = grpc.StatusCode.CANCELLED, "cancelled"
+
+    def cancel(self) -> None:
+        """Ends it. Again does nothing."""
+        with self._lock:
+            self._cancelled = True
+            call = self._call
+        if call is not None:
+            call.cancel()
+
+
+class HealthWatch:
+    """Waits for a server to serve, in a thread of its own, so that who waits can look after other things meanwhile.
+
+    Args:
+        target: the server's address.
+        service: the service whose health is asked for, "" for the server as a whole.
+        timeout_s: how long to follow it, seconds.
     """
 
     def __init__(self, target: str, service: str, *, timeout_s: float) -> None:
-        self._channel = open_channel(target)
+        self._feed = HealthFeed(target, service, timeout_s=timeout_s)
         self._news = threading.Event()
         self.serving = False
         """It said SERVING."""
-        self.ended: grpc.StatusCode | None = None
+        threading.Thread(target=self._follow, name="sarai-health", daemon=True).start()
+
+    @property
+    def ended(self) -> grpc.StatusCode | None:
         """Why there is nothing to follow any more."""
-        # The call begins in that thread too: a Ctrl-C in the midst of its beginning would leave a call that hangs.
-        threading.Thread(target=self._follow, args=(service, timeout_s), name="sarai-health", daemon=True).start()
+        return self._feed.ended
 
-    def _follow(self, service: str, timeout_s: float) -> None:
-        from grpc_health.v1 import health_pb2, health_pb2_grpc
-
-        try:
-            stub = health_pb2_grpc.HealthStub(self._channel)
-            for answer in stub.Watch(health_pb2.HealthCheckRequest(service=service), timeout=timeout_s):
-                if answer.status == health_pb2.HealthCheckResponse.SERVING:
-                    self.serving = True
-                    break
-            else:
-                self.ended = grpc.StatusCode.OK
-        except grpc.RpcError as error:
-            self.ended = error.code()
-        except ValueError:  # closed before it began
-            self.ended = grpc.StatusCode.CANCELLED
+    def _follow(self) -> None:
+        self._feed.follow(self._told)
         self._news.set()
+
+    def _told(self, serving: bool) -> bool:
+        self.serving = serving
+        return not serving
 
     def wait(self, timeout_s: float) -> None:
         """Returns when it serves, when the watch has ended, or after so many seconds."""
@@ -107,4 +156,4 @@ class HealthWatch:
 
     def close(self) -> None:
         """Ends the watch."""
-        self._channel.close()
+        self._feed.cancel()

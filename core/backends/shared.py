@@ -96,6 +96,10 @@ class SharedServer:
         lifeline, process = self._lifeline, self._process
         return lifeline is not None and lifeline.is_read() and (process is None or process.exit_code() is None)
 
+    def is_there(self) -> bool:
+        """Whether there is one that could be joined, whoever started it. Holds nothing."""
+        return self._config.share_embedded and is_read(self._dir.lifeline)
+
     def attach(self, pause: Callable[[], None]) -> Attached:
         """Holds the server that there is; starts one if there is none.
 

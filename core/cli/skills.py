@@ -29,7 +29,7 @@ Examples:
 \b
 States:
   serving      a server answers at the target
-  unreachable  SARAI_<NAME>_TARGET names the target, but nobody says SERVING there
+  unreachable  nobody says SERVING at the target: SARAI_<NAME>_TARGET names it, or a local process is just starting
   on demand    it does not run; the first call starts it as a local process
   failed       its plugin could not be loaded
 """
@@ -43,7 +43,8 @@ class Row:
     state: str
     target: str
     where: str
-    """How the target was found: `address`, `container` or `running`; empty where it does not run."""
+    """How the target was found: `address`, `container`, `running` or `embedded`, which is a local process that programs
+    of this user share; empty where it does not run."""
     version: str
     summary: str
     replica: Replica | None = None
@@ -78,6 +79,7 @@ def skills(*, watch: bool, interval: float) -> int:
 
 def _rows(spec: SkillSpec, config: PoolConfig) -> list[Row]:
     from core.backends.address import find_running
+    from core.backends.shared import SharedServer
     from core.replicas.targets import resolve_all, split_targets
 
     text = config.target_of(spec)
@@ -86,6 +88,9 @@ def _rows(spec: SkillSpec, config: PoolConfig) -> list[Row]:
         origins = dict.fromkeys(resolve_all(targets) or targets, "address")
     else:
         origins = {replica.target: replica.origin for replica in find_running(spec, config)}
+        local = SharedServer(spec, config)
+        if local.is_there():
+            origins[local.target] = "embedded"
     row = partial(Row, name=spec.name, version=spec.version, summary=spec.summary)
     rows = [
         row(

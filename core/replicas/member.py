@@ -4,23 +4,25 @@ from __future__ import annotations
 
 import math
 import time
+from collections import defaultdict
 from typing import TYPE_CHECKING
 
-from core.replicas.lease import Lease
+from core.replicas.pace import Fastest, Pace
 from core.replicas.status import ReplicaStatus
 
 if TYPE_CHECKING:
     from core.backends import Replica
+    from core.replicas.lease import Lease
 
 EJECT_AFTER = 5
 EJECT_S = 30.0
 EJECT_MOST_S = 300.0
 """Envoy's figures: after so many failures in a row a replica is left out for 30 s times the number of ejections."""
+SUCCESSES_FOR_MORE = 10
+"""After so many calls that ended well, one more at a time is tried where it was full: each that is too many costs a
+retry, and of those there is one for five calls."""
 FIRST_PAUSE_S = 0.1
 MOST_PAUSE_S = 1.0
-PACE_FORGOTTEN_S = 30.0
-_PACE_WEIGHT = 0.3
-_CLEARLY_SLOWER = 2.0
 
 
 class Member:
@@ -43,11 +45,14 @@ class Member:
         self.leaving = False
         """It is not among the targets any more."""
         self._closed_until_s = 0.0
+        self._full_until_s = 0.0
+        self._room = math.inf
+        """How many calls of ours it has room for; infinite until it has said once that it is full."""
         self._pauses = 0
         self._failed_in_a_row = 0
         self._ejections = 0
         self._ejected_until_s = 0.0
-        self._pace_s: dict[str, tuple[float, float]] = {}
+        self._paces: defaultdict[str, Pace] = defaultdict(Pace)
 
     @property
     def target(self) -> str:
@@ -61,7 +66,19 @@ class Member:
 
     def takes_calls(self, now: float) -> bool:
         """Whether it can be called just now, ejected or not."""
-        return not self.leaving and (not self.down or self.starts_itself) and now >= self._closed_until_s
+        return self._is_there and now >= self._closed_until_s and self._has_room
+
+    def is_full(self, now: float) -> bool:
+        """Whether it is there and has no room: it has said so, or has as many calls as it had room for of late."""
+        return self._is_there and (now < self._full_until_s or not self._has_room)
+
+    @property
+    def _is_there(self) -> bool:
+        return not self.leaving and (not self.down or self.starts_itself)
+
+    @property
+    def _has_room(self) -> bool:
+        return len(self.leases) + 1 <= self._room
 
     def ejected(self, now: float) -> bool:
         """Whether it is left out for its failures."""
@@ -69,7 +86,7 @@ class Member:
 
     def opens_s(self) -> float:
         """When it can be called again as far as is known; infinite where nobody knows."""
-        return math.inf if self.leaving or (self.down and not self.starts_itself) else self._closed_until_s
+        return self._closed_until_s if self._is_there and self._has_room else math.inf
 
     def status(self, now: float) -> ReplicaStatus:
         """How it is."""
@@ -119,8 +136,13 @@ class Member:
         self._closed_until_s = time.monotonic() + pause_s
 
     def full(self, for_s: float) -> None:
-        """It has no room, and says when it will have."""
-        self._closed_until_s = time.monotonic() + for_s
+        """It has no room for a call of ours beside the others, and says when it will have.
+
+        From then on it gets no more calls at a time than it had, so that those that wait do so here, where callers take
+        turns, and not in a crowd at its door. With each call that ends well there may be a little more of them.
+        """
+        self._closed_until_s = self._full_until_s = time.monotonic() + for_s
+        self._room = max(1, len(self.leases) - 1)
 
     def failed(self) -> None:
         """A call failed through its fault; after some in a row it is left out for a while."""
@@ -134,27 +156,21 @@ class Member:
     def succeeded(self, lease: Lease) -> None:
         """A call ended well."""
         self._failed_in_a_row = self._pauses = 0
+        self._room += 1 / max(self._room, SUCCESSES_FOR_MORE)
         self._ejections = max(0, self._ejections - 1) if not self.ejected(time.monotonic()) else self._ejections
-        now = time.monotonic()
-        pace = (now - lease.began_s) / max(1, lease.tokens)
-        before, _ = self._pace_s.get(lease.call.method, (pace, now))
-        self._pace_s[lease.call.method] = (before + _PACE_WEIGHT * (pace - before), now)
+        self.note_pace(lease)
+
+    def note_pace(self, lease: Lease) -> None:
+        """So fast was a call here."""
+        self.pace(lease.call.method).note(lease, time.monotonic())
 
     # --- what speaks for it ---
 
-    def pace_s(self, method: str, now: float) -> float:
-        """Seconds for a token of an answer: an average that is forgotten, so that who was slow is tried again.
+    def pace(self, method: str) -> Pace:
+        """How fast it answers calls of a method."""
+        return self._paces[method]
 
-        Who has been silent for longer than that is at least that slow.
-        """
-        average, noted_s = self._pace_s.get(method, (0.0, now))
+    def expected(self, method: str, now: float, fastest: Fastest) -> float:
+        """The work that is outstanding here with one call more, in calls of the fastest replica."""
         silent_s = max((now - lease.heard_s for lease in self.leases if lease.call.method == method), default=0.0)
-        return max(average * math.exp(-(now - noted_s) / PACE_FORGOTTEN_S), silent_s)
-
-    def expected(self, method: str, now: float, best_pace_s: float) -> float:
-        """The work that is outstanding here with one call more, in calls of the fastest replica.
-
-        Speeds within a factor of 2 count as equal: they are the noise of different prompts.
-        """
-        slower = self.pace_s(method, now) / best_pace_s if best_pace_s > 0 else 1.0
-        return (len(self.leases) + 1) * (slower if slower > _CLEARLY_SLOWER else 1.0)
+        return (len(self.leases) + 1) * self.pace(method).slower(fastest, silent_s, now)

@@ -1,19 +1,24 @@
-"""The replicas of one skill: chooses one for each attempt, learns from how it went, and lets callers wait."""
+"""The replicas of one skill: lends one for each attempt, keeps count of how it went, and lets callers wait.
+
+Who is chosen is decided in `core.replicas.choice`, what a failure means in `core.replicas.outcomes`.
+"""
 
 from __future__ import annotations
 
 import math
 import threading
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from core.backends.address import AddressReplica
-from core.errors import CallError, DeadlineError, OverloadedError, PoolClosedError, UnavailableError
-from core.quiet_grpc import grpc
+from core.errors import CallError, PoolClosedError
 from core.replicas.affinity import Affinity
-from core.replicas.lease import Lease
+from core.replicas.choice import choose, choose_rival
+from core.replicas.lease import Lease, Takeover
 from core.replicas.member import Member
+from core.replicas.outcomes import check_retry, learn, may_wait_s
+from core.replicas.refusals import line_is_full, unavailable_at
 from core.replicas.retry_budget import RetryBudget
 from core.replicas.stats import CallStats
 from core.replicas.status import SkillStatus
@@ -26,16 +31,6 @@ if TYPE_CHECKING:
     from core.calls import Call
     from core.config import PoolConfig
     from core.skill import SkillSpec
-
-STRANGER_S = 1.5
-STRANGER_ATTEMPTS = 5
-"""What replicas get that never answered: they may come up just now, but most often the address is wrong."""
-PREFERRED_UNTIL = 2.0
-"""The replica that has the conversation is taken up to so much more work than the least busy one has."""
-MAX_DEATHS = 2
-"""A request that so many replicas died with is not tried at another one."""
-_REPLICAS_FAULT = frozenset({grpc.StatusCode.INTERNAL, grpc.StatusCode.UNKNOWN, grpc.StatusCode.DATA_LOSS})
-_REFUSALS = frozenset({"DRAINING", "LOADING", "ENGINE_GONE"})
 
 
 class ReplicaSet:
@@ -59,6 +54,8 @@ class ReplicaSet:
         self.config = config
         self.stats = CallStats()
         self._members = [Member(replica) for replica in replicas]
+        self._leaving: list[Member] = []
+        """Replicas that are not among the targets any more, and still have calls."""
         self._lock = threading.RLock()
         self._line = WaitingLine()
         self._affinity = Affinity()
@@ -93,7 +90,14 @@ class ReplicaSet:
     def outstanding(self) -> int:
         """Calls that run or wait."""
         with self._lock:
-            return sum(len(member.leases) for member in self._members) + len(self._line)
+            return sum(len(member.leases) for member in self.with_calls) + len(self._line)
+
+    @property
+    def with_calls(self) -> tuple[Member, ...]:
+        """The replicas that calls run at, those that are leaving too."""
+        with self._lock:
+            self._leaving = [member for member in self._leaving if member.leases]
+            return tuple(member for member in (*self._members, *self._leaving) if member.leases)
 
     @property
     def waiting(self) -> int:
@@ -108,10 +112,15 @@ class ReplicaSet:
                 return
             origin = self.origin
             there = {member.target for member in self._members}
+            known = any(member.known for member in self._members)
             for member in self._members:
                 member.leaving = member.target not in targets
+            self._leaving += [member for member in self._members if member.leaving]
             self._members = [member for member in self._members if not member.leaving]
-            self._members += [Member(AddressReplica(target, origin)) for target in targets if target not in there]
+            new = [Member(AddressReplica(target, origin)) for target in targets if target not in there]
+            for member in new:
+                member.known = known  # the name is right; who stands behind it now may come up just now
+            self._members += new
             self._dispatch()
 
     # --- a call gets a replica ---
@@ -130,7 +139,7 @@ class ReplicaSet:
                 self.stats.calls += 1
                 self._budget.call()
             if len(self._line) >= self.config.queue_limit:
-                raise self._overloaded(call, f"{len(self._line)} calls wait for a replica already")
+                raise line_is_full(self, call)
             self._line.add(ticket)
             self._dispatch()
         self._watcher.start()
@@ -149,7 +158,7 @@ class ReplicaSet:
                 return 0.0
             try:
                 self._check_open()
-                return self._may_wait_s(ticket.call)
+                return may_wait_s(self, ticket.call)
             except BaseException:
                 self._line.remove(ticket)
                 raise
@@ -177,54 +186,23 @@ class ReplicaSet:
         for ticket in list(self._line):
             if ticket.call.not_before_s > now:
                 continue
-            member = self._choose(ticket.call, now)
+            member = choose(ticket.call, self._members, self._affinity, now)
             if member is None:
                 return
             self._line.serve(ticket)
             ticket.lease = self._lend(ticket.call, member)
             ticket.wake()
 
-    def _choose(self, call: Call, now: float) -> Member | None:
-        """The replica with the least outstanding work, or the one that has the conversation if it is hardly busier."""
-        open_ = [member for member in self._members if member.takes_calls(now)]
-        if not open_:
-            return None
-        well = [member for member in open_ if not member.ejected(now)]
-        # Below half of them, failures are everybody's (Envoy's panic threshold), and leaving some out helps nobody.
-        if 2 * len(well) >= len(self._members):
-            open_ = well
-        paces = [pace for member in open_ if (pace := member.pace_s(call.method, now)) > 0]
-        best_pace_s = min(paces, default=0.0)
-        expected = {member: member.expected(call.method, now, best_pace_s) for member in open_}
-        least = min(open_, key=lambda member: expected[member])
-        holder = self._affinity.find(call.conversation)
-        if holder in expected and expected[holder] <= PREFERRED_UNTIL * expected[least]:
-            return holder
-        return least
-
-    def _lend(self, call: Call, member: Member) -> Lease:
+    def _lend(self, call: Call, member: Member, *, hedge: bool = False) -> Lease:
         lease = Lease(call, member)
         member.leases.add(lease)
         member.calls += 1
         member.replica.begin_use()
-        self._affinity.note(call.conversation, member)
-        self.stats.attempt(call, member)
-        call.begin_attempt(member)
+        self.stats.attempt(call, member, hedge=hedge)
+        if not hedge:
+            self._affinity.note(call.conversation, member)
+            call.begin_attempt(member)
         return lease
-
-    def _may_wait_s(self, call: Call) -> float:
-        now = time.monotonic()
-        remaining_s = call.remaining_s()
-        opens_s = max(min((member.opens_s() for member in self._members), default=math.inf), call.not_before_s)
-        if math.isfinite(opens_s):
-            if opens_s - now >= remaining_s:  # it cannot be done in time: say so at once
-                raise call.last_error or self._unavailable(call)
-            return max(0.001, opens_s - now)
-        known = any(member.known for member in self._members)
-        gives_up_s = call.waiting_since_s + (self.config.recovery_s if known else STRANGER_S)
-        if now >= gives_up_s or remaining_s <= 0:
-            raise self._unavailable(call)
-        return min(gives_up_s - now, remaining_s)
 
     # --- how an attempt went ---
 
@@ -237,11 +215,12 @@ class ReplicaSet:
                 lease.member.answers()
 
     def succeeded(self, lease: Lease) -> None:
-        """A call ended well."""
+        """A call ended well. Again does nothing."""
         with self._lock:
-            lease.member.answers()
-            lease.member.succeeded(lease)
-            self.release(lease)
+            if lease in lease.member.leases:
+                lease.member.answers()
+                lease.member.succeeded(lease)
+                self.release(lease)
 
     def failed(self, lease: Lease, error: CallError) -> None:
         """An attempt failed. Returns where the call is to be tried again.
@@ -251,70 +230,67 @@ class ReplicaSet:
         """
         call, member = lease.call, lease.member
         if lease.broken_off:
-            error = self._unavailable_at(member, lease.broken_off)
+            error = unavailable_at(self, member, lease.broken_off)
         with self._lock:
-            self._learn(lease, error)
+            learn(self, lease, error)
             self.release(lease)
             call.note_failure(member, error)
-            self._check_retry(call, error)
-            call.not_before_s = time.monotonic() + self._budget.spend()
+            check_retry(self, call, error)
+            call.not_before_s = time.monotonic() + self._budget.spend(call.remaining_s())
 
-    def _learn(self, lease: Lease, error: CallError) -> None:
-        member = lease.member
-        match error:
-            case UnavailableError() if error.reason in _REFUSALS:
-                member.answers()
-                if error.reason == "DRAINING":
-                    member.unwilling(error.details())
-                    self._watcher.watch(member)
-                else:
-                    member.pause()
-            case UnavailableError() if error.retry_after_s is not None:
-                member.full(error.retry_after_s)
-            case UnavailableError():
-                gone = never_arrived(error.details())
-                if not gone:
-                    lease.call.breaks.append((member, member.deaths))
-                member.pause()  # a server that only says so is UP again at once, and must not be asked at once
-                self.lose(member, error.details(), gone=gone)
-            case OverloadedError():
-                member.answers()
-                if error.retry_after_s is not None:
-                    member.full(error.retry_after_s)
-            case DeadlineError() if member.starts_itself and not lease.tokens:
-                member.replica.lost = True  # perhaps it hangs: the next call looks
-            case CallError() if error.code() in _REPLICAS_FAULT:
-                member.failed()
-            case _:
-                pass
+    # --- the tail ---
 
-    def _check_retry(self, call: Call, error: CallError) -> None:
-        """Raises the error where the call is not tried again."""
-        if not call.can_go_on:
-            raise error
-        match error:
-            case UnavailableError():
-                self._check_patience(call, error)
-                # Of the last one it is not known yet; it counts.
-                deaths = sum(member.deaths > noted for member, noted in call.breaks[:-1]) + bool(call.breaks)
-                if deaths >= MAX_DEATHS:
-                    raise self._unavailable(call, f"{deaths} replicas died while they worked on it")
-            case OverloadedError():
-                now = time.monotonic()
-                elsewhere = any(member.takes_calls(now) for member in self._members)
-                if error.retry_after_s is None or (not elsewhere and error.retry_after_s >= call.remaining_s()):
-                    raise error
-            case _:
-                raise error
+    def hedge(self) -> None:
+        """Asks another replica as well for each answer of which nothing has come for too long, while there is budget.
 
-    def _check_patience(self, call: Call, error: CallError) -> None:
-        """Raises the error where the replicas have failed for too long."""
-        known = any(member.known for member in self._members)
-        too_long = time.monotonic() - (call.failing_since_s or math.inf) >= self.config.recovery_s
-        if too_long if known else call.attempts >= STRANGER_ATTEMPTS:
-            raise error
+        The rival's request is the same, so its answer is too, and whoever speaks first has the call.
+        """
+        with self._lock:
+            races = list(self._races())
+        for lease, rival in races:
+            if not lease.race(rival):
+                self.release(rival)
+
+    def _races(self) -> Iterator[tuple[Lease, Lease]]:
+        now = time.monotonic()
+        waiting = [lease for member in self._members for lease in member.leases if lease.can_race()]
+        for lease in waiting:
+            if now - lease.began_s < self.config.hedge_s:
+                continue
+            rival = choose_rival(lease.call, self._members, lease.member, now)
+            if rival is None or not self._budget.has_credit:
+                return
+            self._budget.spend()
+            yield lease, self._lend(lease.call, rival, hedge=True)
+
+    def settle(self, lease: Lease) -> Takeover | None:
+        """Something of an attempt has come, or it has ended: the rival that was faster, if one was.
+
+        The attempt is over then, and what it has taken is how slow its replica is at least.
+        """
+        first, loser = lease.settle()
+        if loser is not None:
+            loser.break_off("another replica answered first")
+            self.release(loser)
+        if first is not None:
+            with self._lock:
+                lease.member.note_pace(lease)
+                self._affinity.note(lease.call.conversation, first.lease.member)
+                lease.call.last_member = first.lease.member
+                self.release(lease)
+        return first
+
+    def rival_failed(self, rival: Lease, error: CallError) -> None:
+        """A rival has failed: that is no matter of its call."""
+        if not rival.broken_off:
+            with self._lock:
+                learn(self, rival, error)
 
     # --- health ---
+
+    def follow(self, member: Member) -> None:
+        """Follows the health of a replica that is away, until it is back."""
+        self._watcher.watch(member)
 
     def lose(self, member: Member, why: str, *, gone: bool) -> None:
         """Nobody answers at a replica: its calls go on elsewhere, and its health is followed until it is back."""
@@ -381,30 +357,3 @@ class ReplicaSet:
     def _check_open(self) -> None:
         if self._closed:
             raise PoolClosedError(f"the pool of skill {self.spec.name!r} is closed; get_model_pool() gives another one")
-
-    def _overloaded(self, call: Call, why: str) -> CallError:
-        return OverloadedError(
-            code=grpc.StatusCode.RESOURCE_EXHAUSTED,
-            details=why,
-            skill=self.spec.name,
-            target=self.target,
-            retry_after_s=call.last_error.retry_after_s if call.last_error else None,
-        )
-
-    def _unavailable_at(self, member: Member, why: str) -> CallError:
-        return UnavailableError(
-            code=grpc.StatusCode.UNAVAILABLE, details=why, skill=self.spec.name, target=member.target
-        )
-
-    def _unavailable(self, call: Call, why: str = "") -> CallError:
-        """The error that says which replicas were tried and what each of them said."""
-        if not why and len(self._members) == 1 and call.last_error is not None:
-            return call.last_error
-        said = {member.target: member.why_down for member in self._members if member.why_down} | call.tried
-        each = "; ".join(f"{target}: {reason}" for target, reason in said.items())
-        return UnavailableError(
-            code=grpc.StatusCode.UNAVAILABLE,
-            details=f"{why or 'no replica answers'} ({each})" if each else why or "no replica answers",
-            skill=self.spec.name,
-            target=self.target,
-        )

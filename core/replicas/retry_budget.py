@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 
 RATIO = 0.2
@@ -25,11 +26,21 @@ class RetryBudget:
         """A call begins."""
         self._credit = min(MOST, self._credit + RATIO)
 
-    def spend(self) -> float:
-        """A further attempt is wanted. Returns how long it has to wait, seconds: 0 where there is credit."""
+    @property
+    def has_credit(self) -> bool:
+        """Whether a further attempt can go at once."""
+        return self._credit >= 1.0
+
+    def spend(self, most_s: float = math.inf) -> float:
+        """A further attempt is wanted. Returns how long it has to wait, seconds: 0 where there is credit.
+
+        Whoever cannot wait so long, but `most_s` seconds, leaves the place to others.
+        """
         now = time.monotonic()
         if self._credit >= 1.0:
             self._credit -= 1.0
             return 0.0
-        self._last_s = max(now, self._last_s + TRICKLE_S)
-        return self._last_s - now
+        wait_s = max(0.0, self._last_s + TRICKLE_S - now)
+        if wait_s < most_s:
+            self._last_s = now + wait_s
+        return wait_s

@@ -22,11 +22,15 @@ class CallStats:
     """Further attempts at the same replica."""
     failovers: int = 0
     """Further attempts at another replica."""
+    hedges: int = 0
+    """Attempts at another replica while the first one still had time."""
 
-    def attempt(self, call: Call, member: Member) -> None:
+    def attempt(self, call: Call, member: Member, *, hedge: bool) -> None:
         """An attempt of a call goes to a member."""
         self.attempts += 1
-        if call.last_member is member:
+        if hedge:
+            self.hedges += 1
+        elif call.last_member is member:
             self.retries += 1
         elif call.last_member is not None:
             self.failovers += 1

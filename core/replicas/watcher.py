@@ -11,9 +11,9 @@ import random
 import threading
 import time
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from core.channels import open_channel
+from core.backends.health import HealthFeed, why_silent
 from core.quiet_grpc import grpc
 
 if TYPE_CHECKING:
@@ -25,6 +25,7 @@ SILENT_S = 2.0
 """A call that has heard nothing for so long has its replica's health checked."""
 CHECK_TIMEOUT_S = 2.0
 _TICK_S = 0.25
+_HEDGE_TICK_S = 0.01
 _FIRST_WAIT_S = 0.1
 _MOST_WAIT_S = 1.0
 
@@ -41,9 +42,10 @@ class Watcher:
         self._set = replicas
         self._look = look
         self._lock = threading.Lock()
-        self._followed: dict[Member, Any] = {}
+        self._followed: dict[Member, HealthFeed | None] = {}
         self._checked_s: dict[Member, float] = {}
         self._busy = threading.Event()
+        self._waited_for = threading.Event()
         self._closing = threading.Event()
         self._started = False
 
@@ -54,6 +56,7 @@ class Watcher:
     def start(self) -> None:
         """Calls are made: follows the replicas where there is a choice among them. Again takes microseconds."""
         self._busy.set()
+        self._waited_for.set()
         if self._started or all(member.starts_itself for member in self._set.members):
             return
         with self._lock:
@@ -61,6 +64,8 @@ class Watcher:
         if not first or self._closing.is_set():
             return
         _thread(self._look_after, "sarai-replicas")
+        if self._set.config.hedge_s:
+            _thread(self._hedge, "sarai-hedges")
         if self._choice:
             for member in self._set.members:
                 self.watch(member)
@@ -70,21 +75,22 @@ class Watcher:
         if member.starts_itself:
             return
         with self._lock:
-            call = self._followed.get(member)
+            feed = self._followed.get(member)
             if member not in self._followed and not self._closing.is_set():
                 self._followed[member] = None
                 _thread(lambda: self._follow(member), "sarai-health")
-        if call is not None and member.down:
-            call.cancel()  # the connection that it has may be a dead one
+        if feed is not None and member.down:
+            feed.cancel()  # the connection that it has may be a dead one
 
     def close(self) -> None:
         """Ends the threads, without waiting for them."""
         self._closing.set()
         self._busy.set()
+        self._waited_for.set()
         with self._lock:
-            calls = [call for call in self._followed.values() if call is not None]
-        for call in calls:
-            call.cancel()
+            feeds = [feed for feed in self._followed.values() if feed is not None]
+        for feed in feeds:
+            feed.cancel()
 
     # --- one replica's health ---
 
@@ -109,65 +115,69 @@ class Watcher:
 
     def _follow_once(self, member: Member) -> bool:
         """Reports what the replica says until it says nothing any more. Returns whether it was SERVING."""
-        from grpc_health.v1 import health_pb2, health_pb2_grpc
-
         served = False
-        with open_channel(member.target) as channel:
-            request = health_pb2.HealthCheckRequest(service=self._set.spec.health_service)
-            call = health_pb2_grpc.HealthStub(channel).Watch(request)
-            with self._lock:
-                self._followed[member] = call
-            try:
-                for answer in call:
-                    serving = answer.status == health_pb2.HealthCheckResponse.SERVING
-                    served = served or serving
-                    self._set.health(member, serving, "")
-                    if serving and not self._choice:
-                        return True
-                self._set.health(member, False, "it ended its health service")
-            except grpc.RpcError as error:
-                if error.code() is grpc.StatusCode.UNIMPLEMENTED:  # it cannot be asked: calls will show
-                    self._set.health(member, True, "")
-                    self._closing.wait(LOOK_EVERY_S)
-                elif error.code() is not grpc.StatusCode.CANCELLED:
-                    self._set.health(member, False, error.details() or error.code().name)
-            finally:
-                with self._lock:
-                    self._followed[member] = None
+
+        def tell(serving: bool) -> bool:
+            nonlocal served
+            served = served or serving
+            self._set.health(member, serving, "")
+            return self._choice or not serving
+
+        feed = HealthFeed(member.target, self._set.spec.health_service)
+        with self._lock:
+            self._followed[member] = feed
+        if not self._closing.is_set():  # else `close` may have been too early to see it
+            feed.follow(tell)
+        with self._lock:
+            self._followed[member] = None
+        if feed.ended is grpc.StatusCode.UNIMPLEMENTED:  # it cannot be asked: calls will show
+            self._set.health(member, True, "")
+            self._closing.wait(LOOK_EVERY_S)
+        elif feed.ended not in (None, grpc.StatusCode.CANCELLED):
+            self._set.health(member, False, feed.why)
         return served
 
     # --- silent calls, and who is there ---
 
     def _look_after(self) -> None:
         looked_s = time.monotonic()
-        while not self._closing.is_set():
-            if self._set.outstanding:
-                self._closing.wait(_TICK_S)
-            else:
-                self._busy.clear()
-                self._busy.wait(LOOK_EVERY_S if self._look else None)
+        while self._rest(self._busy, _TICK_S, LOOK_EVERY_S if self._look else None):
             if self._look is not None and time.monotonic() - looked_s >= LOOK_EVERY_S:
                 self._set.update(self._look())
                 looked_s = time.monotonic()
                 for member in self._set.members:
                     self.watch(member)
-            for member in self._set.members:
+            for member in self._set.with_calls:
                 self._check_if_silent(member)
+
+    def _hedge(self) -> None:
+        """In a thread of its own, as a check of a silent replica takes seconds."""
+        while self._rest(self._waited_for, max(_HEDGE_TICK_S, self._set.config.hedge_s / 8), None):
+            self._set.hedge()
+
+    def _rest(self, called: threading.Event, tick_s: float, idle_s: float | None) -> bool:
+        """A tick while calls run; without any until one begins, or so many seconds. Returns whether to go on."""
+        called.clear()  # before it is asked: a call that begins now either is seen or sets it again
+        if self._closing.is_set():
+            return False
+        if self._set.outstanding:
+            self._closing.wait(tick_s)
+        else:
+            called.wait(idle_s)
+        return not self._closing.is_set()
 
     def _check_if_silent(self, member: Member) -> None:
         now = time.monotonic()
         silent = [lease for lease in tuple(member.leases) if now - lease.heard_s >= SILENT_S]
         if not silent or member.down or now - self._checked_s.get(member, 0.0) < SILENT_S / 2:
             return
-        from core.backends.health import why_silent
-
         # The longest silent one speaks for all: they share a connection, or are soon asked again.
         ask = min(silent, key=lambda lease: lease.heard_s).is_silent
         if ask is not None and ask():
             why = why_silent(member.target, self._set.spec.health_service, timeout_s=CHECK_TIMEOUT_S)
             if not why:
                 self._set.break_off(member, "its connection was dead", silent_since_s=now - SILENT_S)
-            elif self._choice and not self._closing.is_set():
+            elif (self._choice or member.leaving) and not self._closing.is_set():
                 self._set.silent(member, why)
         self._checked_s[member] = time.monotonic()
 

@@ -15,6 +15,7 @@ import grpc
 
 from skills import skills_pb2, skills_pb2_grpc
 
+from .pieces import Pieces
 from .program import run_server
 from .settings import ServerSettings
 from .skill import BaseSkill, Context
@@ -79,12 +80,14 @@ class TextSkill(BaseSkill, skills_pb2_grpc.SkillsServiceServicer):
         self, request: skills_pb2.GenReq, context: Context
     ) -> AsyncIterator[skills_pb2.GenChunk]:
         """Answers in the function's own pieces; the last chunk holds the whole answer."""
-        begin_s, texts = time.monotonic(), []
+        begin_s, texts, out = time.monotonic(), [], Pieces(context)
         async with self.call(context), aclosing(self._pieces(request)) as pieces:
             async for text in pieces:
                 texts.append(text)
-                yield skills_pb2.GenChunk(text=text)
-            yield skills_pb2.GenChunk(result=self._whole(texts, begin_s))
+                for chunk in out.put(skills_pb2.GenChunk(text=text)):
+                    yield chunk
+            for chunk in out.put(skills_pb2.GenChunk(result=self._whole(texts, begin_s))):
+                yield chunk
 
     async def _pieces(self, request: skills_pb2.GenReq) -> AsyncGenerator[str, None]:
         if not request.prompt and not request.messages:

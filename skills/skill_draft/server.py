@@ -28,6 +28,7 @@ from typing import TYPE_CHECKING
 import grpc
 
 from skills import skills_pb2, skills_pb2_grpc
+from skills.runtime.pieces import Pieces
 from skills.runtime.resources import CpuMeter, anonymous_bytes, usable_cpus
 from skills.runtime.serving import Serving, StartError, configure_logging, serve
 from skills.runtime.status import Reason, abort
@@ -174,11 +175,11 @@ class DraftSkill(skills_pb2_grpc.SkillsServiceServicer):
         self, request: skills_pb2.GenReq, context: Context
     ) -> AsyncIterator[skills_pb2.GenChunk]:
         """Answers in pieces; the last chunk holds the whole answer."""
+        pieces = Pieces(context)
         async for event in self._run(request, context):
-            if isinstance(event, skills_pb2.GenResp):
-                yield skills_pb2.GenChunk(result=event)
-            else:
-                yield answers.chunk(event)
+            chunk = skills_pb2.GenChunk(result=event) if isinstance(event, skills_pb2.GenResp) else answers.chunk(event)
+            for sent in pieces.put(chunk):
+                yield sent
 
     async def _run(self, message: skills_pb2.GenReq, context: Context) -> AsyncIterator[Piece | skills_pb2.GenResp]:
         engine = self._engine

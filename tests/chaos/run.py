@@ -19,6 +19,8 @@ from tests.chaos.replicas import Replica, wait_idle, wait_serving
 VARIABLE = "SARAI_DRAFT_TARGET"
 NUM_FAULTS = int(os.environ.get("SARAI_CHAOS_FAULTS", "10"))
 SEED = int(os.environ.get("SARAI_CHAOS_SEED") or random.SystemRandom().randrange(10**6))
+HEDGE_S = float(os.environ.get("SARAI_CHAOS_HEDGE_S", "0"))
+"""Above 0 the pool also hedges (SARAI_HEDGE_S), and what it promises stays the same."""
 TRAFFIC_S = 1.0
 FAULT_S = (0.2, 2.0)
 FAULT_AND_RESTART_S = 15.0
@@ -41,13 +43,16 @@ def run(replicas: Sequence[Replica], *, max_tokens: int, num_faults: int = NUM_F
     _warm_up(replicas, asked)
     before = Footprint.now()
     history = History(frozenset(question.nonce for question in asked))
-    with pool_of(replicas) as pool:
+    with pool_of(replicas, hedge_s=HEDGE_S) as pool:
         client = pool.get_skill_client("draft")
         with Load(client, asked, history) as load:
             _script(rng, replicas, load, history, num_faults)
         stats = client.stats()
     print(history.figures(), *history.failed, sep="\n")
-    print(f"{stats.calls} calls, {stats.attempts} attempts, {stats.failovers} failovers, {stats.retries} retries")
+    print(
+        f"{stats.calls} calls, {stats.attempts} attempts, {stats.failovers} failovers, {stats.retries} retries, "
+        f"{stats.hedges} hedges"
+    )
     for replica in replicas:
         wait_idle(replica)
     wait_back_to(before)

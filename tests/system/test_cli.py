@@ -453,3 +453,29 @@ def test_help_costs_no_grpc(environ: dict[str, str], arguments: list[str]) -> No
         [sys.executable, "-c", probe, *arguments], env=environ, cwd=ROOT, capture_output=True, text=True, check=True
     )
     assert run.stdout.splitlines()[-1] == "[]"
+
+
+def test_local_process_that_another_program_holds_is_listed(environ: dict[str, str], tmp_path: Path) -> None:
+    install(tmp_path, "plugin_local", PLUGIN.format(pid_file=str(tmp_path / "pids"), options=()))
+    assert _local(environ)["state"] == "on demand"
+    program = (
+        "from core.model_pool import get_model_pool\n"
+        "get_model_pool().get_skill_client('local')\n"
+        "print('there', flush=True)\n"
+        "input()\n"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-c", program], env=environ, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as holder:
+        assert holder.stdout is not None
+        assert holder.stdout.readline() == "there\n"
+        row = _local(environ)
+        assert (row["state"], row["where"], row["model"]) == ("serving", "embedded", "stub")
+        assert row["target"].startswith("unix:")
+        holder.communicate("\n")
+    assert _local(environ)["state"] == "on demand", "looking keeps nobody alive"
+
+
+def _local(environ: dict[str, str]) -> dict[str, Any]:
+    (row,) = [row for row in json_lines(sarai(environ, "skills", "--json").stdout) if row["name"] == "local"]
+    return row

@@ -22,6 +22,7 @@ from google.rpc import error_details_pb2, status_pb2
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from skills import skills_pb2, skills_pb2_grpc
+from skills.runtime.pieces import FEW_PIECES, HOLD_S
 from tests.servers import ROOT, SERVER, TINY, DraftServer, draft_server
 
 GenReq = skills_pb2.GenReq
@@ -289,3 +290,18 @@ def starting_engine(server: int) -> int:
                 return int(child)
         assert time.monotonic() < end, "no engine was started"
         time.sleep(0.001)
+
+
+def test_pieces_that_nobody_reads_come_gathered(elsewhere: DraftServer) -> None:
+    request = REQUESTS["three candidates"]
+    each = list(elsewhere.stub.GenerateStream(request))
+    begin_s = time.monotonic()
+    gathered = list(elsewhere.stub.GenerateStream(request, metadata=(FEW_PIECES,)))
+    took_s = time.monotonic() - begin_s
+    assert len(gathered) <= request.num_candidates * (took_s / HOLD_S + 1) < len(each) / 4
+    for candidate, whole in enumerate(gathered[-1].result.candidates):
+        own = [chunk for chunk in gathered if chunk.candidate == candidate]
+        assert "".join(chunk.text for chunk in own) == whole.text
+        assert [token for chunk in own for token in chunk.token_ids] == list(whole.token_ids)
+        assert [value for chunk in own for value in chunk.token_logprobs] == list(whole.token_logprobs)
+    assert list(each[-1].result.token_ids) == list(gathered[-1].result.token_ids)

@@ -13,12 +13,13 @@ ROOT = Path(__file__).parents[2]
 # Presses Ctrl-C at the first line of gRPC's Python that a streamed call goes through, in the next round at the second
 # line, and so on until a call goes through undisturbed. Each round's channel must close.
 SCRIPT = """
-import faulthandler, signal, sys
+import faulthandler, gc, signal, sys
 import grpc
 from skills import skills_pb2
 from tests.stub_plugin import client_of
 
 faulthandler.dump_traceback_later(30, exit=True)
+gc.disable()
 target = sys.argv[1]
 line = interrupted = 0
 pressed = True
@@ -37,6 +38,9 @@ while pressed:
                 signal.raise_signal(signal.SIGINT)
         return trace
 
+    # What is left of the rounds before ends here, not below: Python drops what is raised in a __del__.
+    stream = None
+    gc.collect()
     client = client_of(target)
     sys.settrace(trace)
     try:

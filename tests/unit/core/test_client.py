@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 import gc
 import itertools
 import threading
@@ -18,6 +19,7 @@ from core.errors import (
     UnavailableError,
 )
 from skills import skills_pb2
+from skills.runtime.pieces import HOLD_S
 from tests.stub_plugin import client_of, free_port
 from tests.stub_skill import Call, Failure, Reply, StubSkill
 
@@ -217,7 +219,8 @@ def test_answer_that_breaks_goes_on_where_it_was() -> None:
         answer = Reply(text="one two three four five")
         skill.script([reply, answer])
         assert [chunk.text for chunk in client.GenerateStream(REQUEST, timeout=10)] == [*answer.words(), ""]
-        skill.script([reply, reply, answer])
+        slow = dataclasses.replace(reply, chunk_delay_s=1.2 * HOLD_S)  # else it breaks before anything is sent
+        skill.script([slow, slow, answer])
         whole = client.Generate(REQUEST, timeout=10)
         first, second, third = skill.requests[-3:]
         stats = client.stats()

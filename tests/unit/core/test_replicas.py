@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import dataclasses
+import gc
 import signal
 import subprocess
 import sys
@@ -23,11 +24,20 @@ from core.backends.address import AddressReplica
 from core.backends.health import check_serving
 from core.client import SkillClient
 from core.config import PoolConfig
-from core.errors import DeadlineError, OverloadedError, SkillFailedError, UnavailableError
+from core.errors import (
+    CallCancelledError,
+    DeadlineError,
+    OverloadedError,
+    PoolClosedError,
+    SaraiError,
+    SkillFailedError,
+    UnavailableError,
+)
 from core.replicas import ReplicaSet
 from core.replicas.member import EJECT_AFTER
 from core.replicas.retry_budget import FLOOR, RetryBudget
 from skills import skills_pb2
+from skills.runtime.pieces import HOLD_S
 from tests.fault_proxy import FaultProxy
 from tests.stub_plugin import free_port, stub_spec
 from tests.stub_skill import Answer, Failure, Reply, StubSkill
@@ -109,12 +119,22 @@ def test_stream_that_breaks_goes_on_at_another_replica_without_a_piece_twice() -
 
 def test_unary_answer_that_breaks_does_not_begin_anew() -> None:
     text = "one two three four five"
-    with StubSkill(Reply(text=text, break_after=3)) as first, StubSkill(text) as second:
+    slow = Reply(text=text, break_after=3, chunk_delay_s=1.2 * HOLD_S)
+    with StubSkill(slow) as first, StubSkill(text) as second:
         with client_of(first, second) as client:
             answer = client.Generate(REQUEST, timeout=10)
         (resumed,) = second.requests
     assert (answer.text, answer.tokens_generated) == (text, 5)
     assert len(resumed.continuations[0].token_ids) == 3
+
+
+def test_short_answer_to_a_unary_call_is_one_message() -> None:
+    text = "one two three four five"
+    with StubSkill(text) as skill, client_of(skill) as client:
+        stream = client._stream("GenerateStream", REQUEST, 10.0, client._path.for_the_whole(None))
+        (only,) = stream
+        assert (only.text, only.result.text, len(only.token_ids)) == (text, text, 5)
+        assert len(list(client.GenerateStream(REQUEST, timeout=10))) == 6, "whoever reads the pieces gets them all"
 
 
 def test_time_budget_that_is_spent_is_not_given_to_the_next_replica() -> None:
@@ -342,7 +362,62 @@ def test_callers_take_turns() -> None:
             call.result()
         greedy.close()
         modest.close()
+    # The first one alone, as the replica had no room for more; then two, which may meet on their way.
     assert order.index("modest") <= 2, order
+
+
+def test_who_waits_for_a_full_replica_does_so_in_the_pool() -> None:
+    room, lock = 3, threading.Lock()
+    running = most = refused = 0
+
+    def script(_: skills_pb2.GenReq) -> Answer:
+        nonlocal running, most, refused
+        with lock:
+            if running >= room:
+                refused += 1
+                return Failure(code=FULL, retry_after_s=0.1)
+            running += 1
+            most = max(most, running)
+        time.sleep(0.05)
+        with lock:
+            running -= 1
+        return "yes"
+
+    with StubSkill(script) as skill, client_of(skill) as client, ThreadPoolExecutor(10) as threads:
+        requests = [skills_pb2.GenReq(prompt=str(number)) for number in range(96)]
+        answers = list(threads.map(lambda request: client.Generate(request, timeout=20), requests))
+    assert {answer.text for answer in answers} == {"yes"}
+    assert most == room, "as many as it has room for"
+    assert refused <= 24, f"{refused} calls were sent away, where a crowd would be at each of them"
+
+
+def test_call_that_gets_no_room_in_time_is_told_so() -> None:
+    slow = Reply(text="yes", delay_s=1.5)
+    script: list[Answer] = [Failure(code=FULL, retry_after_s=0.1), slow, slow]
+    with StubSkill(script) as skill, client_of(skill) as client, ThreadPoolExecutor(1) as threads:
+        first = threads.submit(client.Generate, REQUEST, 10.0)
+        until(lambda: served(skill) == 2)
+        started_s = time.monotonic()
+        with pytest.raises(OverloadedError, match="no replica has room in time"):
+            client.Generate(skills_pb2.GenReq(prompt="another"), timeout=0.5)
+        assert 0.4 < time.monotonic() - started_s < 1.4
+        assert first.result().text == "yes"
+
+
+def test_call_at_a_replica_that_is_leaving_goes_on_elsewhere_when_it_is_silent() -> None:
+    text = "one two three"
+    slow = Reply(text=text, chunk_delay_s=0.5)
+    with (
+        StubSkill(slow) as skill, FaultProxy(skill.target) as proxy, StubSkill(text) as other,
+        replicas(proxy.target) as made, SkillClient(made) as client,
+    ):  # fmt: skip
+        with client.GenerateStream(REQUEST, timeout=30) as stream:
+            pieces = [next(stream).text]
+            made.update([other.target])
+            proxy.cut_off()
+            pieces += [chunk.text for chunk in stream]
+        assert "".join(pieces) == text
+        assert len(other.requests) == 1
 
 
 def test_replica_that_fails_again_and_again_is_left_out_for_a_while() -> None:
@@ -359,6 +434,46 @@ def test_replica_that_fails_again_and_again_is_left_out_for_a_while() -> None:
                 failed += 1
         assert failed == served(bad) == EJECT_AFTER
         assert _state(client, bad) == "ejected"
+
+
+@pytest.mark.parametrize("streamed", [False, True])
+def test_failures_with_a_success_between_are_not_in_a_row(streamed: bool) -> None:
+    failures = [Failure(code=grpc.StatusCode.INTERNAL)] * (EJECT_AFTER - 1)
+    with StubSkill([*failures, "yes", *failures]) as skill, client_of(skill) as client:
+        for number in range(2 * EJECT_AFTER - 1):
+            with contextlib.nullcontext() if number == EJECT_AFTER - 1 else pytest.raises(SkillFailedError):
+                if streamed:
+                    stream = client.GenerateStream(REQUEST, timeout=10)
+                    assert any(chunk.HasField("result") for chunk in stream), "not read beyond its result"
+                    stream.close()
+                else:
+                    assert client.Generate(REQUEST, timeout=10).text == "yes"
+        assert _state(client, skill) == "serving"
+
+
+def test_connections_that_were_given_up_leave_no_descriptor() -> None:
+    def descriptors() -> int:
+        gc.collect()
+        return len(list(Path("/proc/self/fd").iterdir()))
+
+    # In another process, so that what is counted here is the client's.
+    with process("--reply", "one two three") as skill, client_of(skill.target) as client:
+        client.Generate(REQUEST, timeout=10)
+        before = descriptors()
+        for _ in range(10):
+            client._path.replicas.break_off(client._path.replicas.members[0], "a test")  # the next call connects anew
+            with client.GenerateStream(REQUEST, timeout=10) as stream:
+                next(stream)
+            client.Generate(REQUEST, timeout=10)
+        until(lambda: descriptors() <= before)
+
+
+def test_unary_call_that_was_answered_is_not_cancelled() -> None:
+    with StubSkill("yes") as skill, client_of(skill) as client:
+        for _ in range(20):
+            client.Generate(REQUEST, timeout=10)
+        until(lambda: all(call.ended.is_set() for call in skill.calls))
+        assert not any(call.cancelled for call in skill.calls)
 
 
 def test_below_half_of_the_replicas_nobody_is_left_out() -> None:
@@ -408,6 +523,54 @@ def test_budget_of_retries_is_a_fifth_of_the_calls_and_three() -> None:
     assert free == [0.0] * 5
     waits = [budget.spend() for _ in range(3)]
     assert waits == pytest.approx([0.0, 1.0, 2.0], abs=0.1), "what is over it trickles, one a second"
+    assert [budget.spend(most_s=1.0) for _ in range(9)] == pytest.approx([3.0] * 9, abs=0.1)
+    assert budget.spend() == pytest.approx(3.0, abs=0.1), "who cannot wait takes nobody's place"
+
+
+def test_closing_a_client_ends_its_calls_with_one_of_our_errors() -> None:
+    def ask(client: SkillClient) -> SaraiError:
+        while True:
+            try:
+                client.Generate(REQUEST, timeout=10)
+                list(client.GenerateStream(REQUEST, timeout=10))
+                client.Health(timeout=10)
+            except SaraiError as error:
+                return error
+
+    with StubSkill("a b") as one, StubSkill("a b") as two, ThreadPoolExecutor(6) as threads:
+        for number in range(30):
+            with replicas(one.target, two.target) as made:
+                client = SkillClient(made)
+                asking = [threads.submit(ask, client) for _ in range(6)]
+                time.sleep(0.001 * number)
+                client.close()
+                assert {type(each.result(5)) for each in asking} <= {CallCancelledError, PoolClosedError}
+                assert not made.outstanding
+
+
+def test_closing_an_async_client_ends_its_calls_and_not_the_tasks_that_made_them() -> None:
+    async def ask(client: AsyncSkillClient) -> SaraiError:
+        while True:
+            try:
+                await client.Generate(REQUEST, timeout=10)
+                assert [chunk async for chunk in client.GenerateStream(REQUEST, timeout=10)]
+                await client.Health(timeout=10)
+            except SaraiError as error:
+                return error
+
+    async def use(*targets: str) -> None:
+        for number in range(30):
+            with replicas(*targets) as made:
+                client = AsyncSkillClient(made)
+                asking = [asyncio.create_task(ask(client)) for _ in range(6)]
+                await asyncio.sleep(0.001 * number)
+                await client.close()
+                errors = await asyncio.wait_for(asyncio.gather(*asking), 5)
+                assert {type(error) for error in errors} <= {CallCancelledError, PoolClosedError}
+                assert not made.outstanding
+
+    with StubSkill("a b") as one, StubSkill("a b") as two:
+        asyncio.run(use(one.target, two.target))
 
 
 def test_hung_replica_is_left_and_its_call_goes_on() -> None:
