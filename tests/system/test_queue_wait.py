@@ -86,6 +86,7 @@ def test_the_hint_of_a_full_queue_is_right_within_a_factor_of_two(tmp_path: Path
     right = sum(0.5 <= ratio <= 2 for ratio in ratios) / len(ratios)
     median = sorted(ratios)[len(ratios) // 2]
     print(f"{len(ratios)} hints, {right:.0%} right within a factor of two, median ratio {median:.2f}")
-    # How many are right is a figure for people: a busy machine changes its speed between the promise and its end. That
-    # the hints follow the work ahead, and not some constant, shows in their middle.
-    assert 0.4 <= median <= 2.5
+    # 90 % and more, also beside a compiler that takes both cores; a machine whose speed changes between the promise and
+    # its end may still make some of them wrong.
+    assert right >= 0.75
+    assert 0.6 <= median <= 1.6

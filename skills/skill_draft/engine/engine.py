@@ -165,16 +165,18 @@ class Engine:
         self._cells.sweep()
         shares = self._with_room(shares)
         rows = self._fill(shares)
+        begin = time.monotonic()
         logits = self._decode(rows, n_threads)
         self._steps += 1
-        row = output = 0
+        row = output = taken = 0
         for share in shares:
             self._cells.filled(_slot(share), self._context.tokens[row : row + share.rows])
             row += share.rows
         for share in shares:
             if share.complete:
-                self._take(share, logits[output : output + 1 + len(share.guesses)])
+                taken += self._take(share, logits[output : output + 1 + len(share.guesses)])
                 output += 1 + len(share.guesses)
+        self._wait.stepped(time.monotonic() - begin, taken, sum(share.complete for share in shares))
 
     def _decode(self, rows: int, n: int) -> Floats:
         begin = time.monotonic()
@@ -219,12 +221,15 @@ class Engine:
             row = end
         return row
 
-    def _take(self, share: Share, logits: Floats) -> None:
-        """Chooses tokens row after row, as long as the guesses were right; the first wrong one ends the step."""
+    def _take(self, share: Share, logits: Floats) -> int:
+        """Chooses tokens row after row, as long as the guesses were right; the first wrong one ends the step.
+
+        Returns how many.
+        """
         sequence, slot = share.sequence, _slot(share)
         call = self._calls.get(sequence.request.id)
         if call is None:  # another candidate of it has just failed
-            return
+            return 0
         known = slot.length - len(share.guesses)
         right = 0
         for row in logits:
@@ -233,7 +238,7 @@ class Engine:
             except SamplingError as error:
                 kind = FailureKind.INVALID if error.fault else FailureKind.INTERNAL
                 self._fail(call, kind, str(error), field=error.fault)
-                return
+                return 0
             self._outbox.put_piece(sequence.take(choice))
             if sequence.ending or right == len(share.guesses) or choice.token != share.guesses[right]:
                 break
@@ -244,6 +249,7 @@ class Engine:
         if sequence.ending:
             self._end_sequence(call, sequence)
             self._finish_if_complete(call)
+        return right + 1
 
     # --- how a call ends ---
 
