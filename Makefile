@@ -16,7 +16,7 @@ unexport PROMPT
 export LOOP_PROMPT := $(value PROMPT)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup loop serve test test-unit chaos bench lint format types stubs stubs-check proto-lint proto-breaking docs docs-check \
+.PHONY: help setup loop serve test test-unit chaos soak bench lint format types stubs stubs-check proto-lint proto-breaking docs docs-check \
 	image base-image context context-check lock lock-check check hooks clean
 
 help: ## This list
@@ -44,6 +44,9 @@ test-unit: setup ## Only the fast tests
 # SARAI_CHAOS_HEDGE_S=0.3 has the pool hedge too.
 chaos: setup ## Breaks one replica of three 100 times, processes and containers, under load: make chaos [ARGS="-k processes"]
 	@SARAI_CHAOS_FAULTS=$${SARAI_CHAOS_FAULTS:-100} exec $(BIN)/python -m pytest -s tests/chaos $(ARGS)
+
+soak: setup ## 10,000 short requests with cancellations: nothing leaks, nothing gets mixed up
+	@SARAI_SOAK_REQUESTS=10000 exec $(BIN)/python -m pytest -s tests/system/test_soak.py $(ARGS)
 
 bench: setup ## Measures against llama.cpp's own server, on a quiet machine: make bench [ARGS="--quick --model 135m"]
 	@$(PYTHON) -m bench.set_up

@@ -27,8 +27,9 @@ class StepCosts:
         self._at = [-math.inf] * len(_ROWS)
         self._latest = -math.inf
         self._row_ms: float | None = None
-        self._row_growth_ms = 0.0
+        self._growth_ms = 0.0  # of what a row costs, for each token before it
         self._row_at = -math.inf
+        self._last_rows = 0
 
     @property
     def known(self) -> bool:
@@ -40,10 +41,11 @@ class StepCosts:
         self._latest = now
         if rows > _TILED:
             row_ms = ms / rows
-            # A prompt that is read in many steps: the next one will cost as much more as this one did.
-            recent = self._row_ms is not None and now - self._row_at < _BELIEVED_S
-            self._row_growth_ms = max(0.0, row_ms - (self._row_ms or 0.0)) if recent else 0.0
-            self._row_ms, self._row_at = row_ms, now
+            # A prompt that is read in many steps: each makes the next one dearer. A new prompt begins cheap again.
+            if self._row_ms is not None and now - self._row_at < _BELIEVED_S and row_ms > self._row_ms:
+                growth = (row_ms - self._row_ms) / self._last_rows
+                self._growth_ms += (growth - self._growth_ms) / 2
+            self._row_ms, self._row_at, self._last_rows = row_ms, now, rows
             return
         at = bisect_left(_ROWS, rows)
         if (old := self._ms[at]) is None:
@@ -80,7 +82,7 @@ class StepCosts:
         """The most rows, in whole tiles, that a step can have in `ms`; at least one tile, at most `limit`."""
         row_ms = self.lately_ms(_TILED + 1) / (_TILED + 1)
         if self._row_ms is not None and self._row_at >= self._latest - _BELIEVED_S:
-            row_ms += self._row_growth_ms
+            row_ms += self._growth_ms * self._last_rows
         rows = int(ms / row_ms)
         if rows <= _TILED:
             rows = max((size for size in _ROWS[3:] if self.lately_ms(size) <= ms), default=4)

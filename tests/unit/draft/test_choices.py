@@ -56,6 +56,21 @@ def test_chunks_keep_to_the_gap_once_it_is_known(ms_per_row: float) -> None:
     assert rows == 512 or 5 + ms_per_row * rows > 110, "and use what there is"
 
 
+def test_chunks_shrink_as_a_prompt_grows_longer_and_grow_again_with_the_next_one() -> None:
+    costs, now = StepCosts(), 0.0
+    for _prompt in range(3):
+        depth, chunks = 0, []
+        while depth < 3000:
+            rows = costs.rows_within(250, 512)
+            ms = rows * (1.3 + 0.002 * depth)
+            chunks.append((rows, ms))
+            depth, now = depth + rows, now + ms / 1000
+            costs.observe(rows, ms, now)
+        assert max(ms for _, ms in chunks[1:]) < 300
+        assert min(ms for _, ms in chunks[2:-1]) > 180, "and use what there is"
+        assert chunks[2][0] > 1.5 * chunks[-1][0]
+
+
 class Machine:
     """Steps of a machine where `busy` says whether a neighbour takes a core; the kernel says so too, if it `counts`."""
 
