@@ -60,9 +60,8 @@ class Engine:
         self._threads, self._threads_set = Threads(config.threads, Crowding()), config.threads
         self._cells = CellLog(context, loaded.n_slots, Parking(loaded.parked_bytes))
         self._scheduler = Scheduler(
-            self._threads, n_batch=context.n_batch, gap_ms=config.gap_ms, max_running=config.slots,
-            tiled_attention=loaded.numerics == "fast",
-        )  # fmt: skip
+            self._threads, n_batch=context.n_batch, gap_ms=config.gap_ms, max_running=config.slots
+        )
         self._admission = Admission(self._scheduler, self._cells, self._threads, n_batch=context.n_batch)
         self._outbox = Outbox(send, piece_s=config.piece_ms / 1000)
         self._calls: dict[int, Call] = {}

@@ -6,28 +6,58 @@ before, what followed them then is likely to follow now, and several such tokens
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 NGRAM = 3
 # How often a guess is right, at first: by how many tokens in a row were the same before it. The first is for a guess
 # just after a wrong one, in case that a word was exchanged and the rest is as it was.
 _SAME = (0, NGRAM, NGRAM + 4, NGRAM + 8, NGRAM + 16)
-_PRIORS = (0.3, 0.5, 0.75, 0.88, 0.95)
-_PRIOR_WEIGHT = 4.0
-_DECAY = 0.97
+_PRIORS = (0.2, 0.35, 0.6, 0.8, 0.93)
 # Behind so many tokens that were the same, one that is not is taken for an exchanged one.
 _EXCHANGED = NGRAM + 4
+
+
+class Record:
+    """How often guesses were right, by how many tokens before them were the same. Also of those that were not made."""
+
+    def __init__(self, rates: Sequence[float] = _PRIORS, *, weight: float = 40.0, keeps: float = 0.998) -> None:
+        """Begins with `rates`, as if they had been seen `weight` times; forgets by the factor `keeps`."""
+        self._right, self._tried = [rate * weight for rate in rates], [weight] * len(rates)
+        self._keeps = keeps
+
+    @property
+    def rates(self) -> list[float]:
+        """The shares of right ones."""
+        return [right / tried for right, tried in zip(self._right, self._tried, strict=True)]
+
+    def note(self, same: int, right: bool) -> None:
+        """Behind so many tokens that were the same, the next one was too, or not."""
+        at = _bucket(same)
+        self._right[at] = self._right[at] * self._keeps + right
+        self._tried[at] = self._tried[at] * self._keeps + 1
+
+    def expected(self, same: int, n: int) -> float:
+        """How many of n guesses are expected to be right."""
+        rates, total, chance = self.rates, 0.0, 1.0
+        for i in range(n):
+            chance *= rates[_bucket(same + i)]
+            total += chance
+        return total
 
 
 class Lookup:
     """The n-gram index of one sequence, updated as tokens come, and the record of its guesses."""
 
-    def __init__(self, tokens: list[int]) -> None:
-        """Indexes `tokens`, which is the sequence's own list: it grows, and `push` is told."""
+    def __init__(self, tokens: list[int], of_all: Record) -> None:
+        """Indexes `tokens`, which is the sequence's own list: it grows, and `push` is told.
+
+        `of_all` is the record of all sequences: each begins with it, and adds to it.
+        """
         self._tokens = tokens
+        self._of_all, self._own = of_all, Record(of_all.rates, weight=4.0, keeps=0.97)
         self._after: dict[tuple[int, ...], int] = {}
         self._source: int | None = None  # where the guess for the next token stands
         self._same = 0  # how many tokens before it are the last ones of the list too
-        self._right = [p * _PRIOR_WEIGHT for p in _PRIORS]
-        self._tried = [_PRIOR_WEIGHT] * len(_PRIORS)
         for end in range(NGRAM, len(tokens) + 1):
             self._index(end)
 
@@ -45,9 +75,8 @@ class Lookup:
         source, same = self._source, self._same
         if source is not None:
             right = self._tokens[source] == self._tokens[-1]
-            bucket = _bucket(same)
-            self._right[bucket] = self._right[bucket] * _DECAY + right
-            self._tried[bucket] = self._tried[bucket] * _DECAY + 1
+            self._own.note(same, right)
+            self._of_all.note(same, right)
             if right:
                 self._source, self._same = source + 1, same + 1
                 return
@@ -74,14 +103,7 @@ class Lookup:
 
     def expected(self, n: int) -> float:
         """How many of n guesses are expected to be right."""
-        if self._source is None:
-            return 0.0
-        total, chance = 0.0, 1.0
-        for i in range(n):
-            bucket = _bucket(self._same + i)
-            chance *= self._right[bucket] / self._tried[bucket]
-            total += chance
-        return total
+        return self._own.expected(self._same, n) if self._source is not None else 0.0
 
 
 def _bucket(same: int) -> int:

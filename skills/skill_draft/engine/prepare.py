@@ -10,6 +10,7 @@ import dataclasses
 from .binding import Model
 from .constraint import ConstraintError, check_grammar, grammar_from_schema
 from .engine import Call
+from .lookup import Record
 from .messages import Failed, FailureKind, Request, Tokens
 from .prompt import PromptBuilder, PromptError
 from .sampling import Sampler, SamplingError, Scratch, candidate_seed
@@ -22,6 +23,7 @@ class Preparer:
     def __init__(self, model: Model, scratch: Scratch, *, n_ctx: int) -> None:
         self._vocab, self._scratch, self._n_ctx = model.vocab, scratch, n_ctx
         self._prompts = PromptBuilder(model)
+        self._acceptance = Record()
 
     def prepare(self, request: Request) -> Call | Failed:
         """A call that is ready for the queue, or why there is none."""
@@ -75,6 +77,7 @@ class Preparer:
         return Sequence(
             request, candidate, prompt,
             sampler=sampler, piece=self._vocab.piece, end_tokens=self._vocab.eog, n_ctx=self._n_ctx,
+            acceptance=self._acceptance,
         )  # fmt: skip
 
     def _check_replay(self, gbnf: str, so_far: Tokens, candidate: int) -> None:

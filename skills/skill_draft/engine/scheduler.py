@@ -16,8 +16,6 @@ from .threads import Threads
 QUIET_STEP_MS = 1000.0
 # llama.cpp's kernels take rows four at a time: a tile that is not full costs as much as a full one.
 TILE_ROWS = 4
-# The tiled attention of `fast` numerics takes rows by so many.
-ATTENTION_ROWS = 64
 # Rows that guesses fill, together with those of the last tile that are there already.
 _BLOCKS = (4, 8, 12, 16, 24, 32)
 
@@ -47,12 +45,9 @@ class Share:
 class Scheduler:
     """The queue and the running sequences."""
 
-    def __init__(
-        self, threads: Threads, *, n_batch: int, gap_ms: float, max_running: int, tiled_attention: bool = False
-    ) -> None:
+    def __init__(self, threads: Threads, *, n_batch: int, gap_ms: float, max_running: int) -> None:
         """`gap_ms` bounds the steps while anybody decodes, and with them the gap between two tokens of a stream."""
         self._threads, self._n_batch, self._gap_ms, self.max_running = threads, n_batch, gap_ms, max_running
-        self._tiled_attention = tiled_attention
         self.waiting: list[Sequence] = []
         self.running: list[Sequence] = []
 
@@ -97,8 +92,6 @@ class Scheduler:
         if prompts := [s for s in self.running if s.pending > 1]:
             limit_ms = (self._gap_ms if shares else QUIET_STEP_MS) / (2 if trial else 1)
             rows = self._threads.costs.rows_within(limit_ms, self._n_batch)
-            if self._tiled_attention and rows > ATTENTION_ROWS:
-                rows -= rows % ATTENTION_ROWS
             # The oldest prompt always moves on by a tile, however many decode.
             left = max(TILE_ROWS, rows - len(shares))
             for sequence in prompts:

@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable
 
 from .cells import Slot
-from .lookup import Lookup
+from .lookup import Lookup, Record
 from .messages import Ending, FinishReason, Piece, Priority, Request, TokenLogprob, Tokens
 from .sampling import Choice, Sampler
 from .text import TextAssembler
@@ -32,6 +32,7 @@ class Sequence:
         piece: Callable[[int], bytes],
         end_tokens: frozenset[int],
         n_ctx: int,
+        acceptance: Record,
     ) -> None:
         self.request, self.candidate = request, candidate
         self.tokens = list(prompt)
@@ -47,7 +48,7 @@ class Sequence:
         self._top: list[tuple[TokenLogprob, ...]] = []
         self._released = 0
         self._replay(request.so_far[candidate] if request.so_far else Tokens())
-        self.lookup = Lookup(self.tokens) if request.lookup else None
+        self.lookup = Lookup(self.tokens, acceptance) if request.lookup else None
 
     @staticmethod
     def key_of(request: Request, candidate: int) -> tuple[float, int, int]:

@@ -12,7 +12,7 @@ import pytest
 
 from skills.skill_draft.engine.costs import StepCosts
 from skills.skill_draft.engine.crowding import LOOK_EVERY_S, Crowding, Reading
-from skills.skill_draft.engine.lookup import Lookup
+from skills.skill_draft.engine.lookup import Lookup, Record
 from skills.skill_draft.engine.sampling import candidate_seed, uniform
 from skills.skill_draft.engine.threads import Threads
 
@@ -168,7 +168,7 @@ def test_the_kernel_shows_a_neighbour() -> None:
 
 def test_lookup_guesses_what_followed_last_time() -> None:
     tokens = [1, 2, 3, 4, 5, 6, 7, 8, 99, 1, 2]
-    lookup = Lookup(tokens)
+    lookup = Lookup(tokens, Record())
     assert lookup.guess(4) == []
     tokens.append(3)
     lookup.push()
@@ -180,7 +180,7 @@ def test_lookup_guesses_what_followed_last_time() -> None:
 
 def test_lookup_goes_round_in_a_loop() -> None:
     tokens = [1, 2, 3, 4]
-    lookup = Lookup(tokens)
+    lookup = Lookup(tokens, Record())
     for token in (1, 2, 3):
         tokens.append(token)
         lookup.push()
@@ -189,7 +189,7 @@ def test_lookup_goes_round_in_a_loop() -> None:
 
 def test_lookup_expects_more_the_longer_it_was_right() -> None:
     tokens = [*range(100, 160), 0, *range(100, 103)]
-    lookup = Lookup(tokens)
+    lookup = Lookup(tokens, Record())
     tokens.append(103)
     lookup.push()
     before = lookup.expected(7)
@@ -203,7 +203,7 @@ def test_lookup_expects_more_the_longer_it_was_right() -> None:
 def test_lookup_goes_on_behind_an_exchanged_token() -> None:
     draft = [*range(100, 140)]
     tokens = [*draft, 0, *draft[:12], 7]
-    lookup = Lookup(tokens)
+    lookup = Lookup(tokens, Record())
     for token in (draft[13], 8, *draft[15:30], 9):
         tokens.append(token)
         lookup.push()
@@ -211,8 +211,8 @@ def test_lookup_goes_on_behind_an_exchanged_token() -> None:
 
 
 def test_lookup_trusts_a_long_match_more_than_a_short_one() -> None:
-    long = Lookup(tokens := [*range(100, 120), 0, *range(100, 111)])
-    short = Lookup(others := [*range(100, 120), 0, 1, 2, 109, 110])
+    long = Lookup(tokens := [*range(100, 120), 0, *range(100, 111)], Record())
+    short = Lookup(others := [*range(100, 120), 0, 1, 2, 109, 110], Record())
     for lookup, list_ in ((long, tokens), (short, others)):
         list_.append(111)
         lookup.push()
@@ -220,10 +220,28 @@ def test_lookup_trusts_a_long_match_more_than_a_short_one() -> None:
     assert long.expected(3) > short.expected(3)
 
 
+def test_a_sequence_begins_with_what_was_learned_from_others() -> None:
+    of_all = Record()
+    before = Lookup(text := [1, 2, 3, 4, 5, 6, 1, 2, 3], of_all)
+    text.append(4)
+    before.push()
+    for _ in range(40):  # three tokens in a row, and then something else
+        tokens = [1, 2, 3, 4, 9, 1, 2]
+        lookup = Lookup(tokens, of_all)
+        for token in (3, 8):
+            tokens.append(token)
+            lookup.push()
+    after = Lookup(text := [1, 2, 3, 4, 5, 6, 1, 2], of_all)
+    text.append(3)
+    after.push()
+    assert after.guess(1) == before.guess(1) or after.guess(1) == [4]
+    assert after.expected(3) < 0.5 * Record().expected(3, 3)
+
+
 def test_lookup_that_is_always_wrong_gives_up() -> None:
     source = random.Random(1)
     tokens: list[int] = []
-    lookup = Lookup(tokens)
+    lookup = Lookup(tokens, Record())
     for _ in range(400):
         for token in (1, 2, 3, source.randrange(10, 10_000)):
             tokens.append(token)
