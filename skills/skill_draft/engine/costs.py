@@ -60,7 +60,7 @@ class StepCosts:
         oldest = self._latest - believed_s
         if rows > _TILED:
             if self._row_ms is not None and self._row_at >= oldest:
-                return self._row_ms * rows
+                return (self._row_ms + self._growth_ms * self._last_rows) * rows
             return self._tiled_ms(len(_ROWS) - 1, oldest) * rows * _SHAPE_PER_ROW / _SHAPE[-1]
         return self._tiled_ms(bisect_left(_ROWS, rows), oldest)
 
@@ -80,10 +80,7 @@ class StepCosts:
 
     def rows_within(self, ms: float, limit: int) -> int:
         """The most rows, in whole tiles, that a step can have in `ms`; at least one tile, at most `limit`."""
-        row_ms = self.lately_ms(_TILED + 1) / (_TILED + 1)
-        if self._row_ms is not None and self._row_at >= self._latest - _BELIEVED_S:
-            row_ms += self._growth_ms * self._last_rows
-        rows = int(ms / row_ms)
+        rows = int(ms * (_TILED + 1) / self.lately_ms(_TILED + 1))
         if rows <= _TILED:
             rows = max((size for size in _ROWS[3:] if self.lately_ms(size) <= ms), default=4)
         return max(4, min(rows, limit) // 4 * 4)
