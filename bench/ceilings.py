@@ -9,7 +9,7 @@ from typing import Any
 
 from bench.servers import CELLS, llama_binary
 from bench.sizes import Sizes
-from bench.workloads import Figures
+from bench.workloads import WRITE_ON_TOKENS, Figures
 
 TIMEOUT_S = 600.0
 
@@ -31,7 +31,8 @@ def _decode_rate(model: Path, sizes: Sizes, threads: int, log: Path) -> float:
 
 def _batched(model: Path, sizes: Sizes, threads: int, log: Path) -> list[dict[str, Any]]:
     counts = ",".join(map(str, sizes.concurrency))
-    arguments = ("-c", str(CELLS), "-npp", str(sizes.prompt), "-ntg", str(sizes.new), "-npl", counts,
+    prompt = str(sizes.prompt + WRITE_ON_TOKENS)
+    arguments = ("-c", str(CELLS), "-npp", prompt, "-ntg", str(sizes.new), "-npl", counts,
                  "--output-format", "jsonl")  # fmt: skip
     lines = _run("llama-batched-bench", model, threads, arguments, log).splitlines()
     return [json.loads(line) for line in lines if line.startswith("{")]

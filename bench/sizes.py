@@ -13,7 +13,7 @@ class Sizes:
     """How often all servers are started in turn."""
     prompt: int = 86
     """Length of ordinary prompts, not counting what all of them begin with (SmolLM2's own system prompt), and the
-    ten tokens that ask for a long answer in (b)."""
+    eleven tokens that ask for a long answer in (b)."""
     new: int = 48
     """Length of ordinary answers."""
     one_new: int = 96

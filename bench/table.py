@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import statistics
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -33,7 +34,7 @@ class Metric:
     unit: str = "tok/s"
     less_is_better: bool = False
     quantile: float | None = None
-    """Of a list of values, all rounds together."""
+    """Of a list of values, in each round by itself: a slow round must not be all that a high one shows."""
     target: float | None = None
     """The ratio to the better setting of llama.cpp's server that is aimed at."""
     of_ceiling: float | None = None
@@ -93,14 +94,13 @@ def value(records: Sequence[Record], model: str, server: str, metric: Metric) ->
     workload = "b" if server == CEILING else metric.workload
     rows = [r.figures[figure] for r in records
             if (r.model, r.server, r.workload) == (model, server, workload) and figure in r.figures]  # fmt: skip
-    if metric.quantile is not None:
-        pooled = sorted(v for row in rows if isinstance(row, list) for v in row)
-        if not pooled:
-            return None
-        at = pooled[min(len(pooled) - 1, int(metric.quantile * len(pooled)))]
-        return Value(median=at, low=at, high=at)
-    plain = [row for row in rows if isinstance(row, float)]
-    return Value(median=statistics.median(plain), low=min(plain), high=max(plain)) if plain else None
+    by_round = [_quantile(row, metric.quantile) if isinstance(row, list) else row for row in rows if row != []]
+    return Value(median=statistics.median(by_round), low=min(by_round), high=max(by_round)) if by_round else None
+
+
+def _quantile(values: Sequence[float], q: float | None) -> float:
+    ordered = sorted(values)
+    return ordered[min(len(ordered) - 1, int((0.5 if q is None else q) * len(ordered)))]
 
 
 def table(about: dict[str, Any], records: Sequence[Record]) -> str:
@@ -115,14 +115,15 @@ def _of_model(records: Sequence[Record], model: str) -> str:
     columns = [name for name in COLUMNS if any(r.model == model and r.server == name for r in records)]
     heads = ["", *(LABELS[name] for name in columns), "ratio", "aimed at", ""]
     lines = [f"### {MODELS[model]}\n", f"| {' | '.join(heads)} |", f"|{' --- |' * len(heads)}"]
-    rounds = 1 + max((r.round for r in records if r.model == model), default=0)
+    counts = Counter((r.server, r.workload) for r in records if r.model == model and not r.error).values()
+    of = " to ".join(map(str, sorted({min(counts, default=0), max(counts, default=0)})))
     for metric in METRICS:
         values = {name: value(records, model, name, metric) for name in columns}
         if any(values.values()):
             cells = [f"{metric.label}{', ' + metric.unit if metric.unit else ''}"]
             cells += [str(values[name] or "") for name in columns]
             lines.append(f"| {' | '.join([*cells, *_verdict(metric, values)])} |")
-    lines.append(f"\nMedians of {rounds} rounds, least and most in brackets.\n")
+    lines.append(f"\nMedians of {of} rounds, least and most in brackets.\n")
     return "\n".join(lines)
 
 

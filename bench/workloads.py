@@ -29,6 +29,7 @@ _STALL_TIMEOUT_S = 240.0
 _COPIED_WORDS = 4
 # What makes a small model write on: answers that end early leave the others alone, on some servers and not on others.
 _WRITE_ON = "Write a long story about that, of many paragraphs."
+WRITE_ON_TOKENS = 11
 _CROWDED_S = 60.0  # a server with a busy neighbour may need minutes for a paragraph
 
 Figures = dict[str, float | list[float]]
