@@ -116,14 +116,15 @@ def _of_model(records: Sequence[Record], model: str) -> str:
     heads = ["", *(LABELS[name] for name in columns), "ratio", "aimed at", ""]
     lines = [f"### {MODELS[model]}\n", f"| {' | '.join(heads)} |", f"|{' --- |' * len(heads)}"]
     counts = Counter((r.server, r.workload) for r in records if r.model == model and not r.error).values()
-    of = " to ".join(map(str, sorted({min(counts, default=0), max(counts, default=0)})))
+    least, most = min(counts, default=0), max(counts, default=0)
+    of = f"{most} round{'s' * (most > 1)}" if least == most else f"{least} to {most} rounds"
     for metric in METRICS:
         values = {name: value(records, model, name, metric) for name in columns}
         if any(values.values()):
             cells = [f"{metric.label}{', ' + metric.unit if metric.unit else ''}"]
             cells += [str(values[name] or "") for name in columns]
             lines.append(f"| {' | '.join([*cells, *_verdict(metric, values)])} |")
-    lines.append(f"\nMedians of {of} rounds, least and most in brackets.\n")
+    lines.append(f"\nMedians of {of}, least and most in brackets.\n")
     return "\n".join(lines)
 
 
