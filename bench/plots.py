@@ -35,10 +35,11 @@ def _plot(records: Sequence[Record], model: str, folder: Path) -> Path:
     _throughput(axes[0], records, model)
     for axis, (workload, (name, title)) in zip(axes[1:], _BARS.items(), strict=True):
         metric = next(m for m in METRICS if (m.workload, m.figure) == (workload, name))
-        rows = [(LABELS[s], v) for s in COLUMNS if s != CEILING and (v := value(records, model, s, metric))]
+        rows = [(s, v) for s in COLUMNS if s != CEILING and (v := value(records, model, s, metric))]
         if rows:
             errors = [[v.median - v.low for _, v in rows], [v.high - v.median for _, v in rows]]
-            axis.barh([label for label, _ in rows], [v.median for _, v in rows], xerr=errors, color=_colors(len(rows)))
+            labels, colors = [LABELS[s] for s, _ in rows], [_color(s) for s, _ in rows]
+            axis.barh(labels, [v.median for _, v in rows], xerr=errors, color=colors)
         axis.invert_yaxis()
         axis.set_title(title)
     figure.suptitle(model)
@@ -56,8 +57,8 @@ def _throughput(axis: plt.Axes, records: Sequence[Record], model: str) -> None:
             if found := value(records, model, server, metric):
                 points.append((n, found.median))
         if points:
-            style = "k--" if server == CEILING else "o-"
-            axis.plot(*zip(*points, strict=True), style, label=LABELS[server])
+            style = "--" if server == CEILING else "o-"
+            axis.plot(*zip(*points, strict=True), style, color=_color(server), label=LABELS[server])
     axis.set_xscale("log", base=2)
     axis.set_xlabel("requests at once")
     axis.set_ylim(bottom=0)
@@ -66,5 +67,6 @@ def _throughput(axis: plt.Axes, records: Sequence[Record], model: str) -> None:
         axis.legend(fontsize="small")
 
 
-def _colors(n: int) -> list[str]:
-    return [f"C{i}" for i in range(n)]
+def _color(server: str) -> str:
+    """The same in every picture."""
+    return "black" if server == CEILING else f"C{COLUMNS.index(server)}"
