@@ -42,7 +42,8 @@ class Settings:
     slots: int = _setting(16, "requests that run at once", low=1, high=128)
     queue: int = _setting(64, "requests that wait at most; one more is answered RESOURCE_EXHAUSTED", low=0, high=10000)
     prefixes: int = _setting(32, "finished conversations that the KV cache holds; others are parked", low=1, high=120)
-    gap_ms: float = _setting(250.0, "bound of the gap between two tokens of a stream, milliseconds", low=1, high=60000)
+    gap_ms: float = _setting(250.0, "how long others may hold up a stream between two of its tokens, milliseconds",
+                             low=1, high=60000)  # fmt: skip
     piece_ms: float = _setting(50.0, "how long tokens of a stream may wait to be sent together, but for the first; "
                                "milliseconds, 0: each goes alone", low=0, high=10000)  # fmt: skip
     numerics: str = _setting("exact", "exact: an answer is a function of its request alone; fast: all kernels",

@@ -13,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from skills.skill_draft.engine.crowding import Crowding
+from skills.skill_draft.engine.lookup import Lookup, Record
 from skills.skill_draft.engine.messages import Admitted, Done, Failed, FailureKind, Piece, Priority, Sampling, Turn
 from skills.skill_draft.engine.sampling import Sampler, SamplingError, Scratch
 from skills.skill_draft.engine.scheduler import Scheduler
@@ -124,6 +125,7 @@ class Progress:
     def __init__(self, pending: int, key: float) -> None:
         self.pending, self.queue_key = pending, (key, 0, 0)
         self.lookup = self.leader = self.slot = None
+        self.request, self.n_answered = ask(max_tokens=400), 0
 
 
 @settings(max_examples=200, deadline=None)
@@ -151,6 +153,22 @@ def test_a_plan_serves_every_decode_and_the_oldest_prompt(pending: list[int], ms
     if decodes and len(decodes) < 8:
         rows = sum(share.rows for share in shares)
         assert rows <= 4 + len(decodes) or threads.costs.ms(rows) <= 260
+
+
+@pytest.mark.parametrize(("others", "guesses"), [(0, 11), (1, 6)])
+def test_guesses_of_who_runs_alone_hold_up_nobody(others: int, guesses: int) -> None:
+    threads = Threads(1, Crowding())
+    for rows in (1, 2, 3, 4, 8, 12, 16, 32):
+        threads.observe(1, rows, 100 + 20 * rows, 0.0)
+    scheduler = Scheduler(threads, n_batch=64, gap_ms=260, max_running=24)
+    scheduler.running = [Progress(1, i) for i in range(1 + others)]  # type: ignore[misc]
+    text = list(range(100)) * 2
+    lookup = scheduler.running[0].lookup = Lookup(text, Record([0.95] * 5))
+    text.append(0)
+    lookup.push()
+    shares = scheduler.plan()
+    assert len(shares[0].guesses) == guesses
+    assert (threads.costs.ms(sum(share.rows for share in shares)) <= 260) == bool(others)
 
 
 def test_batch_requests_rise_with_age() -> None:

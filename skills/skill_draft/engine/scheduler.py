@@ -12,7 +12,8 @@ from dataclasses import dataclass, field
 from .sequence import Sequence
 from .threads import Threads
 
-# A prompt that nobody has to wait for may take steps as long as this; a cancelled call is gone within one.
+# A prompt that nobody has to wait for, and the guesses of who runs alone, may take steps as long as this; a cancelled
+# call is gone within one.
 QUIET_STEP_MS = 1000.0
 # llama.cpp's kernels take rows four at a time: a tile that is not full costs as much as a full one.
 TILE_ROWS = 4
@@ -46,7 +47,7 @@ class Scheduler:
     """The queue and the running sequences."""
 
     def __init__(self, threads: Threads, *, n_batch: int, gap_ms: float, max_running: int) -> None:
-        """`gap_ms` bounds the steps while anybody decodes, and with them the gap between two tokens of a stream."""
+        """`gap_ms` bounds the steps that others hold up a stream for between two of its tokens."""
         self._threads, self._n_batch, self._gap_ms, self.max_running = threads, n_batch, gap_ms, max_running
         self.waiting: list[Sequence] = []
         self.running: list[Sequence] = []
@@ -88,20 +89,22 @@ class Scheduler:
 
     def plan(self, *, trial: bool = False) -> list[Share]:
         """The shares of the next step; empty if nobody runs. In a trial of the threads, rows may cost twice as much."""
+        slower = 2 if trial else 1
         shares = [Share.of(s, 1) for s in self.running if s.pending == 1]
         if prompts := [s for s in self.running if s.pending > 1]:
-            limit_ms = (self._gap_ms if shares else QUIET_STEP_MS) / (2 if trial else 1)
-            rows = self._threads.costs.rows_within(limit_ms, self._n_batch)
+            limit_ms = self._gap_ms if shares else QUIET_STEP_MS
+            rows = self._threads.costs.rows_within(limit_ms / slower, self._n_batch)
             # The oldest prompt always moves on by a tile, however many decode.
             left = max(TILE_ROWS, rows - len(shares))
             for sequence in prompts:
                 if left > 0:
                     shares.append(Share.of(sequence, left))
                     left -= shares[-1].n
-        self._add_guesses(shares)
+        limit_ms = self._gap_ms if len(self.running) > 1 else max(self._gap_ms, QUIET_STEP_MS)
+        self._add_guesses(shares, limit_ms / slower)
         return shares
 
-    def _add_guesses(self, shares: list[Share]) -> None:
+    def _add_guesses(self, shares: list[Share], limit_ms: float) -> None:
         """Gives guesses to the shares where tokens a second are expected to grow by it, most promising first."""
         rows = sum(share.rows for share in shares)
         open_ = [(s.sequence.lookup, s) for s in shares if s.complete and s.sequence.lookup]
@@ -114,7 +117,7 @@ class Scheduler:
             most = min(self._room_for_guesses(share), self._n_batch - rows)
             best, best_rate = 0, tokens / costs.lately_ms(rows)
             for length in _lengths(rows):
-                if length > most or costs.lately_ms(rows + length) > self._gap_ms:
+                if length > most or costs.lately_ms(rows + length) > limit_ms:
                     break
                 rate = (tokens + lookup.expected(length)) / costs.lately_ms(rows + length)
                 if rate > best_rate:
