@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -84,6 +84,17 @@ def test_a_cancelled_prompt_stops_in_mid_prefill() -> None:
         assert not engine.engine._cells.running
 
 
+def test_prompts_that_come_together_are_read_in_one_step(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("skills.skill_draft.engine.engine.COMPANY_SHARE", 5.0)
+    with EngineUnderTest(slots=4) as engine:
+        ids = []
+        for text in ("Say hello.", "Count to five.", "Who are you?", "Tell me more."):
+            ids.append(engine.submit(ask(turns=(), raw=text, max_tokens=1)))
+            time.sleep(0.01)
+        assert all(isinstance(engine.wait_for(id_), Done) for id_ in ids)
+        assert engine.engine.stats().steps == 1
+
+
 def test_streams_go_on_while_a_long_prompt_is_read() -> None:
     """Between two pieces of a stream there is never more than a bounded part of the prompt."""
     with EngineUnderTest(n_batch=512, gap_ms=1.0) as engine:
@@ -122,37 +133,88 @@ def test_a_grammar_may_name_a_character_that_is_no_token(engine: EngineUnderTest
 class Progress:
     """A sequence as the scheduler sees it: so many tokens pending."""
 
-    def __init__(self, pending: int, key: float) -> None:
+    def __init__(self, pending: int, key: float, priority: Priority = Priority.INTERACTIVE) -> None:
         self.pending, self.queue_key = pending, (key, 0, 0)
+        self.decodes = pending == 1
         self.lookup = self.leader = self.slot = None
-        self.request, self.n_answered = ask(max_tokens=400), 0
+        self.request, self.n_answered = ask(max_tokens=400, priority=priority), 0
+
+
+def threads_of(ms: Callable[[int], float]) -> Threads:
+    """They have seen steps that cost so many milliseconds by their rows."""
+    threads = Threads(1, Crowding())
+    for rows in (1, 4, 8, 16, 32, 64, 128, 256, 512):
+        threads.observe(1, rows, ms(rows), 0.0)
+    return threads
+
+
+def scheduler_over(running: list[Progress], threads: Threads, *, n_batch: int) -> Scheduler:
+    """A gap may be 250 ms long."""
+    scheduler = Scheduler(threads, n_batch=n_batch, gap_ms=250, max_running=24)
+    scheduler.running = running  # type: ignore[assignment]
+    return scheduler
 
 
 @settings(max_examples=200, deadline=None)
 @given(
     pending=st.lists(st.integers(1, 3000), min_size=1, max_size=24),
+    batch=st.sets(st.integers(0, 23)),
     ms_per_row=st.floats(0.05, 40),
     n_batch=st.sampled_from([64, 256, 512]),
 )
-def test_a_plan_serves_every_decode_and_the_oldest_prompt(pending: list[int], ms_per_row: float, n_batch: int) -> None:
-    threads = Threads(1, Crowding())
-    for rows in (1, 4, 8, 16, 32, 64, 128, 256, 512):
-        threads.observe(1, rows, 2 + ms_per_row * rows, 0.0)
-    scheduler = Scheduler(threads, n_batch=n_batch, gap_ms=250, max_running=24)
-    scheduler.running = [Progress(n, i) for i, n in enumerate(pending)]  # type: ignore[misc]
-    shares = scheduler.plan()
+def test_a_plan_serves_every_decode_and_the_oldest_prompt(
+    pending: list[int], batch: set[int], ms_per_row: float, n_batch: int
+) -> None:
+    running = [Progress(n, i, Priority.BATCH if i in batch else Priority.INTERACTIVE) for i, n in enumerate(pending)]
+    threads = threads_of(lambda rows: 2 + ms_per_row * rows)
+    shares = scheduler_over(running, threads, n_batch=n_batch).plan()
     by_sequence: dict[int, int] = {id(share.sequence): share.n for share in shares}
-    decodes = [s for s in scheduler.running if s.pending == 1]
-    prompts = [s for s in scheduler.running if s.pending > 1]
+    assert len(by_sequence) == len(shares)
+    assert all(0 < share.n <= share.sequence.pending for share in shares)
+    decodes = [s for s in running if s.decodes]
+    prompts = [s for s in running if not s.decodes]
     assert all(by_sequence[id(s)] == 1 for s in decodes)
-    assert sum(share.rows for share in shares) <= n_batch + len(decodes)
+    rows = sum(share.rows for share in shares)
+    assert rows <= n_batch + len(decodes)
     if prompts:
-        assert by_sequence.get(id(prompts[0]), 0) >= min(4, prompts[0].pending)
-        served = [id(s) in by_sequence for s in prompts]
-        assert served == sorted(served, reverse=True), "a younger prompt was read before an older one"
+        assert by_sequence.get(id(prompts[0]), 0) >= 1
+        # No row is left empty while there is something to read.
+        assert rows >= len(decodes) + min(4, sum(s.pending for s in prompts))
+        if not decodes:
+            alone = scheduler_over([Progress(9000, 0)], threads, n_batch=n_batch).plan()
+            assert rows == min(sum(pending), alone[0].n)
     if decodes and len(decodes) < 8:
-        rows = sum(share.rows for share in shares)
         assert rows <= 4 + len(decodes) or threads.costs.ms(rows) <= 260
+
+
+@settings(max_examples=200, deadline=None)
+@given(lengths=st.lists(st.integers(40, 80), min_size=2, max_size=16), rows=st.integers(4, 128))
+def test_prompts_of_like_length_that_come_together_are_answered_together(lengths: list[int], rows: int) -> None:
+    scheduler = scheduler_over([Progress(n, i) for i, n in enumerate(lengths)], threads_of(float), n_batch=rows)
+    ended: list[int] = []
+    for step in range(sum(lengths)):
+        for share in scheduler.plan():
+            share.sequence.pending -= share.n  # type: ignore[misc]
+        ended += [step for s in scheduler.running if not s.pending]
+        scheduler.running = [s for s in scheduler.running if s.pending]
+    tile = rows // 4 * 4
+    assert max(ended) + 1 <= math.ceil(sum(lengths) / tile) + 1, "rows were left empty"
+    if tile >= 4 * len(lengths):
+        assert min(ended) >= max(ended) - 2
+
+
+def test_a_short_prompt_does_not_wait_for_a_long_one() -> None:
+    long, short, answering = Progress(1000, 0), Progress(20, 1), Progress(1, 2)
+    for running in ([long, short], [long, short, answering]):
+        scheduler = scheduler_over(running, threads_of(lambda rows: 60.0 * -(-rows // 4)), n_batch=64)
+        rows = {id(share.sequence): share.n for share in scheduler.plan()}
+        assert rows[id(short)] * 4 >= rows[id(long)] >= 1
+
+
+def test_who_came_earlier_with_another_priority_is_read_before() -> None:
+    batch, interactive = Progress(1000, 0, Priority.BATCH), Progress(1000, 1)
+    shares = scheduler_over([batch, interactive], threads_of(float), n_batch=64).plan()
+    assert [(id(share.sequence), share.n) for share in shares] == [(id(batch), 64)]
 
 
 @pytest.mark.parametrize(("others", "guesses"), [(0, 11), (1, 6)])

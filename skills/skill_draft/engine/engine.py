@@ -28,13 +28,16 @@ from .messages import (
 from .outbox import Outbox
 from .parking import Parking
 from .sampling import SamplingError
-from .scheduler import Scheduler, Share
+from .scheduler import QUIET_STEP_MS, Scheduler, Share
 from .sequence import Sequence
 from .threads import Threads
 from .tokens import Floats
 from .waiting import WaitEstimate
 
 IDLE_BEAT_S = 0.5
+# Prompts that come together are read together. So when the first one comes, others are waited for, for this share of
+# what its step will take.
+COMPANY_SHARE = 0.01
 
 
 @dataclass(slots=True)
@@ -102,7 +105,16 @@ class Engine:
                     self._outbox.put(command)
                 case Call():
                     self._enqueue(command)
+                    timeout = self._company_s()
         return True
+
+    def _company_s(self) -> float:
+        """How long to wait for another request, in seconds, before the waiting ones are begun."""
+        waiting = self._scheduler.waiting
+        if self._scheduler.running or not 0 < len(waiting) < self._scheduler.max_running:
+            return 0.0
+        rows = min(sum(s.pending for s in waiting), self._context.n_batch)
+        return COMPANY_SHARE * min(self._threads.costs.lately_ms(rows), QUIET_STEP_MS) / 1000
 
     def _enqueue(self, call: Call) -> None:
         queued = sum(not c.admitted for c in self._calls.values())

@@ -1,6 +1,6 @@
 """Who runs in the next step.
 
-Decodes go first, then prefill in the order of arrival, and lookup drafts take what pays. Knows no llama.cpp.
+Decodes go first, then prompts side by side, and lookup drafts take what pays. Knows no llama.cpp.
 """
 
 from __future__ import annotations
@@ -8,6 +8,7 @@ from __future__ import annotations
 from bisect import insort
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from itertools import groupby
 
 from .sequence import Sequence
 from .threads import Threads
@@ -17,6 +18,10 @@ from .threads import Threads
 QUIET_STEP_MS = 1000.0
 # llama.cpp's kernels take rows four at a time: a tile that is not full costs as much as a full one.
 TILE_ROWS = 4
+# A prompt that is longer than the shortest one gets more rows of a step, but no more than so many times its rows.
+_LONGER = 2
+# Guesses that promise less than this are not worth the risk.
+_WORTH = 1.05
 # Rows that guesses fill, together with those of the last tile that are there already.
 _BLOCKS = (4, 8, 12, 16, 24, 32)
 
@@ -90,16 +95,17 @@ class Scheduler:
     def plan(self, *, trial: bool = False) -> list[Share]:
         """The shares of the next step; empty if nobody runs. In a trial of the threads, rows may cost twice as much."""
         slower = 2 if trial else 1
-        shares = [Share.of(s, 1) for s in self.running if s.pending == 1]
-        if prompts := [s for s in self.running if s.pending > 1]:
+        shares = [Share.of(s, 1) for s in self.running if s.decodes]
+        if prompts := [s for s in self.running if not s.decodes]:
             limit_ms = self._gap_ms if shares else QUIET_STEP_MS
             rows = self._threads.costs.rows_within(limit_ms / slower, self._n_batch)
-            # The oldest prompt always moves on by a tile, however many decode.
+            # The oldest prompt always moves on, however many decode: prompts have a tile of rows at least.
             left = max(TILE_ROWS, rows - len(shares))
-            for sequence in prompts:
+            for _, equals in groupby(prompts, key=lambda s: s.request.priority):
                 if left > 0:
-                    shares.append(Share.of(sequence, left))
-                    left -= shares[-1].n
+                    read = _side_by_side(list(equals), left)
+                    left -= sum(share.n for share in read)
+                    shares += read
         limit_ms = self._gap_ms if len(self.running) > 1 else max(self._gap_ms, QUIET_STEP_MS)
         self._add_guesses(shares, limit_ms / slower)
         return shares
@@ -115,7 +121,7 @@ class Scheduler:
         open_.sort(key=lambda pair: -pair[0].expected(TILE_ROWS - 1))
         for lookup, share in open_:
             most = min(self._room_for_guesses(share), self._n_batch - rows)
-            best, best_rate = 0, tokens / costs.lately_ms(rows)
+            best, best_rate = 0, _WORTH * tokens / costs.lately_ms(rows)
             for length in _lengths(rows):
                 if length > most or costs.lately_ms(rows + length) > limit_ms:
                     break
@@ -131,6 +137,29 @@ class Scheduler:
         """No guesses beyond the end of the answer: the last token needs no cell."""
         request = share.sequence.request
         return request.max_tokens - share.sequence.n_answered - 1
+
+
+def _side_by_side(prompts: list[Sequence], rows: int) -> list[Share]:
+    """Divides `rows` among prompts, the oldest of which comes first and always gets some.
+
+    In proportion to what is left of each: prompts of like length end in one step, and decode together from then on. So
+    nobody is read beside answers, a few rows at a time, only because others were a little shorter. But a short prompt
+    does not wait for a long one.
+    """
+    oldest, kept = prompts[0], 1
+    most = _LONGER * min(s.pending for s in prompts)
+    total = sum(min(s.pending, most) for s in prompts)
+    shares = []
+    # The shortest first: what one does not need is there for those after it.
+    for sequence in sorted(prompts, key=lambda s: s.pending):
+        if sequence is oldest:
+            kept = 0
+        weight = min(sequence.pending, most)
+        if n := min(rows - kept, max(1, rows * weight // total)):
+            shares.append(Share.of(sequence, n))
+            rows -= shares[-1].n
+        total -= weight
+    return shares
 
 
 def _lengths(rows: int) -> list[int]:

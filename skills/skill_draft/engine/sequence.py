@@ -80,6 +80,11 @@ class Sequence:
         """Tokens that have no cells yet."""
         return len(self.tokens) - (self.slot.length if self.slot else 0)
 
+    @property
+    def decodes(self) -> bool:
+        """Whether the next step gives the next token of an answer that has begun."""
+        return self.pending == 1 and self.n_answered > 0
+
     def take(self, choice: Choice) -> Piece | None:
         """Adds a chosen token; sets `ending` if the answer ends with it. Returns what can be shown now."""
         if choice.token in self._end_tokens:
