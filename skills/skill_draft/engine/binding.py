@@ -250,6 +250,7 @@ class Context:
         self._memory = L.llama_get_memory(self.handle)
         self._n_vocab = model.vocab.n_tokens
         self._make_batch(params.n_batch)
+        self._logits_at, self._logits = 0, np.empty((0, self._n_vocab), np.float32)
         self._state = np.empty(0, np.uint8)
 
     def _make_batch(self, n: int) -> None:
@@ -278,12 +279,16 @@ class Context:
         code = L.llama_decode(self.handle, self._batch)
         if code:
             raise DecodeError(f"llama_decode returned {code} for {n_rows} rows: {'; '.join(_log_tail)}")
-        n_outputs = int(self.wants_logits[:n_rows].sum())
+        n_outputs = int(np.count_nonzero(self.wants_logits[:n_rows]))
         if not n_outputs:
             # Nothing reads the result, so nothing would wait for it either.
             L.llama_synchronize(self.handle)
-            return np.empty((0, self._n_vocab), np.float32)
-        return np.ctypeslib.as_array(L.llama_get_logits(self.handle), (n_outputs, self._n_vocab))
+            return self._logits[:0]
+        address = ctypes.addressof(L.llama_get_logits(self.handle).contents)
+        if address != self._logits_at or n_outputs > len(self._logits):  # its making costs as much as choosing a token
+            self._logits_at = address
+            self._logits = np.ctypeslib.as_array(L.llama_get_logits(self.handle), (n_outputs, self._n_vocab))
+        return self._logits[:n_outputs]
 
     def set_threads(self, n: int) -> None:
         """Uses `n` threads from the next step on. Does not change the bits."""

@@ -29,6 +29,7 @@ class StepCosts:
         self._at = [-math.inf] * len(_ROWS)
         self._shape = list(_SHAPE)
         self._latest = -math.inf
+        self._last = self._other = 0  # the size that was measured last, and the one before it
         self._growth_ms = 0.0  # of what a row of a large step costs, for each token before it
         self._last_rows = 0  # of the last large step
 
@@ -62,8 +63,9 @@ class StepCosts:
 
     def _learn_shape(self, at: int, ms: float, now: float) -> None:
         """How this size compares with the one that was measured last: machines and models differ in that."""
-        other = max((i for i in range(len(_ROWS)) if i != at), key=lambda i: self._at[i])
-        reference = self._ms[other]
+        if at != self._last:
+            self._other, self._last = self._last, at
+        other, reference = self._other, self._ms[self._other]
         if reference is None or now - self._at[other] > _BELIEVED_S:
             return
         seen = self._shape[other] * ms / reference
