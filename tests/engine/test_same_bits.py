@@ -12,6 +12,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from skills.skill_draft.engine.cells import Slot
+from skills.skill_draft.engine.costs import StepCosts
 from skills.skill_draft.engine.lookup import Lookup
 from skills.skill_draft.engine.messages import Admitted, Done, Ending, Piece, Priority, Request, Sampling, Tokens, Turn
 from skills.skill_draft.engine.parking import Parking
@@ -72,6 +73,27 @@ def test_the_requests_say_something(undisturbed: list[tuple[Request, tuple[Endin
     assert texts[0].startswith("one two three four five six")
     assert len({len(e[0].tokens.token_ids) for _, e in undisturbed}) > 3
     assert len({ending.text for ending in undisturbed[-1][1]}) == 3, "three candidates of a hot sampler differ"
+
+
+def test_rows_that_only_fill_a_tile(
+    undisturbed: list[tuple[Request, tuple[Ending, ...]]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever they hold, no answer hears of it, and none of it counts as lookup."""
+    filled = 0
+
+    def whole_tiles(_: StepCosts, rows: int) -> int:
+        nonlocal filled
+        filled += -rows % 4
+        return rows + -rows % 4
+
+    monkeypatch.setattr(StepCosts, "filled", whole_tiles)
+    with EngineUnderTest() as engine:
+        ids = [(engine.submit(again(request, lookup=False)), answer) for request, answer in undisturbed]
+        for id_, answer in ids:
+            done = engine.wait_for(id_)
+            assert outcome(done) == answer
+            assert done.lookup_tokens == done.lookup_accepted == 0
+    assert filled > 20
 
 
 def test_alone_with_lookup_and_cached_prefix(

@@ -5,12 +5,17 @@ from __future__ import annotations
 import math
 from bisect import bisect_left
 
+# llama.cpp's kernels take rows four at a time, and those that are left over one by one: three cost more than four.
+TILE_ROWS = 4
 # Each of these sizes is remembered by itself; steps of other sizes cost what the next larger one does. The last one
 # stands for all that are larger: they go by the row, and what a row costs grows with the text before it.
-_ROWS = (1, 2, 3, 4, 8, 12, 16, 20, 24, 32, 64)
+_ROWS: tuple[int, ...] = (*range(1, 17), 20, 24, 32, 64)
 _LARGE = len(_ROWS) - 1
 # How their costs relate to one another, to begin with: a 4B model in IQ4_NL on two cores.
-_SHAPE = (1.0, 1.9, 2.6, 2.1, 3.7, 4.8, 4.9, 6.1, 7.1, 8.5, 15.0)
+_SHAPE: tuple[float, ...] = (
+    1.0, 1.8, 2.5, 1.9, 2.7, 3.4, 4.2, 3.4, 4.2, 4.9, 5.8, 5.0, 5.8, 6.5, 7.3, 5.5,
+    7.2, 8.8, 10.9, 15.0,
+)  # fmt: skip
 _FIRST_MS = 20.0  # one row, before anything was measured
 _NEW = 0.25  # weight of a new measurement, if the last one is recent
 _FORGET_S = 0.5  # an old measurement counts for little beside a new one
@@ -19,6 +24,8 @@ _FORGET_S = 0.5  # an old measurement counts for little beside a new one
 _BELIEVED_S = 2.0
 # One slow step says little about the shape.
 _SURPRISE = 1.5
+# A tile is filled with rows of no use if the step is expected to cost less than this share then.
+_FILLED = 0.97
 
 
 class StepCosts:
@@ -101,8 +108,20 @@ class StepCosts:
         large = _ROWS[_LARGE]
         rows = int(ms * large / self.lately_ms(large))
         if rows <= _ROWS[_LARGE - 1]:
-            rows = max((size for size in _ROWS[3:_LARGE] if self.lately_ms(size) <= ms), default=4)
-        return max(4, min(rows, limit) // 4 * 4)
+            tiles = range(TILE_ROWS, _ROWS[_LARGE - 1] + 1, TILE_ROWS)
+            rows = max((size for size in tiles if self.lately_ms(size) <= ms), default=TILE_ROWS)
+        return max(TILE_ROWS, min(rows, limit) // TILE_ROWS * TILE_ROWS)
+
+    def filled(self, rows: int) -> int:
+        """How many rows a step over `rows` rows should have: with its last tile filled, if it costs less then.
+
+        A size that was not measured lately is taken as it is, and so is measured.
+        """
+        full = -(-rows // TILE_ROWS) * TILE_ROWS
+        at = _size(rows)
+        if at == _LARGE or self._ms[at] is None or self._at[at] < self._latest - _BELIEVED_S:
+            return rows
+        return full if self.lately_ms(full) < _FILLED * self.lately_ms(rows) else rows
 
 
 def _size(rows: int) -> int:

@@ -207,7 +207,7 @@ class Engine:
                 break
             if any(share.guesses for share in shares):
                 for share in shares:
-                    share.guesses = []
+                    share.guesses, share.filling = [], 0
             elif youngest := self._scheduler.preempt_youngest():
                 self._cells.set_aside(_slot_of(youngest))
                 youngest.slot = None
@@ -254,8 +254,9 @@ class Engine:
             if sequence.ending or right == len(share.guesses) or choice.token != share.guesses[right]:
                 break
             right += 1
-        call.lookup_tokens += len(share.guesses)
-        call.lookup_accepted += right
+        guessed = len(share.guesses) - share.filling
+        call.lookup_tokens += guessed
+        call.lookup_accepted += min(right, guessed)
         self._cells.truncate(slot, min(known + right, len(sequence.tokens)))
         if sequence.ending:
             self._end_sequence(call, sequence)

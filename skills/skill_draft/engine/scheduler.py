@@ -10,14 +10,13 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from itertools import groupby
 
+from .costs import TILE_ROWS
 from .sequence import Sequence
 from .threads import Threads
 
 # A prompt that nobody has to wait for, and the guesses of who runs alone, may take steps as long as this; a cancelled
 # call is gone within one.
 QUIET_STEP_MS = 1000.0
-# llama.cpp's kernels take rows four at a time: a tile that is not full costs as much as a full one.
-TILE_ROWS = 4
 # A prompt that is longer than the shortest one gets more rows of a step, but no more than so many times its rows.
 _LONGER = 2
 # Guesses that promise less than this are not worth the risk.
@@ -35,6 +34,8 @@ class Share:
     complete: bool
     """Whether the step computes all that is pending, so that the next token can be chosen."""
     guesses: list[int] = field(default_factory=list)
+    filling: int = 0
+    """How many of the guesses, at their end, only fill a tile."""
 
     @classmethod
     def of(cls, sequence: Sequence, n: int) -> Share:
@@ -108,6 +109,7 @@ class Scheduler:
                     shares += read
         limit_ms = self._gap_ms if len(self.running) > 1 else max(self._gap_ms, QUIET_STEP_MS)
         self._add_guesses(shares, limit_ms / slower)
+        self._fill_tile(shares)
         return shares
 
     def _add_guesses(self, shares: list[Share], limit_ms: float) -> None:
@@ -121,7 +123,7 @@ class Scheduler:
         open_.sort(key=lambda pair: -pair[0].expected(TILE_ROWS - 1))
         for lookup, share in open_:
             most = min(self._room_for_guesses(share), self._n_batch - rows)
-            best, best_rate = 0, _WORTH * tokens / costs.lately_ms(rows)
+            best, best_rate = 0, _WORTH * tokens / costs.lately_ms(costs.filled(rows))
             for length in _lengths(rows):
                 if length > most or costs.lately_ms(rows + length) > limit_ms:
                     break
@@ -132,6 +134,18 @@ class Scheduler:
                 share.guesses = guesses
                 rows += best
                 tokens += lookup.expected(best)
+
+    def _fill_tile(self, shares: list[Share]) -> None:
+        """Adds guesses that are wrong most likely where a step is cheaper with more rows: three cost more than four."""
+        rows = sum(share.rows for share in shares)
+        missing = min(self._threads.costs.filled(rows), self._n_batch) - rows
+        for share in shares:
+            if missing <= 0:
+                return
+            if share.complete and (n := min(missing, self._room_for_guesses(share) - len(share.guesses))) > 0:
+                share.guesses = share.guesses + n * share.sequence.tokens[-1:]
+                share.filling = n
+                missing -= n
 
     def _room_for_guesses(self, share: Share) -> int:
         """No guesses beyond the end of the answer: the last token needs no cell."""
