@@ -16,6 +16,7 @@ from skills.skill_draft.engine.costs import StepCosts
 from skills.skill_draft.engine.lookup import Lookup
 from skills.skill_draft.engine.messages import Admitted, Done, Ending, Piece, Priority, Request, Sampling, Tokens, Turn
 from skills.skill_draft.engine.parking import Parking
+from skills.skill_draft.engine.scheduler import Scheduler, Share
 
 from .harness import EngineUnderTest, ask
 
@@ -80,13 +81,16 @@ def test_rows_that_only_fill_a_tile(
 ) -> None:
     """Whatever they hold, no answer hears of it, and none of it counts as lookup."""
     filled = 0
+    plan = Scheduler.plan
 
-    def whole_tiles(_: StepCosts, rows: int) -> int:
+    def counted(self: Scheduler, **options: bool) -> list[Share]:
         nonlocal filled
-        filled += -rows % 4
-        return rows + -rows % 4
+        shares = plan(self, **options)
+        filled += sum(share.filling for share in shares)
+        return shares
 
-    monkeypatch.setattr(StepCosts, "filled", whole_tiles)
+    monkeypatch.setattr(StepCosts, "filled", lambda _, rows: rows + -rows % 4)
+    monkeypatch.setattr(Scheduler, "plan", counted)
     with EngineUnderTest() as engine:
         ids = [(engine.submit(again(request, lookup=False)), answer) for request, answer in undisturbed]
         for id_, answer in ids:

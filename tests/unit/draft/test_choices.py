@@ -34,6 +34,19 @@ def test_an_old_cost_counts_for_little() -> None:
     assert costs.ms(1) == pytest.approx(10, rel=0.01)
 
 
+@pytest.mark.parametrize("slower", [1, 3])
+def test_how_sizes_compare_is_remembered_when_what_they_cost_is_not_believed_any_more(slower: int) -> None:
+    costs, now = StepCosts(), 0.0
+    for _ in range(30):
+        for rows, ms in ((1, 6.5), (4, 22.5)):
+            now += ms / 1000
+            costs.observe(rows, ms, now)
+    for _ in range(100):
+        now += 0.1
+        costs.observe(1, 6.5 * slower, now)
+    assert costs.lately_ms(4) == pytest.approx(22.5 * slower, rel=0.1)
+
+
 def test_a_size_that_was_slow_once_is_tried_again() -> None:
     costs = StepCosts()
     costs.observe(8, 900.0, 0.0)  # a neighbour was busy, or memory was touched for the first time
