@@ -36,7 +36,7 @@ class StepCosts:
         self._at = [-math.inf] * len(_ROWS)
         self._shape = list(_SHAPE)
         self._latest = -math.inf
-        self._last = self._other = 0  # the size that was measured last, and the one before it
+        self._last = 0  # the size that was measured last
         self._growth_ms = 0.0  # of what a row of a large step costs, for each token before it
         self._last_rows = 0  # of the last large step
 
@@ -69,13 +69,15 @@ class StepCosts:
         self._last_rows = rows
 
     def _learn_shape(self, at: int, ms: float, now: float) -> None:
-        """How this size compares with the one that was measured last: machines and models differ in that."""
-        if at != self._last:
-            self._other, self._last = self._last, at
-        other, reference = self._other, self._ms[self._other]
-        if reference is None or now - self._at[other] > _BELIEVED_S:
+        """How this size compares with the other one just before it: machines and models differ in that.
+
+        Only just before: if a size gets slower from step to step it is the machine that changes, not the shape.
+        """
+        last, self._last = self._last, at
+        reference = self._ms[last]
+        if last == at or reference is None or now - self._at[last] > _BELIEVED_S:
             return
-        seen = self._shape[other] * ms / reference
+        seen = self._shape[last] * ms / reference
         seen = max(self._shape[at] / _SURPRISE, min(seen, self._shape[at] * _SURPRISE))
         self._shape[at] += _NEW * (seen - self._shape[at])
 

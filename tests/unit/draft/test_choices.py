@@ -44,7 +44,7 @@ def test_how_sizes_compare_is_remembered_when_what_they_cost_is_not_believed_any
     for _ in range(100):
         now += 0.1
         costs.observe(1, 6.5 * slower, now)
-    assert costs.lately_ms(4) == pytest.approx(22.5 * slower, rel=0.1)
+    assert costs.lately_ms(4) == pytest.approx(22.5 * slower, rel=0.15)
 
 
 def test_a_size_that_was_slow_once_is_tried_again() -> None:
