@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 import re
 import shutil
 import subprocess
@@ -39,8 +40,16 @@ def tree(tmp_path: Path) -> Path:
 
 
 def make(tree: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    # What the tests themselves were started with, as in `make test ARGS=...`, is not for this one.
+    clean = {name: value for name, value in os.environ.items() if name not in ("ARGS", "MAKEFLAGS", "MAKEOVERRIDES")}
     return subprocess.run(
-        ["make", "--no-print-directory", *arguments], cwd=tree, capture_output=True, text=True, timeout=30, check=False
+        ["make", "--no-print-directory", *arguments],
+        cwd=tree,
+        env=clean,
+        capture_output=True,
+        text=True,
+        timeout=30,
+        check=False,
     )
 
 
