@@ -62,12 +62,43 @@ def memory_limit() -> float:
     return min(limits)
 
 
+def memory_size() -> float:
+    """Bytes that this process and its neighbours under the same limit may have together: the limit, or the machine."""
+    return min(memory_limit(), _meminfo("MemTotal"))
+
+
+def memory_kills() -> int:
+    """Processes that the kernel has killed so far as memory ran out: under this process's limit, or on this machine.
+
+    cgroup v2 and v1 count them for each group; else the machine's own counter is taken.
+    """
+    for folder in _cgroup_folders("memory"):
+        for name in ("memory.events", "memory.oom_control"):
+            if (kills := _counter(folder / name, "oom_kill")) is not None:
+                return kills
+    return _counter(Path("/proc/vmstat"), "oom_kill") or 0
+
+
+def _counter(path: Path, name: str) -> int | None:
+    """A value of a file of names and numbers; None where there is none."""
+    try:
+        values = dict(line.split(maxsplit=1) for line in path.read_text().splitlines())
+        return int(values[name])
+    except (OSError, ValueError, KeyError):
+        return None
+
+
+def _meminfo(name: str) -> float:
+    """A value of /proc/meminfo, bytes; infinity where it is not told."""
+    for line in Path("/proc/meminfo").read_text().splitlines():
+        if line.startswith(f"{name}:"):
+            return float(line.split()[1]) * 1024
+    return math.inf
+
+
 def memory_available() -> float:
     """Bytes that can be allocated without swapping or being killed: the host's, and the cgroup's if that is less."""
-    available = math.inf
-    for line in Path("/proc/meminfo").read_text().splitlines():
-        if line.startswith("MemAvailable:"):
-            available = float(line.split()[1]) * 1024
+    available = _meminfo("MemAvailable")
     for folder in _cgroup_folders("memory"):
         limit = min(_number(folder / "memory.max"), _number(folder / "memory.limit_in_bytes"))
         used = min(_number(folder / "memory.current"), _number(folder / "memory.usage_in_bytes"))
@@ -90,14 +121,21 @@ def _file_cache(folder: Path) -> float:
 
 def anonymous_bytes(pids: Iterable[int]) -> int:
     """Memory that the processes hold for themselves: RssAnon and VmSwap. Mapped files are not counted."""
-    total = 0
-    for pid in pids:
-        try:
-            lines = Path(f"/proc/{pid}/status").read_text().splitlines()
-        except OSError:
-            continue
-        total += sum(int(line.split()[1]) * 1024 for line in lines if line.startswith(("RssAnon:", "VmSwap:")))
-    return total
+    return sum(_status_bytes(pid, ("RssAnon:", "VmSwap:")) for pid in pids)
+
+
+def reserved_bytes(pid: int) -> int:
+    """Memory that a process has asked for, whether it has touched it or not. Mapped files are not counted."""
+    return _status_bytes(pid, ("VmData:",))
+
+
+def _status_bytes(pid: int, names: tuple[str, ...]) -> int:
+    """The sum of some entries of /proc/PID/status; 0 where the process has gone."""
+    try:
+        lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+    except OSError:
+        return 0
+    return sum(int(line.split()[1]) * 1024 for line in lines if line.startswith(names))
 
 
 def cpu_seconds(pids: Iterable[int]) -> float:

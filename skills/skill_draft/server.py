@@ -191,7 +191,7 @@ class DraftSkill(skills_pb2_grpc.SkillsServiceServicer):
         remaining: float | None = context.time_remaining()  # None where there is no deadline, whatever its type says
         deadline = None if remaining is None else time.monotonic() + remaining
         try:
-            request = to_request(message, id_=engine.next_id(), n_ctx=engine.ready.n_ctx, deadline=deadline)
+            request = to_request(message, id_=engine.next_id(), n_ctx=engine.ready.sizes.n_ctx, deadline=deadline)
         except InvalidFieldError as error:
             await abort(context, CODES[FailureKind.INVALID], str(error), field=error.field)
         self._total_requests += 1
@@ -293,7 +293,7 @@ class DraftSkill(skills_pb2_grpc.SkillsServiceServicer):
         )
         if ready := engine.ready:
             common.model, common.numerics = ready.model, ready.numerics
-            common.n_ctx, common.kv_cells = ready.n_ctx, ready.n_cells
+            common.n_ctx, common.kv_cells = ready.sizes.n_ctx, ready.sizes.n_cells
         return common
 
     def _status(self) -> str:

@@ -46,7 +46,9 @@ class EngineUnderTest:
         self.config = EngineConfig(model=str(model), **values)
         self.loaded: Loaded = load(self.config)
         self.engine = Engine(self.loaded, self.config, send=self._on_events)
-        self._preparer = Preparer(self.loaded.model, Scratch(self.loaded.model.vocab.n_tokens), n_ctx=self.loaded.n_ctx)
+        self._preparer = Preparer(
+            self.loaded.model, Scratch(self.loaded.model.vocab.n_tokens), n_ctx=self.loaded.sizes.n_ctx
+        )
         self._changed = threading.Condition()
         self.events: dict[int, list[Event]] = {}
         self._thread = threading.Thread(target=self.engine.run, daemon=True)

@@ -272,7 +272,7 @@ def test_random_schedules(
     assert not cells.running
     assert not churned.engine._scheduler.running
     assert not churned.engine._scheduler.waiting
-    assert len(cells._free_ids) + len(cells.prefixes) == churned.loaded.n_slots - 2, "a slot leaked"
+    assert len(cells._free_ids) + len(cells.prefixes) == churned.loaded.sizes.n_slots - 2, "a slot leaked"
     assert cells.owned() <= cells.used <= cells.n_cells
 
 

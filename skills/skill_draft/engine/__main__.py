@@ -107,10 +107,9 @@ def main() -> int:
         link.send([NotReady(message=str(error))])
         return 1
     engine = Engine(loaded, config, send=link.send)
-    preparer = Preparer(loaded.model, Scratch(loaded.model.vocab.n_tokens), n_ctx=loaded.n_ctx)
+    preparer = Preparer(loaded.model, Scratch(loaded.model.vocab.n_tokens), n_ctx=loaded.sizes.n_ctx)
     ready = Ready(
-        model=loaded.model.path.stem, numerics=loaded.numerics, notes=loaded.notes,
-        n_ctx=loaded.n_ctx, n_cells=loaded.context.n_cells, slots=config.slots,
+        model=loaded.model.path.stem, numerics=loaded.numerics, notes=loaded.notes, sizes=loaded.sizes
     )  # fmt: skip
     link.send([ready])
     gc.freeze()  # what is there now stays: a vocabulary need not be looked through again and again

@@ -253,6 +253,10 @@ class Context:
         self._logits_at, self._logits = 0, np.empty((0, self._n_vocab), np.float32)
         self._state = np.empty(0, np.uint8)
 
+    def close(self) -> None:
+        """Gives the memory back. The context is of no use any more."""
+        L.llama_free(self.handle)
+
     def _make_batch(self, n: int) -> None:
         """Arrays that llama.cpp reads in place; `seq_ids` holds one id a row, `_seq_rows` points at each."""
         self.tokens, self.positions = np.zeros(n, np.int32), np.zeros(n, np.int32)
@@ -321,7 +325,7 @@ class Context:
         """Copies a slot's cells to the end of a buffer that is kept; returns its place there (start, size)."""
         start, size = self._saved, self.saved_size(slot)
         if start + size > len(self._state):
-            grown = np.empty(max(2 * len(self._state), start + size), np.uint8)
+            grown = np.empty(start + size + len(self._state) // 4, np.uint8)
             grown[:start] = self._state[:start]
             self._state = grown
         self.save_into(slot, self._state[start : start + size])

@@ -62,8 +62,9 @@ class Slot:
 class CellLog:
     """All slots of a context: who owns which cells, what can be shared, and what moves when the log is full."""
 
-    def __init__(self, context: Context, n_slots: int, parking: Parking) -> None:
-        self._context, self._parking = context, parking
+    def __init__(self, context: Context, n_slots: int, parking: Parking, *, block_cells: int) -> None:
+        """`block_cells` cells are copied at once where cells have to move: that bounds the memory for it."""
+        self._context, self._parking, self._block_cells = context, parking, block_cells
         self.n_cells = context.n_cells
         self.used = 0
         self._free_ids = list(range(n_slots - 1, _FIRST - 1, -1))
@@ -226,32 +227,55 @@ class CellLog:
         self._look_again = self.used + _SWEPT_CELLS
 
     def _move(self, slots: list[Slot]) -> None:
-        """Rewrites the cache with these slots alone. What two of them share is moved once and stays shared."""
-        owner = np.full(self.n_cells, -1, np.int32)
-        moves: list[tuple[Slot, Slot | None, int, tuple[int, int] | None]] = []
-        by_id = {slot.id: slot for slot in slots}
-        self._context.begin_save()
+        """Frees the cells that none of these slots owns and closes the gaps, in place.
+
+        Cells move to the front in blocks, in the order in which they lie. So each slot's cells stay in the order of
+        its positions, what two slots share stays shared, and the copies of one block are all the memory it takes.
+        """
+        kept = np.zeros(self.n_cells, bool)
         for slot in slots:
-            # Forks copy from position 0 on, so what is shared with slots before this one is at its beginning.
-            shared = int((owner[slot.cells] >= 0).sum())
-            donor = by_id[int(owner[slot.cells[shared - 1]])] if shared else None
-            place = None
-            if shared < slot.length:
-                self._context.copy_cells(slot.id, _MOVER, shared, slot.length)
-                place = self._context.save(_MOVER)
-                self._context.release_cells(_MOVER)
-            owner[slot.cells[shared:]] = slot.id
-            moves.append((slot, donor, shared, place))
-        self._context.clear()
-        self.used = 0
-        for slot, donor, shared, place in moves:
-            if donor is not None:
-                self._context.copy_cells(donor.id, slot.id, 0, shared)
-                slot.cells[:shared] = donor.cells[:shared]
-            if place is not None:
-                self._context.restore(_MOVER, self._context.saved(place))
-                self._context.copy_cells(_MOVER, slot.id)
-                self._context.release_cells(_MOVER)
-                own = slot.length - shared
-                slot.cells[shared:] = np.arange(self.used, self.used + own, dtype=np.int32)
-                self.used += own
+            kept[slot.cells] = True
+        self._context.release_cells(TRASH)
+        cells = np.flatnonzero(kept).astype(np.int32)
+        front = int(np.count_nonzero(cells == np.arange(len(cells))))  # up to the first gap nothing has to move
+        for start in range(front, len(cells), self._block_cells):
+            block = cells[start : start + self._block_cells]
+            self._move_block(slots, int(block[0]), int(block[-1]) + 1, to=start)
+        self.used = len(cells)
+
+    def _move_block(self, slots: list[Slot], first: int, end: int, *, to: int) -> None:
+        """Moves the kept cells in [first, end) to the free cells from `to` on."""
+        parts = [(slot, *_between(slot.cells, first, end)) for slot in slots]
+        new = np.full(end - first, -1, np.int32)  # where each cell of the block goes
+        moves = []
+        self._context.begin_save()
+        for slot, begin, stop in parts:
+            # Forks copy from position 0 on, so what an earlier slot shares with this one is at its beginning.
+            own = begin + int(np.count_nonzero(new[slot.cells[begin:stop] - first] >= 0))
+            if own == stop:
+                continue
+            self._context.copy_cells(slot.id, _MOVER, own, stop)
+            place = self._context.save(_MOVER)
+            self._context.release_cells(_MOVER)
+            target = range(to, to + stop - own)
+            new[slot.cells[own:stop] - first] = target
+            moves.append((place, target))
+            to = target.stop
+        for slot, begin, stop in parts:
+            if begin == stop:
+                continue  # llama.cpp would take an empty range for all of it
+            self._context.release_cells(slot.id, begin, stop)
+            slot.cells[begin:stop] = new[slot.cells[begin:stop] - first]
+        for place, target in moves:
+            self._context.restore(_MOVER, self._context.saved(place))
+            for slot, _, stop in parts:
+                begin, end = _between(slot.cells[:stop], target.start, target.stop)
+                if begin < end:
+                    self._context.copy_cells(_MOVER, slot.id, begin, end)
+            self._context.release_cells(_MOVER)
+
+
+def _between(cells: Ints, first: int, end: int) -> tuple[int, int]:
+    """The positions whose cells lie in [first, end); cells ascend with the positions."""
+    begin, stop = np.searchsorted(cells, (first, end))
+    return int(begin), int(stop)

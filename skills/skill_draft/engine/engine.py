@@ -61,10 +61,12 @@ class Engine:
         self.inbox: queue.SimpleQueue[Call | Cancel | Failed | None] = queue.SimpleQueue()
         self.intake_busy_since: float | None = None
         self._threads, self._threads_set = Threads(config.threads, Crowding()), config.threads
-        self._cells = CellLog(context, loaded.n_slots, Parking(loaded.parked_bytes))
+        sizes = loaded.sizes
+        self._cells = CellLog(context, sizes.n_slots, Parking(sizes.parked_bytes), block_cells=sizes.block_cells)
         self._scheduler = Scheduler(
-            self._threads, n_batch=context.n_batch, gap_ms=config.gap_ms, max_running=config.slots
-        )
+            self._threads, n_batch=context.n_batch, gap_ms=config.gap_ms, max_running=sizes.slots,
+            max_outputs=sizes.n_outputs,
+        )  # fmt: skip
         self._admission = Admission(self._scheduler, self._cells, self._threads, n_batch=context.n_batch)
         self._outbox = Outbox(send, piece_s=config.piece_ms / 1000)
         self._calls: dict[int, Call] = {}

@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
+import dataclasses
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
-from skills.runtime.resources import memory_available
+from skills.runtime.resources import anonymous_bytes, memory_available, memory_size, reserved_bytes
 
 from .binding import Context, ContextParams, Model, ModelError, ModelParams, tensor_types
-from .messages import EngineConfig
+from .memory import MIB, SPARE_SHARE, USEFUL_CELLS, Costs, choose, rehearse
+from .messages import EngineConfig, Sizes
 
-MIB = 1 << 20
-DEFAULT_N_CTX = 4096
-MIN_N_CTX = 256
-# Two slots are the cache's own: the trash and the mover.
-OWN_SLOTS = 2
+# Where the worst step left too little memory: how often sizes are chosen anew.
+_TRIES = 4
+_MOST_SPARE = 0.4  # of the memory limit, after many kills
 # Matrices whose kernels give a row the same bits in every batch (measured with `bench/same_bits.py`).
 _EXACT = {"Q4_1", "Q8_0", "IQ4_NL", "Q5_K", "Q6_K"}
 # Matrices that llama.cpp rewrites for this CPU on loading, into memory of the process's own.
@@ -29,10 +30,7 @@ class Loaded:
 
     model: Model
     context: Context
-    n_ctx: int
-    n_slots: int
-    parked_bytes: int
-    """Memory for prefixes that are not in the cache."""
+    sizes: Sizes
     numerics: str
     notes: tuple[str, ...]
 
@@ -44,40 +42,93 @@ def load(config: EngineConfig) -> Loaded:
         raise ModelError(f"no such file: {path}")
     types = tensor_types(path)
     params, exact, notes = _choose_kernels(types, config.exact)
-    weights = path.stat().st_size
-    available = memory_available()
+    weights, available, processes = (
+        path.stat().st_size,
+        memory_available(),
+        anonymous_bytes([os.getpid(), os.getppid()]),
+    )
     if weights > available:
         raise ModelError(
             f"{path.name} needs {weights / MIB:,.0f} MB and this process may use {available / MIB:,.0f} MB: "
             "give it more memory (mem_limit) or a smaller model"
         )
     model = Model(path, params)
-    n_ctx, n_cells, n_parked = _choose_sizes(config, model, free=available - weights)
-    n_slots = OWN_SLOTS + config.slots + config.prefixes
-    context = Context(
-        model,
-        ContextParams(
-            n_cells=n_cells,
-            # llama.cpp reserves a row of output for each slot in its batch, and aborts if it is smaller.
-            n_batch=min(max(config.n_batch, n_slots), n_cells),
-            n_slots=n_slots,
-            n_threads=config.threads,
-            exact=exact,
-        ),
-    )
+    # Pages of a mapped file count as free, but the model is slow without them.
+    mapped = weights if params.mmap else 0
+    context, sizes, free = _make_context(config, model, mapped=mapped, exact=exact)
     numerics = "exact" if exact and config.exact else "fast"
-    cell = cell_bytes(model, exact=config.exact)
-    sizes = (
-        f"{path.name}: {weights / MIB:,.0f} MB of {'/'.join(sorted(types))}, n_ctx {n_ctx}, {context.n_cells} cells of "
-        f"{cell / 1024:.1f} KiB ({'K Q8_0, V F16' if config.exact else 'F16'}), "
-        f"up to {n_parked * cell / MIB:,.0f} MB of parked prefixes, "
-        f"{'mapped' if params.mmap else 'read'}, {'repacked' if params.repack else 'not repacked'}, "
-        f"numerics {numerics}, {config.threads} threads, {available / MIB:,.0f} MB were free"
+    cell = Costs.of(model, exact=exact).cell
+    cells = context.n_cells * cell
+    parts = {
+        "weights": weights,
+        f"{context.n_cells:,} cells": cells,
+        "buffers": max(0.0, anonymous_bytes([os.getpid(), os.getppid()]) + mapped - processes - weights - cells),
+        "processes": processes,
+        "at most for parked prefixes": sizes.parked_bytes,
+        "free": max(0.0, free),
+    }
+    about = (
+        f"{path.name}: {'/'.join(sorted(types))}, {'mapped' if params.mmap else 'read'}, "
+        f"{'repacked' if params.repack else 'not repacked'}, numerics {numerics} "
+        f"(cache {'K Q8_0, V F16' if exact else 'F16'}), {config.threads} threads, n_ctx {sizes.n_ctx}, "
+        f"{sizes.slots} slots, batch {sizes.n_batch}"
     )
+    memory = "memory: " + ", ".join(f"{size / MIB:,.0f} MB {what}" for what, size in parts.items())
     return Loaded(
-        model=model, context=context, n_ctx=n_ctx, n_slots=n_slots, parked_bytes=int(n_parked * cell),
-        numerics=numerics, notes=(sizes, *notes),
+        model=model, context=context, sizes=sizes, numerics=numerics,
+        notes=(about, memory, *_too_few_cells(model, sizes, cell, config=config), *notes),
     )  # fmt: skip
+
+
+def _make_context(config: EngineConfig, model: Model, *, mapped: float, exact: bool) -> tuple[Context, Sizes, float]:
+    """The context, its sizes, and the bytes that stay free when all of it is used."""
+    costs = Costs.of(model, exact=exact)
+    spare = min(_MOST_SPARE, SPARE_SHARE * 2**config.memory_kills) * memory_size()
+    room = memory_available() - mapped - spare
+    left = -room
+    for _ in range(_TRIES):
+        sizes = config.sizes or choose(config, costs, n_ctx_train=model.n_ctx_train, free=room)
+        context = _context(config, model, sizes, exact=exact)
+        sizes = dataclasses.replace(sizes, n_cells=context.n_cells)
+        taken = mapped + sizes.block_cells * costs.cell + spare
+        if config.sizes:
+            return context, sizes, memory_available() - taken - sizes.parked_bytes + spare
+        # What is reserved and not touched yet bounds what will be: only where that is too much is it worth a step.
+        untouched = max(0, reserved_bytes(os.getpid()) - anonymous_bytes([os.getpid()]))
+        left = memory_available() - taken - untouched - sizes.n_outputs * costs.output
+        if left < 0:
+            rehearse(context, sizes)
+            left = memory_available() - taken
+        if left >= 0:
+            # Half as much as the cache, and never more than half of what is left: others use this machine too.
+            parked = 0.0 if config.memory_kills else min(left, context.n_cells * costs.cell) / 2
+            return context, dataclasses.replace(sizes, parked_bytes=int(parked)), left + spare - parked
+        context.close()
+        room += left - MIB
+    raise ModelError(
+        f"the model's buffers need {-left / MIB:,.0f} MB more than there are: "
+        "give the container more memory (mem_limit)"
+    )
+
+
+def _context(config: EngineConfig, model: Model, sizes: Sizes, *, exact: bool) -> Context:
+    params = ContextParams(
+        n_cells=sizes.n_cells, n_batch=sizes.n_batch, n_slots=sizes.n_slots, n_threads=config.threads, exact=exact
+    )
+    return Context(model, params)
+
+
+def _too_few_cells(model: Model, sizes: Sizes, cell_bytes: float, *, config: EngineConfig) -> list[str]:
+    """What to say where memory leaves four callers no useful context."""
+    wanted = min(USEFUL_CELLS, 2 * model.n_ctx_train)
+    if sizes.n_cells >= wanted or config.n_ctx or config.kv_cells:
+        return []
+    more = (wanted - sizes.n_cells) * cell_bytes / MIB / (1 - SPARE_SHARE)
+    note = (
+        f"memory leaves {sizes.n_cells:,} cells, which hold {max(1, sizes.n_cells // 1024)} callers with 1,024 tokens "
+        f"each: {more:,.0f} MB more (mem_limit), or a smaller model, would hold four"
+    )
+    return [note]
 
 
 def _choose_kernels(types: set[str], want_exact: bool) -> tuple[ModelParams, bool, list[str]]:
@@ -92,37 +143,3 @@ def _choose_kernels(types: set[str], want_exact: bool) -> tuple[ModelParams, boo
     inexact = "/".join(sorted(types - _EXACT))
     note = f"numerics are fast, not exact: the kernels for {inexact} give an answer other bits in another batch"
     return usual, False, [note]
-
-
-def cell_bytes(model: Model, *, exact: bool) -> float:
-    """Memory of a KV cell: K in Q8_0 (34 bytes for 32 values) or F16, V in F16."""
-    architecture = model.meta("general.architecture")
-    key, value = (
-        float(model.meta(f"{architecture}.attention.{kind}_length") or model.head_size) for kind in ("key", "value")
-    )
-    return model.n_layer * model.n_head_kv * (key * (34 / 32 if exact else 2) + value * 2)
-
-
-def _choose_sizes(config: EngineConfig, model: Model, *, free: float) -> tuple[int, int, int]:
-    """The longest sequence, the cells of the cache, and how many cells' worth of prefixes may be parked.
-
-    Raises `ModelError` if what was asked for does not fit.
-    """
-    # Graph, logits and buffers: activations of a batch, and one row of logits a slot.
-    rows = config.slots + config.prefixes
-    reserve = 64 * MIB + 4 * (config.n_batch * 8 * model.n_embd + rows * model.vocab.n_tokens)
-    affordable = int(max(0.0, free - reserve) / cell_bytes(model, exact=config.exact))
-    n_ctx = config.n_ctx or min(DEFAULT_N_CTX, model.n_ctx_train, max(MIN_N_CTX, affordable))
-    n_cells = config.kv_cells or max(n_ctx, min(2 * n_ctx, affordable))
-    if n_ctx > model.n_ctx_train:
-        raise ModelError(f"SKILL_DRAFT_N_CTX {n_ctx} is more than the {model.n_ctx_train} this model was trained for")
-    if n_cells < n_ctx:
-        raise ModelError(f"{n_cells} cells cannot hold a context of {n_ctx} (SKILL_DRAFT_KV_CELLS, SKILL_DRAFT_N_CTX)")
-    if n_cells > affordable:
-        lower = f"lower SKILL_DRAFT_N_CTX to at most {affordable}, or " if affordable >= MIN_N_CTX else ""
-        raise ModelError(
-            f"a cache of {n_cells} cells needs {n_cells * cell_bytes(model, exact=config.exact) / MIB:,.1f} MB and "
-            f"{max(0.0, free - reserve) / MIB:,.1f} MB are left beside the model: {lower}give the container more memory"
-        )
-    # Half as much as the cache, and never more than half of what would be left: others use this machine too.
-    return n_ctx, n_cells, min(n_cells, affordable - n_cells) // 2

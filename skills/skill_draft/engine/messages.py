@@ -97,6 +97,26 @@ class Tokens:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Sizes:
+    """How large an engine's cache, batch and buffers are. In tokens, unless said otherwise."""
+
+    n_ctx: int
+    """Of one sequence, prompt and answer together."""
+    n_cells: int
+    n_batch: int
+    slots: int
+    """Requests that run at once."""
+    n_slots: int
+    """Sequence ids: of running requests, of prefixes, and the cache's own."""
+    n_outputs: int
+    """Rows of logits in one step."""
+    block_cells: int
+    """Cells that are copied at once where cells have to move."""
+    parked_bytes: int = 0
+    """Memory for prefixes that are not in the cache."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class EngineConfig:
     """The first frame that an engine gets: what to load and how. Sizes in tokens; 0 means that the engine chooses."""
 
@@ -112,6 +132,10 @@ class EngineConfig:
     piece_ms: float = 50.0
     exact: bool = True
     threads: int = 1
+    sizes: Sizes | None = None
+    """What an earlier engine of this server measured under the same limit: taken as it is."""
+    memory_kills: int = 0
+    """Engines of this server that the kernel killed as memory ran out: each makes the next one smaller."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -170,9 +194,7 @@ class Ready:
     numerics: str
     notes: tuple[str, ...]
     """What an operator should know: chosen sizes, why the numerics are not what was asked for."""
-    n_ctx: int
-    n_cells: int
-    slots: int
+    sizes: Sizes
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

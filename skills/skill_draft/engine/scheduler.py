@@ -52,9 +52,20 @@ class Share:
 class Scheduler:
     """The queue and the running sequences."""
 
-    def __init__(self, threads: Threads, *, n_batch: int, gap_ms: float, max_running: int) -> None:
-        """`gap_ms` bounds the steps that others hold up a stream for between two of its tokens."""
+    def __init__(
+        self, threads: Threads, *, n_batch: int, gap_ms: float, max_running: int, max_outputs: int | None = None
+    ) -> None:
+        """Bounds of a step.
+
+        Args:
+            threads: says what steps cost.
+            n_batch: rows of a step.
+            gap_ms: how long others may hold up a stream between two of its tokens.
+            max_running: sequences that run at once.
+            max_outputs: rows of logits of a step, as memory was measured for; as many as rows by default.
+        """
         self._threads, self._n_batch, self._gap_ms, self.max_running = threads, n_batch, gap_ms, max_running
+        self._max_outputs = n_batch if max_outputs is None else max_outputs
         self.waiting: list[Sequence] = []
         self.running: list[Sequence] = []
 
@@ -122,7 +133,7 @@ class Scheduler:
         tokens = float(sum(s.complete for s in shares))
         open_.sort(key=lambda pair: -pair[0].expected(TILE_ROWS - 1))
         for lookup, share in open_:
-            most = min(self._room_for_guesses(share), self._n_batch - rows)
+            most = min(self._room_for_guesses(share), self._n_batch - rows, self._max_outputs - _outputs(shares))
             best, best_rate = 0, _WORTH * tokens / costs.lately_ms(costs.filled(rows))
             for length in _lengths(rows):
                 if length > most or costs.lately_ms(rows + length) > limit_ms:
@@ -138,7 +149,8 @@ class Scheduler:
     def _fill_tile(self, shares: list[Share]) -> None:
         """Adds guesses that are wrong most likely where a step is cheaper with more rows: three cost more than four."""
         rows = sum(share.rows for share in shares)
-        missing = min(self._threads.costs.filled(rows), self._n_batch) - rows
+        most = min(self._n_batch, rows + self._max_outputs - _outputs(shares))
+        missing = min(self._threads.costs.filled(rows), most) - rows
         for share in shares:
             if missing <= 0:
                 return
@@ -151,6 +163,11 @@ class Scheduler:
         """No guesses beyond the end of the answer: the last token needs no cell."""
         request = share.sequence.request
         return request.max_tokens - share.sequence.n_answered - 1
+
+
+def _outputs(shares: list[Share]) -> int:
+    """Rows of logits that these shares ask for: one for the next token, and one behind each guess."""
+    return sum(1 + len(share.guesses) for share in shares if share.complete)
 
 
 def _side_by_side(prompts: list[Sequence], rows: int) -> list[Share]:

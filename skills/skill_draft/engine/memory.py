@@ -1,0 +1,139 @@
+"""Choose the sizes of cache, batch and buffers by the memory there is.
+
+Sizes are first estimated (`choose`). Where memory is tight, `loading.py` then runs the worst step (`rehearse`),
+measures, and chooses again if less than the spare share is left.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from .binding import Context, Model, ModelError
+from .messages import EngineConfig, Sizes
+
+MIB = 1 << 20
+DEFAULT_N_CTX = 4096
+MIN_N_CTX = 256
+MIN_BATCH = 64
+# Slots of the cache's own: the trash and the mover.
+OWN_SLOTS = 2
+_MIN_PREFIXES = 2
+# Share of the memory limit that stays free in the worst step. It doubles with each engine that was killed for memory.
+SPARE_SHARE = 0.05
+# What is not counted one by one: thread stacks, Python's objects for requests, fragmentation.
+_REST_BYTES = 8 * MIB
+# A batch, the rows of logits and the copies of a move each take at most this share of what is left beside the weights.
+_SHARE = 1 / 32
+_MAX_BLOCK_BYTES = 64 * MIB
+# llama.cpp rounds the number of cells up to a multiple of this.
+_CELLS_STEP = 256
+# A cache below this holds no four callers with a usual context, and the log says so.
+USEFUL_CELLS = 4 * 1024
+_REHEARSAL_ROWS = 16
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Costs:
+    """Bytes that a model's buffers take."""
+
+    cell: float
+    """One KV cell: K in Q8_0 (34 bytes for 32 values) or F16, V in F16."""
+    row: float
+    """Activations of one row of a batch."""
+    output: float
+    """One row of logits."""
+
+    @classmethod
+    def of(cls, model: Model, *, exact: bool) -> Costs:
+        """The costs of a model."""
+        architecture = model.meta("general.architecture")
+        key, value, n_ff = (
+            float(model.meta(f"{architecture}.{name}") or default)
+            for name, default in (
+                ("attention.key_length", model.head_size),
+                ("attention.value_length", model.head_size),
+                ("feed_forward_length", 4 * model.n_embd),
+            )
+        )
+        return cls(
+            cell=model.n_layer * model.n_head_kv * (key * (34 / 32 if exact else 2) + value * 2),
+            # Measured on a 4B: 172 KB a row, where this gives 178 KB.
+            row=4.0 * (3 * n_ff + 6 * model.n_embd),
+            output=4.0 * model.vocab.n_tokens,
+        )
+
+
+def choose(config: EngineConfig, costs: Costs, *, n_ctx_train: int, free: float) -> Sizes:
+    """Fit cache, batch and slots into `free` bytes, which are left beside the weights and the spare memory.
+
+    Raises:
+        ModelError: What was asked for does not fit, or nothing useful does; the message says what would help.
+    """
+    share = free * _SHARE
+    n_slots = int(
+        min(OWN_SLOTS + config.slots + config.prefixes, max(OWN_SLOTS + 1 + _MIN_PREFIXES, share / costs.output))
+    )
+    slots = min(config.slots, n_slots - OWN_SLOTS - min(config.prefixes, _MIN_PREFIXES))
+    n_batch = int(min(max(config.n_batch >> config.memory_kills, MIN_BATCH), max(MIN_BATCH, share / costs.row)))
+    # llama.cpp keeps a row of output for each slot, and aborts if the batch is smaller.
+    n_batch = max(min(n_batch, config.n_batch), n_slots)
+    n_outputs = max(n_slots, int(min(n_batch, share / costs.output)))
+    outputs = n_outputs * costs.output
+    # The logits take the place of the activations in the graph, and are copied from there.
+    rest = free - _REST_BYTES - outputs - max(n_batch * costs.row, outputs)
+    block = max(0.0, min(_MAX_BLOCK_BYTES, rest * _SHARE))
+    affordable = int(max(0.0, rest - block) / costs.cell)
+    n_ctx = config.n_ctx or min(DEFAULT_N_CTX, n_ctx_train, max(MIN_N_CTX, affordable // _CELLS_STEP * _CELLS_STEP))
+    n_cells = config.kv_cells or max(n_ctx, min(2 * n_ctx, affordable // _CELLS_STEP * _CELLS_STEP))
+    if n_ctx > n_ctx_train:
+        raise ModelError(f"SKILL_DRAFT_N_CTX {n_ctx} is more than the {n_ctx_train} this model was trained for")
+    if n_cells < n_ctx:
+        raise ModelError(f"{n_cells} cells cannot hold a context of {n_ctx} (SKILL_DRAFT_KV_CELLS, SKILL_DRAFT_N_CTX)")
+    if n_cells > affordable:
+        lower = f"lower SKILL_DRAFT_N_CTX to at most {affordable}, or " if affordable >= MIN_N_CTX else ""
+        raise ModelError(
+            f"a cache of {n_cells} cells needs {n_cells * costs.cell / MIB:,.1f} MB and "
+            f"{max(0.0, rest - block) / MIB:,.1f} MB are left beside the model: {lower}give the container more memory "
+            "(mem_limit)"
+        )
+    return Sizes(
+        n_ctx=n_ctx, n_cells=n_cells, n_batch=min(n_batch, n_cells), slots=slots, n_slots=n_slots, n_outputs=n_outputs,
+        block_cells=max(MIN_BATCH, int(block / costs.cell)),
+    )  # fmt: skip
+
+
+def rehearse(context: Context, sizes: Sizes) -> None:
+    """Run the worst step: the cache full, the batch full, a row of output for each slot.
+
+    The pages that it touches stay the process's own, so what is free afterwards is what is free in any step.
+    """
+    trash, mover, first = 0, 1, OWN_SLOTS
+    rows = min(_REHEARSAL_ROWS, sizes.n_batch)
+    _step(context, rows, [first], outputs=1)
+    saved = np.empty(context.saved_size(first), np.uint8)
+    context.save_into(first, saved)
+    used = rows
+    while used + rows + sizes.n_batch <= context.n_cells:
+        context.restore(mover, saved)
+        context.copy_cells(mover, trash)
+        context.release_cells(mover)
+        used += rows
+    context.copy_cells(first, trash)
+    context.release_cells(first)
+    n = min(sizes.n_batch, context.n_cells - used)
+    running = range(first, first + max(1, min(sizes.n_slots - OWN_SLOTS, n)))
+    _step(context, n, list(running), outputs=min(n, sizes.n_outputs))
+    context.clear()
+
+
+def _step(context: Context, n: int, slots: list[int], *, outputs: int) -> None:
+    """A step of `n` rows, divided among slots that have no cells yet."""
+    context.tokens[:n] = 0
+    context.seq_ids[:n] = np.sort(np.resize(slots, n))
+    starts = np.searchsorted(context.seq_ids[:n], context.seq_ids[:n])
+    context.positions[:n] = np.arange(n) - starts
+    context.wants_logits[:n] = 0
+    context.wants_logits[n - outputs : n] = 1
+    context.decode(n)
