@@ -1,4 +1,4 @@
-"""`python -m bench run|table|publish|overhead`; `make bench` is the first one with everything set up."""
+"""`python -m bench run|table|publish|overhead|memory`; `make bench` is the first one with everything set up."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import sys
 import time
 from pathlib import Path
 
+from bench.container_memory import container_memory
 from bench.overhead import overhead
 from bench.plots import plots
 from bench.records import PUBLISHED, RESULTS, Journal, about_this_run, read_results, warn_if_busy
@@ -43,6 +44,10 @@ def _parser() -> argparse.ArgumentParser:
     share = commands.add_parser("overhead", help="Python's share of an engine step")
     share.add_argument("--threads", type=int, default=usable_cpus())
     share.add_argument("--steps", type=int, default=60, help="steps that are measured at each number of sequences")
+    memory = commands.add_parser("memory", help="the 4B in its container: baseline, mean and peak under mixed requests")
+    memory.add_argument("--requests", type=int, default=500)
+    memory.add_argument("--callers", type=int, default=4)
+    memory.add_argument("--seed", type=int, default=int(time.time()))
     return parser
 
 
@@ -97,6 +102,8 @@ def main() -> int:
         return _run(arguments)
     if arguments.command == "overhead":
         return overhead(threads=arguments.threads, steps=arguments.steps)
+    if arguments.command == "memory":
+        return container_memory(requests=arguments.requests, callers=arguments.callers, seed=arguments.seed)
     return _table(arguments)
 
 

@@ -1,0 +1,126 @@
+"""The memory of the production model's container under mixed requests: `python -m bench memory`, after `make image`.
+
+The model is `shape_model.py`'s, the limits those of docker-compose.override.yml. Callers come some milliseconds to
+seconds apart; prompts are short and long, some share a beginning, some have a grammar, some callers leave. Counted is
+what the server's processes hold for themselves (RssAnon and VmSwap, `Health.ram_mb`): that is what no kernel can take
+back, and what it kills for.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import statistics
+import sys
+import time
+from dataclasses import dataclass, field
+from typing import Any
+
+import grpc
+
+from bench.containers import container, docker, open_channel, target, wait_serving
+from bench.shape_model import shape_model
+from skills import skills_pb2, skills_pb2_grpc
+
+MIB = 1 << 20
+LIMIT_MIB = 3 << 10
+AIM_MIB = 2.9 * 1024
+_SAMPLE_S = 0.2
+_TIMEOUT_S = 1800.0
+_WORDS = (
+    "river", "stone", "light", "morning", "window", "paper", "garden", "music", "winter", "bread", "silver", "road",
+)  # fmt: skip
+_SYSTEM = "You answer in one sentence. " + " ".join(_WORDS * 8)
+
+
+Stub = Any  # the stub of an asynchronous channel, which its types cannot tell from the other
+
+
+@dataclass(slots=True)
+class Seen:
+    """What came of the requests, and the memory meanwhile (MiB)."""
+
+    answered: int = 0
+    left: int = 0
+    failed: list[str] = field(default_factory=list)
+    samples: list[float] = field(default_factory=list)
+
+
+def _request(rng: random.Random, *, long_words: int) -> skills_pb2.GenReq:
+    """One of a mix: mostly short, one in ten as long as a caller's share of the cache."""
+    words = long_words if rng.random() < 0.1 else rng.randint(5, 60)
+    request = skills_pb2.GenReq(
+        prompt=" ".join(rng.choices(_WORDS, k=words)),
+        max_tokens=rng.randint(2, 24),
+        temperature=rng.choice((0.0, 0.8)),
+        num_candidates=rng.choice((1, 1, 1, 1, 2)),
+    )
+    if rng.random() < 0.3:
+        request.system = _SYSTEM
+    if rng.random() < 0.1:
+        request.grammar = "root ::= [a-z ]+"
+    return request
+
+
+async def _caller(stub: Stub, rng: random.Random, left: list[int], long_words: int, seen: Seen) -> None:
+    while left:
+        left.pop()
+        await asyncio.sleep(rng.choice((0.0, 0.01, 0.2, 1.0)))
+        # One caller in twenty does not wait for the end.
+        timeout_s = 1.0 if rng.random() < 0.05 else _TIMEOUT_S
+        try:
+            await stub.Generate(_request(rng, long_words=long_words), timeout=timeout_s)
+            seen.answered += 1
+        except grpc.aio.AioRpcError as error:
+            if error.code() is grpc.StatusCode.DEADLINE_EXCEEDED and timeout_s < _TIMEOUT_S:
+                seen.left += 1
+            else:
+                seen.failed.append(f"{error.code().name}: {error.details()}")
+
+
+async def _sample(stub: Stub, seen: Seen) -> None:
+    while True:
+        health = await stub.Health(skills_pb2.HealthReq())
+        seen.samples.append(health.ram_mb * 1e6 / MIB)
+        await asyncio.sleep(_SAMPLE_S)
+
+
+async def _load(address: str, *, requests: int, callers: int, seed: int) -> tuple[float, skills_pb2.HealthResp, Seen]:
+    seen, left = Seen(), list(range(requests))
+    async with grpc.aio.insecure_channel(address) as channel:
+        stub: Stub = skills_pb2_grpc.SkillsServiceStub(channel)
+        start = await stub.Health(skills_pb2.HealthReq())
+        baseline = start.ram_mb * 1e6 / MIB
+        sampling = asyncio.create_task(_sample(stub, seen))
+        # All full-length prompts at once are what the cache is for: a share each, less its answer.
+        long_words = start.kv_cells // max(4, callers) - 64
+        await asyncio.gather(
+            *(_caller(stub, random.Random(seed + i), left, long_words, seen) for i in range(callers))  # noqa: S311
+        )
+        sampling.cancel()
+        return baseline, await stub.Health(skills_pb2.HealthReq()), seen
+
+
+def container_memory(*, requests: int, callers: int, seed: int) -> int:
+    """Prints a table; exit code 1 if anything was killed, failed, or took more than the aim."""
+    model = shape_model()
+    options = (f"--memory-swap={LIMIT_MIB}m", "--volume", f"{model.parent}:/models:ro",
+               "--env", f"SKILL_DRAFT_MODEL=/models/{model.name}")  # fmt: skip
+    with container(*options) as name:
+        docker("start", name)
+        address = target(name)
+        with open_channel(address) as channel:
+            wait_serving(channel)
+        begin = time.monotonic()
+        baseline, health, seen = asyncio.run(_load(address, requests=requests, callers=callers, seed=seed))
+        seconds = time.monotonic() - begin
+    peak, mean = max(seen.samples), statistics.fmean(seen.samples)
+    sys.stdout.write(
+        f"| callers | requests | cells | baseline, MiB | mean, MiB | peak, MiB | of | engines killed | failed |\n"
+        f"| --- | --- | --- | --- | --- | --- | --- | --- | --- |\n"
+        f"| {callers} | {requests} in {seconds:,.0f} s | {health.kv_cells:,} | {baseline:,.0f} | {mean:,.0f} "
+        f"| {peak:,.0f} | {LIMIT_MIB:,} | {health.engine_restarts} | {len(seen.failed)} |\n"
+    )
+    for text in sorted(set(seen.failed)):
+        sys.stderr.write(f"{seen.failed.count(text)} x {text}\n")
+    return int(bool(seen.failed) or health.engine_restarts > 0 or peak > AIM_MIB)

@@ -1,0 +1,158 @@
+"""The cell log against a model of llama.cpp's cache: whatever happens, each slot's cells hold its tokens, in order."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+
+from skills.skill_draft.engine.cells import CellLog, Slot
+from skills.skill_draft.engine.parking import Parking
+
+N_CELLS, N_SLOTS, BYTES_A_CELL = 96, 10, 8
+END = 1 << 30
+
+
+class Cache:
+    """A KV cache as llama.cpp keeps it: each cell has a position, a content, and sequences that own it.
+
+    The lowest free cells are filled first. The content of a cell is the token that it was computed for.
+    """
+
+    def __init__(self) -> None:
+        self.n_cells = N_CELLS
+        self.owners: list[set[int]] = [set() for _ in range(N_CELLS)]
+        self.positions, self.tokens = [0] * N_CELLS, [0] * N_CELLS
+        self._saved: list[np.ndarray[Any, Any]] = []
+        self.most_saved = 0
+
+    def cells_of(self, slot: int, start: int = -1, end: int = -1) -> list[int]:
+        within = range(max(start, 0), end if end >= 0 else END)
+        return [c for c in range(N_CELLS) if slot in self.owners[c] and self.positions[c] in within]
+
+    def fill(self, slot: int, position: int, token: int) -> None:
+        cell = next(c for c in range(N_CELLS) if not self.owners[c])
+        self.owners[cell], self.positions[cell], self.tokens[cell] = {slot}, position, token
+
+    def copy_cells(self, source: int, target: int, start: int = -1, end: int = -1) -> None:
+        for cell in self.cells_of(source, start, end):
+            self.owners[cell].add(target)
+
+    def release_cells(self, slot: int, start: int = -1, end: int = -1) -> None:
+        for cell in self.cells_of(slot, start, end):
+            self.owners[cell].discard(slot)
+
+    def saved_size(self, slot: int) -> int:
+        return BYTES_A_CELL * len(self.cells_of(slot))
+
+    def save_into(self, slot: int, room: np.ndarray[Any, Any]) -> None:
+        cells = self.cells_of(slot)
+        room.view(np.int32)[:] = [v for c in cells for v in (self.positions[c], self.tokens[c])]
+
+    def begin_save(self) -> None:
+        self._saved = []
+
+    def save(self, slot: int) -> int:
+        self._saved.append(np.empty(self.saved_size(slot), np.uint8))
+        self.save_into(slot, self._saved[-1])
+        self.most_saved = max(self.most_saved, sum(len(saved) for saved in self._saved) // BYTES_A_CELL)
+        return len(self._saved) - 1
+
+    def saved(self, place: int) -> np.ndarray[Any, Any]:
+        return self._saved[place]
+
+    def restore(self, slot: int, data: np.ndarray[Any, Any]) -> None:
+        assert not self.cells_of(slot)
+        for position, token in data.view(np.int32).reshape(-1, 2).tolist():
+            self.fill(slot, position, token)
+
+
+BLOCK = 7
+
+
+class CellLogMachine(RuleBasedStateMachine):
+    """Sequences come, share beginnings, write, are cut and end, in a cache that is always too small."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.cache = Cache()
+        parking = Parking(40 * BYTES_A_CELL)
+        self.log = CellLog(self.cache, N_SLOTS, parking, block_cells=BLOCK)  # type: ignore[arg-type]
+        self.running: list[tuple[Slot, list[int]]] = []
+
+    def _room(self, n: int) -> bool:
+        return n <= self.log.room or self.log.make_room(n)
+
+    def _write(self, slot: Slot, tokens: list[int]) -> None:
+        for i, token in enumerate(tokens):
+            self.cache.fill(slot.id, slot.length + i, token)
+        self.log.filled(slot, np.asarray(tokens, np.int32))
+
+    @precondition(lambda self: len(self.running) < 4)
+    @rule(prompt=st.lists(st.integers(0, 2), min_size=2, max_size=20))
+    def begin(self, prompt: list[int]) -> None:
+        slot = self.log.open(np.asarray(prompt, np.int32))
+        assert slot is not None
+        self.running.append((slot, list(prompt[: slot.length])))
+        if self._room(len(prompt) - slot.length):
+            self._write(slot, prompt[slot.length :])
+            self.running[-1][1][:] = prompt
+
+    @precondition(lambda self: self.running)
+    @rule(tokens=st.lists(st.integers(0, 2), min_size=1, max_size=3))
+    def everybody_writes(self, tokens: list[int]) -> None:
+        """One token each in turn, so their cells lie between one another's."""
+        for token in tokens:
+            if self._room(len(self.running)):
+                for slot, expected in self.running:
+                    self._write(slot, [token])
+                    expected.append(token)
+
+    @precondition(lambda self: self.running)
+    @rule(which=st.integers(0, 3), rest=st.integers(0, 5))
+    def cut(self, which: int, rest: int) -> None:
+        slot, expected = self.running[which % len(self.running)]
+        length = max(0, slot.length - rest)
+        self.log.truncate(slot, length)
+        del expected[length:]
+
+    @precondition(lambda self: self.running)
+    @rule(which=st.integers(0, 3), aside=st.booleans())
+    def end(self, which: int, aside: bool) -> None:
+        slot, _ = self.running.pop(which % len(self.running))
+        (self.log.set_aside if aside else self.log.keep)(slot)
+
+    @rule()
+    def sweep(self) -> None:
+        self.log._look_again = 0
+        self.log.sweep()
+
+    @rule(n=st.integers(1, 30))
+    def make_room(self, n: int) -> None:
+        self.log.make_room(n)
+
+    @invariant()
+    def each_slot_has_its_tokens_in_order(self) -> None:
+        for slot, expected in self.running:
+            assert slot.tokens.tolist() == expected
+        for slot in [*self.log.running.values(), *self.log.prefixes.values()]:
+            cells = self.cache.cells_of(slot.id)
+            assert slot.cells.tolist() == cells
+            assert [self.cache.positions[c] for c in cells] == list(range(slot.length))
+            assert [self.cache.tokens[c] for c in cells] == slot.tokens.tolist()
+
+    @invariant()
+    def nothing_lies_behind_the_used_cells_and_nothing_is_free_before(self) -> None:
+        assert all(self.cache.owners[: self.log.used])
+        assert not any(self.cache.owners[self.log.used :])
+
+    @invariant()
+    def a_move_copies_no_more_than_a_block_at_once(self) -> None:
+        assert self.cache.most_saved <= BLOCK
+
+
+TestCellLog = CellLogMachine.TestCase
+TestCellLog.settings = settings(max_examples=60, stateful_step_count=40, deadline=None)

@@ -1,0 +1,84 @@
+"""Sizes are chosen so that what they take is there; what is too little is said with what would help."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from skills.skill_draft.engine.binding import ModelError
+from skills.skill_draft.engine.memory import MIB, MIN_N_CTX, OWN_SLOTS, USEFUL_CELLS, Costs, choose
+from skills.skill_draft.engine.messages import EngineConfig, Sizes
+
+# Qwen3-VL-4B in IQ4_NL: 110 KiB a cell, a vocabulary of 151,936.
+FOUR_B = Costs(cell=110 * 1024, row=178_176, output=4 * 151_936)
+CONFIG = EngineConfig(model="any.gguf")
+
+
+def taken(sizes: Sizes, costs: Costs) -> float:
+    """Bytes that these sizes are known to take."""
+    outputs = sizes.n_outputs * costs.output
+    cells = (sizes.n_cells + sizes.block_cells) * costs.cell
+    return cells + outputs + max(outputs, sizes.n_batch * costs.row)
+
+
+@given(
+    free=st.floats(1, 64 << 30),
+    costs=st.builds(
+        Costs, cell=st.floats(1 << 10, 1 << 20), row=st.floats(1 << 12, 1 << 20), output=st.integers(4000, 1 << 20)
+    ),
+    slots=st.integers(1, 64),
+    kills=st.integers(0, 6),
+)
+def test_whatever_the_model_and_the_limit_sizes_fit_or_are_refused(
+    free: float, costs: Costs, slots: int, kills: int
+) -> None:
+    config = dataclasses.replace(CONFIG, slots=slots, memory_kills=kills)
+    try:
+        sizes = choose(config, costs, n_ctx_train=32_768, free=free)
+    except ModelError:
+        return  # what it says is tested below
+    # A block has a least size, which small caches do not need.
+    block = min(sizes.block_cells, sizes.n_cells)
+    assert taken(dataclasses.replace(sizes, block_cells=block), costs) <= free + 64 * costs.cell
+    assert MIN_N_CTX <= sizes.n_ctx <= sizes.n_cells
+    assert 1 <= sizes.slots <= sizes.n_slots - OWN_SLOTS
+    assert sizes.n_slots <= sizes.n_batch
+    assert sizes.n_slots <= sizes.n_outputs <= sizes.n_batch
+
+
+def test_the_4b_in_3_gb_holds_four_callers_with_a_thousand_tokens_each() -> None:
+    weights, processes, limit = 2325, 75, 3072
+    sizes = choose(CONFIG, FOUR_B, n_ctx_train=262_144, free=(0.95 * limit - weights - processes) * MIB)
+    assert sizes.n_cells >= USEFUL_CELLS
+    assert sizes.slots == CONFIG.slots
+
+
+def test_with_memory_to_spare_nothing_is_smaller_than_it_was_asked_for() -> None:
+    sizes = choose(CONFIG, FOUR_B, n_ctx_train=262_144, free=32 << 30)
+    assert (sizes.n_ctx, sizes.n_cells, sizes.n_batch, sizes.slots) == (4096, 8192, 512, 16)
+    assert sizes.n_slots == OWN_SLOTS + CONFIG.slots + CONFIG.prefixes
+
+
+def test_each_kill_makes_the_batch_smaller_down_to_a_least_one() -> None:
+    batches = [
+        choose(dataclasses.replace(CONFIG, memory_kills=k), FOUR_B, n_ctx_train=4096, free=32 << 30).n_batch
+        for k in range(6)
+    ]
+    assert batches == [512, 256, 128, 64, 64, 64]
+
+
+def test_a_context_that_does_not_fit_is_refused_with_one_that_does() -> None:
+    config = dataclasses.replace(CONFIG, n_ctx=16_384)
+    with pytest.raises(ModelError, match=r"lower SKILL_DRAFT_N_CTX to at most (\d+), or give the container more") as no:
+        choose(config, FOUR_B, n_ctx_train=262_144, free=700 * MIB)
+    affordable = int(str(no.value).split("at most ")[1].split(",")[0])
+    lower = choose(dataclasses.replace(config, n_ctx=affordable), FOUR_B, n_ctx_train=262_144, free=700 * MIB)
+    assert lower.n_ctx == affordable
+
+
+def test_where_not_even_a_short_context_fits_only_memory_helps() -> None:
+    with pytest.raises(ModelError, match=r"beside the model: give the container more memory"):
+        choose(CONFIG, FOUR_B, n_ctx_train=262_144, free=20 * MIB)
