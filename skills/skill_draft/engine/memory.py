@@ -26,6 +26,8 @@ SPARE_SHARE = 0.05
 _REST_BYTES = 8 * MIB
 # A batch, the rows of logits and the copies of a move each take at most this share of what is left beside the weights.
 _SHARE = 1 / 32
+# Running requests are worth more of it than prefixes: each has a row of logits as well.
+_SLOTS_SHARE = 1 / 8
 _MAX_BLOCK_BYTES = 64 * MIB
 # llama.cpp rounds the number of cells up to a multiple of this.
 _CELLS_STEP = 256
@@ -72,10 +74,9 @@ def choose(config: EngineConfig, costs: Costs, *, n_ctx_train: int, free: float)
         ModelError: What was asked for does not fit, or nothing useful does; the message says what would help.
     """
     share = free * _SHARE
-    n_slots = int(
-        min(OWN_SLOTS + config.slots + config.prefixes, max(OWN_SLOTS + 1 + _MIN_PREFIXES, share / costs.output))
-    )
-    slots = min(config.slots, n_slots - OWN_SLOTS - min(config.prefixes, _MIN_PREFIXES))
+    slots = int(min(config.slots, max(1, free * _SLOTS_SHARE / costs.output)))
+    least, most = OWN_SLOTS + slots + min(config.prefixes, _MIN_PREFIXES), OWN_SLOTS + slots + config.prefixes
+    n_slots = int(min(most, max(least, share / costs.output)))
     n_batch = int(min(max(config.n_batch >> config.memory_kills, MIN_BATCH), max(MIN_BATCH, share / costs.row)))
     # llama.cpp keeps a row of output for each slot, and aborts if the batch is smaller.
     n_batch = max(min(n_batch, config.n_batch), n_slots)
