@@ -7,7 +7,8 @@ from pathlib import Path
 
 from skills.runtime.resources import memory_available
 
-from .binding import Context, ContextParams, Model, ModelError, ModelParams, tensor_types
+from .binding import Context, ContextParams, Model, ModelError, ModelParams, system_info, tensor_types
+from .build import why_not_exact
 from .messages import EngineConfig
 
 MIB = 1 << 20
@@ -43,7 +44,7 @@ def load(config: EngineConfig) -> Loaded:
     if not path.is_file():
         raise ModelError(f"no such file: {path}")
     types = tensor_types(path)
-    params, exact, notes = _choose_kernels(types, config.exact)
+    params, exact, notes = _choose_kernels(types, config.exact, system_info())
     weights = path.stat().st_size
     available = memory_available()
     if weights > available:
@@ -80,10 +81,12 @@ def load(config: EngineConfig) -> Loaded:
     )  # fmt: skip
 
 
-def _choose_kernels(types: set[str], want_exact: bool) -> tuple[ModelParams, bool, list[str]]:
+def _choose_kernels(types: set[str], want_exact: bool, build: str) -> tuple[ModelParams, bool, list[str]]:
     """How to load matrices of these types so that numerics are exact, and whether they then are."""
     # What is rewritten need not stay mapped as well: that would show the model twice in the process's memory.
     usual = ModelParams(mmap=not types & _REPACKED, repack=True)
+    if want_exact and (why := why_not_exact(build)):
+        return usual, False, [f"numerics are fast, not exact: {why}"]
     if not want_exact or types <= _EXACT:
         return usual, want_exact, []
     if types <= _EXACT | _EXACT_UNPACKED and "IQ4_NL" not in types:
