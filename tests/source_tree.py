@@ -12,12 +12,13 @@ import sys
 import sysconfig
 import tempfile
 import venv
+from collections.abc import Sequence
 from pathlib import Path
 
 from tests.servers import ROOT
 
 _COPIED = (
-    *("core", "skills", "tools", "docs", "models/catalog.toml", "pyproject.toml", "requirements.lock", "Makefile"),
+    *("core", "skills", "tools", "docs", "models", "pyproject.toml", "requirements.lock", "Makefile"),
     *(".dockerignore", "docker-compose.yml", "docker-compose.override.yml", "docker-compose.scale.yml"),
 )
 
@@ -27,7 +28,8 @@ def copy_tree(folder: Path) -> Path:
     for name in _COPIED:
         source, target = ROOT / name, folder / name
         if source.is_dir():
-            shutil.copytree(source, target, ignore=shutil.ignore_patterns("__pycache__", "*.gguf"))
+            ignored = shutil.ignore_patterns("__pycache__", "*.gguf")
+            shutil.copytree(source, target, symlinks=True, ignore=ignored)
         else:
             target.parent.mkdir(parents=True, exist_ok=True)
             shutil.copy2(source, target)
@@ -58,12 +60,15 @@ def blocks(text: str, language: str) -> list[str]:
     return re.findall(rf"^```{language}\n(.*?)^```", text, re.DOTALL | re.MULTILINE)
 
 
-def typed(script: str, tree: Path, *, timeout_s: float = 110.0, **environment: str) -> str:
-    """What a shell prints that is given these lines at the root of the tree; raises `AssertionError` if one fails."""
+def typed(script: str, tree: Path, *, timeout_s: float = 110.0, within: Sequence[str] = (), **environment: str) -> str:
+    """What a shell prints that is given these lines at the root of the tree; raises `AssertionError` if one fails.
+
+    `within` is a command that starts the shell: see `tests.own_network`.
+    """
     clean = {key: value for key, value in os.environ.items() if not key.startswith(("SARAI_", "SKILL_", "PYTHONPATH"))}
     with tempfile.TemporaryFile("w+") as said:
         shell = subprocess.Popen(
-            ["bash", "-euo", "pipefail", "-c", script], cwd=tree, env={**clean, **environment},
+            [*within, "bash", "-euo", "pipefail", "-c", script], cwd=tree, env={**clean, **environment},
             stdin=subprocess.DEVNULL, stdout=said, stderr=subprocess.STDOUT, start_new_session=True,
         )  # fmt: skip
         try:

@@ -113,7 +113,7 @@ def plan(layout: Layout, *, port: int, proto: bool) -> dict[str, str]:
     kind = "proto_" if proto else ""
     code, name = layout.code, layout.name
     chosen = {
-        f"{code}/__init__.py": "__init__.py",
+        f"{code}/__init__.py": f"{kind}__init__.py",
         f"{code}/plugin.py": "plugin.py",
         f"{code}/server.py": f"{kind}server.py",
         f"{layout.tests}/test_{name}.py": f"{kind}test.py",

@@ -21,6 +21,7 @@ from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
 from .drain import DrainInterceptor
+from .limits import Limits, watch_limits
 
 log = logging.getLogger("sarai.runtime")
 
@@ -64,6 +65,9 @@ class Skill(Protocol):
 
     def cannot_serve(self, why: str) -> None:
         """`load` failed and will be tried again: what its own health and its callers are to be told."""
+
+    def limits_changed(self, now: Limits, before: Limits) -> None:
+        """What this process may use has changed while it runs."""
 
     def draining(self) -> None:
         """No more calls will come in."""
@@ -153,6 +157,7 @@ async def serve(
     stopping = _Stopping(lifeline=lifeline)
     loading = asyncio.create_task(_load_again_and_again(skill, serving) if stay else skill.load(serving))
     asked = asyncio.create_task(stopping.first.wait())
+    watching = asyncio.create_task(watch_limits(skill.limits_changed))
     try:
         await asyncio.wait({loading, asked}, return_when=asyncio.FIRST_COMPLETED)
         if loading.done():
@@ -164,6 +169,7 @@ async def serve(
     finally:
         loading.cancel()
         asked.cancel()
+        watching.cancel()
         await server.stop(None)
         await skill.close()
     return 0

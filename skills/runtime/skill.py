@@ -14,6 +14,7 @@ import grpc
 
 from skills import skills_pb2
 
+from .limits import Limits
 from .resources import CpuMeter, anonymous_bytes, usable_cpus
 from .serving import Serving, StartError
 from .settings import ServerSettings
@@ -44,6 +45,7 @@ class BaseSkill:
     def __init__(self, settings: ServerSettings, *, name: str, version: str) -> None:
         self.name, self.version = name, version
         self.log = logging.getLogger(f"sarai.{name}")
+        self._choose_workers = not settings.workers
         self.work = Work(workers=settings.workers or usable_cpus(), queue=settings.queue)
         self._metrics_at = settings.metrics
         self._metrics = self._make_metrics() if settings.metrics else None
@@ -82,6 +84,11 @@ class BaseSkill:
     def cannot_serve(self, why: str) -> None:
         """Health and callers are told, until it can."""
         self._status, self._message = "NOT_SERVING", why
+
+    def limits_changed(self, now: Limits, before: Limits) -> None:  # noqa: ARG002
+        """As many workers as CPUs, unless the settings say how many."""
+        if self._choose_workers:
+            self.work.set_workers(now.cpus)
 
     def draining(self) -> None:
         """No more calls will come in."""

@@ -69,9 +69,18 @@ class Work:
         self.workers = workers
         self._queue = queue
         self._slots = asyncio.Semaphore(workers)
+        self._surplus = 0  # slots that are taken back as soon as they are free
         self._mean_s = 0.0
         self.active = 0
         self.waiting = 0
+
+    def set_workers(self, workers: int) -> None:
+        """Gives more slots at once, or fewer as calls end."""
+        self._surplus += self.workers - workers
+        self.workers = workers
+        while self._surplus < 0:
+            self._surplus += 1
+            self._slots.release()
 
     @contextlib.asynccontextmanager
     async def slot(self) -> AsyncIterator[Slot]:
@@ -100,7 +109,10 @@ class Work:
 
     def _free(self) -> None:
         self.active -= 1
-        self._slots.release()
+        if self._surplus:
+            self._surplus -= 1
+        else:
+            self._slots.release()
 
     def _abandoned(self, future: asyncio.Future[Any]) -> None:
         if not future.cancelled():

@@ -1,6 +1,6 @@
 """Which model file a skill serves.
 
-A path, a name of `models/catalog.toml`, what lies in the models folder, or the embedded small model, which comes with
+A path, a name of `catalog.toml`, what lies in the models folder, or the embedded small model, which comes with
 a Python package.
 """
 
@@ -10,6 +10,7 @@ import importlib.util
 import os
 import tomllib
 from dataclasses import dataclass
+from importlib.resources import files
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -35,9 +36,9 @@ class CatalogEntry:
     sha256: str = ""
 
 
-def catalog(path: Path | None = None) -> dict[str, CatalogEntry]:
-    """The models of `models/catalog.toml` by name."""
-    text = (path or ROOT / "models" / "catalog.toml").read_text()
+def catalog() -> dict[str, CatalogEntry]:
+    """The models of `catalog.toml`, which is in this package, by name."""
+    text = files(__package__).joinpath("catalog.toml").read_text(encoding="utf-8")
     known = CatalogEntry.__slots__
     return {
         name: CatalogEntry(name=name, **{key: str(value) for key, value in entry.items() if key in known})
@@ -46,10 +47,13 @@ def catalog(path: Path | None = None) -> dict[str, CatalogEntry]:
 
 
 def models_dir(setting: str = "") -> Path:
-    """The folder of model files: the setting, the container's /models, or the repository's."""
+    """The folder of model files: the setting, the container's /models, the repository's, or else the user's own."""
     if setting:
         return Path(setting)
-    return Path("/models") if Path("/models").is_dir() else ROOT / "models"
+    for folder in (Path("/models"), ROOT / "models"):
+        if folder.is_dir():
+            return folder
+    return Path(os.environ.get("XDG_DATA_HOME") or Path.home() / ".local" / "share", "sarai", "models")
 
 
 def find_model(setting: str, folder: Path) -> Path:

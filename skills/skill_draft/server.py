@@ -28,6 +28,7 @@ from typing import TYPE_CHECKING
 import grpc
 
 from skills import skills_pb2, skills_pb2_grpc
+from skills.runtime.limits import Limits
 from skills.runtime.pieces import Pieces
 from skills.runtime.resources import CpuMeter, anonymous_bytes, usable_cpus
 from skills.runtime.serving import Serving, StartError, configure_logging, serve
@@ -140,8 +141,6 @@ class DraftSkill(skills_pb2_grpc.SkillsServiceServicer):
         except EngineGoneError as error:
             raise StartError(str(error)) from error
         self._cannot_serve = ""
-        for note in ready.notes:
-            log.info("%s", note)
         log.info("serving %s after %.2f s", ready.model, time.monotonic() - self._started)
 
     async def _on_state(self, state: State) -> None:
@@ -152,6 +151,18 @@ class DraftSkill(skills_pb2_grpc.SkillsServiceServicer):
     def cannot_serve(self, why: str) -> None:
         """Health and callers are told, until it can."""
         self._cannot_serve = why
+
+    def limits_changed(self, now: Limits, before: Limits) -> None:
+        """The running engine follows the CPUs; memory is what the next one is sized by."""
+        if now.memory_bytes != before.memory_bytes:
+            log.info("the next engine will be sized for the new memory limit")
+        if now.cpus == before.cpus or self._engine is None:
+            return
+        if self._settings.threads:
+            log.info("SKILL_DRAFT_THREADS keeps the engine at %d threads", self._settings.threads)
+        else:
+            log.info("the engine uses up to %d threads from now on", now.cpus)
+            self._engine.use_cpus(now.cpus)
 
     def draining(self) -> None:
         """No more calls will come in."""

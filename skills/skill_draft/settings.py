@@ -32,8 +32,10 @@ class Settings:
     listen: str = _setting("127.0.0.1:50051", "address to serve on: HOST:PORT or unix:/PATH")
     model: str = _setting("", "a GGUF file, or a name of models/catalog.toml; empty: what lies in the models folder, "
                           "else the embedded small model")  # fmt: skip
-    models_dir: str = _setting("", "folder of GGUF files; empty: /models, else models/ of the repository")
-    threads: int = _setting(0, "CPU threads; 0: the CPUs this process may use, cgroup quota included", low=0, high=512)
+    models_dir: str = _setting("", "folder of GGUF files; empty: /models, else models/ of the repository, "
+                               "else ~/.local/share/sarai/models")  # fmt: skip
+    threads: int = _setting(0, "CPU threads; 0: the CPUs this process may use, cgroup quota included, also where that "
+                            "changes while it runs", low=0, high=512)  # fmt: skip
     n_ctx: int = _setting(0, "tokens of prompt and answer together; 0: 4096, or what model and memory allow",
                           low=0, high=1 << 20)  # fmt: skip
     kv_cells: int = _setting(0, "cells of the KV cache, for running requests and prefixes; 0: twice n_ctx, or what "

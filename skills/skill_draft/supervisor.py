@@ -34,6 +34,7 @@ from .engine.messages import (
     Ready,
     Request,
     Stats,
+    UseCpus,
 )
 from .engine_process import EngineGoneError, EngineProcess, how_it_ended
 from .engine_start import ENGINE_MODULE
@@ -128,6 +129,12 @@ class Supervisor:
         if self._on_trial is flight:
             self._next_trial()
 
+    def use_cpus(self, count: int) -> None:
+        """Lets this engine, and those that replace it, use another number of CPUs."""
+        self._config = dataclasses.replace(self._config, threads=count)
+        if self._process:
+            self._process.send(UseCpus(count=count))
+
     def lookup_totals(self) -> tuple[int, int]:
         """Lookup tokens tried and accepted since the start, over all engines."""
         tried, right = self._lookup_of_dead
@@ -150,6 +157,8 @@ class Supervisor:
             await process.end()
             raise EngineGoneError(first.message)
         assert isinstance(first, Ready)
+        for note in first.notes:
+            log.info("%s", note)
         self.ready, self.stats, self._accepting = first, Stats(), True
         return first
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
+import socket
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,9 +14,12 @@ import pytest
 
 from core.client import SkillClient
 from core.testing import SkillContainer, SkillContainers
+from skills.skill_draft.plugin import sarai_skills
 from tests.docker.asking import OwnTiny, tiny_service
 from tests.servers import ROOT
 from tools import docker_plugins
+
+SPEC = sarai_skills()[0]
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -79,3 +83,20 @@ def clone(tmp_path: Path) -> Iterator[Path]:
             shutil.copy2(ROOT / name, folder / name)
     yield folder
     shutil.rmtree(folder)
+
+
+@pytest.fixture
+def free_name_and_port() -> None:
+    """The fixed name and the fixed port that users get; on a developer's machine both may be taken."""
+    there = subprocess.run(["docker", "container", "inspect", SPEC.container], capture_output=True, check=False)
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("127.0.0.1", SPEC.port))
+            taken = there.returncode == 0
+        except OSError:
+            taken = True
+    if taken and os.environ.get("SARAI_REQUIRE_DOCKER") == "1":
+        pytest.fail(f"a container {SPEC.container} or a server on port {SPEC.port} is here already")
+    if taken:
+        pytest.skip(f"a container {SPEC.container} or a server on port {SPEC.port} is here; this test would stop it")

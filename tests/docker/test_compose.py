@@ -6,7 +6,6 @@ import contextlib
 import json
 import os
 import shutil
-import socket
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -31,23 +30,6 @@ draft = pool.get_skill_client("draft")
 answer = draft.Generate(skills_pb2.GenReq(prompt="Hello", max_tokens=8, temperature=0.7, stop=["###"]), timeout=100.0)
 print(answer.tokens_generated, draft.origin, draft.target)
 """
-
-
-@pytest.fixture
-def free_name_and_port() -> None:
-    """The fixed name and the fixed port that users get; on a developer's machine both may be taken."""
-    there = subprocess.run(["docker", "container", "inspect", SPEC.container], capture_output=True, check=False)
-    with socket.socket() as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind(("127.0.0.1", SPEC.port))
-            taken = there.returncode == 0
-        except OSError:
-            taken = True
-    if taken and os.environ.get("SARAI_REQUIRE_DOCKER") == "1":
-        pytest.fail(f"a container {SPEC.container} or a server on port {SPEC.port} is here already")
-    if taken:
-        pytest.skip(f"a container {SPEC.container} or a server on port {SPEC.port} is here; this test would stop it")
 
 
 @contextlib.contextmanager

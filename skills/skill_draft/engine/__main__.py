@@ -30,6 +30,7 @@ from .messages import (
     NotReady,
     Ready,
     Request,
+    UseCpus,
     decode,
     encode,
     frame_length,
@@ -79,7 +80,7 @@ def take_in(link: Link, engine: Engine, preparer: Preparer) -> None:
         match frame:
             case None:
                 os._exit(0)
-            case Cancel():
+            case Cancel() | UseCpus():
                 engine.inbox.put(frame)
             case Request():
                 engine.intake_busy_since = time.monotonic()

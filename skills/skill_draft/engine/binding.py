@@ -112,6 +112,11 @@ class ContextParams:
     exact: bool = True
 
 
+def system_info() -> str:
+    """What the library was compiled for and uses, as llama.cpp prints it: `CPU : AVX2 = 1 | FMA = 1 | …`."""
+    return str(L.llama_print_system_info().decode())
+
+
 def tensor_types(path: Path) -> set[str]:
     """The types of a GGUF's matrices (tensors of two dimensions or more), like `{"IQ4_NL", "Q6_K"}`."""
 

@@ -28,7 +28,6 @@ class Crowding:
     """Reads the kernel's counters now and then: 0.1 ms a look."""
 
     def __init__(self) -> None:
-        self._cpus = {f"cpu{i}" for i in os.sched_getaffinity(0)}
         self._looked = time.monotonic()
         self._last = self._counters()
         self.counts = self._last is not None
@@ -49,8 +48,9 @@ class Crowding:
     def _counters(self) -> tuple[float, float] | None:
         """Seconds waited by all our threads, and seconds that our CPUs were idle, since they began."""
         try:
+            cpus = {f"cpu{i}" for i in os.sched_getaffinity(0)}
             rows = [line.split() for line in Path("/proc/stat").read_text(encoding="ascii").splitlines()]
-            ours = [[int(column) for column in row[1:]] for row in rows if row[0] in self._cpus]
+            ours = [[int(column) for column in row[1:]] for row in rows if row[0] in cpus]
             waited = sum(_waited_ns(task) for task in _TASKS.iterdir()) / 1e9
             return waited + sum(cpu[_STEAL] for cpu in ours) / _TICKS, sum(
                 cpu[_IDLE] + cpu[_IOWAIT] for cpu in ours

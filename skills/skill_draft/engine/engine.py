@@ -24,6 +24,7 @@ from .messages import (
     Queued,
     Request,
     Stats,
+    UseCpus,
 )  # fmt: skip
 from .outbox import Outbox
 from .parking import Parking
@@ -58,7 +59,7 @@ class Engine:
     def __init__(self, loaded: Loaded, config: EngineConfig, *, send: Callable[[list[Event]], None]) -> None:
         self._context = context = loaded.context
         self._max_queued = config.queue
-        self.inbox: queue.SimpleQueue[Call | Cancel | Failed | None] = queue.SimpleQueue()
+        self.inbox: queue.SimpleQueue[Call | Cancel | UseCpus | Failed | None] = queue.SimpleQueue()
         self.intake_busy_since: float | None = None
         self._threads, self._threads_set = Threads(config.threads, Crowding()), config.threads
         sizes = loaded.sizes
@@ -103,6 +104,8 @@ class Engine:
                 case Cancel():
                     if call := self._calls.get(command.id):
                         self._leave(call)
+                case UseCpus():
+                    self._threads.set_limit(command.count)
                 case Failed():
                     self._outbox.put(command)
                 case Call():

@@ -9,7 +9,8 @@ from pathlib import Path
 
 from skills.runtime.resources import anonymous_bytes, memory_available, memory_size, reserved_bytes
 
-from .binding import Context, ContextParams, Model, ModelError, ModelParams, tensor_types
+from .binding import Context, ContextParams, Model, ModelError, ModelParams, system_info, tensor_types
+from .build import why_not_exact
 from .memory import MIB, SPARE_SHARE, USEFUL_CELLS, Costs, choose, rehearse
 from .messages import EngineConfig, Sizes
 
@@ -41,12 +42,9 @@ def load(config: EngineConfig) -> Loaded:
     if not path.is_file():
         raise ModelError(f"no such file: {path}")
     types = tensor_types(path)
-    params, exact, notes = _choose_kernels(types, config.exact)
-    weights, available, processes = (
-        path.stat().st_size,
-        memory_available(),
-        anonymous_bytes([os.getpid(), os.getppid()]),
-    )
+    params, exact, notes = _choose_kernels(types, config.exact, system_info())
+    weights, available = path.stat().st_size, memory_available()
+    processes = anonymous_bytes([os.getpid(), os.getppid()])
     if weights > available:
         raise ModelError(
             f"{path.name} needs {weights / MIB:,.0f} MB and this process may use {available / MIB:,.0f} MB: "
@@ -131,10 +129,12 @@ def _too_few_cells(model: Model, sizes: Sizes, cell_bytes: float, *, config: Eng
     return [note]
 
 
-def _choose_kernels(types: set[str], want_exact: bool) -> tuple[ModelParams, bool, list[str]]:
+def _choose_kernels(types: set[str], want_exact: bool, build: str) -> tuple[ModelParams, bool, list[str]]:
     """How to load matrices of these types so that numerics are exact, and whether they then are."""
     # What is rewritten need not stay mapped as well: that would show the model twice in the process's memory.
     usual = ModelParams(mmap=not types & _REPACKED, repack=True)
+    if want_exact and (why := why_not_exact(build)):
+        return usual, False, [f"numerics are fast, not exact: {why}"]
     if not want_exact or types <= _EXACT:
         return usual, want_exact, []
     if types <= _EXACT | _EXACT_UNPACKED and "IQ4_NL" not in types:

@@ -172,6 +172,13 @@ class Cancel:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class UseCpus:
+    """The most CPUs that may be used from now on."""
+
+    count: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Stats:
     """What the engine counts. Totals are since its own start."""
 
@@ -276,7 +283,7 @@ class Beat:
     stats: Stats
 
 
-Command = Request | Cancel
+Command = Request | Cancel | UseCpus
 Event = Ready | NotReady | Queued | Admitted | Piece | Done | Failed | Beat
 
 

@@ -8,6 +8,7 @@ change the bits.
 
 from __future__ import annotations
 
+import copy
 import statistics
 from typing import Protocol
 
@@ -47,8 +48,7 @@ class Threads:
 
     def __init__(self, limit: int, crowd: Crowd) -> None:
         """`limit` is the most that may be used."""
-        steps = range(1, limit + 1) if limit <= 4 else (1, limit // 4, limit // 2, 3 * limit // 4, limit)
-        self._counts = sorted({n for n in steps if n})
+        self._counts = _counts_to(limit)
         self._costs = {n: StepCosts() for n in self._counts}
         self._crowd = crowd
         self.current = self._last = limit
@@ -58,6 +58,13 @@ class Threads:
         self._trial: int | None = None
         self._ratios: list[float] = []  # of the trial's steps: what one took, by what it takes with the current count
         self._trial_cost_s = 0.0
+
+    def set_limit(self, limit: int) -> None:
+        """Begins anew with this number, which is followed from the next step on."""
+        self._counts = _counts_to(limit)
+        self._costs = {n: self._costs.get(n) or copy.deepcopy(self.costs) for n in self._counts}
+        self.current = limit
+        self._trial, self._wanted, self._looks = None, 0, 0
 
     @property
     def costs(self) -> StepCosts:
@@ -115,3 +122,9 @@ class Threads:
             self._next_trial, self._pause_s = now + self._pause_s, min(2 * self._pause_s, AGAIN_S[1])
         if not self._crowd.counts:
             self._next_trial = now + max(BLIND_PAUSE_S, BLIND_COST * self._trial_cost_s)
+
+
+def _counts_to(limit: int) -> list[int]:
+    """The numbers of threads that are worth a try."""
+    steps = range(1, limit + 1) if limit <= 4 else (1, limit // 4, limit // 2, 3 * limit // 4, limit)
+    return sorted({n for n in steps if n})

@@ -166,6 +166,17 @@ def test_more_threads_that_do_not_help_are_tried_less_and_less() -> None:
     assert machine.run(60) > 0.98 * (1000 / 16)
 
 
+def test_a_new_limit_is_followed_at_once_and_what_was_learned_is_kept() -> None:
+    machine = Machine(1)
+    machine.run(5)
+    machine.threads.set_limit(2)
+    assert machine.threads.for_next_step(machine.now) == 2
+    assert machine.threads.costs.ms(1) == pytest.approx(16, rel=0.1), "better than what a 4B costs"
+    assert machine.run(5) == pytest.approx(1000 / 8, rel=0.1)
+    machine.threads.set_limit(1)
+    assert machine.run(60) == pytest.approx(1000 / 16, rel=0.001)
+
+
 def test_one_thread_is_never_exceeded() -> None:
     machine = Machine(1)
     machine.busy = True

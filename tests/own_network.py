@@ -1,0 +1,37 @@
+"""A network of a command's own, where a skill's port is free whatever else runs on this machine.
+
+Linux's `unshare -rn` makes it, for every user where the system lets users; this file, as a program, turns its loopback
+on and then becomes the command.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import shutil
+import socket
+import struct
+import subprocess
+import sys
+
+import pytest
+
+_SIOCSIFFLAGS = 0x8914
+_UP_LOOPBACK_RUNNING = 0x1 | 0x8 | 0x40
+
+
+def own_network(port: int) -> tuple[str, ...]:
+    """What to put before a command that needs the port; nothing where there is no such network but the port is free."""
+    prefix = ("unshare", "-rn", sys.executable, __file__)
+    if shutil.which("unshare") and subprocess.run([*prefix, "true"], capture_output=True, check=False).returncode == 0:
+        return prefix
+    with socket.socket() as probe:
+        if probe.connect_ex(("127.0.0.1", port)) == 0:
+            pytest.skip(f"a server is on port {port}, and `unshare -rn` makes no network of our own here")
+    return ()
+
+
+if __name__ == "__main__":
+    with socket.socket() as control:
+        fcntl.ioctl(control, _SIOCSIFFLAGS, struct.pack("16sh14x", b"lo", _UP_LOOPBACK_RUNNING))
+    os.execvp(sys.argv[1], sys.argv[1:])
