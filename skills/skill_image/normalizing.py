@@ -17,6 +17,8 @@ Image.MAX_IMAGE_PIXELS = None  # the limit is the job's, and says which field it
 # What Pillow reads without a program of its own beside it. MPO is what many cameras call their JPEG.
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF")
 _NAMES = {"MPO": "jpeg"}
+MOST_WEBP_SIDE = 16_383
+"""Pixels: the format's limit."""
 _UPRIGHT = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -32,7 +34,7 @@ def normalize(image: bytes, job: Job) -> tuple[Picture, bytes]:
     """The picture upright, in sRGB on white, in whole tiles, encoded.
 
     Raises:
-        BadPictureError: it is none, is broken, or has more pixels than are decoded.
+        BadPictureError: it is none, is broken, has more pixels than are decoded, or a side too long for WebP.
     """
     source = _open(image, job.decode_pixels)
     profile = source.info.get("icc_profile")
@@ -42,6 +44,7 @@ def normalize(image: bytes, job: Job) -> tuple[Picture, bytes]:
     orientation = _orientation(source)  # what is left to do: a TIFF is turned while it is decoded
     across, down = source.size if orientation < 5 else source.size[::-1]
     size = tiled_size(across, down, min_pixels=job.min_pixels, max_pixels=job.max_pixels)
+    _check_encoding(*size, job.encoding)
     picture = _shrunk(direct(source), min(across // size[0], down // size[1]))
     if orientation != 1:
         picture = picture.transpose(_UPRIGHT[orientation])
@@ -84,6 +87,15 @@ def _check_size(width: int, height: int, decode_pixels: int) -> None:
         raise BadPictureError(f"is {width} x {height}; at most {decode_pixels} pixels are decoded", fault="too_large")
     if max(width, height) > MAX_ASPECT * min(width, height):
         raise BadPictureError(f"is {width} x {height}; a side may be at most {MAX_ASPECT} times the other")
+
+
+def _check_encoding(width: int, height: int, encoding: str) -> None:
+    if encoding != "png" and max(width, height) > MOST_WEBP_SIDE:
+        raise BadPictureError(
+            f"is WebP, whose sides have at most {MOST_WEBP_SIDE} pixels, and the picture would be {width} x {height}: "
+            "ask for ENCODING_PNG, or for fewer max_pixels",
+            field="encoding",
+        )
 
 
 def _load(source: Image.Image, decode_pixels: int) -> None:

@@ -103,6 +103,11 @@ def test_wishes_are_followed(image: Any) -> None:
     assert (answer.media_type, decoded(answer.image).format) == ("image/webp", "WEBP")
 
 
+def test_long_picture_is_answered_as_png(image: Any) -> None:
+    answer = image.Normalize(ask(encoded(Image.new("L", (20_000, 192))), max_pixels=1 << 23), timeout=20)
+    assert (answer.width, answer.height) == (20_000, 192)
+
+
 def test_first_frame_of_an_animation_is_taken_and_said_so(image: Any) -> None:
     assert image.Normalize(ask(animated("GIF")), timeout=20).animated
 
@@ -138,6 +143,16 @@ BAD: dict[str, tuple[image_pb2.NormalizeRequest, grpc.StatusCode, str]] = {
     "bomb": (ask(png_header(50_000, 50_000)), EXHAUSTED, "image"),
     "no pixels": (ask(png_header(0, 0)), INVALID, "image"),
     "a line": (ask(png_header(1, 1000)), INVALID, "image"),
+    "too long for WebP": (
+        ask(encoded(Image.new("L", (20_000, 192))), max_pixels=1 << 23, encoding=image_pb2.ENCODING_WEBP),
+        INVALID,
+        "encoding",
+    ),
+    "too long for WebP without loss": (
+        ask(encoded(Image.new("L", (192, 20_000))), max_pixels=1 << 23, encoding=image_pb2.ENCODING_WEBP_LOSSLESS),
+        INVALID,
+        "encoding",
+    ),
     "too many bytes": (ask(bytes(1_100_000)), EXHAUSTED, "image"),
     "min_pixels": (ask(b"x", min_pixels=-1), INVALID, "min_pixels"),
     "max_pixels": (ask(b"x", max_pixels=2**31 - 1), INVALID, "max_pixels"),

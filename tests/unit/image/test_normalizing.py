@@ -188,6 +188,26 @@ def test_lossless_encodings_hold_the_same_pixels(encoding: str, media_type: str)
     assert picture.tobytes() == quarters().tobytes()
 
 
+@pytest.mark.parametrize("encoding", ["webp", "webp-lossless"])
+def test_side_that_webp_cannot_have_is_refused_by_the_encoding(encoding: str) -> None:
+    wide, tall = (encoded(Image.new("L", size)) for size in ((20_000, 192), (192, 20_000)))
+    for image in (wide, tall):
+        with pytest.raises(BadPictureError, match="at most 16383 pixels") as refused:
+            normalize(image, dataclasses.replace(JOB, encoding=encoding, max_pixels=1 << 23))
+        assert (refused.value.field, refused.value.fault) == ("encoding", "invalid")
+        about, _ = normalized(image, max_pixels=1 << 23)
+        assert max(about.width, about.height) == 20_000
+        about, _ = normalize(image, dataclasses.replace(JOB, encoding=encoding))
+        assert about.media_type == "image/webp"
+
+
+@pytest.mark.parametrize("encoding", ["webp", "webp-lossless"])
+def test_longest_side_that_webp_can_have_is_answered(encoding: str) -> None:
+    long = encoded(Image.new("L", (16_352, 96)))
+    about, _ = normalize(long, dataclasses.replace(JOB, encoding=encoding, max_pixels=1 << 23))
+    assert about.width == 16_352
+
+
 def test_quality_decides_the_size_of_lossy_webp() -> None:
     noise = Image.effect_noise((256, 256), 60).convert("RGB")
     sizes = [
