@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import io
+import warnings
 
 from PIL import ExifTags, Image, UnidentifiedImageError
 
+from . import deep_png, png
 from .colour import direct, to_srgb
 from .errors import BadPictureError
 from .jobs import Job, Picture
@@ -13,6 +15,7 @@ from .phash import perceptual_hash
 from .tiles import MAX_ASPECT, tiled_size
 
 Image.MAX_IMAGE_PIXELS = None  # the limit is the job's, and says which field it is about
+Image.WARN_POSSIBLE_FORMATS = True  # why a picture cannot be opened
 
 # What Pillow reads without a program of its own beside it. MPO is what many cameras call their JPEG.
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF")
@@ -36,11 +39,13 @@ def normalize(image: bytes, job: Job) -> tuple[Picture, bytes]:
     Raises:
         BadPictureError: it is none, is broken, has more pixels than are decoded, or a side too long for WebP.
     """
+    if image.startswith(png.SIGNATURE):
+        image = png.lean(image)
     source = _open(image, job.decode_pixels)
     profile = source.info.get("icc_profile")
     animated = source.format != "MPO" and bool(getattr(source, "is_animated", False))
     stored_size, stated = source.size, _orientation(source) if source.format == "TIFF" else 1
-    _load(source, job.decode_pixels)
+    _load(source, image, job.decode_pixels)
     orientation = _orientation(source)  # what is left to do: a TIFF is turned while it is decoded
     across, down = source.size if orientation < 5 else source.size[::-1]
     size = tiled_size(across, down, min_pixels=job.min_pixels, max_pixels=job.max_pixels)
@@ -70,14 +75,24 @@ def _open(image: bytes, decode_pixels: int) -> Image.Image:
     """Reads the header alone."""
     if not image:
         raise BadPictureError("is empty")
-    try:
-        source = Image.open(io.BytesIO(image), formats=FORMATS)
-    except UnidentifiedImageError:
-        raise BadPictureError(f"is none of {', '.join(FORMATS)}, or its header is broken") from None
-    except Exception as error:  # whatever a decoder makes of a broken header
-        raise BadPictureError(f"has a broken header: {type(error).__name__}") from error
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
+        try:
+            source = Image.open(io.BytesIO(image), formats=FORMATS)
+        except UnidentifiedImageError:
+            raise BadPictureError(_why_unidentified([str(warning.message) for warning in told])) from None
+        except Exception as error:  # whatever a decoder makes of a broken header
+            raise BadPictureError(f"has a broken header: {str(error) or type(error).__name__}") from error
     _check_size(*source.size, decode_pixels)
     return source
+
+
+def _why_unidentified(told: list[str]) -> str:
+    """The reason of the one decoder that knew the format, which Pillow tells as a warning."""
+    reasons = [text.replace(" opening failed.", ":") for text in told if "opening failed" in text]
+    if not reasons:
+        return f"is none of {', '.join(FORMATS)}"
+    return f"has a broken header, or is of a kind that is not read ({'; '.join(reasons)})"
 
 
 def _check_size(width: int, height: int, decode_pixels: int) -> None:
@@ -98,9 +113,11 @@ def _check_encoding(width: int, height: int, encoding: str) -> None:
         )
 
 
-def _load(source: Image.Image, decode_pixels: int) -> None:
+def _load(source: Image.Image, image: bytes, decode_pixels: int) -> None:
     """Decodes the pixels, of the first frame where there are several."""
     try:
+        if deep_png.has_clear_colour(source, image):
+            deep_png.load(source, image)
         source.load()
     except Exception as error:  # decoders raise OSError, SyntaxError, struct.error and more
         raise BadPictureError(f"is broken or cut off: {str(error) or type(error).__name__}") from error

@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+import zlib
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -32,6 +33,7 @@ from tests.pictures import (
     RED,
     WHITE,
     animated,
+    chunk,
     corners,
     decoded,
     encoded,
@@ -39,6 +41,8 @@ from tests.pictures import (
     png_header,
     quarters,
     turned,
+    with_chunks,
+    wrong_checksum,
 )
 from tests.servers import ROOT, alive
 
@@ -106,6 +110,14 @@ def test_wishes_are_followed(image: Any) -> None:
 def test_long_picture_is_answered_as_png(image: Any) -> None:
     answer = image.Normalize(ask(encoded(Image.new("L", (20_000, 192))), max_pixels=1 << 23), timeout=20)
     assert (answer.width, answer.height) == (20_000, 192)
+
+
+def test_whole_picture_is_taken_whatever_is_beside_its_pixels(image: Any) -> None:
+    text = chunk(b"zTXt", b"Comment\0\0" + zlib.compress(bytes(100_000_000)))
+    for part in (text, wrong_checksum(chunk(b"gAMA", bytes(4)))):
+        assert corners(decoded(image.Normalize(ask(with_chunks(encoded(quarters()), part)), timeout=20).image)) == [
+            RED, GREEN, BLUE, WHITE,
+        ]  # fmt: skip
 
 
 def test_first_frame_of_an_animation_is_taken_and_said_so(image: Any) -> None:
