@@ -175,6 +175,14 @@ def animated(kind: str, first: Image.Image | None = None) -> bytes:
     return encoded(first, kind, save_all=True, append_images=[second], duration=100, **options)
 
 
+def gif_frame(width: int, height: int) -> bytes:
+    """A GIF of one pixel, whose frame says that it is so large and is to be cleared afterwards."""
+    return (
+        b"GIF89a" + struct.pack("<HHBBB", 1, 1, 0x80, 0, 0) + bytes(6) + b"!\xf9\4\x08\0\0\0\0"
+        + b"," + struct.pack("<HHHHB", 0, 0, width, height, 0) + b"\2\2\x44\1\0;"
+    )  # fmt: skip
+
+
 def gradient(width: int = 128, height: int = 64) -> Image.Image:
     """From black on the left to white on the right."""
     return Image.linear_gradient("L").rotate(90).resize((width, height)).convert("RGB")

@@ -14,7 +14,6 @@ from .jobs import Job, Picture
 from .phash import perceptual_hash
 from .tiles import MAX_ASPECT, tiled_size
 
-Image.MAX_IMAGE_PIXELS = None  # the limit is the job's, and says which field it is about
 Image.WARN_POSSIBLE_FORMATS = True  # why a picture cannot be opened
 
 # What Pillow reads without a program of its own beside it. MPO is what many cameras call their JPEG.
@@ -38,12 +37,12 @@ def normalize(image: bytes, job: Job) -> tuple[Picture, bytes]:
 
     Raises:
         BadPictureError: it is none, is broken, has more pixels than are decoded, or a side too long for WebP.
+        MemoryError: it takes more than there is.
     """
     if image.startswith(png.SIGNATURE):
         image = png.lean(image)
     source = _open(image, job.decode_pixels)
     profile = source.info.get("icc_profile")
-    animated = source.format != "MPO" and bool(getattr(source, "is_animated", False))
     stored_size, stated = source.size, _orientation(source) if source.format == "TIFF" else 1
     _load(source, image, job.decode_pixels)
     orientation = _orientation(source)  # what is left to do: a TIFF is turned while it is decoded
@@ -66,7 +65,7 @@ def normalize(image: bytes, job: Job) -> tuple[Picture, bytes]:
         source_width=stored_size[0],
         source_height=stored_size[1],
         orientation=max(stated, orientation),
-        animated=animated,
+        animated=_is_animated(source),
     )
     return about, encoded
 
@@ -75,12 +74,20 @@ def _open(image: bytes, decode_pixels: int) -> Image.Image:
     """Reads the header alone."""
     if not image:
         raise BadPictureError("is empty")
+    # A GIF's frame may be larger than its header says, and is allocated here. Pillow refuses more than twice this: late
+    # enough for `_check_size` to tell how large the usual large picture is.
+    Image.MAX_IMAGE_PIXELS = 2 * decode_pixels
     with warnings.catch_warnings(record=True) as told:
         warnings.simplefilter("always")
         try:
             source = Image.open(io.BytesIO(image), formats=FORMATS)
         except UnidentifiedImageError:
             raise BadPictureError(_why_unidentified([str(warning.message) for warning in told])) from None
+        except Image.DecompressionBombError as error:
+            message = f"has more than {decode_pixels} pixels, the most that are decoded"
+            raise BadPictureError(message, fault="too_large") from error
+        except MemoryError:
+            raise
         except Exception as error:  # whatever a decoder makes of a broken header
             raise BadPictureError(f"has a broken header: {str(error) or type(error).__name__}") from error
     _check_size(*source.size, decode_pixels)
@@ -119,9 +126,19 @@ def _load(source: Image.Image, image: bytes, decode_pixels: int) -> None:
         if deep_png.has_clear_colour(source, image):
             deep_png.load(source, image)
         source.load()
+    except MemoryError:
+        raise
     except Exception as error:  # decoders raise OSError, SyntaxError, struct.error and more
         raise BadPictureError(f"is broken or cut off: {str(error) or type(error).__name__}") from error
     _check_size(*source.size, decode_pixels)  # a GIF's frame may be larger than its header says
+
+
+def _is_animated(source: Image.Image) -> bool:
+    """Whether more frames follow; asks only after the first is loaded, because a GIF's next one is parsed for it."""
+    try:
+        return source.format != "MPO" and bool(getattr(source, "is_animated", False))
+    except Exception:  # noqa: BLE001  # what follows is broken, and the first frame is there all the same
+        return False
 
 
 def _orientation(source: Image.Image) -> int:

@@ -11,6 +11,7 @@ from skills.skill_image.errors import BadPictureError
 from skills.skill_image.jobs import Job, Picture
 from skills.skill_image.normalizing import normalize
 from skills.skill_image.phash import perceptual_hash
+from tests.damaged_pictures import SOUND
 from tests.pictures import (
     BLUE,
     GREEN,
@@ -22,6 +23,7 @@ from tests.pictures import (
     decoded,
     encoded,
     exif,
+    gif_frame,
     gradient,
     near,
     png_header,
@@ -159,6 +161,12 @@ def test_first_frame_of_an_animation_is_taken(kind: str) -> None:
     assert corners(picture) == FOUR
 
 
+def test_first_frame_is_taken_wherever_its_file_is_cut_off_behind_it() -> None:
+    image = animated("GIF")
+    for end in range(image.rindex(b"!\xf9"), len(image)):
+        assert corners(normalized(image[:end])[1]) == FOUR
+
+
 def test_camera_picture_with_a_preview_is_not_animated() -> None:
     two = encoded(quarters(), "MPO", save_all=True, append_images=[Image.new("RGB", (32, 32))])
     about, _ = normalized(two)
@@ -229,8 +237,10 @@ BAD = {
     "jpeg cut off": (encoded(gradient(), "JPEG")[:700], "invalid", "broken or cut off"),
     "webp cut off": (encoded(gradient(), "WEBP")[:60], "invalid", ""),
     "gif cut off": (encoded(gradient(), "GIF")[:820], "invalid", ""),
-    "bomb": (png_header(30_000, 30_000), "too_large", "30000 x 30000"),
-    "larger bomb": (png_header(2**31 - 1, 2**31 - 1), "too_large", ""),
+    "large": (png_header(3_000, 3_000), "too_large", "is 3000 x 3000; at most 4194304 pixels"),
+    "bomb": (png_header(30_000, 30_000), "too_large", "more than 4194304 pixels"),
+    "larger bomb": (png_header(2**31 - 1, 2**31 - 1), "too_large", "more than 4194304 pixels"),
+    "gif with a frame that is a bomb": (gif_frame(60_000, 60_000), "too_large", "more than 4194304 pixels"),
     "tiff of another kind": (
         tiff((8, 8), bytes(256), (16, 16), 1, extra=(2,)),
         "invalid",
@@ -251,12 +261,11 @@ def test_bad_picture_is_refused_with_its_reason(name: str) -> None:
     assert words in str(refused.value)
 
 
-@pytest.mark.parametrize("kind", ["PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF"])
-def test_damage_anywhere_is_refused_or_survived(kind: str) -> None:
-    whole = encoded(quarters(), kind)
-    for at in range(0, len(whole), max(1, len(whole) // 60)):
-        damaged = whole[:at] + bytes([whole[at] ^ 0xFF]) + whole[at + 1 :]
-        for image in (damaged, whole[:at]):
+@pytest.mark.parametrize("name", SOUND)
+def test_damage_anywhere_is_refused_or_survived(name: str) -> None:
+    whole = SOUND[name]
+    for at in range(len(whole)):
+        for image in (whole[:at], *(whole[:at] + other + whole[at + 1 :] for other in (b"\0", b"\xff"))):
             try:
                 about, _ = normalize(image, JOB)
             except BadPictureError:
