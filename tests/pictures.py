@@ -7,8 +7,9 @@ import struct
 import zlib
 from typing import Any
 
-from PIL import ExifTags, Image
+from PIL import ExifTags, Image, ImageCms
 
+PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 RED, GREEN, BLUE, WHITE = (255, 0, 0), (0, 255, 0), (0, 0, 255), (255, 255, 255)
 
 # The EXIF standard's own words: where the first stored row and the first stored column belong.
@@ -77,23 +78,124 @@ def exif(orientation: int) -> bytes:
 
 def png_header(width: int, height: int) -> bytes:
     """A PNG that says it is so large, and holds a few bytes."""
-    head = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
-    return (
-        b"\x89PNG\r\n\x1a\n" + _chunk(b"IHDR", head) + _chunk(b"IDAT", zlib.compress(b"\0" * 64)) + _chunk(b"IEND", b"")
-    )
+    return png(width, height, 8, 2, b"\0" * 64)
 
 
-def _chunk(kind: bytes, content: bytes) -> bytes:
+def png(width: int, height: int, depth: int, colour: int, rows: bytes, *before: tuple[bytes, bytes]) -> bytes:
+    """A PNG as the standard describes it.
+
+    Args:
+        width: pixels.
+        height: pixels.
+        depth: bits a sample.
+        colour: the standard's colour type.
+        rows: the rows, each with its filter byte.
+        before: kind and content of chunks that come before the pixels.
+    """
+    head = struct.pack(">IIBBBBB", width, height, depth, colour, 0, 0, 0)
+    chunks = [(b"IHDR", head), *before, (b"IDAT", zlib.compress(rows)), (b"IEND", b"")]
+    return PNG_SIGNATURE + b"".join(chunk(kind, content) for kind, content in chunks)
+
+
+def chunk(kind: bytes, content: bytes) -> bytes:
+    """A chunk of a PNG."""
     return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
 
 
-def animated(kind: str) -> bytes:
-    """Two frames: the quarters, then all blue."""
-    second = Image.new("RGB", (128, 64), BLUE)
+def chunks(image: bytes) -> list[tuple[bytes, bytes]]:
+    """Kind and content of each chunk of a PNG."""
+    found, at = [], len(PNG_SIGNATURE)
+    while at < len(image):
+        (length,) = struct.unpack_from(">I", image, at)
+        found.append((image[at + 4 : at + 8], image[at + 8 : at + 8 + length]))
+        at += 12 + length
+    return found
+
+
+def with_chunks(image: bytes, *added: bytes, at: int = 1) -> bytes:
+    """A PNG with more chunks in it, before the one that is number `at` so far."""
+    parts = [chunk(kind, content) for kind, content in chunks(image)]
+    return PNG_SIGNATURE + b"".join([*parts[:at], *added, *parts[at:]])
+
+
+def wrong_checksum(part: bytes) -> bytes:
+    """A chunk whose checksum is not that of its content."""
+    return part[:-1] + bytes([part[-1] ^ 1])
+
+
+def tiff(
+    size: tuple[int, int],
+    samples: bytes,
+    bits: tuple[int, ...],
+    photometric: int,
+    *,
+    extra: tuple[int, ...] = (),
+    colours: tuple[int, ...] = (),
+) -> bytes:
+    """A little-endian TIFF of one strip without compression.
+
+    Args:
+        size: width and height, pixels.
+        samples: pixel by pixel.
+        bits: of each sample of a pixel.
+        photometric: what the samples mean: 1 grey, 2 RGB, 3 indices of a palette.
+        extra: what further samples mean: 1 premultiplied alpha, 2 alpha.
+        colours: the palette, 16 bits a value, all reds first.
+    """
+    wide, high = size
+    tags = {256: (wide,), 257: (high,), 258: bits, 259: (1,), 262: (photometric,), 273: (8,), 277: (len(bits),)}
+    tags |= {278: (high,), 279: (len(samples),), 320: colours, 338: extra}
+    tags = {tag: values for tag, values in sorted(tags.items()) if values}
+    place = 8 + len(samples)
+    behind = place + 6 + 12 * len(tags)
+    directory, far = struct.pack("<H", len(tags)), b""
+    for tag, values in tags.items():
+        kind, letter = (4, "I") if tag in (273, 279) else (3, "H")
+        packed = struct.pack(f"<{len(values)}{letter}", *values)
+        directory += struct.pack("<HHI", tag, kind, len(values))
+        directory += packed.ljust(4, b"\0") if len(packed) <= 4 else struct.pack("<I", behind + len(far))
+        far += packed if len(packed) > 4 else b""
+    return b"II*\0" + struct.pack("<I", place) + samples + directory + bytes(4) + far
+
+
+def bmp(size: tuple[int, int], pixels: bytes) -> bytes:
+    """A BMP of 32 bits a pixel with alpha, in the order blue, green, red, alpha, the bottom row first."""
+    masks = struct.pack("<4I", 0xFF0000, 0xFF00, 0xFF, 0xFF000000)
+    head = (
+        struct.pack("<IiiHHIIiiII", 108, *size, 1, 32, 3, len(pixels), 2835, 2835, 0, 0) + masks + b"BGRs" + bytes(48)
+    )
+    return b"BM" + struct.pack("<IHHI", 14 + len(head) + len(pixels), 0, 0, 14 + len(head)) + head + pixels
+
+
+def animated(kind: str, first: Image.Image | None = None) -> bytes:
+    """Two frames: the quarters or another picture, then all blue."""
+    first = first or quarters()
+    second = Image.new("RGB", first.size, BLUE)
     options = {"lossless": True} if kind == "WEBP" else {}
-    return encoded(quarters(), kind, save_all=True, append_images=[second], duration=100, **options)
+    return encoded(first, kind, save_all=True, append_images=[second], duration=100, **options)
+
+
+def gif_frame(width: int, height: int) -> bytes:
+    """A GIF of one pixel, whose frame says that it is so large and is to be cleared afterwards."""
+    return (
+        b"GIF89a" + struct.pack("<HHBBB", 1, 1, 0x80, 0, 0) + bytes(6) + b"!\xf9\4\x08\0\0\0\0"
+        + b"," + struct.pack("<HHHHB", 0, 0, width, height, 0) + b"\2\2\x44\1\0;"
+    )  # fmt: skip
 
 
 def gradient(width: int = 128, height: int = 64) -> Image.Image:
     """From black on the left to white on the right."""
     return Image.linear_gradient("L").rotate(90).resize((width, height)).convert("RGB")
+
+
+def swapped_profile() -> bytes:
+    """sRGB's profile with red and blue exchanged: whoever follows it sees blue where the pixels are red."""
+    profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+    assert profile.count(b"rXYZ") == profile.count(b"bXYZ") == 1
+    return profile.replace(b"rXYZ", b"____").replace(b"bXYZ", b"rXYZ").replace(b"____", b"bXYZ")
+
+
+def near(found: object, wanted: tuple[int, int, int]) -> bool:
+    """Whether two colours look the same."""
+    assert isinstance(found, tuple)
+    return all(abs(a - b) <= 3 for a, b in zip(found, wanted, strict=True))

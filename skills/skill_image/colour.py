@@ -24,14 +24,25 @@ def direct(picture: Image.Image) -> Image.Image:
     if picture.mode in _DIRECT and "transparency" not in picture.info:
         return picture
     if picture.mode.startswith("I;16"):
-        # By way of 32 bits, where it can be divided; Pillow's own way would clip instead.
-        return picture.convert("I").point(lambda value: value * (1 / 256) + 0).convert("L")
+        return _upper_bits(picture, picture.info.get("transparency"))
     if picture.mode in ("I", "F"):
-        raise BadPictureError("has 32 bits a pixel in one channel, and nothing says which value is white")
-    with_alpha = "transparency" in picture.info or picture.mode in ("PA", "La", "RGBa")
-    if with_alpha:
+        raise BadPictureError("has one channel of signed or 32-bit values, and nothing says which of them is white")
+    if picture.mode == "La":
+        return picture.convert("LA")
+    if "transparency" in picture.info or picture.mode in ("PA", "RGBa"):
         return picture.convert("RGBA")
     return picture.convert("L" if picture.mode == "1" else "RGB")
+
+
+def _upper_bits(picture: Image.Image, clear: int | None) -> Image.Image:
+    """Grey of 16 bits in 8, with alpha where one value is clear: all 16 bits decide that."""
+    wide = picture.convert("I")  # which takes tables; Pillow's own way to 8 bits would clip
+    grey = wide.point([value >> 8 for value in range(1 << 16)], "L")
+    if clear is None:
+        return grey
+    alpha = wide.point([0 if value == clear else 255 for value in range(1 << 16)], "L")
+    del wide
+    return Image.merge("LA", (grey, alpha))
 
 
 def to_srgb(picture: Image.Image, profile: bytes | None) -> Image.Image:
@@ -42,9 +53,9 @@ def to_srgb(picture: Image.Image, profile: bytes | None) -> Image.Image:
         profile: the ICC profile of the file. One that is broken, or is for other pixels, counts for nothing.
     """
     if picture.mode in _ALPHA:
-        white = Image.new("RGBA", picture.size, "white")
-        white.alpha_composite(picture.convert("RGBA"))
-        picture = white.convert("RGB" if picture.mode == "RGBA" else "L")
+        ground = Image.new(picture.mode[:-1], picture.size, "white")
+        ground.paste(picture, mask=picture)
+        picture = ground
     return (_by_profile(picture, profile) if profile else None) or picture.convert("RGB")
 
 

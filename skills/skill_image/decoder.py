@@ -39,9 +39,9 @@ def _answer(image: bytes, job: Job) -> tuple[dict[str, Any], bytes]:
     try:
         picture, encoded = normalize(image, job)
     except BadPictureError as error:
-        return {"fault": error.fault, "message": str(error)}, b""
+        return {"fault": error.fault, "message": str(error), "field": error.field}, b""
     except MemoryError:
-        return {"fault": "too_large", "message": "takes more memory than there is"}, b""
+        return {"fault": "too_large", "message": "takes more memory than there is", "field": "image"}, b""
     return dataclasses.asdict(picture), encoded
 
 

@@ -61,7 +61,7 @@ class Decoders:
             raise
         self._idle.append(decoder)
         if fault := values.get("fault"):
-            raise BadPictureError(values["message"], fault=fault)
+            raise BadPictureError(values["message"], fault=fault, field=values["field"])
         return Picture(**values), encoded
 
     async def _start(self) -> _Decoder:

@@ -8,8 +8,15 @@ Fault = Literal["invalid", "too_large"]
 
 
 class BadPictureError(Exception):
-    """It cannot be taken. The message goes on where `image` begins: "is empty"."""
+    """It cannot be taken, or not as it is wished.
 
-    def __init__(self, message: str, *, fault: Fault = "invalid") -> None:
+    Args:
+        message: goes on where the field's name begins: "is empty".
+        fault: what kind of fault it is.
+        field: of the request, where something else is to be changed than the picture.
+    """
+
+    def __init__(self, message: str, *, fault: Fault = "invalid", field: str = "image") -> None:
         super().__init__(message)
         self.fault: Fault = fault
+        self.field = field

@@ -32,9 +32,11 @@ class _EncodingEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Encoding.Val
     ENCODING_PNG: _Encoding.ValueType  # 1
     """PNG, which every decoder reads."""
     ENCODING_WEBP_LOSSLESS: _Encoding.ValueType  # 2
-    """WebP without loss: a third smaller than PNG, and slower."""
+    """WebP without loss: a third smaller than PNG, and slower. Neither side can have more than 16383 pixels: a picture
+    that would be longer is INVALID_ARGUMENT, by this field.
+    """
     ENCODING_WEBP: _Encoding.ValueType  # 3
-    """WebP with loss, see `quality`."""
+    """WebP with loss, see `quality`. Its sides are as short."""
 
 class Encoding(_Encoding, metaclass=_EncodingEnumTypeWrapper):
     """How the answer's picture is encoded."""
@@ -44,9 +46,11 @@ ENCODING_UNSPECIFIED: Encoding.ValueType  # 0
 ENCODING_PNG: Encoding.ValueType  # 1
 """PNG, which every decoder reads."""
 ENCODING_WEBP_LOSSLESS: Encoding.ValueType  # 2
-"""WebP without loss: a third smaller than PNG, and slower."""
+"""WebP without loss: a third smaller than PNG, and slower. Neither side can have more than 16383 pixels: a picture
+that would be longer is INVALID_ARGUMENT, by this field.
+"""
 ENCODING_WEBP: Encoding.ValueType  # 3
-"""WebP with loss, see `quality`."""
+"""WebP with loss, see `quality`. Its sides are as short."""
 Global___Encoding: _TypeAlias = Encoding  # noqa: Y015
 
 @_typing.final

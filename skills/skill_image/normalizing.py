@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 import io
+import warnings
 
 from PIL import ExifTags, Image, UnidentifiedImageError
 
+from . import deep_png, png
 from .colour import direct, to_srgb
 from .errors import BadPictureError
 from .jobs import Job, Picture
 from .phash import perceptual_hash
 from .tiles import MAX_ASPECT, tiled_size
 
-Image.MAX_IMAGE_PIXELS = None  # the limit is the job's, and says which field it is about
+Image.WARN_POSSIBLE_FORMATS = True  # why a picture cannot be opened
 
 # What Pillow reads without a program of its own beside it. MPO is what many cameras call their JPEG.
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF")
 _NAMES = {"MPO": "jpeg"}
+MOST_WEBP_SIDE = 16_383
+"""Pixels: the format's limit."""
 _UPRIGHT = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -32,16 +36,19 @@ def normalize(image: bytes, job: Job) -> tuple[Picture, bytes]:
     """The picture upright, in sRGB on white, in whole tiles, encoded.
 
     Raises:
-        BadPictureError: it is none, is broken, or has more pixels than are decoded.
+        BadPictureError: it is none, is broken, has more pixels than are decoded, or a side too long for WebP.
+        MemoryError: it takes more than there is.
     """
+    if image.startswith(png.SIGNATURE):
+        image = png.lean(image)
     source = _open(image, job.decode_pixels)
     profile = source.info.get("icc_profile")
-    animated = source.format != "MPO" and bool(getattr(source, "is_animated", False))
     stored_size, stated = source.size, _orientation(source) if source.format == "TIFF" else 1
-    _load(source, job.decode_pixels)
+    _load(source, image, job.decode_pixels)
     orientation = _orientation(source)  # what is left to do: a TIFF is turned while it is decoded
     across, down = source.size if orientation < 5 else source.size[::-1]
     size = tiled_size(across, down, min_pixels=job.min_pixels, max_pixels=job.max_pixels)
+    _check_encoding(*size, job.encoding)
     picture = _shrunk(direct(source), min(across // size[0], down // size[1]))
     if orientation != 1:
         picture = picture.transpose(_UPRIGHT[orientation])
@@ -58,7 +65,7 @@ def normalize(image: bytes, job: Job) -> tuple[Picture, bytes]:
         source_width=stored_size[0],
         source_height=stored_size[1],
         orientation=max(stated, orientation),
-        animated=animated,
+        animated=_is_animated(source),
     )
     return about, encoded
 
@@ -67,14 +74,32 @@ def _open(image: bytes, decode_pixels: int) -> Image.Image:
     """Reads the header alone."""
     if not image:
         raise BadPictureError("is empty")
-    try:
-        source = Image.open(io.BytesIO(image), formats=FORMATS)
-    except UnidentifiedImageError:
-        raise BadPictureError(f"is none of {', '.join(FORMATS)}, or its header is broken") from None
-    except Exception as error:  # whatever a decoder makes of a broken header
-        raise BadPictureError(f"has a broken header: {type(error).__name__}") from error
+    # A GIF's frame may be larger than its header says, and is allocated here. Pillow refuses more than twice this: late
+    # enough for `_check_size` to tell how large the usual large picture is.
+    Image.MAX_IMAGE_PIXELS = 2 * decode_pixels
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
+        try:
+            source = Image.open(io.BytesIO(image), formats=FORMATS)
+        except UnidentifiedImageError:
+            raise BadPictureError(_why_unidentified([str(warning.message) for warning in told])) from None
+        except Image.DecompressionBombError as error:
+            message = f"has more than {decode_pixels} pixels, the most that are decoded"
+            raise BadPictureError(message, fault="too_large") from error
+        except MemoryError:
+            raise
+        except Exception as error:  # whatever a decoder makes of a broken header
+            raise BadPictureError(f"has a broken header: {str(error) or type(error).__name__}") from error
     _check_size(*source.size, decode_pixels)
     return source
+
+
+def _why_unidentified(told: list[str]) -> str:
+    """The reason of the one decoder that knew the format, which Pillow tells as a warning."""
+    reasons = [text.replace(" opening failed.", ":") for text in told if "opening failed" in text]
+    if not reasons:
+        return f"is none of {', '.join(FORMATS)}"
+    return f"has a broken header, or is of a kind that is not read ({'; '.join(reasons)})"
 
 
 def _check_size(width: int, height: int, decode_pixels: int) -> None:
@@ -86,13 +111,34 @@ def _check_size(width: int, height: int, decode_pixels: int) -> None:
         raise BadPictureError(f"is {width} x {height}; a side may be at most {MAX_ASPECT} times the other")
 
 
-def _load(source: Image.Image, decode_pixels: int) -> None:
+def _check_encoding(width: int, height: int, encoding: str) -> None:
+    if encoding != "png" and max(width, height) > MOST_WEBP_SIDE:
+        raise BadPictureError(
+            f"is WebP, whose sides have at most {MOST_WEBP_SIDE} pixels, and the picture would be {width} x {height}: "
+            "ask for ENCODING_PNG, or for fewer max_pixels",
+            field="encoding",
+        )
+
+
+def _load(source: Image.Image, image: bytes, decode_pixels: int) -> None:
     """Decodes the pixels, of the first frame where there are several."""
     try:
+        if deep_png.has_clear_colour(source, image):
+            deep_png.load(source, image)
         source.load()
+    except MemoryError:
+        raise
     except Exception as error:  # decoders raise OSError, SyntaxError, struct.error and more
         raise BadPictureError(f"is broken or cut off: {str(error) or type(error).__name__}") from error
     _check_size(*source.size, decode_pixels)  # a GIF's frame may be larger than its header says
+
+
+def _is_animated(source: Image.Image) -> bool:
+    """Whether more frames follow; asks only after the first is loaded, because a GIF's next one is parsed for it."""
+    try:
+        return source.format != "MPO" and bool(getattr(source, "is_animated", False))
+    except Exception:  # noqa: BLE001  # what follows is broken, and the first frame is there all the same
+        return False
 
 
 def _orientation(source: Image.Image) -> int:

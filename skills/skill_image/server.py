@@ -108,7 +108,7 @@ class ImageSkill(BaseSkill, image_pb2_grpc.ImageServiceServicer):
             async with self.work.slot():
                 picture, encoded = await self._decoders.normalize(image, job)
         except BadPictureError as error:
-            raise RefusedError(str(error), code=CODES[error.fault], field="image") from error
+            raise RefusedError(str(error), code=CODES[error.fault], field=error.field) from error
         except DecoderDiedError as error:
             self.log.warning("%s on the picture with the SHA-256 %s", error, digest.hex())
             raise RefusedError(

@@ -17,7 +17,7 @@ class ImageSettings(ServerSettings):
     max_message_mb: float = setting(16.0, "largest request, MiB", low=0.01, high=1024)
     max_image_mb: float = setting(12.0, "largest picture as it is sent, MiB", low=0.01, high=1024)
     decode_pixels: int = setting(
-        24_000_000, "a picture of more pixels is not decoded; it takes up to 8 bytes of memory for each",
+        24_000_000, "a picture of more pixels is not decoded; it takes up to 16 bytes of memory for each",
         low=1024, high=1 << 30,
     )  # fmt: skip
     decode_timeout_s: float = setting(20.0, "how long one picture may take, seconds", low=0.05, high=3600)

@@ -5,17 +5,21 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
+import re
 import signal
 import subprocess
 import sys
 import time
+import zlib
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 import grpc
 import psutil
 import pytest
+from hypothesis import given, settings
 from PIL import Image
 
 from core.config import PoolConfig
@@ -26,19 +30,24 @@ from skills import skills_pb2
 from skills.runtime.testing import served
 from skills.skill_image import image_pb2
 from skills.skill_image.plugin import sarai_skills
+from tests.damaged_pictures import damaged_pictures
 from tests.pictures import (
     BLUE,
     GREEN,
     RED,
     WHITE,
     animated,
+    chunk,
     corners,
     decoded,
     encoded,
+    gif_frame,
     gradient,
     png_header,
     quarters,
     turned,
+    with_chunks,
+    wrong_checksum,
 )
 from tests.servers import ROOT, alive
 
@@ -103,6 +112,19 @@ def test_wishes_are_followed(image: Any) -> None:
     assert (answer.media_type, decoded(answer.image).format) == ("image/webp", "WEBP")
 
 
+def test_long_picture_is_answered_as_png(image: Any) -> None:
+    answer = image.Normalize(ask(encoded(Image.new("L", (20_000, 192))), max_pixels=1 << 23), timeout=20)
+    assert (answer.width, answer.height) == (20_000, 192)
+
+
+def test_whole_picture_is_taken_whatever_is_beside_its_pixels(image: Any) -> None:
+    text = chunk(b"zTXt", b"Comment\0\0" + zlib.compress(bytes(100_000_000)))
+    for part in (text, wrong_checksum(chunk(b"gAMA", bytes(4)))):
+        assert corners(decoded(image.Normalize(ask(with_chunks(encoded(quarters()), part)), timeout=20).image)) == [
+            RED, GREEN, BLUE, WHITE,
+        ]  # fmt: skip
+
+
 def test_first_frame_of_an_animation_is_taken_and_said_so(image: Any) -> None:
     assert image.Normalize(ask(animated("GIF")), timeout=20).animated
 
@@ -138,6 +160,17 @@ BAD: dict[str, tuple[image_pb2.NormalizeRequest, grpc.StatusCode, str]] = {
     "bomb": (ask(png_header(50_000, 50_000)), EXHAUSTED, "image"),
     "no pixels": (ask(png_header(0, 0)), INVALID, "image"),
     "a line": (ask(png_header(1, 1000)), INVALID, "image"),
+    "a frame that is a bomb": (ask(gif_frame(30_000, 30_000)), EXHAUSTED, "image"),
+    "too long for WebP": (
+        ask(encoded(Image.new("L", (20_000, 192))), max_pixels=1 << 23, encoding=image_pb2.ENCODING_WEBP),
+        INVALID,
+        "encoding",
+    ),
+    "too long for WebP without loss": (
+        ask(encoded(Image.new("L", (192, 20_000))), max_pixels=1 << 23, encoding=image_pb2.ENCODING_WEBP_LOSSLESS),
+        INVALID,
+        "encoding",
+    ),
     "too many bytes": (ask(bytes(1_100_000)), EXHAUSTED, "image"),
     "min_pixels": (ask(b"x", min_pixels=-1), INVALID, "min_pixels"),
     "max_pixels": (ask(b"x", max_pixels=2**31 - 1), INVALID, "max_pixels"),
@@ -187,6 +220,48 @@ def test_picture_that_ends_its_decoder_fails_alone() -> None:
         assert error.code() is grpc.StatusCode.INTERNAL
         assert stub.Normalize(ask(encoded(quarters())), timeout=20).tiles == 72
         assert len(decoders(server)) == 1
+
+
+def test_damaged_pictures_are_answered_or_refused_by_the_same_decoder() -> None:
+    with own("--workers", "1", "--cache-mb", "0") as (stub, server):
+        (decoder,) = decoders(server)
+
+        @settings(max_examples=500, deadline=None, derandomize=True, database=None)
+        @given(damaged_pictures())
+        def answered_or_refused(picture: bytes) -> None:
+            code, details = grpc.StatusCode.OK, ""
+            try:
+                stub.Normalize(ask(picture), timeout=20)
+            except grpc.RpcError as error:
+                code, details = error.code(), error.details() or ""
+            assert code in (grpc.StatusCode.OK, INVALID, EXHAUSTED), details
+            assert decoders(server) == [decoder]
+
+        answered_or_refused()
+        assert stub.Normalize(ask(encoded(quarters())), timeout=20).tiles == 72
+
+
+@pytest.mark.parametrize("bomb", [png_header(50_000, 50_000), gif_frame(25_000, 25_000)], ids=["PNG", "frame of a GIF"])
+def test_bomb_is_refused_before_there_is_memory_for_it(bomb: bytes) -> None:
+    with own("--workers", "1") as (stub, server):
+        (decoder,) = decoders(server)
+        assert fails(stub.Normalize, ask(bomb)).code() is EXHAUSTED
+        (peak_kib,) = re.findall(r"VmHWM:\s+(\d+) kB", Path(f"/proc/{decoder.pid}/status").read_text(encoding="ascii"))
+        assert int(peak_kib) < 200 << 10
+
+
+def test_picture_that_takes_more_memory_than_there_is_is_too_large_and_not_broken() -> None:
+    with own("--workers", "1") as (stub, server):
+        (decoder,) = decoders(server)
+        for kind in ("PNG", "JPEG", "GIF"):
+            assert stub.Normalize(ask(encoded(quarters(), kind)), timeout=20).tiles == 72
+        most = decoder.memory_info().vms + (20 << 20)
+        decoder.rlimit(psutil.RLIMIT_AS, (most, most))
+        for kind in ("PNG", "JPEG", "GIF"):
+            error = fails(stub.Normalize, ask(encoded(Image.new("RGB", (4_000, 4_000)), kind)))
+            assert (error.code(), "more memory" in str(error.details())) == (EXHAUSTED, True), (kind, error.details())
+        assert stub.Normalize(ask(encoded(gradient())), timeout=20).tiles
+        assert decoders(server) == [decoder]
 
 
 def test_deadline_holds_and_nobody_goes_on_with_the_picture() -> None:
