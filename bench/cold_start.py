@@ -1,7 +1,8 @@
 """How long from `docker start` to SERVING and to the first token, and where the time goes: medians of N starts.
 
 `python -m bench.cold_start [-n 5]`, with the image built (`make image`) and the machine quiet. Also what a standby
-needs that is paused (`docker pause`) when it is asked for again. Milliseconds; the model is in the page cache.
+needs that was paused (`docker pause`), for longer than the engine may be silent, when it is asked for again.
+Milliseconds; the model is in the page cache.
 """
 
 from __future__ import annotations
@@ -18,6 +19,8 @@ import grpc
 from bench.containers import container, docker, docker_log, epoch_s, inspect, open_channel, target, wait_serving
 from skills import skills_pb2, skills_pb2_grpc
 
+_STEP_TIMEOUT_S = 1.0
+_PAUSE_S = 2.5
 _REQUEST = skills_pb2.GenReq(prompt="Hello", max_tokens=1, temperature=0)
 # Run inside, one interpreter for each process of the skill.
 _SERVER = "import time; t = time.perf_counter(); import skills.skill_draft.server; print(time.perf_counter() - t)"
@@ -76,14 +79,23 @@ def first_token(channel: grpc.Channel) -> None:
 
 
 def unpause_once(name: str) -> float:
-    """Milliseconds from `docker unpause` being called to the first token of a paused standby."""
+    """Milliseconds from `docker unpause` being called to the first token of a paused standby.
+
+    Raises:
+        RuntimeError: The engine was replaced, so that is not what was measured.
+    """
     with open_channel(target(name)) as channel:
         first_token(channel)
         docker("pause", name)
+        time.sleep(_PAUSE_S)
         begin = time.perf_counter()
         docker("unpause", name)
         first_token(channel)
-        return 1000 * (time.perf_counter() - begin)
+        took = time.perf_counter() - begin
+        time.sleep(2 * _STEP_TIMEOUT_S)
+        if restarts := skills_pb2_grpc.SkillsServiceStub(channel).Health(skills_pb2.HealthReq()).engine_restarts:
+            raise RuntimeError(f"the engine was replaced {restarts} times; a paused standby keeps its own")
+        return 1000 * took
 
 
 def inside(name: str) -> dict[str, float]:
@@ -110,7 +122,7 @@ def main() -> int:
     parser.add_argument("-n", type=int, default=5, help="starts; the first one, which warms up, is not counted")
     parser.add_argument("--json", action="store_true", help="one line of JSON")
     arguments = parser.parse_args()
-    with container() as name:
+    with container(f"--env=SKILL_DRAFT_STEP_TIMEOUT_S={_STEP_TIMEOUT_S}") as name:
         start_once(name)
         starts = []
         for _ in range(arguments.n):

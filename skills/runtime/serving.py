@@ -21,6 +21,7 @@ from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
 from .drain import DrainInterceptor
+from .guard import GuardInterceptor
 from .limits import Limits, watch_limits
 
 log = logging.getLogger("sarai.runtime")
@@ -135,7 +136,7 @@ async def serve(
     """
     drain = DrainInterceptor(skill.bystanders)
     server = grpc.aio.server(
-        interceptors=[drain],
+        interceptors=[GuardInterceptor(), drain],
         options=[
             ("grpc.so_reuseport", 0),
             ("grpc.max_receive_message_length", max_message_bytes),

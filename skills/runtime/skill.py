@@ -18,7 +18,7 @@ from .limits import Limits
 from .resources import CpuMeter, anonymous_bytes, usable_cpus
 from .serving import Serving, StartError
 from .settings import ServerSettings
-from .status import Reason, RefusedError, abort
+from .status import Reason, abort
 from .work import BusyError, Work
 
 if TYPE_CHECKING:
@@ -101,7 +101,10 @@ class BaseSkill:
 
     @asynccontextmanager
     async def call(self, context: Context) -> AsyncIterator[None]:
-        """The frame of every call: it is counted, and what goes wrong inside becomes a status. The server goes on."""
+        """The frame of every call that does the skill's work: it waits for none while it cannot serve, and is counted.
+
+        What goes wrong inside becomes a status, as in every method (`skills.runtime.guard`).
+        """
         if self._status in ("LOADING", "NOT_SERVING"):
             why = f"this replica cannot serve: {self._message}" if self._message else "this replica is not ready yet"
             await abort(context, grpc.StatusCode.UNAVAILABLE, why, reason=Reason.LOADING)
@@ -109,19 +112,10 @@ class BaseSkill:
         begin_s = time.monotonic()
         try:
             yield
-        except RefusedError as refused:
-            await abort(
-                context, refused.code, str(refused), field=refused.field, retry_after_s=refused.retry_after_s
-            )  # fmt: skip
         except BusyError as busy:
             await abort(
                 context, grpc.StatusCode.RESOURCE_EXHAUSTED, str(busy), retry_after_s=busy.retry_after_s
             )  # fmt: skip
-        except grpc.aio.AbortError:
-            raise  # the status is set already
-        except Exception as error:
-            self.log.exception("a call failed")
-            await abort(context, grpc.StatusCode.INTERNAL, f"{type(error).__name__}: the skill's log says more")
         finally:
             if self._metrics:
                 self._metrics.finished(duration_s=time.monotonic() - begin_s)

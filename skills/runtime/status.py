@@ -1,16 +1,29 @@
-"""gRPC errors that say what was wrong: a status code, a message, and details that a program can read."""
+"""gRPC errors that say what was wrong: a status code, a message, and details that a program can read.
+
+All of it travels as metadata, of which clients take 8 KiB; above that they see RESOURCE_EXHAUSTED instead. So every
+text is bounded here. On the wire a byte of a message can be three (percent-encoding), and one of the details 4/3.
+"""
 
 from __future__ import annotations
 
 import enum
+import logging
+from collections.abc import Iterable
 from typing import NoReturn
 
 import grpc
 from google.protobuf import any_pb2, duration_pb2
 from google.rpc import error_details_pb2, status_pb2
 
+log = logging.getLogger("sarai.runtime")
+
 DOMAIN = "sarai"
 """Of all reasons, as google.rpc.ErrorInfo wants it."""
+
+MESSAGE_BYTES = 1024
+"""Of a status, in UTF-8."""
+_FIELD_BYTES = 256
+_METADATA_BYTES = 4096
 
 
 class Reason(enum.StrEnum):
@@ -46,6 +59,30 @@ class RefusedError(Exception):
         self.code, self.field, self.retry_after_s = code, field, retry_after_s
 
 
+def bounded(text: str, most_bytes: int = MESSAGE_BYTES) -> str:
+    """Return a text of at most so many bytes in UTF-8: where it is longer, its begin and its end."""
+    data = text.encode(errors="replace")
+    if len(data) <= most_bytes:
+        return data.decode()
+    cut = " … ".encode()
+    tail = most_bytes // 4
+    return (data[: most_bytes - tail - len(cut)] + cut + data[-tail:]).decode(errors="ignore")
+
+
+def bounded_metadata(metadata: Iterable[tuple[str, str | bytes]]) -> tuple[tuple[str, str | bytes], ...]:
+    """Return the entries that fit beside a message, in their order."""
+    kept: list[tuple[str, str | bytes]] = []
+    left = _METADATA_BYTES
+    for key, value in metadata or ():
+        size = len(key) + len(value) * 4 // 3 + 32  # what an entry counts for beside its text
+        if size <= left:
+            kept.append((key, value))
+            left -= size
+        else:
+            log.warning("%s of a status has %d bytes: left out", key, len(value))
+    return tuple(kept)
+
+
 async def abort(
     context: grpc.aio.ServicerContext[object, object],
     code: grpc.StatusCode,
@@ -58,9 +95,11 @@ async def abort(
     """Ends a call with a status and, in `grpc-status-details-bin`, a google.rpc.Status.
 
     `field` becomes a google.rpc.BadRequest with that path, `retry_after_s` a google.rpc.RetryInfo, `reason` a
-    google.rpc.ErrorInfo.
+    google.rpc.ErrorInfo. A long message or path is shortened.
     """
     details = []
+    field = bounded(field, _FIELD_BYTES)
+    message = bounded(message, MESSAGE_BYTES - _FIELD_BYTES - 2)
     if field:
         violation = error_details_pb2.BadRequest.FieldViolation(field=field, description=message)
         details.append(error_details_pb2.BadRequest(field_violations=[violation]))

@@ -17,8 +17,6 @@ class Flight:
     request: Request
     received: list[Tokens] = field(default_factory=list)
     admitted: Admitted | None = None
-    admitted_before: bool = False
-    """Whether it was running already when its engine died; a trial asks more of such a one."""
     first_token_at: float | None = None
     last_token_at: float | None = None
     _events: asyncio.Queue[Event] = field(default_factory=asyncio.Queue)

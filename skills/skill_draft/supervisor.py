@@ -8,7 +8,6 @@ that its caller has.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import dataclasses
 import enum
 import hashlib
@@ -16,9 +15,9 @@ import itertools
 import logging
 import os
 import signal
-import time
-from collections import deque
 from collections.abc import Awaitable, Callable
+
+from skills.runtime.patience import TICK_S, patience, tick
 
 from .engine.messages import (
     Beat,
@@ -29,16 +28,15 @@ from .engine.messages import (
     Failed,
     FailureKind,
     NotReady,
-    Piece,
-    Queued,
     Ready,
     Request,
     Stats,
     UseCpus,
 )
-from .engine_process import EngineGoneError, EngineProcess, how_it_ended
+from .engine_process import EngineGoneError, EngineProcess, Exit
 from .engine_start import ENGINE_MODULE
 from .flight import Flight
+from .replay import Replay
 
 log = logging.getLogger("sarai.draft")
 
@@ -76,32 +74,31 @@ class Supervisor:
         self._ids = itertools.count(1)
         self._flights: dict[int, Flight] = {}
         self._process: EngineProcess | None = None
-        self._accepting = False
-        self._suspects: deque[Flight] = deque()
-        self._on_trial: Flight | None = None
+        self._replay = Replay()
         self._keeper: asyncio.Task[None] | None = None
 
     # --- for the server ---
 
     async def start(self) -> Ready:
         """Starts the first engine; raises `EngineGoneError` if it does not get ready."""
-        ready = await self._launch()
+        await self._launch()
+        assert self.ready is not None
         self._keeper = asyncio.create_task(self._keep())
         self._keeper.add_done_callback(_end_if_broken)
         await self._set_state(State.SERVING)
-        return ready
+        return self.ready
 
     async def close(self) -> None:
         """Ends the engine."""
         if self._keeper:
             self._keeper.cancel()
         if self._process:
-            await self._process.end()
+            await self._process.end("the server ends")
 
     @property
     def pids(self) -> list[int]:
         """The processes of this replica."""
-        return [os.getpid(), *([self._process.process.pid] if self._process else [])]
+        return [os.getpid(), *([self._process.pid] if self._process else [])]
 
     def next_id(self) -> int:
         """A number for a new request."""
@@ -110,24 +107,22 @@ class Supervisor:
     def submit(self, request: Request) -> Flight:
         """Sends a request on its way; it is done when its flight's events end."""
         flight = self._flights[request.id] = Flight(request)
-        if self._accepting and self._process and not self._suspects and not self._on_trial:
-            self._process.send(request)
-        elif self.state is State.NOT_SERVING:
+        if self.state is State.NOT_SERVING:
             self._fail(flight, f"the engine cannot be started: {self.message}")
+        elif self.state is State.SERVING and not self._replay.active:
+            self._send(request)
         else:
-            self._suspects.append(flight)  # after the ones that were running when the engine died
+            self._replay.add(flight)
         return flight
 
     def leave(self, flight: Flight) -> None:
         """The caller is done with a flight, or has gone."""
         if self._flights.pop(flight.request.id, None) is None:
             return
-        with contextlib.suppress(ValueError):
-            self._suspects.remove(flight)
-        if self._process and self._accepting:
-            self._process.send(Cancel(id=flight.request.id))
-        if self._on_trial is flight:
-            self._next_trial()
+        if self.state is State.SERVING:
+            self._send(Cancel(id=flight.request.id))
+        self._replay.leave(flight)
+        self._send_next()
 
     def use_cpus(self, count: int) -> None:
         """Lets this engine, and those that replace it, use another number of CPUs."""
@@ -142,25 +137,25 @@ class Supervisor:
 
     # --- keeping an engine alive ---
 
-    async def _launch(self) -> Ready:
+    async def _launch(self) -> None:
+        """Starts an engine and waits until it is ready; raises `EngineGoneError` if it does not get there."""
         process = self._process = await EngineProcess.start(self._module, "exact" if self._config.exact else "fast")
         process.send(self._config)
         try:
-            first = (await asyncio.wait_for(process.receive(), self._start_timeout_s))[0]
+            async with patience(self._start_timeout_s):
+                first = (await process.receive())[0]
         except TimeoutError:
-            await process.end()
-            raise EngineGoneError(f"the model did not load within {self._start_timeout_s:g} s") from None
+            message = f"the model did not load within {self._start_timeout_s:g} s"
+            raise EngineGoneError(message, await process.end(message)) from None
         except EngineGoneError:
-            code = await process.end()
-            raise EngineGoneError(f"the engine process ended while loading the model ({how_it_ended(code)})") from None
+            ended = await process.ended()
+            raise EngineGoneError(f"the engine process ended while loading the model ({ended})", ended) from None
         if isinstance(first, NotReady):
-            await process.end()
-            raise EngineGoneError(first.message)
+            raise EngineGoneError(first.message, await process.end(first.message))
         assert isinstance(first, Ready)
         for note in first.notes:
             log.info("%s", note)
-        self.ready, self.stats, self._accepting = first, Stats(), True
-        return first
+        self.ready, self.stats, self.message = first, Stats(), ""
 
     async def _keep(self) -> None:
         while True:
@@ -174,35 +169,33 @@ class Supervisor:
                 pass
             finally:
                 watch.cancel()
-            await self._replace()
+            await self._set_state(State.RECOVERING)
+            await self._recover(await self._process.ended())
 
     async def _watch(self, process: EngineProcess) -> None:
         """Kills an engine that makes no step, or whose intake is stuck on one request."""
+        silence, preparing = _Same(), _Same()
         while True:
-            await asyncio.sleep(min(0.25, self._step_timeout_s / 4))
-            now = time.monotonic()
+            passed_s = await tick(min(TICK_S, self._step_timeout_s / 4))
+            silent_s = silence.for_s(process.num_frames, passed_s)
             busy_since = self.stats.intake_busy_since
-            if now - process.last_beat > self._step_timeout_s:
-                log.error("no step for %.1f s: killing the engine", now - process.last_beat)
-            elif busy_since is not None and now - busy_since > self._step_timeout_s:
-                log.error("a request has been prepared for %.1f s: killing the engine", now - busy_since)
+            busy_s = preparing.for_s(busy_since, passed_s) if busy_since is not None else 0.0
+            if silent_s > self._step_timeout_s:
+                why = f"no step for {silent_s:.1f} s"
+            elif busy_s > self._step_timeout_s:
+                why = f"a request has been prepared for {busy_s:.1f} s"
             else:
                 continue
-            process.process.kill()
+            log.error("%s: killing the engine", why)
+            process.kill(why)
             return
 
-    async def _replace(self) -> None:
+    async def _recover(self, ended: Exit) -> None:
         """A new engine for the one that is gone, as often as it takes."""
-        self._accepting = False
-        assert self._process is not None
-        how = how_it_ended(await self._process.end())
-        tried, right = self._lookup_of_dead
-        self._lookup_of_dead = (tried + self.stats.lookup_tokens, right + self.stats.lookup_accepted)
-        self.stats = Stats()
-        log.error("the engine process is gone (%s); %d requests go on in a new one", how, len(self._flights))
-        await self._set_state(State.RECOVERING)
-        self._convict()
-        self._suspects = deque(sorted(self._flights.values(), key=lambda f: f.request.id))
+        self._lookup_of_dead, self.stats = self.lookup_totals(), Stats()
+        log.error("the engine process is gone (%s); %d requests go on in a new one", ended, len(self._flights))
+        if guilty := self._replay.begin(self._flights.values()):
+            self._convict(guilty)
         for attempt in itertools.count():
             await asyncio.sleep(RESTART_DELAY_S[min(attempt, len(RESTART_DELAY_S) - 1)])
             self.restarts += 1
@@ -213,60 +206,68 @@ class Supervisor:
                 log.error("no new engine: %s", error)  # noqa: TRY400 - the message says it all
                 self.message = str(error)
                 if attempt >= 1:
-                    await self._set_state(State.NOT_SERVING)
-                    for flight in list(self._flights.values()):
-                        self._fail(flight, f"the engine cannot be started: {error}")
-        self.message = ""
+                    await self._give_up()
         await self._set_state(State.SERVING)
-        self._next_trial()
+        self._send_next()
+
+    async def _give_up(self) -> None:
+        """There may be an engine again some day, but nobody is made to wait for it."""
+        await self._set_state(State.NOT_SERVING)
+        self._replay.clear()
+        for flight in list(self._flights.values()):
+            self._fail(flight, f"the engine cannot be started: {self.message}")
 
     async def _set_state(self, state: State) -> None:
         self.state = state
         await self._on_state(state)
 
-    # --- which request was it ---
+    # --- requests on their way ---
 
-    def _convict(self) -> None:
-        """An engine died while one request was on trial: that one is not tried again."""
-        if self._on_trial is None:
-            return
-        flight, self._on_trial = self._on_trial, None
-        print_ = fingerprint(flight.request)
-        log.error("request %s ended two engines and is given up", print_)
-        self._fail(flight, f"this request ended the engine twice (fingerprint {print_}, see the log)")
+    def _send(self, command: Request | Cancel) -> None:
+        assert self._process is not None, "there is one while SERVING"
+        self._process.send(command)
 
-    def _next_trial(self) -> None:
-        """Sends the next of the requests that were running when an engine died.
-
-        One after the other, each when the one before has made progress: so the one that kills is known by it. Reading
-        them all again is bound by the CPU anyway, so this costs no time.
-        """
-        self._on_trial = None
-        if self._suspects and self._process and self._accepting:
-            self._on_trial = self._suspects.popleft()
-            self._on_trial.admitted_before = self._on_trial.admitted is not None
-            self._process.send(self._on_trial.resumed())
-
-    # --- events ---
+    def _send_next(self) -> None:
+        """Goes on with the replay, if there is one."""
+        if self.state is State.SERVING and (flight := self._replay.next()):
+            self._send(flight.resumed())
 
     def _on_event(self, event: Event) -> None:
         if isinstance(event, Beat):
             self.stats = event.stats
             return
-        flight = self._flights.get(getattr(event, "id", -1))
-        if flight is None:
-            return
-        flight.take(event)
-        if isinstance(event, Done | Failed):
-            del self._flights[flight.request.id]
-        passed = (Piece, Done, Failed) if flight.admitted_before else (Queued, Piece, Done, Failed)
-        if flight is self._on_trial and isinstance(event, passed):
-            self._next_trial()
+        assert not isinstance(event, Ready | NotReady), "only the first one is"
+        if flight := self._flights.get(event.id):
+            flight.take(event)
+            if isinstance(event, Done | Failed):
+                del self._flights[event.id]
+        self._replay.heard(event)
+        self._send_next()
+
+    def _convict(self, flight: Flight) -> None:
+        """An engine died while one request was on trial: that one is not tried again."""
+        print_ = fingerprint(flight.request)
+        log.error("request %s ended two engines and is given up", print_)
+        self._fail(flight, f"this request ended the engine twice (fingerprint {print_}, see the log)")
 
     def _fail(self, flight: Flight, message: str) -> None:
         self._flights.pop(flight.request.id, None)
         kind = FailureKind.UNAVAILABLE if self.state is State.NOT_SERVING else FailureKind.INTERNAL
         flight.take(Failed(id=flight.request.id, kind=kind, message=message))
+
+
+class _Same:
+    """How long something has not changed."""
+
+    def __init__(self) -> None:
+        self._seen: object = None
+        self._lasted_s = 0.0
+
+    def for_s(self, now: object, passed_s: float) -> float:
+        """Seconds since it was something else, with those that have passed since the last look."""
+        self._lasted_s = self._lasted_s + passed_s if now == self._seen else 0.0
+        self._seen = now
+        return self._lasted_s
 
 
 def fingerprint(request: Request) -> str:

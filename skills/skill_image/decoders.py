@@ -8,12 +8,14 @@ import os
 import sys
 from typing import Any
 
+from skills.runtime.patience import patience
+
 from . import frames
 from .errors import BadPictureError
 from .jobs import Job, Picture
 
-# The decoder's own alarm, in case that the server was killed meanwhile: seconds after the server's patience.
-_ALARM_MARGIN_S = 2.0
+# The decoder's own limit, in case that the server was killed meanwhile: CPU seconds beyond the server's patience.
+_MARGIN_S = 2.0
 
 
 class DecoderDiedError(Exception):
@@ -51,9 +53,9 @@ class Decoders:
         """
         decoder = self._idle.pop() if self._idle else await self._start()
         try:
-            async with asyncio.timeout(self._timeout_s):
+            async with patience(self._timeout_s):
                 values, encoded = await decoder.ask(
-                    {**dataclasses.asdict(job), "timeout_s": self._timeout_s + _ALARM_MARGIN_S}, image
+                    {**dataclasses.asdict(job), "cpu_s": self._timeout_s + _MARGIN_S}, image
                 )
         except BaseException:
             self._all.discard(decoder)

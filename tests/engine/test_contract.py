@@ -71,6 +71,25 @@ def test_a_request_that_cannot_meet_its_deadline_costs_nothing(engine: EngineUnd
     assert engine.engine.stats().steps == steps
 
 
+def test_a_step_that_was_stopped_for_seconds_makes_no_deadline_hopeless(
+    engine: EngineUnderTest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    context = engine.loaded.context
+    decode = context.decode
+
+    def stopped_decode(rows: int) -> Any:
+        time.sleep(3)  # as if the process had been stopped: time goes by, and nothing is computed
+        return decode(rows)
+
+    engine.answer(ask("Who are you?", max_tokens=1))
+    monkeypatch.setattr(context, "decode", stopped_decode)
+    engine.answer(ask("Say hello.", max_tokens=1))
+    monkeypatch.setattr(context, "decode", decode)
+    other = "Count to five."  # a prompt of about as many tokens, none of them in the cache
+    done = engine.answer(ask(other, max_tokens=1, deadline=time.monotonic() + 1))
+    assert isinstance(done, Done), done
+
+
 def test_a_cancelled_prompt_stops_in_mid_prefill() -> None:
     with EngineUnderTest(n_batch=64) as engine:
         running = engine.submit(ask("Count to twenty.", grammar='root ::= "a" root', max_tokens=900))

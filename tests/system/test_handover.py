@@ -241,7 +241,7 @@ def test_a_replica_that_loads_says_so(tmp_path: Path) -> None:
                 os.kill(engine, signal.SIGKILL)
 
 
-def test_a_replica_whose_engine_cannot_be_started_says_so(tmp_path: Path) -> None:
+def test_a_replica_whose_engine_cannot_be_started_says_so_and_serves_again_once_it_can(tmp_path: Path) -> None:
     model = tmp_path / "there.gguf"
     shutil.copy(TINY, model)
     with draft_server(tmp_path, *SETTINGS, model=model) as server:
@@ -249,13 +249,20 @@ def test_a_replica_whose_engine_cannot_be_started_says_so(tmp_path: Path) -> Non
         next(stream)
         engine = server.engine_pid()
         stop(engine)
-        model.unlink()
+        model.rename(away := tmp_path / "away.gguf")
         os.kill(engine, signal.SIGKILL)
         for call in (lambda: list(stream), lambda: server.stub.Generate(REQUESTS["greedy"], timeout=20)):
             with pytest.raises(grpc.RpcError) as refused:
                 call()
             assert refused.value.code() == grpc.StatusCode.UNAVAILABLE
             assert reason_of(refused.value) == ("sarai", "ENGINE_GONE")
+        away.rename(model)
+        end = time.monotonic() + 30
+        while server.health().status != "SERVING":
+            assert time.monotonic() < end, "the model is back, but not the engine"
+            time.sleep(0.05)
+        for _ in range(2):
+            assert server.stub.Generate(REQUESTS["greedy"], timeout=20).text
 
 
 def test_a_replica_that_never_had_an_engine_says_so(tmp_path: Path) -> None:

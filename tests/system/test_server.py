@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import json
 import math
+import os
 import re
 import signal
 import subprocess
@@ -488,6 +489,30 @@ def test_a_deadly_request_is_given_up_and_the_others_go_on(tmp_path: Path) -> No
                 assert "fingerprint" in message
                 assert [other.result().text for other in others] == [undisturbed.text] * 3
                 assert server.health().engine_restarts == before + 2
+
+
+def test_server_and_engine_that_were_stopped_together_go_on_together(tmp_path: Path) -> None:
+    with draft_server(tmp_path, "--step-timeout-s", "1", "--n-ctx", "1024", "--threads", "1") as server:
+        undisturbed = server.stub.Generate(endless(max_tokens=800), timeout=30)
+        stream = server.stub.GenerateStream(endless(max_tokens=800), timeout=60)
+        next(stream)
+        processes = [server.engine_pid(), server.process.pid]
+        for signal_, pause_s in ((signal.SIGSTOP, 3), (signal.SIGCONT, 0)):
+            for pid in processes:
+                os.kill(pid, signal_)
+            time.sleep(pause_s)
+        *_, last = stream
+        assert last.result.text == undisturbed.text
+        for pid in processes:  # and when there is nothing to do
+            os.kill(pid, signal.SIGSTOP)
+            time.sleep(0.5)  # the server looks in vain
+        time.sleep(2)
+        for pid in reversed(processes):
+            os.kill(pid, signal.SIGCONT)
+        assert server.stub.Generate(endless(max_tokens=800), timeout=30).text == undisturbed.text
+        time.sleep(1)
+        assert server.engine_pid() == processes[0]
+        assert server.health().engine_restarts == 0
 
 
 def test_health_answers_while_the_engine_is_stopped(tmp_path: Path) -> None:

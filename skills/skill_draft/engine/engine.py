@@ -39,6 +39,9 @@ IDLE_BEAT_S = 0.5
 # Prompts that come together are read together. So when the first one comes, others are waited for, for this share of
 # what its step will take.
 COMPANY_SHARE = 0.01
+# A step that took longer than this many times its CPU time was stopped meanwhile (`docker pause`, swapping). The rest
+# is not what a step costs: remembered as that, it would have requests refused whose deadline leaves less.
+STOPPED = 20.0
 
 
 @dataclass(slots=True)
@@ -195,13 +198,14 @@ class Engine:
         self._wait.stepped(time.monotonic() - begin, taken, sum(share.complete for share in shares))
 
     def _decode(self, rows: int, n: int) -> Floats:
-        begin = time.monotonic()
+        begin, begin_cpu = time.monotonic(), time.process_time()
         if n != self._threads_set:
             self._context.set_threads(n)
             self._threads_set = n
         logits = self._context.decode(rows)
         end = time.monotonic()
-        self._threads.observe(n, rows, (end - begin) * 1000, end)
+        took = min(end - begin, STOPPED * (time.process_time() - begin_cpu))
+        self._threads.observe(n, rows, took * 1000, end)
         return logits
 
     def _with_room(self, shares: list[Share]) -> list[Share]:

@@ -20,7 +20,7 @@ from .binding import Model
 from .messages import Request, Turn
 from .text import decode_whole
 
-RENDER_SECONDS = 2.0
+RENDER_SECONDS = 2.0  # of this thread's CPU time: while it is stopped, nothing runs away
 RENDER_CHARS_SPARE = 1 << 16
 # Unicode's noncharacters: no text has them but by intent, and then others of them are taken.
 _NONCHARACTERS = [chr(code) for code in range(0xFDD0, 0xFDF0)]
@@ -106,12 +106,12 @@ class PromptBuilder:
             "bos_token": self._vocab_text(self._vocab.bos),
             "eos_token": self._vocab_text(self._vocab.eos),
         }
-        parts, size, end = [], 0, time.monotonic() + RENDER_SECONDS
+        parts, size, end = [], 0, time.thread_time() + RENDER_SECONDS
         try:
             for part in self._template.generate(variables):
                 parts.append(part)
                 size += len(part)
-                if size > limit or time.monotonic() > end:
+                if size > limit or time.thread_time() > end:
                     raise PromptError(f"the chat template wrote over {limit} characters or took too long", "messages")
         except (TemplateError, TypeError, ValueError, KeyError, IndexError) as error:
             raise PromptError(f"the model's chat template refused the conversation: {error}", "messages") from error

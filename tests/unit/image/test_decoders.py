@@ -1,0 +1,46 @@
+"""The server's side of decoder processes: how long it waits for them."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import time
+
+import pytest
+
+from skills.skill_image.decoders import Decoders
+from skills.skill_image.image_pb2 import NormalizeRequest
+from skills.skill_image.requests import to_job
+from tests.pictures import encoded, quarters
+
+TIMEOUT_S = 1.0
+
+
+async def decode_while_stopped(*, server_too: bool) -> int:
+    """The width of a picture whose decoder was stopped for longer than it may take."""
+    job = to_job(NormalizeRequest(), decode_pixels=1_000_000)
+    decoders = Decoders(timeout_s=TIMEOUT_S)
+    try:
+        await decoders.warm_up()
+        (pid,) = decoders.pids
+        os.kill(pid, signal.SIGSTOP)
+        call = asyncio.create_task(decoders.normalize(encoded(quarters()), job))
+        await asyncio.sleep(0.3 * TIMEOUT_S)
+        if server_too:
+            time.sleep(2 * TIMEOUT_S)  # noqa: ASYNC251 - the whole process does nothing
+            await asyncio.sleep(0)
+            os.kill(pid, signal.SIGCONT)
+        return (await call)[0].width
+    finally:
+        await decoders.close()
+        await asyncio.sleep(0.1)  # asyncio closes the pipes of the dead
+
+
+def test_a_decoder_that_was_stopped_together_with_the_server_is_waited_for() -> None:
+    assert asyncio.run(decode_while_stopped(server_too=True)) > 0
+
+
+def test_a_decoder_that_was_stopped_alone_is_not_waited_for() -> None:
+    with pytest.raises(TimeoutError):
+        asyncio.run(decode_while_stopped(server_too=False))
