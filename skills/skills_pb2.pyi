@@ -607,6 +607,7 @@ class HealthResp(_message.Message):
     LOOKUP_TOKENS_FIELD_NUMBER: _builtins.int
     LOOKUP_ACCEPTED_FIELD_NUMBER: _builtins.int
     MESSAGE_FIELD_NUMBER: _builtins.int
+    MEMORY_KILLS_FIELD_NUMBER: _builtins.int
     status: _builtins.str
     """A word: SERVING, LOADING, RECOVERING (a new engine is on its way), DRAINING or NOT_SERVING."""
     ram_mb: _builtins.float
@@ -647,7 +648,9 @@ class HealthResp(_message.Message):
     """Lookup tokens that were tried since the start, and those of them that were right."""
     lookup_accepted: _builtins.int
     message: _builtins.str
-    """Why the status is not SERVING, else empty."""
+    """Why the status is not SERVING, or what an operator should know; else empty."""
+    memory_kills: _builtins.int
+    """How often the kernel killed the engine process as memory ran out. The next one is smaller each time."""
     def __init__(
         self,
         *,
@@ -673,10 +676,11 @@ class HealthResp(_message.Message):
         lookup_tokens: _builtins.int = ...,
         lookup_accepted: _builtins.int = ...,
         message: _builtins.str = ...,
+        memory_kills: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["active_requests", b"active_requests", "cached_tokens", b"cached_tokens", "cpu_percent", b"cpu_percent", "engine_restarts", b"engine_restarts", "kv_cells", b"kv_cells", "kv_cells_used", b"kv_cells_used", "lookup_accepted", b"lookup_accepted", "lookup_tokens", b"lookup_tokens", "message", b"message", "model", b"model", "n_ctx", b"n_ctx", "numerics", b"numerics", "prompt_tokens", b"prompt_tokens", "queued_requests", b"queued_requests", "ram_mb", b"ram_mb", "status", b"status", "threads", b"threads", "tokens_per_second", b"tokens_per_second", "total_requests", b"total_requests", "total_tokens", b"total_tokens", "uptime_s", b"uptime_s", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["active_requests", b"active_requests", "cached_tokens", b"cached_tokens", "cpu_percent", b"cpu_percent", "engine_restarts", b"engine_restarts", "kv_cells", b"kv_cells", "kv_cells_used", b"kv_cells_used", "lookup_accepted", b"lookup_accepted", "lookup_tokens", b"lookup_tokens", "memory_kills", b"memory_kills", "message", b"message", "model", b"model", "n_ctx", b"n_ctx", "numerics", b"numerics", "prompt_tokens", b"prompt_tokens", "queued_requests", b"queued_requests", "ram_mb", b"ram_mb", "status", b"status", "threads", b"threads", "tokens_per_second", b"tokens_per_second", "total_requests", b"total_requests", "total_tokens", b"total_tokens", "uptime_s", b"uptime_s", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

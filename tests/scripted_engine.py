@@ -2,14 +2,16 @@
 
 `python -m tests.scripted_engine FD`. The `model` of its configuration is a folder: a file `broken` in it says how
 loading fails. The text of a request says what comes of it: `write` gives a token every few milliseconds, `KILL` ends
-the engine at once, `LATER` at the third token, `HANG` stops the intake, `SLOW` does so for a moment. A token's id is
-its place in the answer.
+the engine at once, `LATER` at the third token, `HANG` stops the intake, `SLOW` does so for a moment. `LARGE3` ends it
+as the kernel does when memory runs out, unless it was made smaller three times. A token's id is its place in the
+answer.
 """
 
 from __future__ import annotations
 
 import os
 import select
+import signal
 import socket
 import sys
 import time
@@ -30,6 +32,7 @@ from skills.skill_draft.engine.messages import (
     Queued,
     Ready,
     Request,
+    Sizes,
     Stats,
     Tokens,
     decode,
@@ -48,6 +51,7 @@ class ScriptedEngine:
         self._socket = connection
         self._running: dict[int, tuple[Request, Tokens]] = {}
         self._busy_since: float | None = None
+        self._smaller = 0
 
     def run(self) -> None:
         """Until the server goes."""
@@ -60,7 +64,9 @@ class ScriptedEngine:
         if how == "refuses":
             self._send(NotReady(message="the model is broken"))
             return
-        self._send(Ready(model="scripted", numerics="exact", notes=(), n_ctx=1024, n_cells=2048, slots=16))
+        self._smaller = config.memory_kills
+        sizes = Sizes(n_ctx=1024, n_cells=2048, n_batch=512, slots=16, n_slots=50, n_outputs=50, block_cells=64)
+        self._send(Ready(model="scripted", numerics="exact", notes=(), sizes=config.sizes or sizes))
         while True:
             self._step()
             time.sleep(STEP_S)
@@ -78,6 +84,8 @@ class ScriptedEngine:
     def _take_in(self, request: Request) -> None:
         if request.raw == "KILL":
             os._exit(9)
+        if (text := request.raw or "").startswith("LARGE") and self._smaller < int(text.removeprefix("LARGE")):
+            os.kill(os.getpid(), signal.SIGKILL)
         if request.raw == "HANG":
             self._busy_since = time.monotonic()
             return

@@ -29,11 +29,17 @@ class Exit:
         """Whether it was killed, and not by us: most likely by the kernel."""
         return self.code == -signal.SIGKILL and not self.killed_because
 
+    @property
+    def limit(self) -> str:
+        """The memory limit in words, after what it explains; empty if there is none."""
+        limit = memory_limit()
+        return f": the limit is {limit / (1 << 20):,.0f} MB" if limit < 1 << 60 else ""
+
     def __str__(self) -> str:
         if self.killed_because:
             return f"killed: {self.killed_because}"
         if self.perhaps_out_of_memory:
-            return f"SIGKILL, perhaps out of memory{_limit()}"
+            return f"SIGKILL, perhaps out of memory{self.limit}"
         return signal.Signals(-self.code).name if self.code < 0 else f"exit code {self.code}"
 
 
@@ -94,8 +100,3 @@ class EngineProcess:
         self.kill(because)
         self._writer.close()
         return Exit(await asyncio.to_thread(self._process.wait), self._killed_because)
-
-
-def _limit() -> str:
-    limit = memory_limit()
-    return f": the limit is {limit / (1 << 20):,.0f} MB" if limit < 1 << 60 else ""

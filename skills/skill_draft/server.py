@@ -67,6 +67,7 @@ READINGS = (
     ("lookup_tokens_total", "lookup_tokens", "Lookup tokens tried"),
     ("lookup_accepted_total", "lookup_accepted", "Lookup tokens that were right"),
     ("engine_restarts_total", "engine_restarts", "Engines replaced"),
+    ("engine_memory_kills_total", "memory_kills", "Engines that the kernel killed as memory ran out"),
     ("active_requests", "active_requests", "Requests that run"),
     ("queued_requests", "queued_requests", "Requests that wait"),
     ("threads", "threads", "CPU threads in use"),
@@ -299,7 +300,8 @@ class DraftSkill(skills_pb2_grpc.SkillsServiceServicer):
                 engine_restarts=engine.restarts,
                 lookup_tokens=tried,
                 lookup_accepted=right,
-                message=self._cannot_serve or engine.message,
+                memory_kills=engine.sizing.kills,
+                message=self._cannot_serve or engine.message or engine.sizing.note,
             )
         )
         if ready := engine.ready:

@@ -37,6 +37,7 @@ from .engine_process import EngineGoneError, EngineProcess, Exit
 from .engine_start import ENGINE_MODULE
 from .flight import Flight
 from .replay import Replay
+from .sizing import Sizing
 
 log = logging.getLogger("sarai.draft")
 
@@ -75,14 +76,19 @@ class Supervisor:
         self._flights: dict[int, Flight] = {}
         self._process: EngineProcess | None = None
         self._replay = Replay()
+        self.sizing = Sizing()
         self._keeper: asyncio.Task[None] | None = None
 
     # --- for the server ---
 
     async def start(self) -> Ready:
         """Starts the first engine; raises `EngineGoneError` if it does not get ready."""
-        await self._launch()
-        assert self.ready is not None
+        while self.ready is None:
+            try:
+                await self._launch()
+            except EngineGoneError as error:
+                if not self.sizing.shrinks_after(error.ended):
+                    raise
         self._keeper = asyncio.create_task(self._keep())
         self._keeper.add_done_callback(_end_if_broken)
         await self._set_state(State.SERVING)
@@ -140,7 +146,7 @@ class Supervisor:
     async def _launch(self) -> None:
         """Starts an engine and waits until it is ready; raises `EngineGoneError` if it does not get there."""
         process = self._process = await EngineProcess.start(self._module, "exact" if self._config.exact else "fast")
-        process.send(self._config)
+        process.send(self.sizing.of_next(self._config))
         try:
             async with patience(self._start_timeout_s):
                 first = (await process.receive())[0]
@@ -155,6 +161,7 @@ class Supervisor:
         assert isinstance(first, Ready)
         for note in first.notes:
             log.info("%s", note)
+        self.sizing.measured(first.sizes)
         self.ready, self.stats, self.message = first, Stats(), ""
 
     async def _keep(self) -> None:
@@ -194,9 +201,11 @@ class Supervisor:
         """A new engine for the one that is gone, as often as it takes."""
         self._lookup_of_dead, self.stats = self.lookup_totals(), Stats()
         log.error("the engine process is gone (%s); %d requests go on in a new one", ended, len(self._flights))
-        if guilty := self._replay.begin(self._flights.values()):
+        smaller = self.sizing.shrinks_after(ended)
+        if guilty := self._replay.begin(self._flights.values(), nobodys_fault=smaller):
             self._convict(guilty)
-        for attempt in itertools.count():
+        attempt = 0
+        while True:
             await asyncio.sleep(RESTART_DELAY_S[min(attempt, len(RESTART_DELAY_S) - 1)])
             self.restarts += 1
             try:
@@ -205,8 +214,11 @@ class Supervisor:
             except EngineGoneError as error:
                 log.error("no new engine: %s", error)  # noqa: TRY400 - the message says it all
                 self.message = str(error)
+                if self.sizing.shrinks_after(error.ended):
+                    continue
                 if attempt >= 1:
                     await self._give_up()
+                attempt += 1
         await self._set_state(State.SERVING)
         self._send_next()
 

@@ -1,4 +1,4 @@
-"""A model that fills its container as the 4B fills 3 GB: nothing is killed, whoever comes; and if it is, callers do not see it."""
+"""A model that fills its container as the 4B fills 3 GB: nothing is killed, and if it is, callers do not notice."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import random
 import threading
 import time
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -24,7 +23,9 @@ WORDS = ("river", "stone", "light", "morning", "window", "paper", "garden", "mus
 
 
 @pytest.fixture(scope="module")
-def full(skill_container: SkillContainers, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[SkillClient, SkillContainer]]:
+def full(
+    skill_container: SkillContainers, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[tuple[SkillClient, SkillContainer]]:
     path = tmp_path_factory.mktemp("models") / "shape.gguf"
     write(path, n_blocks=BLOCKS)
     path.parent.chmod(0o755)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import os
 from dataclasses import dataclass
@@ -80,8 +81,19 @@ def load(config: EngineConfig) -> Loaded:
 
 def _make_context(config: EngineConfig, model: Model, *, mapped: float, exact: bool) -> tuple[Context, Sizes, float]:
     """The context, its sizes, and the bytes that stay free when all of it is used."""
+    spares = [min(_MOST_SPARE, SPARE_SHARE * 2**kills) for kills in range(config.memory_kills, -1, -1)]
+    for spare in spares[:-1]:
+        # After a kill as much more stays free as settings and model allow.
+        with contextlib.suppress(ModelError):
+            return _fit(config, model, mapped=mapped, exact=exact, spare=spare * memory_size())
+    return _fit(config, model, mapped=mapped, exact=exact, spare=spares[-1] * memory_size())
+
+
+def _fit(
+    config: EngineConfig, model: Model, *, mapped: float, exact: bool, spare: float
+) -> tuple[Context, Sizes, float]:
+    """The same, with at least `spare` bytes free. Raises `ModelError` if that is not possible."""
     costs = Costs.of(model, exact=exact)
-    spare = min(_MOST_SPARE, SPARE_SHARE * 2**config.memory_kills) * memory_size()
     room = memory_available() - mapped - spare
     left = -room
     for _ in range(_TRIES):

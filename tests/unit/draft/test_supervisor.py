@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import os
 import shutil
 import signal
@@ -16,6 +17,7 @@ import pytest
 from hypothesis import settings, strategies
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
+from skills.skill_draft import sizing
 from skills.skill_draft import supervisor as module
 from skills.skill_draft.engine.messages import Done, EngineConfig, Failed, FailureKind, Piece, Request
 from skills.skill_draft.flight import Flight
@@ -284,3 +286,50 @@ def test_the_log_says_how_an_engine_ended(
         house.wait(lambda: house.supervisor.restarts, "it is replaced")
     (line,) = [r.getMessage() for r in caplog.records if "the engine process is gone" in r.getMessage()][:1]
     assert says in line
+
+
+@pytest.fixture
+def the_kernel_counts(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every engine that was killed from outside was killed for want of memory."""
+    monkeypatch.setattr(sizing, "memory_kills", itertools.count().__next__)
+
+
+@pytest.mark.usefixtures("the_kernel_counts")
+def test_an_engine_killed_for_want_of_memory_is_nobodys_fault_and_the_next_one_is_smaller() -> None:
+    with House() as house:
+        calls = [house.call("LARGE3"), house.call(), house.call("LARGE2")]
+        house.wait(lambda: all(call.end for call in calls), "they end")
+        assert [type(call.end) for call in calls] == [Done] * 3
+        assert house.supervisor.sizing.kills == 3
+        assert "memory ran out 3 times" in house.supervisor.sizing.note
+
+
+@pytest.mark.usefixtures("the_kernel_counts")
+def test_a_request_that_no_engine_is_small_enough_for_is_given_up_and_the_others_are_not() -> None:
+    with House() as house:
+        calls = [house.call("LARGE99"), house.call()]
+        house.wait(lambda: all(call.end for call in calls), "they end")
+        assert [type(call.end) for call in calls] == [Failed, Done]
+        assert house.supervisor.sizing.kills == sizing.MOST_STEPS + 1
+        house.comes_to_rest()
+
+
+def test_a_kill_that_the_kernel_does_not_count_makes_no_engine_smaller(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sizing, "memory_kills", lambda: 7)
+    with House() as house:
+        house.signal_engine(signal.SIGKILL)
+        house.wait(lambda: house.supervisor.restarts, "it is replaced")
+        house.comes_to_rest()
+        assert (house.supervisor.sizing.kills, house.supervisor.sizing.note) == (0, "")
+
+
+@pytest.mark.usefixtures("the_kernel_counts")
+def test_another_limit_makes_the_next_engine_choose_its_sizes_anew(monkeypatch: pytest.MonkeyPatch) -> None:
+    with House() as house:
+        house.call("LARGE1")
+        house.wait(lambda: house.supervisor.sizing.note, "a smaller engine is ready")
+        config = EngineConfig(model="any")
+        assert house.supervisor.sizing.of_next(config).memory_kills == 1
+        assert house.supervisor.sizing.of_next(config).sizes is not None
+        monkeypatch.setattr(sizing, "memory_limit", lambda: 4 << 30)
+        assert house.supervisor.sizing.of_next(config) == config
