@@ -20,6 +20,8 @@ import time
 from collections import deque
 from collections.abc import Awaitable, Callable
 
+from skills.runtime.way_back import WayBack
+
 from .engine.messages import (
     Beat,
     Cancel,
@@ -70,6 +72,7 @@ class Supervisor:
         self.state, self.message = State.LOADING, ""
         self.ready: Ready | None = None
         self.stats = Stats()
+        self.way_back = WayBack()
         self.restarts = 0
         self._lookup_of_dead = (0, 0)
         self._ids = itertools.count(1)
@@ -243,6 +246,7 @@ class Supervisor:
     def _on_event(self, event: Event) -> None:
         if isinstance(event, Beat):
             self.stats = event.stats
+            self.way_back.note_delay((now := time.monotonic()) - event.sent, now)
             return
         flight = self._flights.get(getattr(event, "id", -1))
         if flight is None:
