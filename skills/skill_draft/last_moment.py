@@ -3,15 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-import time
-from collections.abc import Callable
-from typing import Self, TypeVarTuple, Unpack
+from typing import Self
 
 from skills.runtime.way_back import WayBack
 
 from .flight import Flight
-
-_Arguments = TypeVarTuple("_Arguments")
 
 # What a server that never answers so says of itself in its initial metadata. The pool's (core/calls.py) is the same.
 HARD_DEADLINES = ("sarai-deadline", "error")
@@ -35,18 +31,17 @@ class LastMoment:
     def __enter__(self) -> Self:
         deadline = self._flight.request.deadline
         if deadline is not None:
-            self._timer = _call_at(deadline - ASK_S, self._ask, deadline)
+            loop = asyncio.get_running_loop()  # its clock is that of deadlines, time.monotonic()
+            when = max(deadline - ASK_S, loop.time())
+            self._timer = loop.call_at(when, self._ask, loop, deadline, when)
         return self
 
     def __exit__(self, *_: object) -> None:
         if self._timer:
             self._timer.cancel()
 
-    def _ask(self, deadline: float) -> None:
+    def _ask(self, loop: asyncio.AbstractEventLoop, deadline: float, when: float) -> None:
+        now = loop.time()
+        self._way_back.note_delay(now - when, now)
         needs_s = self._way_back.needs_s(self._peer, deadline - self._flight.request.arrived)
-        self._timer = _call_at(deadline - needs_s, self._flight.time_is_up)
-
-
-def _call_at(when: float, call: Callable[[Unpack[_Arguments]], None], *arguments: *_Arguments) -> asyncio.TimerHandle:
-    """Calls at a time of the monotonic clock, which an event loop's own need not be."""
-    return asyncio.get_running_loop().call_later(when - time.monotonic(), call, *arguments)
+        self._timer = loop.call_at(deadline - needs_s, self._flight.time_is_up)
