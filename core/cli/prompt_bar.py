@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 LEAST_WAIT_S = 0.5
 """A shorter wait is not worth a line."""
-_CELLS = 24
+_CELLS = 20
 _COLUMNS = 80  # of a terminal that does not say
 
 
@@ -66,7 +66,7 @@ class PromptBar:
 
 def line(progress: skills_pb2.Progress | CallProgress) -> str:
     """How far it is, in words and a bar."""
-    wait = f"about {progress.expected_wait_s:.0f} s" if progress.expected_wait_s >= 1 else "about a second"
+    wait = f"about {max(1, round(progress.expected_wait_s))} s"
     if progress.queue_position:
         return f"  in the queue at place {progress.queue_position}, {wait}"
     read, whole = progress.prompt_tokens_read, progress.prompt_tokens

@@ -39,7 +39,7 @@ def test_bar_is_shown_on_a_terminal_and_gone_when_the_answer_begins(
         assert skill.requests[0].progress
     assert code == 0
     for told in ("0 of 3 tokens, about 2 s", "1 of 3 tokens", "2 of 3 tokens"):
-        assert f"\r  reading the prompt {'█' * (8 * int(told[0]))}" in seen
+        assert f"\r  reading the prompt {'█' * (20 * int(told[0]) // 3)}" in seen
         assert told in seen
     last_bar, cleared, answer = seen.index("2 of 3 tokens"), seen.rindex("\r\x1b[K"), seen.index("the answer")
     assert last_bar < cleared < answer

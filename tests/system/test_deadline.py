@@ -21,6 +21,7 @@ from core.errors import DeadlineError
 from core.plugins import get_plugins
 from core.replicas import ReplicaSet
 from skills import skills_pb2
+from skills.runtime.pieces import FEW_PIECES
 from tests.fault_proxy import FaultProxy
 from tests.servers import DraftServer, draft_server
 from tests.slow_engine import SLOW
@@ -82,6 +83,15 @@ def test_deadline_gives_the_text_that_is_there(server: DraftServer, ask: Any, ti
     assert answer.tokens_generated == len(answer.token_ids) > 2
     assert server.stub.Generate(endless(max_tokens=len(answer.token_ids)), timeout=20).text == answer.text
     server.wait_idle(timeout=1)
+
+
+@pytest.mark.slow
+def test_ten_seconds_are_sent_as_more_and_kept_to_all_the_same(server: DraftServer) -> None:
+    """gRPC sends 10.0 s as 10.1 s."""
+    begin_s = time.monotonic()
+    answer = unary(server, endless(num_candidates=3), 10.0)
+    assert {candidate.finish_reason for candidate in answer.candidates} == {TIME_BUDGET}
+    assert time.monotonic() - begin_s > 9
 
 
 def test_deadline_gives_every_candidate_as_far_as_it_is(server: DraftServer) -> None:
@@ -276,3 +286,7 @@ def test_nobody_else_is_told(server: DraftServer) -> None:
     assert not any(chunk.HasField("progress") for chunk in chunks)
     request = GenReq(prompt="Nor. " + LONG, temperature=0, max_tokens=3, progress=True)
     assert server.stub.Generate(request, timeout=60).tokens_generated == 3
+    request.prompt = "Neither. " + LONG
+    gathered = list(server.stub.GenerateStream(request, timeout=60, metadata=(FEW_PIECES,)))
+    assert sum(len(chunk.token_ids) for chunk in gathered) == 3
+    assert all(chunk.token_ids or chunk.HasField("result") for chunk in gathered)
