@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Generic, Self, TypeVar
 
 from core.calls import ANSWERS, LOOK_AGAIN_S, Call, CallPath, ClientFace, Metadata, result_of
 from core.channels import open_aio_channel
-from core.errors import PoolClosedError
+from core.errors import CallError, PoolClosedError
 from core.quiet_grpc import grpc
 from core.replicas.lease import Takeover
 from core.replicas.watcher import CHECK_TIMEOUT_S
@@ -240,7 +240,8 @@ class _AsyncPath(CallPath):
         try:
             rpc = await self.begin_at(rival, request, metadata)
             rival.sent(self.canceller(rpc), self.silence_check(rival))
-            piece = await rpc.read()
+            while lease.call.is_progress(piece := await rpc.read()):
+                pass
             won = piece is not grpc.aio.EOF and lease.give_way(Takeover(rival, rpc, piece))
         except grpc.RpcError as error:
             self.rival_failed(rival, error)
@@ -284,6 +285,13 @@ class AsyncAnswerStream(Generic[_Chunk]):
         return self
 
     async def __anext__(self) -> _Chunk:
+        try:
+            return await self._next()
+        except CallError as error:
+            last: _Chunk = self._call.ended_by(error)
+            return last
+
+    async def _next(self) -> _Chunk:
         while not self._closed:
             try:
                 chunk = await self._read()
@@ -318,7 +326,8 @@ class AsyncAnswerStream(Generic[_Chunk]):
             finally:
                 self.close()
             return None
-        path.replicas.heard(self._lease, call.take(chunk))
+        if not call.is_progress(chunk):
+            path.replicas.heard(self._lease, call.take(chunk))
         return chunk
 
     async def _whoever_is_first(self) -> Any:
@@ -330,7 +339,7 @@ class AsyncAnswerStream(Generic[_Chunk]):
             if chunk is None or (isinstance(error, asyncio.CancelledError) and _task_is_cancelled()):
                 raise
             return chunk
-        return self._change_over() or chunk
+        return chunk if self._call.is_progress(chunk) else self._change_over() or chunk
 
     def _change_over(self) -> Any:
         """Goes on with the replica that was faster, and gives its first piece; None where none was."""

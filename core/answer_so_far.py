@@ -8,6 +8,8 @@ import time
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from skills import skills_pb2
 
 
@@ -28,6 +30,7 @@ class AnswerSoFar:
         from skills import skills_pb2
 
         self._given = [skills_pb2.Continuation() for _ in range(max(1, request.num_candidates))]
+        self._texts = [""] * len(self._given)
         for mine, callers in zip(self._given, request.continuations, strict=False):
             mine.CopyFrom(callers)
         self._written = self._sent_along = 0
@@ -53,6 +56,8 @@ class AnswerSoFar:
         if chunk.HasField("result"):
             self.whole = True
             self._conclude(chunk.result)
+        if chunk.text:
+            self._texts[chunk.candidate] += chunk.text
         if not chunk.token_ids:
             return
         if self._first_piece_s is None:
@@ -61,6 +66,42 @@ class AnswerSoFar:
         given.token_ids.extend(chunk.token_ids)
         given.token_logprobs.extend(chunk.token_logprobs)
         self._written += len(chunk.token_ids)
+
+    @property
+    def has_text(self) -> bool:
+        """Whether any of it can be read. What the caller has brought along is known as tokens only."""
+        return any(self._texts) and not any(given.token_ids for given in self._request.continuations)
+
+    def as_it_is(self) -> skills_pb2.GenChunk:
+        """The last message of an answer that ends here, as its time is over."""
+        from skills import skills_pb2
+
+        now = time.monotonic()
+        first_s = now if self._first_piece_s is None else self._first_piece_s
+        over = skills_pb2.FINISH_REASON_TIME_BUDGET
+        candidates = [
+            skills_pb2.Candidate(
+                text=text,
+                finish_reason=over,
+                token_ids=given.token_ids,
+                token_logprobs=given.token_logprobs,
+                mean_logprob=_mean(given.token_logprobs),
+            )
+            for text, given in zip(self._texts, self._given, strict=True)
+        ]
+        result = skills_pb2.GenResp(
+            text=candidates[0].text,
+            tokens_generated=self._written,
+            tokens_per_second=self._written / max(1e-6, now - first_s),
+            latency_ms=(now - self._began_s) * 1000,
+            time_to_first_token_ms=(first_s - self._began_s) * 1000,
+            finish_reason=over,
+            mean_logprob=candidates[0].mean_logprob,
+            candidates=candidates,
+            token_ids=candidates[0].token_ids,
+            seed=self._request.seed,
+        )
+        return skills_pb2.GenChunk(result=result)
 
     def _conclude(self, result: skills_pb2.GenResp) -> None:
         """Makes the last replica's figures those of the whole call."""
@@ -72,6 +113,11 @@ class AnswerSoFar:
         result.latency_ms = (now - self._began_s) * 1000
         result.time_to_first_token_ms = (first_s - self._began_s) * 1000
         result.tokens_per_second = result.tokens_generated / max(1e-6, now - first_s)
+
+
+def _mean(logprobs: Sequence[float]) -> float:
+    known = [value for value in logprobs if not math.isnan(value)]
+    return math.fsum(known) / len(known) if known else 0.0
 
 
 def _with_seed(request: skills_pb2.GenReq) -> skills_pb2.GenReq:

@@ -12,11 +12,11 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from core.answer_so_far import AnswerSoFar
-from core.errors import CallCancelledError, CallError, PoolClosedError, SaraiError, SkillFailedError
+from core.errors import CallCancelledError, CallError, DeadlineError, PoolClosedError, SaraiError, SkillFailedError
 from core.quiet_grpc import grpc
 from core.replicas import Lease, Member, ReplicaSet
 from core.replicas.affinity import conversation_keys
-from core.rpc_status import call_error
+from core.rpc_status import call_error, initial_metadata
 
 if TYPE_CHECKING:
     from core.backends import Origin
@@ -30,6 +30,8 @@ ANSWERS = "GenerateStream"
 
 FEW_PIECES = ("sarai-pieces", "few")
 """Metadata that asks a server to gather the pieces of an answer: only its whole is read (skills/runtime/pieces.py)."""
+HARD_DEADLINES = ("sarai-deadline", "error")
+"""Initial metadata of a server for which an answer that is late is an error (skills/skill_draft/last_moment.py)."""
 LOOK_AGAIN_S = 1.0
 """Whoever waits for a replica looks as often whether its client was closed."""
 
@@ -60,6 +62,10 @@ class Call:
         """The replicas that broke while they worked on it, and how often each had been gone by then."""
         self.failing_since_s: float | None = None
         self.not_before_s = 0.0
+        self.hard_deadline = bool(getattr(request, "hard_deadline", False))
+        """Whether an answer that is not whole at the deadline is an error."""
+        self.out_of_time = False
+        """Whether it has failed because nothing more can be done before the deadline."""
         self._request = request
         now = time.monotonic()
         self.waiting_since_s = now
@@ -95,6 +101,21 @@ class Call:
         self.tried[member.target] = error.details()
         self.waiting_since_s = now
         self.failing_since_s = now if self.failing_since_s is None else self.failing_since_s
+
+    def is_progress(self, chunk: Any) -> bool:
+        """Whether a message says only how far the call is. For whoever waits for the first piece it is nothing."""
+        return self.answer is not None and chunk is not grpc.aio.EOF and chunk.HasField("progress")
+
+    def ended_by(self, error: CallError) -> Any:
+        """The last message of an answer that its deadline has ended, with what there is of it.
+
+        Raises:
+            CallError: the given error, where that is not what has happened, or there is nothing.
+        """
+        over = isinstance(error, DeadlineError) or self.out_of_time
+        if not over or self.hard_deadline or self.answer is None or not self.answer.has_text:
+            raise error
+        return self.answer.as_it_is()
 
     def take(self, chunk: Any) -> int:
         """A piece has come. Returns how much it is: its tokens, 1 where it does not tell."""
@@ -181,6 +202,8 @@ class CallPath(ABC):
         """Returns where the call is to be tried again; raises what the caller gets where it is not."""
         if isinstance(error, SaraiError):  # ours already: the replica's own process did not come up, for example
             raise error
+        if HARD_DEADLINES in initial_metadata(error):
+            lease.call.hard_deadline = True
         ours = call_error(error, skill=self.replicas.spec.name, target=lease.member.target)
         ours.__cause__ = error  # it may be raised later, when nobody has come to go on with the call
         if self.closed and isinstance(ours, CallCancelledError):

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Generic, Self, TypeVar
 
 from core.calls import ANSWERS, LOOK_AGAIN_S, Call, CallPath, ClientFace, Metadata, result_of
 from core.channels import open_channel
-from core.errors import PoolClosedError
+from core.errors import CallError, PoolClosedError
 from core.interrupts import HeldInterrupts
 from core.quiet_grpc import grpc
 from core.replicas import ReplicaSet
@@ -191,7 +191,7 @@ class _SyncPath(CallPath):
                 return
             rpc = self.begin_at(rival, request, metadata)
             rival.sent(rpc.cancel, self.silence_check(rival))
-            piece = next(rpc, None)
+            piece = next((piece for piece in rpc if not lease.call.is_progress(piece)), None)
             won = piece is not None and lease.give_way(Takeover(rival, rpc, piece))
         except grpc.RpcError as error:
             self.rival_failed(rival, error)
@@ -239,6 +239,13 @@ class AnswerStream(Generic[_Chunk]):
         return self
 
     def __next__(self) -> _Chunk:
+        try:
+            return self._next()
+        except CallError as error:
+            last: _Chunk = self._call.ended_by(error)
+            return last
+
+    def _next(self) -> _Chunk:
         while not self._closed.is_set():
             lease = self._lease
             assert lease is not None
@@ -256,6 +263,8 @@ class AnswerStream(Generic[_Chunk]):
                     continue
                 lease, chunk = self._change_over(first)
             else:
+                if self._call.is_progress(chunk):
+                    return chunk
                 if not lease.settled and (first := self._path.replicas.settle(lease)) is not None:
                     lease, chunk = self._change_over(first)
             self._path.replicas.heard(lease, self._call.take(chunk))

@@ -67,6 +67,7 @@ class Conversation:
             time_budget_ms=time_budget_ms,
             priority=skills_pb2.PRIORITY_BATCH if config.batch else skills_pb2.PRIORITY_INTERACTIVE,
             lookup=config.lookup,
+            progress=config.progress,
         )
         if config.grammar is not None and not reflecting:
             request.grammar = config.grammar

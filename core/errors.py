@@ -226,7 +226,7 @@ class DeadlineError(CallError):
     """The deadline of the call is over."""
 
     retryable = True
-    advice = "give it a longer timeout, or the request a time_budget_ms to get the answer so far"
+    advice = "give it a longer timeout"
 
 
 class CallCancelledError(CallError):

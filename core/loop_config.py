@@ -60,6 +60,8 @@ class LoopConfig:
     """JSON schema that drafts and corrections must fit."""
     batch: bool = False
     """Whether nobody waits for the answer: interactive requests go first."""
+    progress: bool = False
+    """Whether calls tell how far they are before their first piece comes (`CallProgress`)."""
     lookup: bool = True
     """Lookup speculation: faster, never another answer."""
 

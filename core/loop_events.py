@@ -28,6 +28,18 @@ class StageStarted:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class CallProgress:
+    """How far a call is of which no piece has come; where `LoopConfig.progress` is set. See `Progress` of the proto."""
+
+    iteration: int
+    stage: Stage
+    queue_position: int
+    expected_wait_s: float
+    prompt_tokens_read: int
+    prompt_tokens: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Piece:
     """The next piece of the text of a stage. The pieces of a stage, joined, are its text."""
 
@@ -59,4 +71,4 @@ class LoopFinished:
     result: LoopResult
 
 
-LoopEvent = LoopStarted | StageStarted | Piece | ReflectionFinished | IterationFinished | LoopFinished
+LoopEvent = LoopStarted | StageStarted | CallProgress | Piece | ReflectionFinished | IterationFinished | LoopFinished

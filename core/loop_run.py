@@ -14,6 +14,7 @@ from core.conversation import Conversation
 from core.deadlines import Deadlines
 from core.errors import DeadlineError, SaraiError, SkillFailedError, one_line
 from core.loop_events import (
+    CallProgress,
     IterationFinished,
     LoopEvent,
     LoopFinished,
@@ -148,6 +149,8 @@ class LoopRun:
         response: skills_pb2.GenResp | None = None
         with self._client.GenerateStream(request, timeout=self._deadlines.call_timeout_s()) as stream:
             for chunk in stream:
+                if chunk.HasField("progress"):
+                    yield _progress(number, stage, chunk.progress)
                 if chunk.text:
                     yield Piece(iteration=number, stage=stage, text=chunk.text)
                 if chunk.HasField("result"):
@@ -215,3 +218,14 @@ class LoopRun:
             target=self._client.target,
             latency_ms=(time.monotonic() - self._deadlines.started_s) * 1000,
         )
+
+
+def _progress(number: int, stage: Stage, progress: skills_pb2.Progress) -> CallProgress:
+    return CallProgress(
+        iteration=number,
+        stage=stage,
+        queue_position=progress.queue_position,
+        expected_wait_s=progress.expected_wait_s,
+        prompt_tokens_read=progress.prompt_tokens_read,
+        prompt_tokens=progress.prompt_tokens,
+    )

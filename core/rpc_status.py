@@ -49,6 +49,11 @@ def call_error(error: grpc.RpcError, *, skill: str, target: str) -> CallError:
     )
 
 
+def initial_metadata(error: grpc.RpcError) -> tuple[tuple[str, str | bytes], ...]:
+    """What the server had sent before a call failed."""
+    return tuple((key, value) for key, value in _ask(error, "initial_metadata") or ())
+
+
 def rich_details(
     trailing: tuple[tuple[str, str | bytes], ...],
 ) -> tuple[float | None, tuple[FieldViolation, ...], str]:

@@ -68,7 +68,7 @@ class _FinishReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_FinishRe
     FINISH_REASON_CONTEXT_FULL: _FinishReason.ValueType  # 4
     """Prompt and answer fill the context of the model as it is loaded."""
     FINISH_REASON_TIME_BUDGET: _FinishReason.ValueType  # 5
-    """`time_budget_ms` is over; the text is the answer so far."""
+    """`time_budget_ms` or the gRPC deadline is over; the text is the answer so far."""
 
 class FinishReason(_FinishReason, metaclass=_FinishReasonEnumTypeWrapper):
     """Why an answer ended."""
@@ -84,7 +84,7 @@ FINISH_REASON_LENGTH: FinishReason.ValueType  # 3
 FINISH_REASON_CONTEXT_FULL: FinishReason.ValueType  # 4
 """Prompt and answer fill the context of the model as it is loaded."""
 FINISH_REASON_TIME_BUDGET: FinishReason.ValueType  # 5
-"""`time_budget_ms` is over; the text is the answer so far."""
+"""`time_budget_ms` or the gRPC deadline is over; the text is the answer so far."""
 Global___FinishReason: _TypeAlias = FinishReason  # noqa: Y015
 
 @_typing.final
@@ -182,6 +182,8 @@ class GenReq(_message.Message):
     PRIORITY_FIELD_NUMBER: _builtins.int
     CONTINUATIONS_FIELD_NUMBER: _builtins.int
     LOOKUP_FIELD_NUMBER: _builtins.int
+    HARD_DEADLINE_FIELD_NUMBER: _builtins.int
+    PROGRESS_FIELD_NUMBER: _builtins.int
     prompt: _builtins.str
     """What to answer. Either this or `messages`, not both. At most 1 MiB."""
     max_tokens: _builtins.int
@@ -220,12 +222,16 @@ class GenReq(_message.Message):
     """For each token of the answer, also the log-probabilities of this many most probable tokens. 0 to 20."""
     time_budget_ms: _builtins.int
     """Ends the answer after this time, with what is written so far. Milliseconds from the arrival of
-    the request; 0 means no budget. Softer than the gRPC deadline, which ends with an error.
+    the request; 0 means no budget. Unlike the gRPC deadline it is no error where nothing is written yet.
     """
     priority: Global___Priority.ValueType
     """Who waits for the answer."""
     lookup: _builtins.bool
     """Lookup speculation (faster, never another answer). Default on."""
+    hard_deadline: _builtins.bool
+    """An answer that is not whole at the gRPC deadline is an error, whatever is written of it."""
+    progress: _builtins.bool
+    """The stream tells how far the call is while nothing is written yet (`GenChunk.progress`)."""
     @_builtins.property
     def stop(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Ends the answer where one of these is written. At most 16, each of 1 to 256 bytes."""
@@ -265,10 +271,12 @@ class GenReq(_message.Message):
         priority: Global___Priority.ValueType = ...,
         continuations: _abc.Iterable[Global___Continuation] | None = ...,
         lookup: _builtins.bool | None = ...,
+        hard_deadline: _builtins.bool = ...,
+        progress: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_frequency_penalty", b"_frequency_penalty", "_lookup", b"_lookup", "_max_tokens", b"_max_tokens", "_min_p", b"_min_p", "_num_candidates", b"_num_candidates", "_presence_penalty", b"_presence_penalty", "_repeat_penalty", b"_repeat_penalty", "_seed", b"_seed", "_temperature", b"_temperature", "_top_k", b"_top_k", "_top_p", b"_top_p", "constraint", b"constraint", "frequency_penalty", b"frequency_penalty", "grammar", b"grammar", "json_schema", b"json_schema", "lookup", b"lookup", "max_tokens", b"max_tokens", "min_p", b"min_p", "num_candidates", b"num_candidates", "presence_penalty", b"presence_penalty", "repeat_penalty", b"repeat_penalty", "seed", b"seed", "temperature", b"temperature", "top_k", b"top_k", "top_p", b"top_p"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_frequency_penalty", b"_frequency_penalty", "_lookup", b"_lookup", "_max_tokens", b"_max_tokens", "_min_p", b"_min_p", "_num_candidates", b"_num_candidates", "_presence_penalty", b"_presence_penalty", "_repeat_penalty", b"_repeat_penalty", "_seed", b"_seed", "_temperature", b"_temperature", "_top_k", b"_top_k", "_top_p", b"_top_p", "constraint", b"constraint", "continuations", b"continuations", "frequency_penalty", b"frequency_penalty", "grammar", b"grammar", "json_schema", b"json_schema", "lookup", b"lookup", "max_tokens", b"max_tokens", "messages", b"messages", "min_p", b"min_p", "num_candidates", b"num_candidates", "presence_penalty", b"presence_penalty", "priority", b"priority", "prompt", b"prompt", "raw", b"raw", "repeat_penalty", b"repeat_penalty", "seed", b"seed", "stop", b"stop", "system", b"system", "temperature", b"temperature", "time_budget_ms", b"time_budget_ms", "top_k", b"top_k", "top_logprobs", b"top_logprobs", "top_p", b"top_p"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_frequency_penalty", b"_frequency_penalty", "_lookup", b"_lookup", "_max_tokens", b"_max_tokens", "_min_p", b"_min_p", "_num_candidates", b"_num_candidates", "_presence_penalty", b"_presence_penalty", "_repeat_penalty", b"_repeat_penalty", "_seed", b"_seed", "_temperature", b"_temperature", "_top_k", b"_top_k", "_top_p", b"_top_p", "constraint", b"constraint", "continuations", b"continuations", "frequency_penalty", b"frequency_penalty", "grammar", b"grammar", "hard_deadline", b"hard_deadline", "json_schema", b"json_schema", "lookup", b"lookup", "max_tokens", b"max_tokens", "messages", b"messages", "min_p", b"min_p", "num_candidates", b"num_candidates", "presence_penalty", b"presence_penalty", "priority", b"priority", "progress", b"progress", "prompt", b"prompt", "raw", b"raw", "repeat_penalty", b"repeat_penalty", "seed", b"seed", "stop", b"stop", "system", b"system", "temperature", b"temperature", "time_budget_ms", b"time_budget_ms", "top_k", b"top_k", "top_logprobs", b"top_logprobs", "top_p", b"top_p"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__frequency_penalty: _TypeAlias = _typing.Literal["frequency_penalty"]  # noqa: Y015
     _WhichOneofArgType__frequency_penalty: _TypeAlias = _typing.Literal["_frequency_penalty", b"_frequency_penalty"]  # noqa: Y015
@@ -517,8 +525,42 @@ class GenResp(_message.Message):
 Global___GenResp: _TypeAlias = GenResp  # noqa: Y015
 
 @_typing.final
+class Progress(_message.Message):
+    """How far a call is of which nothing is written yet. Comes a few times a second at most."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    QUEUE_POSITION_FIELD_NUMBER: _builtins.int
+    EXPECTED_WAIT_S_FIELD_NUMBER: _builtins.int
+    PROMPT_TOKENS_READ_FIELD_NUMBER: _builtins.int
+    PROMPT_TOKENS_FIELD_NUMBER: _builtins.int
+    queue_position: _builtins.int
+    """Its place in the queue: 1 is the next to leave it, 0 has left it."""
+    expected_wait_s: _builtins.float
+    """Seconds until it leaves the queue; once it has left it, until the prompt is read. An estimate."""
+    prompt_tokens_read: _builtins.int
+    """Tokens of the prompt that are read, those found in the prefix cache included."""
+    prompt_tokens: _builtins.int
+    """Tokens of the prompt, with the chat template."""
+    def __init__(
+        self,
+        *,
+        queue_position: _builtins.int = ...,
+        expected_wait_s: _builtins.float = ...,
+        prompt_tokens_read: _builtins.int = ...,
+        prompt_tokens: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["expected_wait_s", b"expected_wait_s", "prompt_tokens", b"prompt_tokens", "prompt_tokens_read", b"prompt_tokens_read", "queue_position", b"queue_position"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Progress: _TypeAlias = Progress  # noqa: Y015
+
+@_typing.final
 class GenChunk(_message.Message):
-    """A piece of an answer."""
+    """A piece of an answer, or how far it is."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -527,6 +569,7 @@ class GenChunk(_message.Message):
     TOKEN_LOGPROBS_FIELD_NUMBER: _builtins.int
     CANDIDATE_FIELD_NUMBER: _builtins.int
     RESULT_FIELD_NUMBER: _builtins.int
+    PROGRESS_FIELD_NUMBER: _builtins.int
     text: _builtins.str
     """The next piece of text, always whole characters. Exactly the text of `token_ids`, but for the last
     piece before a stop string.
@@ -545,6 +588,10 @@ class GenChunk(_message.Message):
     def result(self) -> Global___GenResp:
         """Only in the last chunk of a call: the whole answer."""
 
+    @_builtins.property
+    def progress(self) -> Global___Progress:
+        """Only in chunks that hold nothing else, and only where the request asks for it (`GenReq.progress`)."""
+
     def __init__(
         self,
         *,
@@ -553,10 +600,11 @@ class GenChunk(_message.Message):
         token_logprobs: _abc.Iterable[_builtins.float] | None = ...,
         candidate: _builtins.int = ...,
         result: Global___GenResp | None = ...,
+        progress: Global___Progress | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["result", b"result"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["progress", b"progress", "result", b"result"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["candidate", b"candidate", "result", b"result", "text", b"text", "token_ids", b"token_ids", "token_logprobs", b"token_logprobs"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["candidate", b"candidate", "progress", b"progress", "result", b"result", "text", b"text", "token_ids", b"token_ids", "token_logprobs", b"token_logprobs"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -57,7 +57,9 @@ class SkillsServiceServicer:
     """
 
     def Generate(self, request, context):
-        """Answers a prompt. The gRPC deadline holds in the queue, in prefill and in decode.
+        """Answers a prompt. The gRPC deadline holds in the queue, in prefill and in decode. An answer that has text when it
+        is near ends with that text and FINISH_REASON_TIME_BUDGET; a call that has none fails with DEADLINE_EXCEEDED, as soon
+        as it is clear that there will be none in time, and the message says what it waited for.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -46,7 +46,10 @@ class SkillsServiceStub:
     @_typing.overload
     def __new__(cls, channel: _aio.Channel) -> SkillsServiceAsyncStub: ...
     Generate: _grpc.UnaryUnaryMultiCallable[_skills_pb2.GenReq, _skills_pb2.GenResp]
-    """Answers a prompt. The gRPC deadline holds in the queue, in prefill and in decode."""
+    """Answers a prompt. The gRPC deadline holds in the queue, in prefill and in decode. An answer that has text when it
+    is near ends with that text and FINISH_REASON_TIME_BUDGET; a call that has none fails with DEADLINE_EXCEEDED, as soon
+    as it is clear that there will be none in time, and the message says what it waited for.
+    """
     GenerateStream: _grpc.UnaryStreamMultiCallable[_skills_pb2.GenReq, _skills_pb2.GenChunk]
     """The same answer, in pieces as they are written. The texts of all chunks of a candidate, joined,
     are byte for byte the text that Generate returns.
@@ -60,7 +63,10 @@ class SkillsServiceAsyncStub(SkillsServiceStub):
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     Generate: _aio.UnaryUnaryMultiCallable[_skills_pb2.GenReq, _skills_pb2.GenResp]  # type: ignore[assignment]
-    """Answers a prompt. The gRPC deadline holds in the queue, in prefill and in decode."""
+    """Answers a prompt. The gRPC deadline holds in the queue, in prefill and in decode. An answer that has text when it
+    is near ends with that text and FINISH_REASON_TIME_BUDGET; a call that has none fails with DEADLINE_EXCEEDED, as soon
+    as it is clear that there will be none in time, and the message says what it waited for.
+    """
     GenerateStream: _aio.UnaryStreamMultiCallable[_skills_pb2.GenReq, _skills_pb2.GenChunk]  # type: ignore[assignment]
     """The same answer, in pieces as they are written. The texts of all chunks of a candidate, joined,
     are byte for byte the text that Generate returns.
@@ -77,7 +83,10 @@ class SkillsServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _skills_pb2.GenReq,
         context: _ServicerContext,
     ) -> _typing.Union[_skills_pb2.GenResp, _abc.Awaitable[_skills_pb2.GenResp]]:
-        """Answers a prompt. The gRPC deadline holds in the queue, in prefill and in decode."""
+        """Answers a prompt. The gRPC deadline holds in the queue, in prefill and in decode. An answer that has text when it
+        is near ends with that text and FINISH_REASON_TIME_BUDGET; a call that has none fails with DEADLINE_EXCEEDED, as soon
+        as it is clear that there will be none in time, and the message says what it waited for.
+        """
 
     @_abc_1.abstractmethod
     def GenerateStream(

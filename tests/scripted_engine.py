@@ -79,7 +79,10 @@ class ScriptedEngine:
                 case Cancel() as cancel:
                     self._running.pop(cancel.id, None)
         events = [event for id_ in list(self._running) for event in self._write(id_)]
-        self._send(*events, Beat(stats=Stats(active=len(self._running), intake_busy_since=self._busy_since)))
+        self._send(
+            *events,
+            Beat(stats=Stats(active=len(self._running), intake_busy_since=self._busy_since), sent=time.monotonic()),
+        )
 
     def _take_in(self, request: Request) -> None:
         if request.raw == "KILL":

@@ -61,7 +61,9 @@ class Reply:
     prompt_tokens: int = 10
     cached_tokens: int = 0
     delay_s: float = 0.0
-    """Before anything is sent."""
+    """Before anything of the answer is sent."""
+    progress: int = 0
+    """So often in that time it is told how far the call is, where the request asks for it."""
     chunk_delay_s: float = 0.0
     """Before every chunk but the first."""
     break_after: int | None = None
@@ -179,7 +181,7 @@ class _Servicer(skills_pb2_grpc.SkillsServiceServicer):
         if isinstance(answer, Failure):
             _fail(context, answer)
         reply = Reply(text=answer) if isinstance(answer, str) else answer
-        gone.wait(reply.delay_s + self._delay_s)
+        yield from _wait(gone, reply.delay_s + self._delay_s, reply.progress if request.progress else 0)
         given = len(request.continuations[0].token_ids) if request.continuations else 0
         pieces = reply.words()[given:]
         for sent, piece in enumerate(pieces):
@@ -214,6 +216,16 @@ class _Servicer(skills_pb2_grpc.SkillsServiceServicer):
             return skills_pb2.HealthResp(
                 status="SERVING", ram_mb=1.0, total_requests=total, model="stub", version="0", numerics="exact"
             )
+
+
+def _wait(gone: threading.Event, seconds: float, progress: int) -> Iterator[skills_pb2.GenChunk]:
+    for told in range(progress):
+        yield skills_pb2.GenChunk(
+            progress=skills_pb2.Progress(prompt_tokens_read=told, prompt_tokens=progress, expected_wait_s=seconds)
+        )
+        gone.wait(seconds / progress)
+    if not progress:
+        gone.wait(seconds)
 
 
 class _Ended:

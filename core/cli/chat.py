@@ -13,6 +13,7 @@ from core.cli.answer_options import AnswerOptions, answer_options
 from core.cli.colors import Paint, is_terminal
 from core.cli.exit_codes import ExitCode, exit_code_of
 from core.cli.pool import open_pool, skill_options
+from core.cli.prompt_bar import PromptBar
 from core.cli.settings import Settings, common_options, print_json, start_command
 from core.cli.types import Seconds
 
@@ -56,11 +57,13 @@ def chat(skill: str, target: str | None, timeout: float | None, **parameters: An
     """
     settings = start_command()
     template = AnswerOptions.take(parameters).request()
+    bar = PromptBar(settings)
+    template.progress = bar.shown
 
     from core.cli.chat_session import ChatSession
 
     with open_pool(skill, target) as pool:
-        session = ChatSession(pool.get_skill_client(skill), template, timeout_s=timeout)
+        session = ChatSession(pool.get_skill_client(skill), template, timeout_s=timeout, watch=bar.over)
         return _Chat(session, settings).run()
 
 
@@ -105,7 +108,7 @@ class _Chat:
                 self._err.line("(ended)", dim=True)
 
     def _show(self, pieces: Any) -> None:
-        from core.cli.figures import describe, message_dict
+        from core.cli.figures import describe, message_dict, why_empty
         from core.loop_result import CallFigures
 
         last = "\n"
@@ -122,8 +125,13 @@ class _Chat:
             return
         if self._settings.json:
             print_json({"event": "result", **message_dict(response)})
+        figures = CallFigures.of(response)
         if self._settings.stats:
-            self._err.line(describe(CallFigures.of(response)), dim=True)
+            self._err.line(describe(figures), dim=True)
+        if not response.text:
+            self._err.line(why_empty(figures), dim=True)
+        elif figures.finish_reason == "time_budget" and not self._settings.quiet:
+            self._err.line(f"cut off after {figures.tokens} tokens: the time was over", dim=True)
 
     def _command(self, line: str) -> None:
         """Does what a line with a slash says. What is wrong with it is told, and the chat goes on."""

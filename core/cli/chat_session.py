@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from skills import skills_pb2
 
 if TYPE_CHECKING:
-    from collections.abc import Generator
+    from collections.abc import Callable, Generator, Iterable, Iterator
     from pathlib import Path
 
     from core.client import SkillClient
@@ -30,12 +30,21 @@ class ChatSession:
         client: who answers.
         template: a request without a prompt; its settings are those of every answer.
         timeout_s: the deadline of an answer, None for the pool's.
+        watch: the messages of each answer go through it.
     """
 
-    def __init__(self, client: SkillClient, template: skills_pb2.GenReq, *, timeout_s: float | None = None) -> None:
+    def __init__(
+        self,
+        client: SkillClient,
+        template: skills_pb2.GenReq,
+        *,
+        timeout_s: float | None = None,
+        watch: Callable[[Iterable[skills_pb2.GenChunk]], Iterator[skills_pb2.GenChunk]] = iter,
+    ) -> None:
         self._client = client
         self._template = template
         self._timeout_s = timeout_s
+        self._watch = watch
         self.messages: list[skills_pb2.Message] = []
         self.last: skills_pb2.GenResp | None = None
         """The last answer, None while there is none or it was ended early."""
@@ -57,7 +66,7 @@ class ChatSession:
         answer = skills_pb2.Message(role="assistant")
         try:
             with self._client.GenerateStream(request, timeout=self._timeout_s) as stream:
-                for chunk in stream:
+                for chunk in self._watch(stream):
                     answer.content += chunk.text
                     answer.token_ids.extend(chunk.token_ids)
                     if chunk.HasField("result"):

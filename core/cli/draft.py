@@ -11,12 +11,14 @@ from core.cli.answer_options import AnswerOptions, answer_options
 from core.cli.colors import Paint
 from core.cli.exit_codes import ExitCode
 from core.cli.pool import open_pool, skill_options
+from core.cli.prompt_bar import PromptBar
 from core.cli.prompt_input import read_prompt
 from core.cli.settings import Settings, common_options, print_json, start_command
 from core.cli.types import Seconds, Whole
 
 if TYPE_CHECKING:
-    from core.client import AnswerStream
+    from collections.abc import Iterator
+
     from skills import skills_pb2
 
 _EPILOG = """\b
@@ -62,14 +64,17 @@ def draft(
     request = options.request()
     request.prompt, request.raw, request.num_candidates = text, raw, candidates
     request.time_budget_ms = int((time_budget or 0) * 1000)
+    bar = PromptBar(settings)
+    request.progress = bar.shown
     with open_pool(skill, target) as pool:
         client = pool.get_skill_client(skill)
         with client.GenerateStream(request, timeout=timeout) as stream:
-            response = _show_json(stream) if settings.json else _show_text(stream, several=candidates > 1)
+            pieces = bar.over(stream)
+            response = _show_json(pieces) if settings.json else _show_text(pieces, several=candidates > 1)
         return _conclude(response, settings, origin=client.origin, target=client.target)
 
 
-def _show_text(stream: AnswerStream[skills_pb2.GenChunk], *, several: bool) -> skills_pb2.GenResp | None:
+def _show_text(stream: Iterator[skills_pb2.GenChunk], *, several: bool) -> skills_pb2.GenResp | None:
     """Writes the answer piece by piece; several of them one after the other, when all are there."""
     paint = Paint(sys.stdout)
     last, response = "\n", None
@@ -87,7 +92,7 @@ def _show_text(stream: AnswerStream[skills_pb2.GenChunk], *, several: bool) -> s
     return response
 
 
-def _show_json(stream: AnswerStream[skills_pb2.GenChunk]) -> skills_pb2.GenResp | None:
+def _show_json(stream: Iterator[skills_pb2.GenChunk]) -> skills_pb2.GenResp | None:
     """Writes a line for each piece, and one for the whole answer."""
     from core.cli.figures import message_dict
 
@@ -102,7 +107,7 @@ def _show_json(stream: AnswerStream[skills_pb2.GenChunk]) -> skills_pb2.GenResp 
 
 
 def _conclude(response: skills_pb2.GenResp | None, settings: Settings, *, origin: str, target: str) -> int:
-    from core.cli.figures import describe, where
+    from core.cli.figures import describe, where, why_empty
     from core.loop_result import CallFigures
 
     if response is None:
@@ -114,7 +119,12 @@ def _conclude(response: skills_pb2.GenResp | None, settings: Settings, *, origin
         paint.line(f"{describe(figures)}; by {response.model} {where(origin, target)}, seed {response.seed}", dim=True)
     elif figures.finish_reason == "length" and paint.terminal and not settings.quiet:
         paint.line(f"cut off after {figures.tokens} tokens (--max-tokens)", dim=True)
-    if not response.text and figures.finish_reason == "time_budget":
-        print("error: there was no answer yet when the time budget was over", file=sys.stderr)
+    if any(candidate.text for candidate in response.candidates) or response.text:
+        if figures.finish_reason == "time_budget" and not settings.quiet:
+            paint.line(f"cut off after {figures.tokens} tokens: the time was over", dim=True)
+        return ExitCode.OK
+    if figures.finish_reason == "time_budget":
+        print(f"error: {why_empty(figures)}", file=sys.stderr)
         return ExitCode.FAILED
+    print(why_empty(figures), file=sys.stderr)
     return ExitCode.OK

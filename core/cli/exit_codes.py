@@ -26,7 +26,7 @@ class ExitCode(IntEnum):
 
 _MEANINGS = {
     ExitCode.OK: "It did what it was asked for.",
-    ExitCode.FAILED: "It failed: the skill failed, the deadline is over, there is no answer.",
+    ExitCode.FAILED: "It failed: the skill failed, nothing was written by the deadline.",
     ExitCode.USAGE: "The command or the request is wrong: an unknown option, command or skill, "
     "a setting out of its range, no prompt.",
     ExitCode.UNAVAILABLE: "The skill is not healthy or not there: not serving, does not start, "

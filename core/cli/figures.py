@@ -32,6 +32,20 @@ def describe(figures: CallFigures) -> str:
     return ", ".join(parts)
 
 
+_WHY_EMPTY = {
+    "stop": "the model ended its turn at once",
+    "stop_string": "it began with a stop string",
+    "length": "the tokens that it may have spell nothing",
+    "context_full": "the prompt fills the model's context",
+    "time_budget": "there was none yet when its time was over",
+}
+
+
+def why_empty(figures: CallFigures) -> str:
+    """Why an answer has no text."""
+    return f"the answer is empty: {_WHY_EMPTY.get(figures.finish_reason, 'the skill wrote nothing')}"
+
+
 def where(origin: str, target: str) -> str:
     """Where an answer was written, after `by <model>`."""
     known = {

@@ -12,6 +12,7 @@ from core.cli.answer_options import AnswerOptions, answer_options
 from core.cli.colors import Paint
 from core.cli.exit_codes import ExitCode
 from core.cli.pool import open_pool, skill_options
+from core.cli.prompt_bar import PromptBar
 from core.cli.prompt_input import read_prompt
 from core.cli.settings import Settings, common_options, print_json, start_command
 from core.cli.types import Seconds, Whole
@@ -69,6 +70,8 @@ def loop(
 
     What is piped in is put before PROMPT; a single - as PROMPT reads standard input in any case.
     """
+    from core.cli.figures import why_empty
+    from core.cli.loop_view import STOPPED
     from core.loop_config import LoopConfig
 
     settings = start_command()
@@ -77,7 +80,8 @@ def loop(
     given = {name: value for name, value in given.items() if value is not None}
     if confidence is not None:
         given["confidence_threshold"] = confidence or None
-    config = LoopConfig(**given)
+    bar = PromptBar(settings, wanted=progress != "quiet")
+    config = LoopConfig(**given, progress=bar.shown)
     text = read_prompt(prompt)
 
     from core.omni_loop import OmniLoop
@@ -85,22 +89,28 @@ def loop(
     with open_pool(skill, target) as pool:
         events = OmniLoop(config, pool=pool, skill=skill).stream(text)
         with contextlib.closing(events):
-            result = _show(events, settings, progress)
+            result = _show(events, settings, progress, bar)
+    figures = result.iterations[result.best - 1].figures
     if not result.answer.strip():
-        print(f"error: there is no answer ({result.stopped.value.replace('_', ' ')})", file=sys.stderr)
+        print(f"error: {why_empty(figures)} (the loop stopped: {STOPPED[result.stopped]})", file=sys.stderr)
         return ExitCode.FAILED
+    if figures.finish_reason == "time_budget" and not settings.quiet:
+        Paint(sys.stderr).line(f"cut off after {figures.tokens} tokens: the time was over", dim=True)
     return ExitCode.OK
 
 
-def _show(events: Iterator[LoopEvent], settings: Settings, progress: str) -> LoopResult:
+def _show(events: Iterator[LoopEvent], settings: Settings, progress: str, bar: PromptBar) -> LoopResult:
     from core.cli.loop_view import LoopView, event_dict
-    from core.loop_events import LoopFinished
+    from core.loop_events import CallProgress, LoopFinished
 
-    view = LoopView(out=Paint(sys.stdout), err=Paint(sys.stderr), settings=settings, progress=progress)
-    for event in events:
-        if settings.json:
-            print_json(event_dict(event))
-        view.show(event)
-        if isinstance(event, LoopFinished):
-            return event.result
+    view = LoopView(out=Paint(sys.stdout), err=Paint(sys.stderr), settings=settings, progress=progress, bar=bar)
+    try:
+        for event in events:
+            if settings.json and not isinstance(event, CallProgress):  # that comes only where somebody looks
+                print_json(event_dict(event))
+            view.show(event)
+            if isinstance(event, LoopFinished):
+                return event.result
+    finally:
+        bar.clear()
     raise AssertionError("a loop that ends without an error ends with LoopFinished")

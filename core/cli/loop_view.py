@@ -8,18 +8,27 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 from core.cli.figures import seconds, table, where
-from core.loop_events import IterationFinished, LoopEvent, LoopFinished, Piece, ReflectionFinished, StageStarted
+from core.loop_events import (
+    CallProgress,
+    IterationFinished,
+    LoopEvent,
+    LoopFinished,
+    Piece,
+    ReflectionFinished,
+    StageStarted,
+)
 from core.loop_result import CallFigures, LoopResult, Stage, StopReason
 
 if TYPE_CHECKING:
     from core.cli.colors import Paint
+    from core.cli.prompt_bar import PromptBar
     from core.cli.settings import Settings
 
-_STOPPED = {
+STOPPED = {
     StopReason.NOTHING_TO_CORRECT: "the model found nothing to correct",
     StopReason.UNCHANGED: "the correction changed nothing",
     StopReason.CONFIDENT: "the model was sure of its answer",
-    StopReason.TIME_BUDGET: "the time budget was over",
+    StopReason.TIME_BUDGET: "the time was over",
     StopReason.CONTEXT_FULL: "the model's context was full",
     StopReason.MAX_ITERATIONS: "that was the last iteration allowed",
     StopReason.FAILED: "an iteration failed",
@@ -42,16 +51,22 @@ class LoopView:
         err: standard error, for all else.
         settings: how to talk.
         progress: `auto`, `plain` or `quiet`.
+        bar: shows how far a call is.
     """
 
-    def __init__(self, *, out: Paint, err: Paint, settings: Settings, progress: str) -> None:
+    def __init__(self, *, out: Paint, err: Paint, settings: Settings, progress: str, bar: PromptBar) -> None:
         self._out, self._err, self._settings = out, err, settings
         loud = progress == "plain" or (progress == "auto" and err.terminal)
         self._shows_stages = loud and not settings.quiet
+        self._bar = bar
         self._line_is_open = False
 
     def show(self, event: LoopEvent) -> None:
         """Shows what is to be shown of an event."""
+        if isinstance(event, CallProgress):
+            self._bar.show(event)
+            return
+        self._bar.clear()
         if isinstance(event, LoopFinished):
             if not self._settings.json:
                 self._answer(event.result)
@@ -124,7 +139,7 @@ def summary(result: LoopResult) -> Iterator[str]:
     if result.closing_reflection is not None:
         rows.append(_row("", Stage.REFLECTION, result.closing_reflection.figures))
     yield from (f"  {line}" for line in table(rows, left=2))
-    yield f"  stopped: {_STOPPED[result.stopped]}" + (f": {result.failure}" if result.failure else "")
+    yield f"  stopped: {STOPPED[result.stopped]}" + (f": {result.failure}" if result.failure else "")
     each = " + ".join(seconds(iteration.latency_ms) for iteration in result.iterations)
     yield (
         f"  {_count(len(result.iterations), 'iteration')} ({each}), {result.tokens} tokens "

@@ -70,7 +70,8 @@ def check_retry(replicas: ReplicaSet, call: Call, error: CallError) -> None:
         case OverloadedError():
             now = time.monotonic()
             elsewhere = any(member.takes_calls(now) for member in replicas.members)
-            if error.retry_after_s is None or (not elsewhere and error.retry_after_s >= call.remaining_s()):
+            call.out_of_time = not elsewhere and (error.retry_after_s or 0.0) >= call.remaining_s()
+            if error.retry_after_s is None or call.out_of_time:
                 raise error
         case _:
             raise error
@@ -92,13 +93,15 @@ def may_wait_s(replicas: ReplicaSet, call: Call) -> float:
     opens_s = max(min((member.opens_s() for member in members), default=math.inf), call.not_before_s)
     if math.isfinite(opens_s):
         if opens_s - now >= remaining_s:  # it cannot be done in time: say so at once
+            call.out_of_time = True
             raise call.last_error or _too_late(replicas, call, full, opens_s - now)
         return max(0.001, opens_s - now)
     if full and remaining_s > 0:  # until a call of ours ends there
         return remaining_s
     known = any(member.known for member in members)
     gives_up_s = call.waiting_since_s + (replicas.config.recovery_s if known else STRANGER_S)
-    if now >= gives_up_s or remaining_s <= 0:
+    call.out_of_time = remaining_s <= 0
+    if now >= gives_up_s or call.out_of_time:
         raise _too_late(replicas, call, full)
     return min(gives_up_s - now, remaining_s)
 

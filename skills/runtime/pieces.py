@@ -33,6 +33,8 @@ class Pieces:
         """What is to be sent now that this has come. Each candidate's pieces stay in their order."""
         if not self._few:
             return [chunk]
+        if chunk.HasField("progress"):  # nobody looks
+            return []
         held = self._held.setdefault(chunk.candidate, skills_pb2.GenChunk(candidate=chunk.candidate))
         held.text += chunk.text
         held.token_ids.extend(chunk.token_ids)

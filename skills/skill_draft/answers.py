@@ -8,12 +8,18 @@ from collections.abc import Sequence
 
 from skills import skills_pb2
 
-from .engine.messages import Done, Ending, Piece, Ready, TokenLogprob
+from .engine.messages import Done, Ending, Piece, Progress, Ready, TokenLogprob
 from .flight import Flight
 
 
-def chunk(piece: Piece) -> skills_pb2.GenChunk:
-    """A piece as a chunk."""
+def chunk(piece: Piece | Progress) -> skills_pb2.GenChunk:
+    """A piece as a chunk, or how far it is before the first one."""
+    if isinstance(piece, Progress):
+        progress = skills_pb2.Progress(
+            queue_position=piece.place, expected_wait_s=piece.wait_s,
+            prompt_tokens_read=piece.read, prompt_tokens=piece.prompt_tokens,
+        )  # fmt: skip
+        return skills_pb2.GenChunk(progress=progress)
     return skills_pb2.GenChunk(
         text=piece.text,
         token_ids=piece.tokens.token_ids,

@@ -7,7 +7,21 @@ import time
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 
-from .engine.messages import Admitted, Done, Event, Failed, Piece, Request, Tokens
+from .engine.messages import (
+    Admitted,
+    Done,
+    Ended,
+    Ending,
+    Event,
+    Failed,
+    FailureKind,
+    FinishReason,
+    Piece,
+    Progress,
+    Queued,
+    Request,
+    Tokens,
+)  # fmt: skip
 
 
 @dataclass(slots=True, eq=False)
@@ -16,13 +30,21 @@ class Flight:
 
     request: Request
     received: list[Tokens] = field(default_factory=list)
+    texts: list[str] = field(default_factory=list)
+    """What they spell, of each candidate."""
+    endings: dict[int, Ending] = field(default_factory=dict)
+    """The candidates that have ended before the others."""
+    queued: bool = False
     admitted: Admitted | None = None
+    progress: Progress | None = None
     first_token_at: float | None = None
     last_token_at: float | None = None
+    ended: bool = False
     _events: asyncio.Queue[Event] = field(default_factory=asyncio.Queue)
 
     def __post_init__(self) -> None:
         self.received = list(self.request.so_far) or [Tokens()] * self.request.num_candidates
+        self.texts = [""] * self.request.num_candidates
 
     def resumed(self) -> Request:
         """The request with what its caller has by now."""
@@ -31,14 +53,49 @@ class Flight:
 
     def take(self, event: Event) -> None:
         """Notes an event and hands it on to the caller."""
+        if self.ended:  # by its deadline: what the engine still says of it comes too late
+            return
         match event:
+            case Queued():
+                self.queued = True
+                self.texts = list(event.texts) or self.texts
             case Admitted() if self.admitted is None:
                 self.admitted = event
+            case Progress():
+                self.progress = event
             case Piece():
                 self.last_token_at = time.monotonic()
                 self.first_token_at = self.first_token_at or self.last_token_at
                 self.received[event.candidate] += event.tokens
+                self.texts[event.candidate] += event.text
+            case Ended():
+                self.endings[event.candidate] = event.ending
+            case Done() | Failed():
+                self.ended = True
         self._events.put_nowait(event)
+
+    def time_is_up(self) -> None:
+        """Its deadline is near: what is written is the answer. Where nothing is, it fails, and says what it waited for.
+
+        The engine is not asked: it may be in a long step, or gone.
+        """
+        if not any(self.texts):
+            why = f"there was no answer yet at the deadline: {self._waits_for()}"
+            self.take(Failed(id=self.request.id, kind=FailureKind.DEADLINE, message=why))
+        elif not self.request.hard_deadline:
+            written = zip(self.texts, self.received, strict=True)
+            so_far = [Ending(text=text, reason=FinishReason.TIME_BUDGET, tokens=tokens) for text, tokens in written]
+            endings = tuple(self.endings.get(i, ending) for i, ending in enumerate(so_far))
+            self.take(Done(id=self.request.id, endings=endings))
+
+    def _waits_for(self) -> str:
+        if not self.queued:
+            return "it waited for an engine that prepares it"
+        if self.admitted is None:
+            place = f", at place {self.progress.place}" if self.progress else ""
+            return f"it waited in the queue{place}"
+        read = self.progress.read if self.progress else 0
+        return f"{read} of {self.admitted.prompt_tokens} tokens of the prompt were read"
 
     @property
     def written(self) -> int:
@@ -46,11 +103,11 @@ class Flight:
         had = sum(len(t.token_ids) for t in self.request.so_far)
         return sum(len(t.token_ids) for t in self.received) - had
 
-    async def events(self) -> AsyncIterator[Piece | Done | Failed]:
-        """Pieces as they come; the last event is `Done` or `Failed`."""
+    async def events(self) -> AsyncIterator[Progress | Piece | Done | Failed]:
+        """Pieces as they come, and how far it is before them; the last event is `Done` or `Failed`."""
         while True:
             event = await self._events.get()
-            if isinstance(event, Piece | Done | Failed):
+            if isinstance(event, Progress | Piece | Done | Failed):
                 yield event
             if isinstance(event, Done | Failed):
                 return

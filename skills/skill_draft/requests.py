@@ -56,8 +56,18 @@ _RANGES = {
 }
 
 
-def to_request(message: skills_pb2.GenReq, *, id_: int, n_ctx: int, deadline: float | None) -> Request:
-    """Checks a message and translates it; raises `InvalidFieldError`. A request without a seed is given one."""
+def to_request(
+    message: skills_pb2.GenReq, *, id_: int, n_ctx: int, deadline: float | None, hard_deadline: bool = False
+) -> Request:
+    """Checks a message and translates it; raises `InvalidFieldError`. A request without a seed is given one.
+
+    Args:
+        message: as it came.
+        id_: its number.
+        n_ctx: of the model.
+        deadline: the caller's, on the monotonic clock.
+        hard_deadline: what this server makes of deadlines, whatever the message says.
+    """
     numbers = {name: _number(message, name) for name in _RANGES}
     max_tokens = message.max_tokens if message.HasField("max_tokens") else min(DEFAULT_MAX_TOKENS, n_ctx)
     _Range(1, n_ctx, 0).check("max_tokens", max_tokens)
@@ -81,6 +91,8 @@ def to_request(message: skills_pb2.GenReq, *, id_: int, n_ctx: int, deadline: fl
         lookup=message.lookup if message.HasField("lookup") else True,
         arrived=now,
         deadline=deadline,
+        hard_deadline=hard_deadline or message.hard_deadline,
+        progress=message.progress,
         budget_end=now + message.time_budget_ms / 1000 if message.time_budget_ms else None,
         so_far=_so_far(message, int(numbers["num_candidates"])),
     )

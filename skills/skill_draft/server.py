@@ -23,7 +23,7 @@ import logging
 import time
 from collections import deque
 from collections.abc import AsyncIterator, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
 
 import grpc
 
@@ -36,9 +36,10 @@ from skills.runtime.status import Reason, abort
 
 from . import VERSION, answers
 from .catalog import ModelNotFoundError, find_model, models_dir
-from .engine.messages import Done, EngineConfig, Failed, FailureKind, Piece
+from .engine.messages import Done, EngineConfig, Failed, FailureKind, Piece, Progress
 from .engine_process import EngineGoneError
 from .flight import Flight
+from .last_moment import HARD_DEADLINES, LastMoment
 from .requests import InvalidFieldError, to_request
 from .settings import Settings, SettingsError, load
 from .supervisor import State, Supervisor
@@ -193,34 +194,48 @@ class DraftSkill(skills_pb2_grpc.SkillsServiceServicer):
             for sent in pieces.put(chunk):
                 yield sent
 
-    async def _run(self, message: skills_pb2.GenReq, context: Context) -> AsyncIterator[Piece | skills_pb2.GenResp]:
+    async def _run(
+        self, message: skills_pb2.GenReq, context: Context
+    ) -> AsyncIterator[Progress | Piece | skills_pb2.GenResp]:
         engine = self._engine
         if engine is None or not engine.ready:
-            why, reason = LOADING, Reason.LOADING
-            if self._cannot_serve:
-                why, reason = f"this replica cannot serve: {self._cannot_serve}", Reason.ENGINE_GONE
-            await abort(context, grpc.StatusCode.UNAVAILABLE, why, reason=reason)
+            await self._not_ready(context)
         remaining: float | None = context.time_remaining()  # None where there is no deadline, whatever its type says
         deadline = None if remaining is None else time.monotonic() + remaining
         try:
-            request = to_request(message, id_=engine.next_id(), n_ctx=engine.ready.sizes.n_ctx, deadline=deadline)
+            request = to_request(
+                message, id_=engine.next_id(), n_ctx=engine.ready.sizes.n_ctx, deadline=deadline,
+                hard_deadline=self._settings.deadline == "error",
+            )  # fmt: skip
         except InvalidFieldError as error:
             await abort(context, CODES[FailureKind.INVALID], str(error), field=error.field)
         self._total_requests += 1
+        if self._settings.deadline == "error":
+            await context.send_initial_metadata((HARD_DEADLINES,))
         flight = engine.submit(request)
         try:
-            async for event in flight.events():
-                match event:
-                    case Piece():
-                        self._count(len(event.tokens.token_ids))
-                        yield event
-                    case Done():
-                        yield self._answer(engine, flight, event)
-                    case Failed():
-                        await self._refuse(context, event)
+            with LastMoment(flight, engine.way_back, context.peer()):
+                async for event in flight.events():
+                    match event:
+                        case Progress():
+                            if request.progress:
+                                yield event
+                        case Piece():
+                            self._count(len(event.tokens.token_ids))
+                            yield event
+                        case Done():
+                            yield self._answer(engine, flight, event)
+                        case Failed():
+                            await self._refuse(context, event)
         finally:
             # Also when the caller has gone or its deadline passed: then this coroutine is cancelled or closed.
             engine.leave(flight)
+
+    async def _not_ready(self, context: Context) -> NoReturn:
+        why, reason = LOADING, Reason.LOADING
+        if self._cannot_serve:
+            why, reason = f"this replica cannot serve: {self._cannot_serve}", Reason.ENGINE_GONE
+        await abort(context, grpc.StatusCode.UNAVAILABLE, why, reason=reason)
 
     async def _refuse(self, context: Context, failed: Failed) -> None:
         reason = Reason.ENGINE_GONE if failed.kind is FailureKind.UNAVAILABLE else None

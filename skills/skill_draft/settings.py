@@ -48,6 +48,8 @@ class Settings:
                              low=1, high=60000)  # fmt: skip
     piece_ms: float = _setting(50.0, "how long tokens of a stream may wait to be sent together, but for the first; "
                                "milliseconds, 0: each goes alone", low=0, high=10000)  # fmt: skip
+    deadline: str = _setting("answer", "what a call gets whose answer is not whole at its deadline. answer: what is "
+                             "written by then; error: DEADLINE_EXCEEDED", choices=("answer", "error"))  # fmt: skip
     numerics: str = _setting("exact", "exact: an answer is a function of its request alone; fast: all kernels",
                              choices=("exact", "fast"))  # fmt: skip
     step_timeout_s: float = _setting(20.0, "an engine without a step for this long is replaced, seconds",

@@ -15,9 +15,11 @@ import itertools
 import logging
 import os
 import signal
+import time
 from collections.abc import Awaitable, Callable
 
 from skills.runtime.patience import TICK_S, patience, tick
+from skills.runtime.way_back import WayBack
 
 from .engine.messages import (
     Beat,
@@ -70,6 +72,7 @@ class Supervisor:
         self.state, self.message = State.LOADING, ""
         self.ready: Ready | None = None
         self.stats = Stats()
+        self.way_back = WayBack()
         self.restarts = 0
         self._lookup_of_dead = (0, 0)
         self._ids = itertools.count(1)
@@ -247,6 +250,7 @@ class Supervisor:
     def _on_event(self, event: Event) -> None:
         if isinstance(event, Beat):
             self.stats = event.stats
+            self.way_back.note_delay((now := time.monotonic()) - event.sent, now)
             return
         assert not isinstance(event, Ready | NotReady), "only the first one is"
         if flight := self._flights.get(event.id):

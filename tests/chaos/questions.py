@@ -47,6 +47,7 @@ def _request(rng: random.Random, nonce: str, kind: int, max_tokens: int) -> skil
         prompt=f"{nonce}: {rng.choice(('Count to twenty.', 'Who are you?', 'Say hello.'))}",
         max_tokens=rng.randrange(max_tokens // 2, max_tokens + 1),
         temperature=0,
+        hard_deadline=True,  # a whole answer, or an error that is looked at
     )
     # Never ends by itself.
     endless = f'root ::= "{nonce}" rest\nrest ::= [a-z ] rest'

@@ -16,6 +16,7 @@ from .messages import (
     Admitted,
     Cancel,
     Done,
+    Ended,
     Ending,
     EngineConfig,
     Event,
@@ -27,6 +28,7 @@ from .messages import (
     UseCpus,
 )  # fmt: skip
 from .outbox import Outbox
+from .outlook import LOOK_EVERY_S, Outlook
 from .parking import Parking
 from .sampling import SamplingError
 from .scheduler import QUIET_STEP_MS, Scheduler, Share
@@ -51,7 +53,9 @@ class Call:
     request: Request
     sequences: list[Sequence]
     endings: dict[int, Ending] = field(default_factory=dict)
-    admitted: bool = False
+    admitted_at: float | None = None
+    begun: bool = False
+    """Whether anything is written, by this engine."""
     lookup_tokens: int = 0
     lookup_accepted: int = 0
 
@@ -71,11 +75,13 @@ class Engine:
             self._threads, n_batch=context.n_batch, gap_ms=config.gap_ms, max_running=sizes.slots,
             max_outputs=sizes.n_outputs,
         )  # fmt: skip
-        self._admission = Admission(self._scheduler, self._cells, self._threads, n_batch=context.n_batch)
+        self._wait = WaitEstimate()
+        self._outlook = Outlook(self._scheduler, self._threads, self._wait, n_batch=context.n_batch)
+        self._admission = Admission(self._scheduler, self._cells, self._outlook, n_batch=context.n_batch)
         self._outbox = Outbox(send, piece_s=config.piece_ms / 1000)
         self._calls: dict[int, Call] = {}
         self._steps = self._lookup_tokens = self._lookup_accepted = 0
-        self._wait = WaitEstimate()
+        self._next_look = 0.0
 
     def run(self) -> None:
         """Runs until `None` comes in."""
@@ -83,6 +89,7 @@ class Engine:
             now = time.monotonic()
             self._expire(now)
             self._admit(now)
+            self._look_ahead(now)
             n_threads = self._threads.for_next_step(now)
             shares = self._scheduler.plan(trial=n_threads != self._threads.current)
             self._outbox.flush(self.stats, next_in_s=self._expected_s(shares))
@@ -125,17 +132,20 @@ class Engine:
         return COMPANY_SHARE * min(self._threads.costs.lately_ms(rows), QUIET_STEP_MS) / 1000
 
     def _enqueue(self, call: Call) -> None:
-        queued = sum(not c.admitted for c in self._calls.values())
+        queued = sum(c.admitted_at is None for c in self._calls.values())
         if queued >= self._max_queued and not call.request.so_far:
-            wait_s = self._wait.until_room_s(self._scheduler.running, self._threads.costs, self._context.n_batch)
+            wait_s = self._wait.until_start_s(
+                1, self._scheduler.running, self._threads.costs, self._context.n_batch, time.monotonic()
+            )
             message = f"{queued} requests wait already; try again in {wait_s:.1f} s"
             self._fail(call, FailureKind.FULL, message, wait_s=wait_s)
             return
         self._calls[call.request.id] = call
-        self._outbox.put(Queued(id=call.request.id))
+        texts = tuple(s.replayed for s in call.sequences) if call.request.so_far else ()
+        self._outbox.put(Queued(id=call.request.id, texts=texts))
         for sequence in call.sequences:
             if sequence.ending:
-                call.endings[sequence.candidate] = sequence.ending
+                self._end_sequence(call, sequence)
             else:
                 self._scheduler.add(sequence)
         self._finish_if_complete(call)
@@ -144,7 +154,7 @@ class Engine:
         for call in list(self._calls.values()):
             request = call.request
             if request.deadline is not None and now >= request.deadline:
-                where = "" if call.admitted else " in the queue"
+                where = " in the queue" if call.admitted_at is None else ""
                 self._fail(call, FailureKind.DEADLINE, f"the deadline passed{where}")
             elif request.budget_end is not None and now >= request.budget_end:
                 for sequence in call.sequences:
@@ -162,8 +172,8 @@ class Engine:
             call = self._calls[sequence.request.id]
             if hopeless:
                 self._fail(call, FailureKind.DEADLINE, hopeless)
-            elif not call.admitted:
-                call.admitted = True
+            elif call.admitted_at is None:
+                call.admitted_at = now
                 self._outbox.put(
                     Admitted(
                         id=call.request.id,
@@ -172,6 +182,24 @@ class Engine:
                         queue_s=max(0.0, now - call.request.arrived),
                     )
                 )
+
+    def _look_ahead(self, now: float) -> None:
+        """Tells calls of which nothing is written how far they are, and ends those that cannot be in time."""
+        if now < self._next_look or not self._calls:
+            return
+        self._next_look = now + LOOK_EVERY_S
+        waiting = dict.fromkeys(s.request.id for s in self._scheduler.waiting)
+        queue = (id_ for id_ in waiting if self._calls[id_].admitted_at is None)
+        places = {id_: place for place, id_ in enumerate(queue, 1)}
+        for call in list(self._calls.values()):
+            request, place = call.request, places.get(call.request.id, 0)
+            if call.begun or not (request.progress or request.deadline):
+                continue
+            to_read = 1 if place else max(s.pending for s in call.sequences)
+            if reason := self._outlook.too_late(call.sequences[0], to_read, now, place=place):
+                self._fail(call, FailureKind.DEADLINE, reason)
+            else:
+                self._outbox.put(self._outlook.progress(call.sequences, place, now))
 
     # --- one step ---
 
@@ -250,6 +278,7 @@ class Engine:
         call = self._calls.get(sequence.request.id)
         if call is None:  # another candidate of it has just failed
             return 0
+        call.begun = True
         known = slot.length - len(share.guesses)
         right = 0
         for row in logits:
@@ -277,6 +306,8 @@ class Engine:
     def _end_sequence(self, call: Call, sequence: Sequence) -> None:
         assert sequence.ending is not None
         call.endings[sequence.candidate] = sequence.ending
+        if len(call.endings) < len(call.sequences):
+            self._outbox.put(Ended(id=call.request.id, candidate=sequence.candidate, ending=sequence.ending))
         self._release(sequence)
 
     def _release(self, sequence: Sequence) -> None:
@@ -291,7 +322,8 @@ class Engine:
             return
         endings = tuple(call.endings[i] for i in range(len(call.sequences)))
         written = sum(len(e.tokens.token_ids) for e in endings) / len(endings)
-        self._wait.ended(written, call.request.max_tokens)
+        seconds = time.monotonic() - call.admitted_at if call.admitted_at is not None else 0.0
+        self._wait.ended(written, call.request.max_tokens, seconds)
         self._lookup_tokens += call.lookup_tokens
         self._lookup_accepted += call.lookup_accepted
         self._outbox.put(
@@ -318,7 +350,7 @@ class Engine:
 
     def stats(self) -> Stats:
         """What the engine is doing just now."""
-        active = sum(call.admitted for call in self._calls.values())
+        active = sum(call.admitted_at is not None for call in self._calls.values())
         return Stats(
             active=active,
             queued=len(self._calls) - active,

@@ -158,6 +158,10 @@ class Request:
     arrived: float = 0.0
     deadline: float | None = None
     """After this the caller no longer listens."""
+    hard_deadline: bool = False
+    """Whether the answer so far is of no use to the caller then."""
+    progress: bool = False
+    """Whether the caller wants to know how far it is while nothing is written."""
     budget_end: float | None = None
     """After this the answer so far is the answer."""
     so_far: tuple[Tokens, ...] = ()
@@ -216,6 +220,8 @@ class Queued:
     """A request is prepared and waits for a slot."""
 
     id: int
+    texts: tuple[str, ...] = ()
+    """What `Request.so_far` spells, a text for each candidate."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -226,6 +232,20 @@ class Admitted:
     prompt_tokens: int
     cached_tokens: int
     queue_s: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Progress:
+    """How far a request is of which nothing is written yet."""
+
+    id: int
+    place: int
+    """In the queue: 1 is the next to leave it, 0 has left it."""
+    wait_s: float
+    """Until it leaves the queue; once it has left it, until its prompt is read. An estimate."""
+    read: int
+    """Tokens of the prompt that are in the cache."""
+    prompt_tokens: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -256,6 +276,15 @@ class Ending:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Ended:
+    """One of several candidates has ended; the others go on."""
+
+    id: int
+    candidate: int
+    ending: Ending
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Done:
     """All candidates of a request have ended."""
 
@@ -281,10 +310,12 @@ class Beat:
     """The engine is alive: sent at least twice a second, and several times as often while it works."""
 
     stats: Stats
+    sent: float
+    """When it was, so that who gets it knows how late it is."""
 
 
 Command = Request | Cancel | UseCpus
-Event = Ready | NotReady | Queued | Admitted | Piece | Done | Failed | Beat
+Event = Ready | NotReady | Queued | Admitted | Progress | Piece | Ended | Done | Failed | Beat
 
 
 def encode(frame: Any) -> bytes:

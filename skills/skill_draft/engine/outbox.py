@@ -61,7 +61,7 @@ class Outbox:
         if self._pieces and not self._at_once and now + next_in_s - self._waiting_since < self._piece_s:
             return
         if self._at_once or not self._events or now - self._last_beat >= BEAT_S:
-            self._events.append(Beat(stats=stats()))
+            self._events.append(Beat(stats=stats(), sent=now))
             self._last_beat = now
         events, self._events = self._events, []
         self._pieces.clear()

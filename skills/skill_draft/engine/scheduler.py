@@ -18,7 +18,7 @@ from .threads import Threads
 # call is gone within one.
 QUIET_STEP_MS = 1000.0
 # A prompt that is longer than the shortest one gets more rows of a step, but no more than so many times its rows.
-_LONGER = 2
+LONGER = 2
 # Guesses that promise less than this are not worth the risk.
 _WORTH = 1.05
 # Rows that guesses fill, together with those of the last tile that are there already.
@@ -178,7 +178,7 @@ def _side_by_side(prompts: list[Sequence], rows: int) -> list[Share]:
     does not wait for a long one.
     """
     oldest, kept = prompts[0], 1
-    most = _LONGER * min(s.pending for s in prompts)
+    most = LONGER * min(s.pending for s in prompts)
     total = sum(min(s.pending, most) for s in prompts)
     shares = []
     # The shortest first: what one does not need is there for those after it.

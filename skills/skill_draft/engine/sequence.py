@@ -47,6 +47,8 @@ class Sequence:
         self._logprobs: list[float] = []
         self._top: list[tuple[TokenLogprob, ...]] = []
         self._released = 0
+        self.replayed = ""
+        """The text of the answer so far that it began with."""
         self._replay(request.so_far[candidate] if request.so_far else Tokens())
         self.lookup = Lookup(self.tokens, acceptance) if request.lookup else None
 
@@ -68,7 +70,8 @@ class Sequence:
             if reason := self._after_token(token):
                 self._end(reason)
                 return
-        self._released += self._text.release()[1]
+        self.replayed, released = self._text.release()
+        self._released += released
 
     @property
     def n_answered(self) -> int:

@@ -39,7 +39,7 @@ from skills import skills_pb2
 from tests.stub_plugin import client_of
 from tests.stub_skill import Reply, StubSkill
 skill = StubSkill(Reply(text="a b", chunk_delay_s=30)).start()
-stream = client_of(skill.target).GenerateStream(skills_pb2.GenReq(prompt="x"), timeout=1)
+stream = client_of(skill.target).GenerateStream(skills_pb2.GenReq(prompt="x", hard_deadline=True), timeout=1)
 next(stream)
 skill.stop()
 try:

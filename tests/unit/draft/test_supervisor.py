@@ -136,7 +136,7 @@ class Call:
             async for event in self.flight.events():
                 if isinstance(event, Piece):
                     self.tokens += event.tokens.token_ids
-                else:
+                elif isinstance(event, Done | Failed):
                     self.end = event
         finally:
             self._supervisor.leave(self.flight)

@@ -1,0 +1,61 @@
+"""How long it takes until a call has its first token: told to who waits for it, and a reason to give up at once."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence as ListOf
+
+from .messages import Progress
+from .scheduler import LONGER, Scheduler
+from .sequence import Sequence
+from .threads import Threads
+from .waiting import WaitEstimate
+
+LOOK_EVERY_S = 0.25
+
+
+class Outlook:
+    """Looks at the queue and at the prompts that are being read."""
+
+    def __init__(self, scheduler: Scheduler, threads: Threads, wait: WaitEstimate, *, n_batch: int) -> None:
+        self._scheduler, self._threads, self._wait, self._n_batch = scheduler, threads, wait, n_batch
+
+    def progress(self, sequences: ListOf[Sequence], place: int, now: float) -> Progress:
+        """How far a call is whose candidates these are. `place` is the one in the queue, 0 for who has left it."""
+        first = sequences[0]
+        if place and first.leader:
+            wait_s = self.reading_s(first.leader[0].pending)
+        elif place:
+            wait_s = self._wait.until_start_s(place, self._scheduler.running, self._threads.costs, self._n_batch, now)
+        else:
+            pending = max(s.pending for s in sequences)
+            # The prompts beside it are read in the same steps.
+            beside = (s for s in self._scheduler.running if s not in sequences and not s.decodes)
+            wait_s = self.reading_s(pending + sum(min(s.pending, LONGER * pending) for s in beside))
+        return Progress(
+            id=first.request.id,
+            place=place,
+            wait_s=wait_s,
+            read=max(min(s.slot.length if s.slot else 0, s.n_prompt) for s in sequences),
+            prompt_tokens=first.n_prompt,
+        )
+
+    def reading_s(self, tokens: int) -> float:
+        """How long reading so many tokens takes, seconds."""
+        return self._threads.costs.ms(min(tokens, self._n_batch)) * max(1.0, tokens / self._n_batch) / 1000
+
+    def too_late(self, sequence: Sequence, to_read: int, now: float, *, place: int = 0) -> str:
+        """Why a call cannot have its first token before its deadline; empty where it may. It is refused for that."""
+        deadline, costs = sequence.request.deadline, self._threads.costs
+        if deadline is None or sequence.n_answered or not costs.known:
+            return ""
+        running, wait_s = self._scheduler.running, 0.0
+        if place and len(running) >= self._scheduler.max_running:
+            wait_s = self._wait.at_least_s(place, running, costs, self._n_batch, now)
+        reads_s = self.reading_s(to_read)
+        # The estimate may be off by half; only what is out of reach is refused.
+        if now + (wait_s + reads_s) / 2 <= deadline:
+            return ""
+        left = f"the deadline is in {max(0.0, deadline - now):.1f} s"
+        if wait_s > reads_s:
+            return f"{left}, and the wait in the queue is about {wait_s:.1f} s (place {place})"
+        return f"{left}, and reading the prompt takes about {reads_s:.1f} s"

@@ -1,0 +1,47 @@
+"""The end of a call's time, a little before its deadline: so that the answer is with its caller in time."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Self
+
+from skills.runtime.way_back import WayBack
+
+from .flight import Flight
+
+# What a server that never answers so says of itself in its initial metadata. The pool's (core/calls.py) is the same.
+HARD_DEADLINES = ("sarai-deadline", "error")
+# How long before a deadline it is asked how long the way back is: calls that end earlier, nearly all, need not know.
+ASK_S = 2.0
+
+
+class LastMoment:
+    """Ends a flight in time; a context manager around the call.
+
+    Args:
+        flight: the call.
+        way_back: knows how long before the deadline that has to be.
+        peer: the caller, as gRPC names it.
+    """
+
+    def __init__(self, flight: Flight, way_back: WayBack, peer: str) -> None:
+        self._flight, self._way_back, self._peer = flight, way_back, peer
+        self._timer: asyncio.TimerHandle | None = None
+
+    def __enter__(self) -> Self:
+        deadline = self._flight.request.deadline
+        if deadline is not None:
+            loop = asyncio.get_running_loop()  # its clock is that of deadlines, time.monotonic()
+            when = max(deadline - ASK_S, loop.time())
+            self._timer = loop.call_at(when, self._ask, loop, deadline, when)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._timer:
+            self._timer.cancel()
+
+    def _ask(self, loop: asyncio.AbstractEventLoop, deadline: float, when: float) -> None:
+        now = loop.time()
+        self._way_back.note_delay(now - when, now)
+        needs_s = self._way_back.needs_s(self._peer, deadline - self._flight.request.arrived)
+        self._timer = loop.call_at(deadline - needs_s, self._flight.time_is_up)
