@@ -60,7 +60,7 @@ def build(folder: Path, tag: str) -> None:
         compiling_s = 0.0 if offered else llama_wheel.expected_s(portable=True)
         _docker_build(folder, tag, expected_s=EXPECTED_S + compiling_s)
         if _COMPILED.search(_log().read_text(encoding="utf-8")):
-            _keep_what_the_builder_compiled(folder)
+            keep_what_the_builder_compiled(folder)
             _offer_wheel(folder / "requirements.txt")
 
 
@@ -100,8 +100,9 @@ def _offer_wheel(lock: Path) -> bool:
     return llama_wheel.export(_WHEELS, lock=lock)
 
 
-def _keep_what_the_builder_compiled(folder: Path) -> None:
+def keep_what_the_builder_compiled(folder: Path) -> None:
     """Copies the builder's wheel into this machine's cache."""
+    llama_wheel.cache_dir().mkdir(parents=True, exist_ok=True)
     tag = f"sarai-builder:{os.getpid()}"
     _docker_build(folder, tag, "--target", "builder", expected_s=5.0)
     created = _docker("create", tag)

@@ -15,7 +15,7 @@ from tools.step import StepError
 
 # Measured on two cores.
 _PACKAGES_S = 60.0
-_TESTS_S = {False: 300.0, True: 600.0}
+_TESTS_S = {False: 300.0, True: 420.0}
 
 
 def main() -> int:
@@ -72,8 +72,10 @@ def plan(fresh: str, *, with_containers: bool, everything: bool) -> list[tuple[s
 
 def _announce(steps: list[tuple[str, float]], missing: str | None) -> None:
     width = max((len(what) for what, _ in steps), default=0)
+    if steps:
+        print("To come, in about this time:", file=sys.stderr)
     for what, seconds in steps:
-        print(f"  {what:<{width}}  about {clock(seconds)}", file=sys.stderr)
+        print(f"  {what:<{width}}  {clock(seconds)}", file=sys.stderr)
     if missing:
         print(f"Tests with containers will be skipped: {missing}", file=sys.stderr)
 
