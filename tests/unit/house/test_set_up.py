@@ -248,6 +248,19 @@ def test_a_step_that_is_told_to_end_leaves_none_of_its_processes_behind(tmp_path
     until(lambda: not psutil.pid_exists(compiler) or psutil.Process(compiler).status() == psutil.STATUS_ZOMBIE)
 
 
+def test_make_that_is_told_to_end_ends_the_set_up(tree: Path) -> None:
+    python = tree / "python"
+    python.write_text("#!/bin/sh\necho $$ > started\nexec sleep 300\n", encoding="utf-8")
+    python.chmod(0o755)
+    started = tree / "started"
+    with subprocess.Popen(["make", "setup", "PYTHON=./python"], cwd=tree, stderr=subprocess.DEVNULL) as make_setup:
+        until(lambda: started.exists() and started.read_text().endswith("\n"))
+        make_setup.terminate()
+        make_setup.wait(20)
+    set_up = int(started.read_text())
+    until(lambda: not psutil.pid_exists(set_up) or psutil.Process(set_up).status() == psutil.STATUS_ZOMBIE)
+
+
 # Hosts of package indexes, mirrors and image registries: which one to ask is the business of the machine.
 INDEX = re.compile(
     r"(?:[a-z0-9-]+\.)*(?:debian\.org|ubuntu\.com|pypi\.org|pythonhosted\.org|npmjs\.(?:com|org)|crates\.io|alpinelinux\.org"
