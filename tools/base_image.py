@@ -66,7 +66,8 @@ def is_there(image: str = IMAGE) -> bool:
 
 
 def pull() -> bool:
-    """Tries to get the image from a registry; where none is reached that fails at once."""
+    """Tries to get the image from a registry; where none is reached that mostly fails at once."""
+    print(f"Asking a registry for {IMAGE}", file=sys.stderr)
     try:
         return _docker("pull", "--quiet", IMAGE, timeout_s=_PULL_TIMEOUT_S) == 0
     except subprocess.TimeoutExpired:
