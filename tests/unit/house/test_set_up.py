@@ -228,7 +228,7 @@ def test_a_failed_step_shows_its_last_lines_and_where_the_log_is(tmp_path: Path)
     assert log.read_text(encoding="utf-8").startswith("line 0\n")
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGINT])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_step_that_is_told_to_end_leaves_none_of_its_processes_behind(tmp_path: Path, number: int) -> None:
     # A compiler below a build tool, as pip has them; it outlives the build tool unless somebody ends it too.
     build_tool = f"sleep 300 & echo $! > {tmp_path}/compiler; wait"
