@@ -1,5 +1,5 @@
-# `make loop PROMPT="…"` and `make test` are all that a newcomer needs. Both set up .venv first: minutes the first
-# time, because llama.cpp is compiled; nothing after that, until a lock file changes.
+# `make loop PROMPT="…"` and `make test` are all that a newcomer needs. Both set up what they need: minutes the first
+# time, because llama.cpp is compiled; next to nothing after that, until a lock file changes.
 
 # Any Python from 3.11 on; only the set-up uses it, everything else runs in .venv.
 PYTHON ?= $(shell command -v python3.11 || command -v python3 || echo python3)
@@ -7,8 +7,6 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3 || echo python3)
 ARGS ?=
 
 BIN := .venv/bin
-# The set-up was for these files' content, at this place.
-SETUP_INPUTS := requirements.lock tools/llama_wheel.lock pyproject.toml tools/setup_venv.py tools/llama_wheel.py
 
 # A prompt may hold $, quotes and anything else: it goes through the environment, unexpanded, never through a shell's
 # or make's eyes.
@@ -23,9 +21,7 @@ help: ## This list
 	@sed -n 's/^\([a-z-]*\):[^#]*## \(.*\)/  make \1\t\2/p' $(firstword $(MAKEFILE_LIST)) | expand -t 24
 
 setup: ## Makes .venv: what the lock files say, and llama.cpp compiled for this machine
-	@key="$$(cat $(SETUP_INPUTS) | sha256sum) $(CURDIR)$(SARAI_WHEEL:%= %)"; \
-	[ "$$key" = "$$(cat .venv/.set-up 2>/dev/null)" ] || \
-	{ $(PYTHON) -m tools.setup_venv && printf '%s' "$$key" > .venv/.set-up; }
+	@exec $(PYTHON) -m tools.setup_venv
 
 loop: setup ## Drafts, reflects and corrects: make loop PROMPT="Explain how a rainbow forms"
 	@[ -n "$$LOOP_PROMPT" ] || { echo 'usage: make loop PROMPT="Explain how a rainbow forms"' >&2; exit 2; }
@@ -34,11 +30,12 @@ loop: setup ## Drafts, reflects and corrects: make loop PROMPT="Explain how a ra
 serve: setup ## Serves the draft skill on 127.0.0.1:50051: make serve [ARGS="--threads 2"]
 	@exec $(BIN)/python -m skills.skill_draft.server $(ARGS)
 
-test: setup ## All tests; those with containers where there is an engine
+test: ## All tests; those with containers where there is an engine
+	@exec $(PYTHON) -m tools.test_set_up $(if $(strip $(ARGS)),--selected)
 	@exec $(BIN)/python -m pytest $(ARGS)
 
-test-unit: setup ## Only the fast tests
-	@exec $(BIN)/python -m pytest -m "not slow and not docker" $(ARGS)
+test-unit: setup ## Only the tests of single units, some seconds
+	@exec $(BIN)/python -m pytest -m unit $(ARGS)
 
 # SARAI_CHAOS_SEED repeats a run, SARAI_CHAOS_MODEL=135m takes the embedded model, SARAI_CHAOS_FAULTS sets how many,
 # SARAI_CHAOS_HEDGE_S=0.3 has the pool hedge too.
@@ -52,7 +49,7 @@ bench: setup ## Measures against llama.cpp's own server, on a quiet machine: mak
 	@$(PYTHON) -m bench.set_up
 	@exec bench/.venv/bin/python -m bench run $(ARGS)
 
-# A wheel that this machine has compiled already is used in the image, if it is of the very same build (its key says so).
+# llama.cpp is compiled on this machine where that gives what the image's builder would compile, so that it is kept.
 image: ## Builds the draft skill's image, sarai-skill-draft:v2.16
 	@$(PYTHON) -m tools.skill_image --folder skills/skill_draft --tag sarai-skill-draft:v2.16
 

@@ -1,35 +1,66 @@
-"""Tests with containers run where there is an engine. Where there is none they are skipped; CI makes that an error."""
+"""Marks tests by their folder, and runs those with containers where there is an engine.
+
+Where there is none they are skipped, and one line says why; SARAI_REQUIRE_DOCKER=1, as in CI, makes that an error.
+"""
 
 from __future__ import annotations
 
-import os
-import shutil
+import contextlib
 import signal
-import subprocess
+from collections.abc import Generator
 
 import pytest
 
+from tests import summary
+from tests.folders import folder_of
+from tools import containers
+from tools.step import StepError
 
-def pytest_configure() -> None:
+_NO_CONTAINERS = pytest.StashKey[str]()
+_BROKEN_IMAGE = pytest.StashKey[str | None]()
+
+
+def pytest_configure(config: pytest.Config) -> None:
     """What a shell starts in the background ignores Ctrl-C, and the processes of tests would inherit that."""
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
+    config.pluginmanager.register(summary)
 
 
-def _missing_engine() -> str | None:
-    """Why no container can be started here, or None where one can."""
-    if shutil.which("docker") is None:
-        return "no container engine: there is no docker command"
-    asked = subprocess.run(["docker", "info"], capture_output=True, text=True, timeout=30, check=False)
-    return None if asked.returncode == 0 else "no container engine: `docker info` fails"
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> Generator[None, None, None]:
+    """Marks by folder before `-m` selects by it; and prepares containers for what is left after that."""
+    for item in items:
+        item.add_marker(folder_of(item.path))
+    yield
+    if not config.option.collectonly and any(item.get_closest_marker("docker") for item in items):
+        _prepare_containers(config)
 
 
-@pytest.hookimpl(trylast=True)
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    with_containers = [item for item in items if item.get_closest_marker("docker")]
-    if not with_containers or (reason := _missing_engine()) is None:
+def _prepare_containers(config: pytest.Config) -> None:
+    capture = config.pluginmanager.getplugin("capturemanager")
+    try:
+        # On the terminal, as the first time it takes minutes.
+        with capture.global_and_fixture_disabled() if capture else contextlib.nullcontext():
+            containers.prepare()
+    except containers.NoContainersError as error:
+        if containers.are_required():
+            raise pytest.UsageError(f"{containers.REQUIRED}=1, and no container can be tested: {error}") from None
+        config.stash[_NO_CONTAINERS] = str(error)
+    except StepError as error:
+        config.stash[_BROKEN_IMAGE] = str(error)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Skips tests with containers where they cannot run. An image that cannot be built is one failure, not fifty."""
+    if item.get_closest_marker("docker") is None:
         return
-    if os.environ.get("SARAI_REQUIRE_DOCKER") == "1":
-        raise pytest.UsageError(f"{reason}, and SARAI_REQUIRE_DOCKER=1 demands one for {len(with_containers)} tests")
-    for item in with_containers:
-        item.add_marker(pytest.mark.skip(reason=reason))
+    stash = item.config.stash
+    broken = stash.get(_BROKEN_IMAGE, None)
+    if broken is not None:
+        stash[_BROKEN_IMAGE] = None
+        stash[_NO_CONTAINERS] = "the image cannot be built: the first of these tests says why"
+        pytest.fail(broken, pytrace=False)
+    if reason := stash.get(_NO_CONTAINERS, None):
+        pytest.skip(reason)

@@ -2,7 +2,8 @@
 
 Run as `python3 -m tools.base_image`. It does nothing where the engine has the image, or can pull it. Else it makes the
 image from Debian's packages, as the official one is made: a minimal system without documentation, manual pages and
-translations. That takes root and debootstrap, which it does not install; `--missing` prints the packages to install.
+translations. That takes root. debootstrap, which does it, is a shell script: it is unpacked from its package for the
+time being, and nothing is installed.
 """
 
 from __future__ import annotations
@@ -16,7 +17,8 @@ import sys
 import tempfile
 from pathlib import Path
 
-from tools.step import StepError, run_step
+from tools import debian
+from tools.step import StepError, logs, run_step
 
 IMAGE = "debian:bookworm-slim"
 SUITE = "bookworm"
@@ -26,7 +28,18 @@ _CERTIFICATE = re.compile(r"-----BEGIN CERTIFICATE-----[^-]+-----END CERTIFICATE
 # Lines that debootstrap prints for a minimal system, for the bar: retrieving, validating, extracting, unpacking and
 # configuring some ninety packages.
 _EXPECTED_LINES = 480
-_EXPECTED_S = 60.0
+EXPECTED_S = 60.0
+
+# debootstrap asks for `wget -nv -O FILE ADDRESS`. Here apt fetches: its proxies count, and wget is not needed.
+_APT_HELPER = "/usr/lib/apt/apt-helper"
+_WGET = f"""\
+#!/bin/sh
+while [ $# -gt 1 ]; do
+  [ "$1" = -O ] && to=$2
+  shift
+done
+exec {_APT_HELPER} -qq -o APT::Sandbox::User=root download-file "$1" "$to"
+"""
 
 # What goes, as in the official slim image. Licences stay.
 _REMOVED = ("usr/share/man/*", "usr/share/info/*", "usr/share/locale/*", "usr/share/groff/*", "usr/share/lintian/*",
@@ -47,22 +60,32 @@ Dir::Cache::srcpkgcache "";
 """
 
 
-def is_there() -> bool:
+def is_there(image: str = IMAGE) -> bool:
     """Whether the engine has the image."""
-    return _docker("image", "inspect", IMAGE) == 0
+    return _docker("image", "inspect", image) == 0
 
 
 def pull() -> bool:
-    """Tries to get the image from a registry; where none is reached that fails at once."""
+    """Tries to get the image from a registry; where none is reached that mostly fails at once."""
+    print(f"Asking a registry for {IMAGE}", file=sys.stderr)
     try:
         return _docker("pull", "--quiet", IMAGE, timeout_s=_PULL_TIMEOUT_S) == 0
     except subprocess.TimeoutExpired:
         return False
 
 
-def missing_packages() -> list[str]:
-    """Debian packages that making the image takes and that are not installed."""
-    return [] if shutil.which("debootstrap") else ["debootstrap"]
+def why_not_made() -> str | None:
+    """What keeps this machine from making the image, as far as it shows beforehand; None where nothing does."""
+    if os.geteuid() != 0:
+        return (
+            f"{IMAGE} is not here, no registry gives it, and making it takes root: `sudo make base-image` does it once"
+        )
+    try:
+        debian.check()
+    except debian.UnavailableError as error:
+        if shutil.which("debootstrap") is None:
+            return f"{IMAGE} is not here, no registry gives it, and making it takes debootstrap: {error}"
+    return None
 
 
 def make(log: Path) -> None:
@@ -72,25 +95,56 @@ def make(log: Path) -> None:
         log: Where debootstrap's output goes.
 
     Raises:
-        StepError: Not root, something is not installed, or a step failed.
+        StepError: Not root, no debootstrap, or a step failed.
     """
-    if os.geteuid() != 0:
-        raise StepError(f"Making {IMAGE} takes root: run it with sudo, or `docker pull {IMAGE}` where that works")
-    if missing := missing_packages():
-        raise StepError(f"Making {IMAGE} takes {' '.join(missing)}: apt-get install {' '.join(missing)}")
+    if (reason := why_not_made()) is not None:
+        raise StepError(reason)
     with tempfile.TemporaryDirectory(prefix="sarai-base-") as temporary:
         root = Path(temporary) / "root"
-        run_step(
-            f"making {IMAGE} from Debian's packages",
-            ["debootstrap", "--variant=minbase", "--include=ca-certificates", SUITE, str(root)],
-            log=log,
-            expected_s=_EXPECTED_S,
-            read_progress=_CountLines(),
-        )
+        command, archive, environment = _debootstrap(Path(temporary) / "tool")
+        try:
+            run_step(
+                f"making {IMAGE} from Debian's packages",
+                [*command, "--variant=minbase", "--include=ca-certificates", SUITE, str(root), *archive],
+                log=log,
+                expected_s=EXPECTED_S,
+                read_progress=_CountLines(),
+                env={**os.environ, **environment},
+            )
+        finally:
+            _unmount_below(root)
         _add_updates(root)
         _trust_what_this_machine_trusts(root)
         _slim(root)
         _import(root)
+
+
+def _debootstrap(work: Path) -> tuple[list[str], list[str], dict[str, str]]:
+    """The command, the archive's address as its last argument, and its environment.
+
+    Unpacked, so that a machine which has it installed goes the same way as one that has not.
+    """
+    work.mkdir()
+    try:
+        archive = debian.unpack(("debootstrap",), suite=SUITE, work=work)
+    except debian.UnavailableError as error:
+        if (installed := shutil.which("debootstrap")) is None:
+            raise StepError(f"{IMAGE} cannot be made from Debian's packages: {error}") from None
+        return [installed], [], {}  # which has an address of its own
+    usr = work / "root" / "usr"
+    environment = {"DEBOOTSTRAP_DIR": str(usr / "share" / "debootstrap"), "PATH": os.environ.get("PATH", os.defpath)}
+    if Path(_APT_HELPER).exists():
+        (wget := work / "wget").write_text(_WGET, encoding="ascii")
+        wget.chmod(0o755)
+        environment["PATH"] = f"{work}{os.pathsep}{environment['PATH']}"
+    return ["sh", str(usr / "sbin" / "debootstrap"), "--force-check-gpg"], [archive], environment
+
+
+def _unmount_below(root: Path) -> None:
+    """Unmounts what debootstrap has mounted, where it was interrupted: the folder is about to be removed."""
+    mounts = [line.split()[1] for line in Path("/proc/self/mounts").read_text(encoding="utf-8").splitlines()]
+    for place in reversed([each for each in mounts if each.startswith(f"{root}/")]):
+        subprocess.run(["umount", place], capture_output=True, check=False)
 
 
 class _CountLines:
@@ -105,11 +159,12 @@ class _CountLines:
 
 
 def _add_updates(root: Path) -> None:
-    """Lets builds on the image see Debian's updates and security fixes, from the mirror that debootstrap used."""
+    """Lets builds on the image see Debian's updates and security fixes, from where debootstrap and this machine do."""
     sources = root / "etc/apt/sources.list"
-    mirror = sources.read_text(encoding="utf-8").split()[1]
+    archive = sources.read_text(encoding="utf-8").split()[1]
+    fixes = debian.security_archive() or f"{archive}-security"
     sources.write_text(
-        f"deb {mirror} {SUITE} main\ndeb {mirror} {SUITE}-updates main\ndeb {mirror}-security {SUITE}-security main\n",
+        f"deb {archive} {SUITE} main\ndeb {archive} {SUITE}-updates main\ndeb {fixes} {SUITE}-security main\n",
         encoding="utf-8",
     )
 
@@ -180,19 +235,14 @@ def _docker(*arguments: str, timeout_s: float = 30.0) -> int:
 def main() -> int:
     """Makes the image where it has to be made."""
     parser = argparse.ArgumentParser(prog="python3 -m tools.base_image", description=__doc__.partition("\n")[0])
-    parser.add_argument("--missing", action="store_true", help="print the Debian packages that must be installed first")
-    arguments = parser.parse_args()
+    parser.parse_args()
     if shutil.which("docker") is None or _docker("info") != 0:
         print("There is no container engine: `docker info` fails.", file=sys.stderr)
         return 1
     if is_there() or pull():
         return 0
-    if arguments.missing:
-        print(*missing_packages())
-        return 0
-    state = Path(os.environ.get("XDG_STATE_HOME") or "~/.local/state").expanduser()
     try:
-        make(state / "sarai" / "logs" / "base-image.log")
+        make(logs() / "base-image.log")
     except StepError as error:
         print(error, file=sys.stderr)
         return 1

@@ -14,23 +14,18 @@ import sys
 import tempfile
 from pathlib import Path
 
+from tools import debian
+
 PLUGINS = ("buildx", "compose")
 _PACKAGES = ("docker-buildx", "docker-compose")
 _SUITE = "trixie"
-_KEYRING = "/usr/share/keyrings/debian-archive-keyring.gpg"
-_MIRROR = "http://deb.debian.org/debian"
-_TIMEOUT_S = 300.0
-
-
-class UnavailableError(Exception):
-    """The plugins cannot be had here; the text says why."""
 
 
 def config_dir() -> Path:
     """A folder for DOCKER_CONFIG with both plugins; fetches them where they have not been fetched yet.
 
     Raises:
-        UnavailableError: This is no Debian, or its mirror is not reached.
+        debian.UnavailableError: This is no Debian, or its archive is not reached.
     """
     base = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "sarai" / "docker-plugins"
     plugins = base / "cli-plugins"
@@ -46,45 +41,15 @@ def has(name: str) -> bool:
 
 
 def _fetch(base: Path) -> None:
-    if shutil.which("apt-get") is None or shutil.which("dpkg") is None or not Path(_KEYRING).exists():
-        raise UnavailableError("this machine has no apt, which the plugins would come from")
     base.mkdir(parents=True, exist_ok=True)
     # Beside the target, so that the last step is a rename: half a plugin is never taken for one.
     with tempfile.TemporaryDirectory(dir=base) as temporary:
         work = Path(temporary)
-        if os.geteuid() == 0:  # apt downloads as a user of its own, who has to get in
-            work.chmod(0o755)
-        _download(work)
-        for package in work.glob("*.deb"):
-            _run(["dpkg", "-x", str(package), str(work / "root")])
+        debian.unpack(_PACKAGES, suite=_SUITE, work=work)
         (base / "cli-plugins").mkdir(exist_ok=True)
         for name in PLUGINS:
             (found,) = (work / "root").glob(f"usr/libexec/docker/cli-plugins/docker-{name}")
             found.rename(base / "cli-plugins" / found.name)
-
-
-def _download(work: Path) -> None:
-    """Asks apt for the packages of another suite, with lists and caches of its own."""
-    (work / "sources.list").write_text(f"deb [signed-by={_KEYRING}] {_MIRROR} {_SUITE} main\n", encoding="utf-8")
-    for name in ("lists/partial", "archives/partial", "empty"):
-        (work / name).mkdir(parents=True)
-    options = [
-        f"Dir::Etc::SourceList={work / 'sources.list'}", f"Dir::Etc::SourceParts={work / 'empty'}",
-        f"Dir::State::Lists={work / 'lists'}", f"Dir::Cache={work}", "Acquire::Languages=none",
-        "APT::Sandbox::User=root",
-    ]  # fmt: skip
-    apt = ["apt-get", "-qq", *(part for option in options for part in ("-o", option))]
-    _run([*apt, "update"])
-    _run([*apt, "download", *_PACKAGES], cwd=work)
-
-
-def _run(command: list[str], cwd: Path | None = None) -> None:
-    try:
-        done = subprocess.run(command, cwd=cwd, capture_output=True, text=True, timeout=_TIMEOUT_S, check=False)
-    except subprocess.TimeoutExpired:
-        raise UnavailableError(f"{' '.join(command[:1])} did not answer in {_TIMEOUT_S:g} s") from None
-    if done.returncode != 0:
-        raise UnavailableError(f"{command[0]}: {done.stderr.strip().splitlines()[-1:] or done.returncode}")
 
 
 def main() -> int:
@@ -94,7 +59,7 @@ def main() -> int:
         return 0
     try:
         print(config_dir())
-    except UnavailableError as error:
+    except debian.UnavailableError as error:
         print(error, file=sys.stderr)
         return 1
     return 0

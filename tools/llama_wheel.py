@@ -144,21 +144,39 @@ def get_wheel(*, portable: bool = False, lock: Path = LOCK) -> Path:
         return kept_wheel(folder) or _build(build, folder, portable=portable)
 
 
-def export(into: Path, *, portable: bool, lock: Path = LOCK) -> None:
-    """Makes a cache with this wheel alone, if it was compiled here before: for an image's builder."""
+def is_kept(*, portable: bool, lock: Path = LOCK) -> bool:
+    """Whether the wheel for this machine is compiled already."""
+    return kept_wheel(cache_dir() / describe(portable=portable, lock=lock).key) is not None
+
+
+def expected_s(*, portable: bool) -> float:
+    """About how long compiling it takes here, seconds."""
+    return (_PORTABLE_CPU_S if portable else _NATIVE_CPU_S) / len(os.sched_getaffinity(0)) + 15.0
+
+
+def export(into: Path, *, lock: Path = LOCK) -> bool:
+    """Makes a cache with the portable wheels of this version, for an image's builder; whether there are any.
+
+    Those of other compilers and systems go along: which of them is its own, the builder finds by its key.
+    """
     shutil.rmtree(into, ignore_errors=True)
     into.mkdir(parents=True)
-    folder = cache_dir() / describe(portable=portable, lock=lock).key
-    if (wheel := kept_wheel(folder)) is not None:
-        (into / folder.name).mkdir()
-        for file in (wheel, folder / "about.json"):
-            shutil.copyfile(file, into / folder.name / file.name)
+    wanted = (requirement(lock, PACKAGE), list(PORTABLE), CMAKE_HOOK)
+    for folder in sorted(cache_dir().glob("*")):
+        if (wheel := kept_wheel(folder)) is None:
+            continue
+        about = json.loads((folder / "about.json").read_text(encoding="utf-8"))
+        if (about["requirement"], about["cmake_args"], about["cmake_hook"]) == wanted:
+            (into / folder.name).mkdir()
+            for file in (wheel, folder / "about.json"):
+                shutil.copyfile(file, into / folder.name / file.name)
+    return any(into.iterdir())
 
 
 def _build(build: Build, folder: Path, *, portable: bool) -> Path:
-    expected_s = (_PORTABLE_CPU_S if portable else _NATIVE_CPU_S) / len(os.sched_getaffinity(0)) + 15.0
+    kind = "this machine and for images" if portable else "this machine"
     print(
-        f"Compiling llama.cpp for this machine, about {expected_s / 60:.0f} minutes, once: "
+        f"Compiling llama.cpp for {kind}, about {expected_s(portable=portable) / 60:.0f} minutes, once: "
         f"the result is kept in {folder}",
         file=sys.stderr,
     )
@@ -180,7 +198,7 @@ def _build(build: Build, folder: Path, *, portable: bool) -> Path:
             "compiling llama.cpp",
             [*pip, *fresh, "--wheel-dir", str(work / "out"), "--requirement", str(work / "requirement.txt")],
             log=folder / "build.log",
-            expected_s=expected_s,
+            expected_s=expected_s(portable=portable),
             read_progress=_ninja_progress,
             env=env,
         )
@@ -221,10 +239,18 @@ def _ninja_progress(line: str) -> tuple[float, str] | None:
     return done / steps, f"({done} of {steps} files)"
 
 
-def _compiler(*, native: bool) -> str:
+def has_compiler() -> bool:
+    """Whether there is a C++ compiler here."""
+    return _find_compiler() is not None
+
+
+def _find_compiler() -> str | None:
     names = (os.environ.get("CXX"), "c++", "g++", "clang++")
-    compiler = next((path for name in names if name and (path := shutil.which(name))), None)
-    if compiler is None:
+    return next((path for name in names if name and (path := shutil.which(name))), None)
+
+
+def _compiler(*, native: bool) -> str:
+    if (compiler := _find_compiler()) is None:
         raise StepError("llama.cpp must be compiled and there is no C++ compiler. On Debian: apt-get install g++")
     # The compiler's predefined macros name its version and, with -march=native, every CPU feature that it will use.
     flags = ["-march=native"] if native and platform.machine() == "x86_64" else []
@@ -256,12 +282,8 @@ def main() -> int:
     parser.add_argument("--portable", action="store_true", help="for every CPU of this architecture, not this one only")
     parser.add_argument("--lock", type=Path, default=LOCK, help="the lock file with the version and its hash")
     parser.add_argument("--out", type=Path, help="copy the wheel into this folder")
-    parser.add_argument("--export", type=Path, help="compile nothing; make this folder a cache with the wheel, if any")
     arguments = parser.parse_args()
     try:
-        if arguments.export is not None:
-            export(arguments.export, portable=arguments.portable, lock=arguments.lock)
-            return 0
         wheel = get_wheel(portable=arguments.portable, lock=arguments.lock)
     except StepError as error:
         print(error, file=sys.stderr)

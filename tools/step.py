@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import queue
+import signal
 import subprocess
 import threading
+import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -24,6 +27,17 @@ class StepError(Exception):
     """A command of the set-up failed; the text is fit for the terminal as it is."""
 
 
+def last_line(text: object) -> str:
+    """The last line of an output or an error, which mostly says what was wrong; empty where there is none."""
+    lines = [line.strip() for line in str(text).splitlines() if line.strip()]
+    return lines[-1] if lines else ""
+
+
+def logs() -> Path:
+    """Where the logs of steps lie that are not one tree's, such as those of images."""
+    return Path(os.environ.get("XDG_STATE_HOME") or "~/.local/state").expanduser() / "sarai" / "logs"
+
+
 def run_step(
     label: str,
     argv: Sequence[str],
@@ -33,7 +47,7 @@ def run_step(
     read_progress: ReadProgress,
     env: Mapping[str, str] | None = None,
 ) -> None:
-    """Runs a command to its end.
+    """Runs a command to its end. What ends this process by Ctrl-C, SIGTERM or SIGHUP ends all that the command started.
 
     Args:
         label: What it does, for the progress line.
@@ -51,6 +65,7 @@ def run_step(
     tail: deque[str] = deque(maxlen=_TAIL_LINES)
     with (
         log.open("w", encoding="utf-8") as written,
+        _signals_held_back() as raise_signal,  # before there is anything to end
         subprocess.Popen(
             list(argv),
             stdin=subprocess.DEVNULL,
@@ -59,16 +74,21 @@ def run_step(
             text=True,
             errors="replace",
             env=None if env is None else dict(env),
+            start_new_session=True,  # so that a compiler that the command started can be ended with it
         ) as process,
     ):
         try:
-            for line in _lines(process, progress):
+            for line in _lines(process):
+                raise_signal()
+                if line is None:
+                    progress.tick()
+                    continue
                 written.write(line)
                 tail.append(line)
                 if (found := read_progress(line)) is not None:
                     progress.update(*found)
+            raise_signal()
         except BaseException:
-            # Ctrl-C reached the command as well, which is in our process group: give it time to clean up.
             _stop(process)
             progress.finish("interrupted")
             raise
@@ -78,8 +98,8 @@ def run_step(
     progress.finish("done")
 
 
-def _lines(process: subprocess.Popen[str], progress: Progress) -> Iterator[str]:
-    """Yields the lines of the output as they come, and lets the progress line tick in between."""
+def _lines(process: subprocess.Popen[str]) -> Iterator[str | None]:
+    """Yields the lines of the output as they come, and None now and then while there are none."""
     assert process.stdout is not None
     stdout = process.stdout
     lines: queue.SimpleQueue[str | None] = queue.SimpleQueue()
@@ -94,19 +114,43 @@ def _lines(process: subprocess.Popen[str], progress: Progress) -> Iterator[str]:
         try:
             line = lines.get(timeout=_TICK_S)
         except queue.Empty:
-            progress.tick()
+            yield None
             continue
         if line is None:
             return
         yield line
 
 
+@contextlib.contextmanager
+def _signals_held_back() -> Iterator[Callable[[], None]]:
+    """Gives what raises the signal that came, if one did: at once they would end this process alone."""
+    came: list[int] = []
+
+    def raise_signal() -> None:
+        if came:
+            raise KeyboardInterrupt if came[0] == signal.SIGINT else SystemExit(128 + came[0])
+
+    if threading.current_thread() is not threading.main_thread():  # which alone has signals
+        yield raise_signal
+        return
+    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+    # Who ignores one, as nohup does, goes on ignoring it.
+    heard = [number for number in numbers if signal.getsignal(number) is not signal.SIG_IGN]
+    before = {number: signal.signal(number, lambda number, _frame: came.append(number)) for number in heard}
+    try:
+        yield raise_signal
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
 def _stop(process: subprocess.Popen[str]) -> None:
-    with contextlib.suppress(subprocess.TimeoutExpired):
-        process.wait(_STOP_S / 2)
-    if process.poll() is None:
-        process.terminate()
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            process.wait(_STOP_S / 2)
-    if process.poll() is None:
-        process.kill()
+    """Ends the command and all that it started; they have a few seconds to clean up."""
+    with contextlib.suppress(ProcessLookupError):  # nobody is left
+        os.killpg(process.pid, signal.SIGTERM)
+        until_s = time.monotonic() + _STOP_S
+        while time.monotonic() < until_s:
+            process.poll()  # reaps the command itself, which would count as one that is left
+            os.killpg(process.pid, 0)
+            time.sleep(0.05)
+        os.killpg(process.pid, signal.SIGKILL)

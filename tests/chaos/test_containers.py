@@ -27,7 +27,7 @@ SLOW_CPUS = 0.1
 CALLERS = 3
 LONG = 160
 
-pytestmark = [pytest.mark.docker, pytest.mark.slow]
+pytestmark = pytest.mark.docker
 
 
 @pytest.fixture(scope="module", autouse=True)

@@ -17,7 +17,6 @@ from tests.servers import TINY
 MODEL, MAX_TOKENS = (EMBEDDED, 12) if os.environ.get("SARAI_CHAOS_MODEL") == "135m" else (str(TINY), 240)
 
 
-@pytest.mark.slow
 @pytest.mark.timeout(120 + NUM_FAULTS * FAULT_AND_RESTART_S)
 def test_every_call_ends_once_with_its_own_answer_whatever_happens_to_its_replica(tmp_path: Path) -> None:
     with contextlib.ExitStack() as stack:

@@ -27,8 +27,6 @@ LEARNING_S = 4.0
 FEW_CALLERS = 6
 TIMEOUT_S = 3.0
 
-pytestmark = pytest.mark.slow
-
 
 @pytest.fixture(scope="module")
 def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[ProcessReplica]]:

@@ -80,4 +80,4 @@ def threads(number: int) -> Iterator[ThreadPoolExecutor]:
         pool.shutdown(wait=False, cancel_futures=True)
 
 
-MARKS = [pytest.mark.docker, pytest.mark.slow, pytest.mark.timeout(300, func_only=True)]
+MARKS = [pytest.mark.timeout(300, func_only=True)]

@@ -17,15 +17,9 @@ from core.testing import SkillContainer, SkillContainers
 from skills.skill_draft.plugin import sarai_skills
 from tests.docker.asking import OwnTiny, tiny_service
 from tests.servers import ROOT
-from tools import docker_plugins
+from tools import debian, docker_plugins
 
 SPEC = sarai_skills()[0]
-
-
-@pytest.fixture(scope="session", autouse=True)
-def image(skill_container: SkillContainers) -> None:
-    """Builds the image before any test's time runs: the first time it takes minutes, with progress on the terminal."""
-    skill_container.build("draft")
 
 
 @pytest.fixture(scope="session")
@@ -52,7 +46,7 @@ def plugins_config() -> Path:
     """A DOCKER_CONFIG with BuildKit's builder and Compose v2, which most users have."""
     try:
         return docker_plugins.config_dir()
-    except docker_plugins.UnavailableError as error:
+    except debian.UnavailableError as error:
         if os.environ.get("SARAI_REQUIRE_DOCKER") == "1":
             raise
         pytest.skip(f"no docker plugins: {error}")

@@ -48,7 +48,6 @@ def outcome(done: Any) -> Ending:
     return done.endings[0]
 
 
-@pytest.mark.slow
 @pytest.mark.timeout(1200)
 @pytest.mark.parametrize(("path", "max_tokens"), MODELS)
 def test_alone_batched_chunked_guessed_and_continued(

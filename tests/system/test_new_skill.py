@@ -35,7 +35,6 @@ def tree(tmp_path: Path) -> Path:
     return tree
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("options", ["", "--proto"])
 def test_new_skill_passes_its_tests_and_the_houses_checks_at_once(tree: Path, options: str) -> None:
     typed(f".venv/bin/sarai new-skill shout {options}", tree)
@@ -50,7 +49,6 @@ def test_new_skill_passes_its_tests_and_the_houses_checks_at_once(tree: Path, op
     assert typed(".venv/bin/python ask.py", tree).split()[-3:] == ["HELLO", "SERVING", "embedded"]
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("options", ["", "--proto"])
 def test_new_skill_is_typed_strictly(tree: Path, options: str) -> None:
     path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"  # where mypy-protobuf is
@@ -58,7 +56,6 @@ def test_new_skill_is_typed_strictly(tree: Path, options: str) -> None:
     typed(f"{ROOT}/.venv/bin/mypy --python-executable {sys.executable} skills/skill_shout", tree)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("options", [[], ["--proto"]])
 def test_installed_package_serves_its_skill_through_the_pool(tmp_path: Path, options: list[str]) -> None:
     """By its entry point alone: it is in no tree, and nothing here knows it."""
@@ -80,7 +77,6 @@ def test_installed_package_serves_its_skill_through_the_pool(tmp_path: Path, opt
     assert " passed" in python("-m", "pytest", "-q", ".", cwd=package)
 
 
-@pytest.mark.slow
 @pytest.mark.timeout(300)
 def test_every_command_of_the_guide_does_what_the_guide_says(tree: Path) -> None:
     """Those with containers are typed in tests/docker."""

@@ -8,8 +8,6 @@ import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-import pytest
-
 from skills import skills_pb2
 from skills.skill_draft.catalog import EMBEDDED, find_model
 from tests.servers import ROOT, draft_server
@@ -29,7 +27,6 @@ QUESTIONS = [
 MAX_TOKENS = 48
 
 
-@pytest.mark.slow
 def test_greedy_answers_equal_those_of_llama(tmp_path: Path) -> None:
     model = find_model(EMBEDDED, tmp_path)
     turns = [f"<|im_start|>user\n{question}<|im_end|>\n<|im_start|>assistant\n" for question in QUESTIONS]

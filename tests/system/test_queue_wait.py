@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any, Self
 
 import grpc
-import pytest
 from google.rpc import error_details_pb2, status_pb2
 
 from skills import skills_pb2
@@ -62,7 +61,6 @@ class Callers:
                 time.sleep(0.02)
 
 
-@pytest.mark.slow
 def test_the_hint_of_a_full_queue_is_right_within_a_factor_of_two(tmp_path: Path) -> None:
     """From the refusal to the next end of an answer, which is when the queue has room; below 0.1 s all is one."""
     ratios = []

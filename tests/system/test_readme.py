@@ -7,8 +7,6 @@ import re
 import subprocess
 import sys
 
-import pytest
-
 from tests.servers import ROOT
 
 
@@ -18,7 +16,6 @@ def run(code: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=110, check=False)
 
 
-@pytest.mark.slow
 def test_the_client_snippet_runs_as_written() -> None:
     """With the embedded model in a local process, or whatever serves on this host's port."""
     snippet = re.search(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)

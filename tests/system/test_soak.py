@@ -68,7 +68,6 @@ def one(server: DraftServer, number: int) -> str:
     return "answered"
 
 
-@pytest.mark.slow
 @pytest.mark.timeout(900)
 def test_many_requests_leave_nothing_behind(server: DraftServer) -> None:
     pids = [server.process.pid, server.engine_pid()]

@@ -10,7 +10,7 @@ from core.calls import Call
 from core.replicas import Lease, Member
 from core.replicas.pace import FORGOTTEN_S, Fastest, Pace
 from skills import skills_pb2
-from tests.unit.core.test_replicas import replicas
+from tests.system.test_replicas import replicas
 
 NOW = time.monotonic()
 

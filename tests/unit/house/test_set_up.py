@@ -6,13 +6,17 @@ import io
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
+import time
+from collections.abc import Callable
 from pathlib import Path
 
+import psutil
 import pytest
 
-from tools import llama_wheel, lock, locked
+from tools import llama_wheel, lock, locked, setup_venv
 from tools.progress import Progress, clock
 from tools.step import StepError, run_step
 
@@ -32,11 +36,17 @@ def tree(tmp_path: Path) -> Path:
     sarai = binaries / "sarai"
     sarai.write_text(f"#!{sys.executable}\nimport sys\nprint(sys.argv[1:])\n", encoding="utf-8")
     sarai.chmod(0o755)
-    for name in ("requirements.lock", "tools/llama_wheel.lock", "pyproject.toml", "tools/setup_venv.py",
-                 "tools/llama_wheel.py"):  # fmt: skip
-        (tmp_path / name).parent.mkdir(exist_ok=True)
-        (tmp_path / name).write_text("", encoding="utf-8")
     return tmp_path
+
+
+def keep_wheel(*, portable: bool) -> None:
+    """Has this machine's cache hold a wheel, as if somebody had compiled it."""
+    build = llama_wheel.describe(portable=portable)
+    folder = llama_wheel.cache_dir() / build.key
+    folder.mkdir(parents=True)
+    built = folder.parent / f"llama_cpp_python-0-{'portable' if portable else 'native'}.whl"
+    built.write_bytes(b"a wheel")
+    llama_wheel._keep(built, build, folder)
 
 
 def make(tree: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
@@ -51,6 +61,13 @@ def make(tree: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
         timeout=30,
         check=False,
     )
+
+
+def until(holds: Callable[[], object], within_s: float = 20.0) -> None:
+    end_s = time.monotonic() + within_s
+    while not holds():
+        assert time.monotonic() < end_s
+        time.sleep(0.01)
 
 
 @pytest.mark.parametrize(
@@ -69,21 +86,64 @@ def test_loop_without_a_prompt_says_how(tree: Path) -> None:
     assert "PROMPT=" in done.stderr
 
 
-def test_set_up_runs_once_for_the_same_lock_files_and_again_for_others(tree: Path) -> None:
-    counter = tree / "count.sh"
-    counter.write_text("#!/bin/sh\necho set-up >> ran\n", encoding="utf-8")
-    counter.chmod(0o755)
-    for expected in (1, 1):
-        make(tree, "setup", "PYTHON=./count.sh")
-        assert (tree / "ran").read_text(encoding="utf-8").count("set-up") == expected
-    (tree / "requirements.lock").write_text("new==1\n", encoding="utf-8")
-    make(tree, "setup", "PYTHON=./count.sh")
-    assert (tree / "ran").read_text(encoding="utf-8").count("set-up") == 2
+def test_set_up_is_done_once_for_the_same_lock_files_and_again_for_others(
+    new_tree: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert not setup_venv.is_current()
+    setup_venv.note_done("native")
+    assert setup_venv.is_current()
+    monkeypatch.setenv("SARAI_WHEEL", "portable")
+    assert not setup_venv.is_current()
+    monkeypatch.setenv("SARAI_WHEEL", "native")
+    assert setup_venv.is_current()
+    (new_tree / "requirements.lock").write_text("new==1\n", encoding="utf-8")
+    assert not setup_venv.is_current()
 
 
-def test_set_up_that_failed_is_not_taken_for_done(tree: Path) -> None:
-    assert make(tree, "setup", "PYTHON=false").returncode != 0
-    assert make(tree, "setup", "PYTHON=false").returncode != 0
+def test_set_up_that_failed_is_not_taken_for_done(new_tree: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", str(new_tree))
+    for _ in range(2):
+        with pytest.raises(StepError, match=r"no C\+\+ compiler"):
+            setup_venv.set_up()
+    assert not setup_venv.is_current()
+
+
+@pytest.mark.usefixtures("new_tree")
+def test_a_new_clone_takes_the_wheel_that_is_compiled_already() -> None:
+    assert setup_venv.choose_wheel() == "native"
+    assert setup_venv.choose_wheel(fresh="portable") == "portable"
+    keep_wheel(portable=True)
+    assert setup_venv.choose_wheel() == "portable"
+    keep_wheel(portable=False)
+    assert setup_venv.choose_wheel(fresh="portable") == "native"
+
+
+@pytest.mark.usefixtures("new_tree")
+def test_tests_after_a_loop_leave_venv_the_wheel_that_it_has() -> None:
+    keep_wheel(portable=False)
+    setup_venv.note_done("native")
+    assert setup_venv.choose_wheel(fresh="portable") == "native"
+
+
+@pytest.mark.usefixtures("new_tree")
+def test_a_wheel_that_is_neither_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SARAI_WHEEL", "fast")
+    with pytest.raises(StepError, match="native or portable"):
+        setup_venv.choose_wheel()
+
+
+@pytest.mark.usefixtures("new_tree")
+def test_an_image_is_offered_the_portable_wheels_of_its_version_alone(tmp_path: Path) -> None:
+    keep_wheel(portable=False)
+    assert not llama_wheel.export(tmp_path / "wheels")
+    keep_wheel(portable=True)
+    assert llama_wheel.export(tmp_path / "wheels")
+    (wheel,) = (tmp_path / "wheels").glob("*/*.whl")
+    assert wheel.name == "llama_cpp_python-0-portable.whl"
+    assert wheel.parent.name == llama_wheel.describe(portable=True).key
+    other = tmp_path / "other.lock"
+    other.write_text("llama-cpp-python==0.0.1 --hash=sha256:0\n", encoding="utf-8")
+    assert not llama_wheel.export(tmp_path / "wheels", lock=other)
 
 
 def test_lock_files_belong_to_pyproject() -> None:
@@ -166,3 +226,58 @@ def test_a_failed_step_shows_its_last_lines_and_where_the_log_is(tmp_path: Path)
     assert str(log) in text
     assert "exit code 7" in text
     assert log.read_text(encoding="utf-8").startswith("line 0\n")
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_step_that_is_told_to_end_leaves_none_of_its_processes_behind(tmp_path: Path, number: int) -> None:
+    # A compiler below a build tool, as pip has them; it outlives the build tool unless somebody ends it too.
+    build_tool = f"sleep 300 & echo $! > {tmp_path}/compiler; wait"
+    step = (
+        "from pathlib import Path; from tools.step import run_step; "
+        f"run_step('building', ['sh', '-c', {build_tool!r}], log=Path({str(tmp_path / 'log')!r}), expected_s=1, "
+        "read_progress=lambda line: None)"
+    )
+    with subprocess.Popen([sys.executable, "-c", step], cwd=ROOT, stderr=subprocess.PIPE, text=True) as set_up:
+        started = tmp_path / "compiler"
+        until(lambda: started.exists() and started.read_text().endswith("\n"))
+        compiler = int(started.read_text())
+        set_up.send_signal(number)
+        _, said = set_up.communicate(timeout=30)
+    assert "building: interrupted" in said
+    assert set_up.returncode != 0
+    until(lambda: not psutil.pid_exists(compiler) or psutil.Process(compiler).status() == psutil.STATUS_ZOMBIE)
+
+
+def test_make_that_is_told_to_end_ends_the_set_up(tree: Path) -> None:
+    python = tree / "python"
+    python.write_text("#!/bin/sh\necho $$ > started\nexec sleep 300\n", encoding="utf-8")
+    python.chmod(0o755)
+    started = tree / "started"
+    with subprocess.Popen(["make", "setup", "PYTHON=./python"], cwd=tree, stderr=subprocess.DEVNULL) as make_setup:
+        until(lambda: started.exists() and started.read_text().endswith("\n"))
+        make_setup.terminate()
+        make_setup.wait(20)
+    set_up = int(started.read_text())
+    until(lambda: not psutil.pid_exists(set_up) or psutil.Process(set_up).status() == psutil.STATUS_ZOMBIE)
+
+
+# Hosts of package indexes, mirrors and image registries: which one to ask is the business of the machine.
+INDEX = re.compile(
+    r"(?:[a-z0-9-]+\.)*(?:debian\.org|ubuntu\.com|pypi\.org|pythonhosted\.org|npmjs\.(?:com|org)|crates\.io|alpinelinux\.org"
+    r"|anaconda\.(?:com|org)|conda-forge\.org|ghcr\.io|quay\.io|gcr\.io|(?:registry-1|index|auth|hub)\.docker\.(?:io|com))\b"
+)
+
+
+def test_no_host_of_a_package_index_stands_in_the_tree() -> None:
+    listed = subprocess.run(
+        ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"],
+        cwd=ROOT, check=True, capture_output=True, text=True,
+    )  # fmt: skip
+    texts = {
+        name: (ROOT / name).read_bytes().decode("utf-8", "replace")
+        for name in listed.stdout.split("\0")
+        if name and (ROOT / name).is_file()
+    }
+    assert "Makefile" in texts
+    assert {name: found[0] for name, text in texts.items() if (found := INDEX.search(text))} == {}
+    assert INDEX.search("deb http://deb.{}/debian bookworm main".format("debian" + ".org"))

@@ -13,7 +13,7 @@ from core.client import SkillClient
 from core.replicas.retry_budget import FLOOR
 from skills import skills_pb2
 from tests.stub_skill import Answer, Reply, StubSkill
-from tests.unit.core.test_replicas import REQUEST, client_of, replicas, until
+from tests.system.test_replicas import REQUEST, client_of, replicas, until
 
 TEXT = "one two three"
 HEDGE_S = 0.2
