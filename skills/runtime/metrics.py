@@ -6,6 +6,7 @@ generative models (gen_ai.server.*), with underscores as Prometheus wants them.
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -15,6 +16,8 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metri
 
 log = logging.getLogger("sarai.runtime")
 
+# A scrape waits so long for the event loop, seconds; then it fails, as the server does.
+_PATIENCE_S = 5.0
 _SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0)
 
 
@@ -31,8 +34,9 @@ class Metrics:
     """What a skill measures: readings on demand, and times of its answers."""
 
     def __init__(self, read: Callable[[], list[Reading]]) -> None:
-        """`read` is called from another thread at each scrape; it must not block."""
+        """`read` is called at each scrape, on the event loop that `serve` was called on; it must not block."""
         self._read = read
+        self._loop: asyncio.AbstractEventLoop | None = None
         self._registry = CollectorRegistry()
         self._registry.register(self)
         self.serving = False
@@ -55,15 +59,23 @@ class Metrics:
         self._duration.observe(duration_s)
 
     def collect(self) -> Iterator[Metric]:
-        """The readings, as prometheus_client asks for them."""
-        for reading in self._read():
+        """The readings, as prometheus_client asks for them, from a thread of its own.
+
+        They are taken on the event loop, which owns what is read: another thread would see it change on the way.
+        """
+        assert self._loop is not None, "nobody scrapes before it is served"
+        for reading in asyncio.run_coroutine_threadsafe(self._take(), self._loop).result(_PATIENCE_S):
             if reading.name.endswith("_total"):
                 yield CounterMetricFamily(reading.name.removesuffix("_total"), reading.help, value=reading.value)
             else:
                 yield GaugeMetricFamily(reading.name, reading.help, value=reading.value)
 
+    async def _take(self) -> list[Reading]:
+        return self._read()
+
     def serve(self, address: str) -> None:
         """Serves `/metrics` on `HOST:PORT`. Raises `OSError` if it cannot be bound."""
+        self._loop = asyncio.get_running_loop()
         host, _, port = address.rpartition(":")
         start_http_server(int(port), addr=host or "127.0.0.1", registry=self._registry)
         self.serving = True

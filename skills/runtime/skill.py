@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import os
 import time
@@ -161,6 +160,4 @@ class BaseSkill:
             ("uptime_seconds", "Since the start", time.monotonic() - self._started_s),
         )
         readings = [Reading(f"sarai_{self.name}_{name}", help_, float(value)) for name, help_, value in common]
-        with contextlib.suppress(RuntimeError):  # another thread asks, and what is read may change under it
-            readings += self.readings()
-        return readings
+        return readings + self.readings()

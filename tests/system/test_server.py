@@ -492,7 +492,7 @@ def test_a_deadly_request_is_given_up_and_the_others_go_on(tmp_path: Path) -> No
 
 
 def test_server_and_engine_that_were_stopped_together_go_on_together(tmp_path: Path) -> None:
-    with draft_server(tmp_path, "--step-timeout-s", "1", "--n-ctx", "1024", "--threads", "1") as server:
+    with draft_server(tmp_path, "--step-timeout-s", "2", "--n-ctx", "1024", "--threads", "1") as server:
         undisturbed = server.stub.Generate(endless(max_tokens=800), timeout=30)
         stream = server.stub.GenerateStream(endless(max_tokens=800), timeout=60)
         next(stream)
@@ -505,8 +505,8 @@ def test_server_and_engine_that_were_stopped_together_go_on_together(tmp_path: P
         assert last.result.text == undisturbed.text
         for pid in processes:  # and when there is nothing to do
             os.kill(pid, signal.SIGSTOP)
-            time.sleep(0.5)  # the server looks in vain
-        time.sleep(2)
+            time.sleep(0.3)  # the server looks in vain
+        time.sleep(3)
         for pid in reversed(processes):
             os.kill(pid, signal.SIGCONT)
         assert server.stub.Generate(endless(max_tokens=800), timeout=30).text == undisturbed.text
