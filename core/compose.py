@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import subprocess
 from collections.abc import Mapping, Sequence
@@ -14,6 +15,11 @@ from core.base_errors import ComposeError, NoComposeError, one_line
 
 BASE_FILE = "docker-compose.yml"
 SCALE_FILE = "docker-compose.scale.yml"
+STEERING = (
+    "COMPOSE_FILE", "COMPOSE_PATH_SEPARATOR", "COMPOSE_PROJECT_NAME", "COMPOSE_ENV_FILES", "COMPOSE_DISABLE_ENV_FILE",
+)  # fmt: skip
+"""Variables that choose compose's files and project name. The caller's may be meant for another project; what this
+project wants of them stands in the `.env` of its own folder, which compose reads."""
 _QUICK_S = 60.0
 
 
@@ -81,6 +87,11 @@ class Project:
         return inspect(ids)
 
 
+def environment() -> dict[str, str]:
+    """This process's environment without what would lead compose to another project. Every compose command gets it."""
+    return {name: value for name, value in os.environ.items() if name not in STEERING}
+
+
 def find_command() -> tuple[str, ...]:
     """The compose command: `docker compose` where the docker command knows it, else `docker-compose`.
 
@@ -95,18 +106,29 @@ def find_command() -> tuple[str, ...]:
 
 
 def find_project() -> Project:
-    """The project of the current directory or of one above it, else that of this source tree.
+    """The project of the source tree.
 
     Raises:
         NoComposeError: There is none, or no compose, or no engine.
     """
     command = find_command()
     _ask(["docker", "version", "--format", "{{.Server.Version}}"])
+    tree = find_tree()
+    if tree is None:
+        raise NoComposeError(f"{Path.cwd()} is in no source tree of SARAi: go to the folder of your clone")
+    return Project(command=command, folder=tree)
+
+
+def find_tree() -> Path | None:
+    """The source tree around the current directory, else the one that this file is in.
+
+    A folder with somebody else's compose file is none.
+    """
     here = Path.cwd()
     for folder in (here, *here.parents, Path(__file__).resolve().parents[1]):
-        if (folder / BASE_FILE).is_file():
-            return Project(command=command, folder=folder)
-    raise NoComposeError(f"no {BASE_FILE} in {here} or above it: go to the source tree's folder")
+        if (folder / BASE_FILE).is_file() and (folder / "skills" / "skills.proto").is_file():
+            return folder
+    return None
 
 
 def build_command(project: Project, service: str, image: str) -> list[str]:
@@ -167,7 +189,7 @@ def _succeeds(*arguments: str) -> bool:
 def _ask(argv: Sequence[str], cwd: Path | None = None) -> str:
     try:
         done = subprocess.run(
-            argv, cwd=cwd, stdin=subprocess.DEVNULL, capture_output=True, text=True,
+            argv, cwd=cwd, env=environment(), stdin=subprocess.DEVNULL, capture_output=True, text=True,
             timeout=_QUICK_S, check=False,
         )  # fmt: skip
     except FileNotFoundError:
