@@ -29,6 +29,9 @@ stands above already, it is not printed again.
 Colours are for terminals: `NO_COLOR` goes before `FORCE_COLOR`, that before what the output is; `TERM=dumb` has none.
 Ctrl-C cancels the call, stops what was started for it and ends with 130; in a chat it ends the answer first.
 
+A standard stream that the caller has closed counts as `/dev/null`. An answer that cannot be written, to a full disk for
+example, ends with 1.
+
 An option goes before its environment variable. `SARAI_<NAME>_TARGET` names the address of a skill, for example
 `SARAI_DRAFT_TARGET=localhost:50051`.
 
