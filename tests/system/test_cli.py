@@ -405,14 +405,6 @@ def test_chat_is_one_conversation_that_grows(environ: dict[str, str], tmp_path: 
     assert [turn["content"] for turn in json.loads(saved.read_text())["messages"]][-1] == "Ana."
 
 
-def test_chat_tells_what_is_wrong_with_a_command_and_goes_on(environ: dict[str, str]) -> None:
-    with StubSkill(["fine"]) as skill:
-        typed = "/set heat 1\n/set temperature hot\n/set seed -1\n/frob\n/save /nowhere/x\nHi\n"
-        run = sarai(environ, "chat", piped=typed, target=skill.target)
-    assert (run.returncode, run.stdout) == (0, "fine\n")
-    assert len(run.stderr.splitlines()) == 5
-
-
 def test_ctrl_c_in_a_chat_ends_the_answer_first_and_the_chat_second(environ: dict[str, str]) -> None:
     ours, theirs = pty.openpty()
     with StubSkill(Reply(text="one two", chunk_delay_s=60.0)) as skill:
