@@ -102,7 +102,9 @@ def find_command() -> tuple[str, ...]:
         return ("docker", "compose")
     if shutil.which("docker-compose") is not None:
         return ("docker-compose",)
-    raise NoComposeError("there is neither `docker compose` nor `docker-compose`: install one of them")
+    raise NoComposeError(
+        "there is neither `docker compose` nor `docker-compose`: install one of them, or do without: `sarai serve`"
+    )
 
 
 def find_project() -> Project:
@@ -193,12 +195,16 @@ def _ask(argv: Sequence[str], cwd: Path | None = None) -> str:
             timeout=_QUICK_S, check=False,
         )  # fmt: skip
     except FileNotFoundError:
-        raise NoComposeError(f"there is no {argv[0]} command: install a container engine") from None
+        raise NoComposeError(
+            f"there is no {argv[0]} command: install a container engine, or do without: `sarai serve`"
+        ) from None
     except subprocess.TimeoutExpired:
         raise ComposeError(f"`{' '.join(argv)}` gave no answer within {_QUICK_S:g} s") from None
     if done.returncode != 0:
         said = one_line(done.stderr.strip()) or f"exit code {done.returncode}"
         if argv[:2] == ["docker", "version"]:
-            raise NoComposeError(f"the container engine does not answer: {said}")
+            raise NoComposeError(
+                f"the container engine does not answer (start it, or do without: `sarai serve`): {said}"
+            )
         raise ComposeError(f"`{' '.join(argv)}` failed: {said}")
     return done.stdout

@@ -69,7 +69,7 @@ def chosen_skills(project: Project, names: tuple[str, ...]) -> list[SkillSpec]:
         if spec.container not in services:
             raise ComposeError(
                 f"skill {spec.name} is no service of {project.folder}: it has {', '.join(services) or 'none'}, "
-                f"and {spec.container} would be its name"
+                f"and {spec.container} would be its name; `sarai serve {spec.name}` runs it without a container"
             )
     return specs
 

@@ -9,6 +9,7 @@ import pty
 import re
 import select
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -263,9 +264,18 @@ def test_health_is_3_where_nobody_serves(environ: dict[str, str]) -> None:
     run = sarai(environ, "health", target=target)
     assert run.returncode == 3
     assert "UNREACHABLE" in run.stdout
+    assert "`sarai serve draft` starts it" in run.stdout
+    assert "sarai health" not in run.stdout, "that was just typed"
     (state,) = json_lines(sarai(environ, "health", "--json", target=target).stdout)
     assert (state["status"], state["target"]) == ("UNREACHABLE", target)
     assert sarai(environ, "health", "-q", target=target).stdout == ""
+
+
+def test_health_of_a_server_that_gives_no_answer_says_how_long_it_waited(environ: dict[str, str]) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as mute:
+        run = sarai(environ, "health", "--timeout", "0.3", target=f"127.0.0.1:{mute.getsockname()[1]}")
+    assert run.returncode == 3
+    assert "no answer within 0.3 s (--timeout); `sarai logs draft`" in run.stdout
 
 
 def test_health_is_watched_until_ctrl_c(environ: dict[str, str]) -> None:
