@@ -79,10 +79,10 @@ class UnknownSkillError(SaraiError, LookupError):
         self.known = tuple(sorted(known))
         self.nearest = next(iter(difflib.get_close_matches(name, self.known, n=1)), None)
         text = f"there is no skill {name!r}"
-        text += f"; did you mean {self.nearest!r}?" if self.nearest else ""
+        text += f"; did you mean {self.nearest!r}?" if self.nearest else "."
         text += f" Known: {', '.join(self.known)}." if self.known else " No skill is known."
         failed = tuple(left_out)
-        text += f" Plugins that failed to load: {', '.join(failed)}." if failed else ""
+        text += f" Plugins that failed to load: {', '.join(failed)}; `sarai skills` says why." if failed else ""
         super().__init__(text)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import subprocess
 from collections.abc import Mapping, Sequence
@@ -14,6 +15,11 @@ from core.base_errors import ComposeError, NoComposeError, one_line
 
 BASE_FILE = "docker-compose.yml"
 SCALE_FILE = "docker-compose.scale.yml"
+STEERING = (
+    "COMPOSE_FILE", "COMPOSE_PATH_SEPARATOR", "COMPOSE_PROJECT_NAME", "COMPOSE_ENV_FILES", "COMPOSE_DISABLE_ENV_FILE",
+)  # fmt: skip
+"""Variables that choose compose's files and project name. The caller's may be meant for another project; what this
+project wants of them stands in the `.env` of its own folder, which compose reads."""
 _QUICK_S = 60.0
 
 
@@ -81,6 +87,11 @@ class Project:
         return inspect(ids)
 
 
+def environment() -> dict[str, str]:
+    """This process's environment without what would lead compose to another project. Every compose command gets it."""
+    return {name: value for name, value in os.environ.items() if name not in STEERING}
+
+
 def find_command() -> tuple[str, ...]:
     """The compose command: `docker compose` where the docker command knows it, else `docker-compose`.
 
@@ -91,22 +102,35 @@ def find_command() -> tuple[str, ...]:
         return ("docker", "compose")
     if shutil.which("docker-compose") is not None:
         return ("docker-compose",)
-    raise NoComposeError("there is neither `docker compose` nor `docker-compose`: install one of them")
+    raise NoComposeError(
+        "there is neither `docker compose` nor `docker-compose`: install one of them, or do without: `sarai serve`"
+    )
 
 
 def find_project() -> Project:
-    """The project of the current directory or of one above it, else that of this source tree.
+    """The project of the source tree.
 
     Raises:
         NoComposeError: There is none, or no compose, or no engine.
     """
     command = find_command()
     _ask(["docker", "version", "--format", "{{.Server.Version}}"])
+    tree = find_tree()
+    if tree is None:
+        raise NoComposeError(f"{Path.cwd()} is in no source tree of SARAi: go to the folder of your clone")
+    return Project(command=command, folder=tree)
+
+
+def find_tree() -> Path | None:
+    """The source tree around the current directory, else the one that this file is in.
+
+    A folder with somebody else's compose file is none.
+    """
     here = Path.cwd()
     for folder in (here, *here.parents, Path(__file__).resolve().parents[1]):
-        if (folder / BASE_FILE).is_file():
-            return Project(command=command, folder=folder)
-    raise NoComposeError(f"no {BASE_FILE} in {here} or above it: go to the source tree's folder")
+        if (folder / BASE_FILE).is_file() and (folder / "skills" / "skills.proto").is_file():
+            return folder
+    return None
 
 
 def build_command(project: Project, service: str, image: str) -> list[str]:
@@ -167,16 +191,20 @@ def _succeeds(*arguments: str) -> bool:
 def _ask(argv: Sequence[str], cwd: Path | None = None) -> str:
     try:
         done = subprocess.run(
-            argv, cwd=cwd, stdin=subprocess.DEVNULL, capture_output=True, text=True,
+            argv, cwd=cwd, env=environment(), stdin=subprocess.DEVNULL, capture_output=True, text=True,
             timeout=_QUICK_S, check=False,
         )  # fmt: skip
     except FileNotFoundError:
-        raise NoComposeError(f"there is no {argv[0]} command: install a container engine") from None
+        raise NoComposeError(
+            f"there is no {argv[0]} command: install a container engine, or do without: `sarai serve`"
+        ) from None
     except subprocess.TimeoutExpired:
         raise ComposeError(f"`{' '.join(argv)}` gave no answer within {_QUICK_S:g} s") from None
     if done.returncode != 0:
         said = one_line(done.stderr.strip()) or f"exit code {done.returncode}"
         if argv[:2] == ["docker", "version"]:
-            raise NoComposeError(f"the container engine does not answer: {said}")
+            raise NoComposeError(
+                f"the container engine does not answer (start it, or do without: `sarai serve`): {said}"
+            )
         raise ComposeError(f"`{' '.join(argv)}` failed: {said}")
     return done.stdout

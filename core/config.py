@@ -11,6 +11,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Self
 
 from core.errors import ConfigError
+from core.texts import not_utf8
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -94,7 +95,9 @@ class PoolConfig:
         """
         environ = os.environ if environ is None else environ
         read: dict[str, Any] = {
-            "targets": {name: value for name, value in environ.items() if _TARGET.fullmatch(name) and value},
+            "targets": {
+                name: _text(name, value) for name, value in environ.items() if _TARGET.fullmatch(name) and value
+            },
             "log_dir": _state_dir(environ) / "logs",
         }
         for setting in fields(cls):
@@ -127,6 +130,12 @@ def _switch(variable: str, text: str) -> bool:
         return _WORDS[text.strip().lower()]
     except KeyError:
         raise ConfigError(f"{variable} must be one of {', '.join(_WORDS)}, not {text!r}") from None
+
+
+def _text(variable: str, text: str) -> str:
+    if why := not_utf8(text):
+        raise ConfigError(f"{variable} is {why}")
+    return text
 
 
 def _path(_variable: str, text: str) -> Path:

@@ -140,6 +140,7 @@ class CallError(SaraiError, grpc.RpcError):
     """
 
     advice: ClassVar[str] = ""
+    """What to do; `{skill}` in it becomes the skill's name."""
 
     def __init__(
         self,
@@ -168,9 +169,12 @@ class CallError(SaraiError, grpc.RpcError):
         new = [v for v in self.field_violations if v.description not in self._details or v.field not in self._details]
         fields = "; ".join(one_line(f"{v.field}: {v.description}") for v in new)
         said = f"{said} [{fields}]" if fields else said
-        advice = self.advice if self.retry_after_s is None else f"try again in {self.retry_after_s:.3g} s"
+        advice = self._advice() if self.retry_after_s is None else f"try again in {self.retry_after_s:.3g} s"
         where = f"skill {self.skill!r} at {self.target}"
         return f"{where}: {self._code.name}: {said}" + (f" ({advice})" if advice else "")
+
+    def _advice(self) -> str:
+        return self.advice.format(skill=self.skill)
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self}>"
@@ -212,14 +216,18 @@ class OverloadedError(CallError):
     """The skill has more to do than it can queue."""
 
     retryable = True
-    advice = "try again later, or start more replicas"
+    advice = "try again later, or start more replicas: `sarai up {skill} --scale 2`"
 
 
 class UnavailableError(CallError):
     """Nobody answers there, or the replica is just going away."""
 
     retryable = True
-    advice = "check that it runs with `sarai health`"
+    advice = "`sarai serve {skill}` starts it, `sarai up {skill}` does in a container, `sarai skills` shows what runs"
+
+    def _advice(self) -> str:
+        # With a reason a server has answered: it is there, but loads, drains, or has lost its engine.
+        return f"`sarai health {self.skill}` says how it is" if self.reason else super()._advice()
 
 
 class DeadlineError(CallError):
@@ -236,13 +244,13 @@ class CallCancelledError(CallError):
 class UnsupportedError(CallError):
     """The server at the target does not know the method."""
 
-    advice = "check that the target is this skill, and of a version that fits"
+    advice = "check that the target is this skill, and of a version that fits: `sarai skills` shows both"
 
 
 class SkillFailedError(CallError):
     """The skill itself failed."""
 
-    advice = "see the skill's log"
+    advice = "see the skill's log: `sarai logs {skill}` shows that of its container"
 
 
 _CODES = grpc.StatusCode

@@ -197,7 +197,7 @@ class ModelPool:
         if not self._config.embedded:
             raise SkillStartError(
                 f"does not run: nobody serves it at 127.0.0.1:{spec.port}, {spec.target_variable} is not set, "
-                "and local processes are switched off",
+                f"and local processes are switched off: start it with `sarai serve {spec.name}`",
                 skill=spec.name,
                 log=None,
             )

@@ -26,8 +26,15 @@ The answer goes to standard output, everything else (progress, figures, errors) 
 a line. On a terminal `sarai loop` shows drafts, reflections and corrections while they are written; where the answer
 stands above already, it is not printed again.
 
+On a terminal `sarai draft` and `sarai chat` render Markdown while it comes; `--no-markdown` shows the answer as it is,
+as does `--raw`, which for `sarai draft` also leaves out the chat template. A pipe, a file and `TERM=dumb` get it as it
+is.
+
 Colours are for terminals: `NO_COLOR` goes before `FORCE_COLOR`, that before what the output is; `TERM=dumb` has none.
 Ctrl-C cancels the call, stops what was started for it and ends with 130; in a chat it ends the answer first.
+
+A standard stream that the caller has closed counts as `/dev/null`. An answer that cannot be written, to a full disk for
+example, ends with 1.
 
 An option goes before its environment variable. `SARAI_<NAME>_TARGET` names the address of a skill, for example
 `SARAI_DRAFT_TARGET=localhost:50051`.

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any, Self
 
 import click
 
-from core.cli.types import UnescapedText, Whole
+from core.cli.texts import decoded
+from core.cli.types import EscapedText, Whole
 
 if TYPE_CHECKING:
     from skills import skills_pb2
@@ -69,9 +70,9 @@ class AnswerOptions:
 
 def _read_text(path: Path) -> str:
     try:
-        return path.read_text()
-    except (OSError, UnicodeDecodeError) as error:
-        raise click.UsageError(f"cannot read {path}: {error}") from error
+        return decoded(path.read_bytes(), str(path))
+    except OSError as error:
+        raise click.UsageError(f"cannot read {path}: {error.strerror}") from error
 
 
 def answer_options(*, temperature: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
@@ -96,8 +97,9 @@ def answer_options(*, temperature: str) -> Callable[[Callable[..., Any]], Callab
         "--frequency-penalty": {"type": number, "help": "Taken for each time that a token is recent. Default: 0."},
         "--seed": {"type": Whole(0, 2**32 - 1), "envvar": "SARAI_SEED", "help": "The same seed gives the same answer."},
         "--stop": {
-            "type": UnescapedText(), "multiple": True,
-            "help": r"End the answer before this text; \n is a new line. Repeatable.",
+            "type": EscapedText(), "multiple": True,
+            "help": r"End the answer before this text; \n is a new line, \t a tab, \\ a backslash: \\theta is \theta. "
+            "Repeatable.",
         },
         "--system": {"default": "", "envvar": "SARAI_SYSTEM", "help": "A system prompt.", "metavar": "TEXT"},
         "--grammar": {"type": _FILE, "help": "A file with a GBNF grammar that the answer must fit.", "metavar": "FILE"},

@@ -19,6 +19,7 @@ from core.cli.new_skill import new_skill
 from core.cli.serve import serve
 from core.cli.settings import Settings, common_options
 from core.cli.skills import skills
+from core.cli.streams import OutputError, checked_output, open_closed_streams, tell_lost_output
 from core.cli.up import up
 
 _EPILOG = """\b
@@ -106,7 +107,16 @@ for _command in (loop, draft, chat, serve, skills, health, up, down, ps, logs, n
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs a command line. Returns its exit code."""
-    settings = Settings()
+    open_closed_streams()
+    try:
+        with checked_output():
+            return _run(argv, Settings())
+    except OutputError as error:
+        tell_lost_output(error)
+        return ExitCode.FAILED
+
+
+def _run(argv: Sequence[str] | None, settings: Settings) -> int:
     try:
         result = cli.main(args=argv, prog_name="sarai", standalone_mode=False, obj=settings)
     except click.Abort:  # click's word for Ctrl-C
@@ -116,6 +126,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         return error.exit_code
     except KeyboardInterrupt:  # the second one, while the first was still at work
         return ExitCode.INTERRUPTED
+    except OutputError:
+        raise
     # The last stop: no traceback for whoever does not ask for one.
     except Exception as error:  # noqa: BLE001
         return _report(error, settings)

@@ -5,18 +5,34 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING, Any
 
+from core.cli.escapes import EscapeError, escape, unescape
 from skills import skills_pb2
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Generator, Iterable, Iterator
+    from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
     from pathlib import Path
 
     from core.client import SkillClient
 
 _WHOLE = ("max_tokens", "top_k", "seed", "time_budget_ms")
-_REAL = ("temperature", "top_p", "min_p", "repeat_penalty", "presence_penalty", "frequency_penalty")
-SETTABLE = (*_REAL, *_WHOLE, "system")
-"""What `/set` may set; fields of GenReq."""
+DEFAULTS = {
+    "temperature": "0.7",
+    "top_p": "0.95",
+    "top_k": "40",
+    "min_p": "0.05",
+    "repeat_penalty": "1",
+    "presence_penalty": "0",
+    "frequency_penalty": "0",
+    "max_tokens": "256",
+    "time_budget_ms": "none",
+    "seed": "another one for each answer",
+    "stop": "none",
+    "system": "none",
+}
+"""What `/set` may set, all fields of GenReq, and what the contract says of each that is not set."""
+
+
+_READERS: Mapping[str, Callable[[str], Any]] = {**dict.fromkeys(_WHOLE, int), "system": str}
 
 
 class SettingError(ValueError):
@@ -84,26 +100,42 @@ class ChatSession:
         self.last = None
 
     def set(self, name: str, value: str) -> None:
-        """Sets one of `SETTABLE`; the value `default` takes it back.
+        """Sets one of `DEFAULTS`; the value `default` takes it back.
 
         Raises:
             SettingError: there is no such setting, or the value is none for it.
         """
-        if name not in SETTABLE:
-            raise SettingError(f"there is no setting {name!r}; there are: {', '.join(SETTABLE)}")
+        _check_name(name)
         if value == "default":
-            self._template.ClearField(name)  # type: ignore[arg-type]  # one of SETTABLE
+            self._template.ClearField(name)  # type: ignore[arg-type]  # one of DEFAULTS
             return
         try:
-            read: Any = int(value) if name in _WHOLE else float(value) if name in _REAL else value
-            setattr(self._template, name, read)
+            if name == "stop":
+                self._template.stop[:] = [unescape(value)]
+            else:
+                setattr(self._template, name, _READERS.get(name, float)(value))
+        except EscapeError as error:
+            raise SettingError(str(error)) from None
         except ValueError:
             kind = "a whole number" if name in _WHOLE else "a number"
             raise SettingError(f"{name} must be {kind} in its range, not {value!r}") from None
 
     def settings(self) -> dict[str, Any]:
         """What is set, by name."""
-        return {field.name: value for field, value in self._template.ListFields() if field.name in SETTABLE}
+        fields = {field.name: value for field, value in self._template.ListFields() if field.name in DEFAULTS}
+        return {name: list(value) if name == "stop" else value for name, value in fields.items()}
+
+    def in_force(self, *names: str) -> dict[str, str]:
+        """What the next answer is asked for with, in words; of all settings, or of those that are named.
+
+        Raises:
+            SettingError: there is no such setting.
+        """
+        given = self.settings()
+        return {
+            name: f"{_shown(given[name])} (default {DEFAULTS[name]})" if name in given else DEFAULTS[name]
+            for name in map(_check_name, names or DEFAULTS)
+        }
 
     def save(self, path: Path) -> None:
         """Writes the conversation as JSON.
@@ -114,6 +146,24 @@ class ChatSession:
         turns = [{"role": message.role, "content": message.content} for message in self.messages]
         saved = {"skill": self._client.skill, "settings": self.settings(), "messages": turns}
         path.write_text(json.dumps(saved, ensure_ascii=False, indent=2) + "\n")
+
+
+def _check_name(name: str) -> str:
+    if name not in DEFAULTS:
+        raise SettingError(f"there is no setting {name!r}; there are: {', '.join(DEFAULTS)}")
+    return name
+
+
+def _shown(value: Any) -> str:
+    match value:
+        case list():
+            return " ".join(map(_shown, value))
+        case str():
+            return f'"{escape(value)}"'
+        case float():
+            return f"{value:g}"  # the wire's floats have seven digits
+        case _:
+            return str(value)
 
 
 def _turn(response: skills_pb2.GenResp) -> skills_pb2.Message:

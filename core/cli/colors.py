@@ -32,6 +32,11 @@ def is_terminal(stream: TextIO) -> bool:
         return False
 
 
+def harmless(text: str) -> str:
+    """A text without what drives a terminal."""
+    return _CONTROLS.sub("", text)
+
+
 class Paint:
     """Writes text to one stream, in colour where that is wanted, without control characters where somebody looks.
 
@@ -43,11 +48,12 @@ class Paint:
         self._stream = stream
         self.color = wants_color(stream)
         self.terminal = is_terminal(stream)
+        self.can_redraw = self.terminal and os.environ.get("TERM", "").lower() not in ("dumb", "unknown")
 
     def write(self, text: str, **style: bool | str) -> None:
         """Writes a text as it is, and shows it at once. Style as for `click.style`."""
         if self.terminal:
-            text = _CONTROLS.sub("", text)
+            text = harmless(text)
         if self.color and style and text:
             text = click.style(text, **style)  # type: ignore[arg-type]  # it takes a keyword for each attribute
         self._stream.write(text)

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import shlex
 import subprocess
 import sys
 from collections.abc import Callable
 from dataclasses import asdict
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -67,19 +69,43 @@ def chosen_skills(project: Project, names: tuple[str, ...]) -> list[SkillSpec]:
         if spec.container not in services:
             raise ComposeError(
                 f"skill {spec.name} is no service of {project.folder}: it has {', '.join(services) or 'none'}, "
-                f"and {spec.container} would be its name"
+                f"and {spec.container} would be its name; `sarai serve {spec.name}` runs it without a container"
             )
     return specs
 
 
-def tell_command(command: list[str], settings: Settings, *, dry_run: bool) -> None:
-    """Says what is run, or would be."""
+def tell_command(command: list[str], project: Project, settings: Settings, *, dry_run: bool) -> None:
+    """Says what is run, or would be, as a line that does the same when it is typed here."""
     if settings.json:
-        print_json({"event": "would run" if dry_run else "running", "command": command})
-    elif dry_run:
-        print(shlex.join(command))
+        print_json({"event": "would run" if dry_run else "running", "command": command, "folder": str(project.folder)})
+        return
+    from core.compose import STEERING
+
+    unset = [part for name in STEERING if name in os.environ for part in ("-u", name)]
+    line = shlex.join(["env", *unset, *command] if unset else command)
+    if project.folder != Path.cwd():
+        line = f"cd {shlex.quote(str(project.folder))} && {line}"
+    if dry_run:
+        print(line)
     elif not settings.quiet:
-        print(f"$ {shlex.join(command)}", file=sys.stderr)
+        print(f"$ {line}", file=sys.stderr)
+
+
+def run_command(command: list[str], project: Project, settings: Settings) -> int:
+    """Runs a command of the project, and returns its exit code. What it tells is progress: it goes to standard error.
+
+    Where nobody wants progress, it is told only if the command fails.
+    """
+    from core.compose import environment
+
+    silent = settings.quiet or settings.json
+    done = subprocess.run(
+        command, cwd=project.folder, env=environment(), stdin=subprocess.DEVNULL, stdout=sys.stderr, check=False,
+        stderr=subprocess.PIPE if silent else None, text=True, errors="replace",
+    )  # fmt: skip
+    if silent and done.returncode:
+        sys.stderr.write(done.stderr)
+    return done.returncode
 
 
 @click.command(epilog=_DOWN_EPILOG, short_help="Stop and remove the containers of skills.")
@@ -97,17 +123,10 @@ def down(*, skills: tuple[str, ...], dry_run: bool) -> int:
     project = find_project()
     services = [spec.container for spec in chosen_skills(project, skills)] if skills else []
     command = project.argv("rm", "--stop", "--force", *services) if services else project.argv("down")
-    tell_command(command, settings, dry_run=dry_run)
+    tell_command(command, project, settings, dry_run=dry_run)
     if dry_run:
         return ExitCode.OK
-    silent = settings.quiet or settings.json
-    done = subprocess.run(
-        command, cwd=project.folder, stdin=subprocess.DEVNULL, stdout=sys.stderr, check=False,
-        stderr=subprocess.PIPE if silent else None, text=True,
-    )  # fmt: skip
-    if done.returncode:
-        if silent:
-            sys.stderr.write(done.stderr)
+    if run_command(command, project, settings):
         return ExitCode.FAILED
     if settings.json:
         print_json({"event": "down", "services": services})
@@ -194,7 +213,7 @@ def _table(rows: list[dict[str, Any]]) -> list[str]:
 @common_options
 def logs(*, skills: tuple[str, ...], follow: bool, tail: int | None) -> int:
     """Shows the log of each SKILL's containers, by default of all. With --json, an object for each line."""
-    from core.compose import find_project
+    from core.compose import environment, find_project
 
     settings = start_command()
     project = find_project()
@@ -202,8 +221,9 @@ def logs(*, skills: tuple[str, ...], follow: bool, tail: int | None) -> int:
     options = [*(("--follow",) if follow else ()), *((f"--tail={tail}",) if tail is not None else ())]
     command = project.argv("logs", "--no-color", *options, *services)
     with subprocess.Popen(
-        command, cwd=project.folder, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, text=True, errors="replace"
-    ) as process:
+        command, cwd=project.folder, env=environment(), stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, text=True,
+        errors="replace",
+    ) as process:  # fmt: skip
         assert process.stdout is not None
         for written in process.stdout:
             line = _ESCAPES.sub("", written)  # compose v2 clears lines, also where nobody looks

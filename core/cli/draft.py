@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from core.cli.answer_options import AnswerOptions, answer_options
+from core.cli.answer_view import answer_view
 from core.cli.colors import Paint
 from core.cli.exit_codes import ExitCode
 from core.cli.pool import open_pool, skill_options
@@ -35,7 +36,9 @@ Examples:
 @click.argument("prompt", nargs=-1)
 @skill_options
 @answer_options(temperature="0.7")
-@click.option("--raw", is_flag=True, help="Give the prompt to the model as it is, without its chat template.")
+@click.option("--raw", is_flag=True, help="Give the prompt to the model as it is, without its chat template, and show "
+              "the answer as it is, without Markdown.")  # fmt: skip
+@click.option("--no-markdown", is_flag=True, help="Show the answer as it comes, also on a terminal.")
 @click.option("--candidates", type=Whole(1, 8), default=1, help="So many answers, up to 8, with --- between them.")
 @click.option("--time-budget", type=Seconds(), help="Take the answer so far after this time.")
 @click.option(
@@ -52,6 +55,7 @@ def draft(
     time_budget: float | None,
     candidates: int,
     raw: bool,
+    no_markdown: bool,
     **parameters: Any,
 ) -> int:
     """Answers PROMPT once, and shows the answer while it is written.
@@ -70,25 +74,33 @@ def draft(
         client = pool.get_skill_client(skill)
         with client.GenerateStream(request, timeout=timeout) as stream:
             pieces = bar.over(stream)
-            response = _show_json(pieces) if settings.json else _show_text(pieces, several=candidates > 1)
+            if settings.json:
+                response = _show_json(pieces)
+            elif candidates > 1:
+                response = _show_several(pieces)
+            else:
+                response = _show_text(pieces, markdown=not (raw or no_markdown))
         return _conclude(response, settings, origin=client.origin, target=client.target)
 
 
-def _show_text(stream: Iterator[skills_pb2.GenChunk], *, several: bool) -> skills_pb2.GenResp | None:
-    """Writes the answer piece by piece; several of them one after the other, when all are there."""
-    paint = Paint(sys.stdout)
-    last, response = "\n", None
-    for chunk in stream:
-        if chunk.text and not several:
-            paint.write(chunk.text)
-            last = chunk.text
-        if chunk.HasField("result"):
-            response = chunk.result
-    if several and response is not None:
-        last = "\n---\n".join(candidate.text for candidate in response.candidates)
-        paint.write(last)
-    if not last.endswith("\n"):
-        paint.line()
+def _show_text(stream: Iterator[skills_pb2.GenChunk], *, markdown: bool) -> skills_pb2.GenResp | None:
+    """Writes the answer piece by piece."""
+    response = None
+    with answer_view(markdown=markdown) as write:
+        for chunk in stream:
+            if chunk.text:
+                write(chunk.text)
+            if chunk.HasField("result"):
+                response = chunk.result
+    return response
+
+
+def _show_several(stream: Iterator[skills_pb2.GenChunk]) -> skills_pb2.GenResp | None:
+    """Writes the answers one after the other, when all are there."""
+    response = next((chunk.result for chunk in stream if chunk.HasField("result")), None)
+    if response is not None:
+        with answer_view(markdown=False) as write:
+            write("\n---\n".join(candidate.text for candidate in response.candidates))
     return response
 
 

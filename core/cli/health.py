@@ -70,16 +70,20 @@ def _lines(state: dict[str, Any]) -> list[str]:
 def _ask(client: SkillClient, health_service: str, timeout_s: float) -> dict[str, Any]:
     from core.backends.health import check_serving
     from core.cli.figures import message_dict
-    from core.errors import CallError
+    from core.errors import CallError, DeadlineError
 
     where = {"skill": client.skill, "target": client.target}
     try:
         answer = client.Health(timeout=timeout_s)
+    except DeadlineError:
+        why = f"no answer within {timeout_s:g} s (--timeout); `sarai logs {client.skill}` shows a container's log"
+        return {**where, "status": "UNREACHABLE", "message": why}
     except CallError as error:
         return {**where, "status": "UNREACHABLE", "message": str(error)}
     except AttributeError:  # the skill's own service has no Health: there is the standard one
         serving = check_serving(client.target, health_service, timeout_s=timeout_s)
-        return {**where, "status": "SERVING" if serving else "UNREACHABLE"}
+        message = "" if serving else f"it does not say SERVING; `sarai serve {client.skill}` starts it"
+        return {**where, "status": "SERVING" if serving else "UNREACHABLE", "message": message}
     return where | message_dict(answer)
 
 

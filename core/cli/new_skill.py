@@ -59,7 +59,8 @@ def new_skill(*, name: str, port: int | None, proto: bool, package: Path | None,
     limits, drain, status codes and metrics are those of all skills. Its service is added to the compose files, so that
     `sarai up NAME` serves it; `sarai serve NAME` and the pool do so without a container.
     """
-    from core.cli.new_skill_files import Layout, choose_port, find_tree, plan, write
+    from core.cli.new_skill_files import Layout, choose_port, plan, write
+    from core.compose import find_tree
     from core.plugins import get_plugins
 
     settings = start_command()
@@ -67,7 +68,12 @@ def new_skill(*, name: str, port: int | None, proto: bool, package: Path | None,
     if name in others:
         raise click.UsageError(f"there is a skill {name!r} already")
     chosen = choose_port(port, others.values())
-    layout = Layout.of_package(name, package) if package else Layout.in_tree(name, find_tree())
+    if package:
+        layout = Layout.of_package(name, package)
+    elif tree := find_tree():
+        layout = Layout.in_tree(name, tree)
+    else:
+        raise click.UsageError("there is no source tree here to write into; --package DIR writes a package")
     if layout.folder.exists() and (package is None or any(layout.folder.iterdir())):
         raise click.UsageError(f"{layout.folder} is there already")
     files = plan(layout, port=chosen, proto=proto)

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Self
 import click
 
 from core.cli.new_skill_compose import add_service
-from core.compose import BASE_FILE, SCALE_FILE
+from core.compose import SCALE_FILE
 
 if TYPE_CHECKING:
     from core.skill import SkillSpec
@@ -71,19 +71,6 @@ class Layout:
         """A folder with a pyproject.toml."""
         code = f"sarai_skill_{name}"
         return cls(name=name, root=folder, folder=folder, code=code, package=code, tests="tests", installable=True)
-
-
-def find_tree() -> Path:
-    """The source tree of the current directory, else that which this command is from.
-
-    Raises:
-        click.UsageError: there is none: what is installed holds no compose files.
-    """
-    here = Path.cwd()
-    for folder in (here, *here.parents, _OWN_TREE):
-        if (folder / BASE_FILE).is_file() and (folder / "skills" / "skills.proto").is_file():
-            return folder
-    raise click.UsageError("there is no source tree here to write into; --package DIR writes a package")
 
 
 def choose_port(wanted: int | None, others: Iterable[SkillSpec]) -> int:

@@ -10,6 +10,7 @@ import click
 
 from core.cli.colors import is_terminal
 from core.cli.settings import current_settings
+from core.cli.texts import decoded
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -31,7 +32,7 @@ def read_prompt(words: Sequence[str]) -> str:
     """
     argument = " ".join(word for word in words if word != "-")
     piped = ""
-    if "-" in words or (sys.stdin is not None and not is_terminal(sys.stdin)):
+    if "-" in words or not is_terminal(sys.stdin):
         piped = _read_piped()
     prompt = "\n\n".join(part for part in (piped.rstrip("\n"), argument) if part.strip())
     if not prompt:
@@ -39,24 +40,15 @@ def read_prompt(words: Sequence[str]) -> str:
         print(context.get_help(), file=sys.stderr)
         print(file=sys.stderr)
         raise click.UsageError("there is no prompt: give it as an argument, or pipe it in")
-    try:
-        prompt.encode()
-    except UnicodeEncodeError:
-        raise click.UsageError("the prompt is not valid UTF-8") from None
     return prompt
 
 
 def _read_piped() -> str:
-    if sys.stdin is None:
-        return ""
     _hint_if_it_takes_long()
     raw = sys.stdin.buffer.read(MAX_PIPED_BYTES + 1)
     if len(raw) > MAX_PIPED_BYTES:
         raise click.UsageError(f"standard input is longer than {MAX_PIPED_BYTES} bytes, the most that a prompt may be")
-    try:
-        return raw.decode()
-    except UnicodeDecodeError as error:
-        raise click.UsageError(f"standard input is not valid UTF-8 (byte {error.start})") from None
+    return decoded(raw, "standard input")
 
 
 def _hint_if_it_takes_long() -> None:

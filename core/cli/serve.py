@@ -26,7 +26,7 @@ stands after -- is given to it as it is; `sarai serve -- --help` shows its own o
 
 @click.command(epilog=_EPILOG, short_help="Run a skill's server in the foreground.")
 @click.argument("skill", default=DEFAULT_SKILL, envvar="SARAI_SKILL", shell_complete=complete_skill)
-@click.argument("server_options", metavar="[-- OPTIONS…]", nargs=-1)
+@click.argument("server_options", metavar="[-- OPTIONS…]", nargs=-1, type=click.UNPROCESSED)
 @click.option("--listen", metavar="ADDRESS", help="host:port or unix:/path. Default: the server's own.")
 @common_options
 def serve(skill: str, listen: str | None, server_options: tuple[str, ...]) -> int:

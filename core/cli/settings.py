@@ -12,6 +12,8 @@ from typing import Any, TypeVar
 
 import click
 
+from core.cli.texts import check_parameters
+
 _F = TypeVar("_F", bound=Callable[..., Any])
 _LEVELS = ("debug", "info", "warning", "error")
 
@@ -88,7 +90,12 @@ def common_options(command: _F) -> _F:
 
 
 def start_command() -> Settings:
-    """The settings of the command that begins; its log goes to standard error from now on."""
+    """The settings of the command that begins, its texts checked; its log goes to standard error from now on.
+
+    Raises:
+        UsageError: a text is not valid UTF-8.
+    """
+    check_parameters(click.get_current_context())
     settings = current_settings()
     logging.basicConfig(format="%(levelname)s %(name)s: %(message)s", stream=sys.stderr)
     logging.getLogger().setLevel(settings.level)

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 
 import click
 
+from core.cli.escapes import EscapeError, unescape
+
 if TYPE_CHECKING:
     _Float = click.ParamType[float]
     _Int = click.ParamType[int]
@@ -56,12 +58,14 @@ class Whole(_Int):
         return number
 
 
-class UnescapedText(_Str):
-    r"""Text in which \n and \t stand for themselves, as no shell makes them easy to type."""
+class EscapedText(_Str):
+    """Text with the escapes of `core.cli.escapes`."""
 
     name = "text"
 
     def convert(self, value: str, param: click.Parameter | None, ctx: click.Context | None) -> str:
-        """The text."""
-        del param, ctx
-        return value.replace(r"\n", "\n").replace(r"\t", "\t")
+        """The text that is meant."""
+        try:
+            return unescape(value)
+        except EscapeError as error:
+            self.fail(str(error), param, ctx)

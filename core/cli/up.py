@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import subprocess
 import sys
 import time
 from typing import TYPE_CHECKING
@@ -12,7 +11,7 @@ from typing import TYPE_CHECKING
 import click
 
 from core.cli.colors import Paint
-from core.cli.containers import chosen_skills, skills_argument, tell_command
+from core.cli.containers import chosen_skills, run_command, skills_argument, tell_command
 from core.cli.exit_codes import ExitCode
 from core.cli.settings import Settings, common_options, print_json, start_command
 from core.cli.types import Seconds, Whole
@@ -42,9 +41,9 @@ _TELL_EVERY_S = 10.0
 def up(*, skills: tuple[str, ...], build: bool, scale: int | None, timeout: float, dry_run: bool) -> int:
     """Starts each SKILL, by default all, in containers, and waits until they are SERVING.
 
-    It uses `docker compose` or `docker-compose`, whichever is there, and the project of the current directory or of
-    one above it. An image that is not there is built, which takes minutes the first time. The exit code is 3 if one
-    of them does not serve; it is left as it is then, for `sarai logs`.
+    It uses `docker compose` or `docker-compose`, whichever is there, and the compose project of the source tree,
+    whatever COMPOSE_FILE and COMPOSE_PROJECT_NAME say. An image that is not there is built, which takes minutes the
+    first time. The exit code is 3 if one of them does not serve; it is left as it is then, for `sarai logs`.
     """
     from core.compose import BASE_FILE, SCALE_FILE, find_project
 
@@ -55,8 +54,8 @@ def up(*, skills: tuple[str, ...], build: bool, scale: int | None, timeout: floa
         project = dataclasses.replace(project, files=files)
     specs = chosen_skills(project, skills)
     for command in _commands(project, specs, build=build, scale=scale):
-        tell_command(command, settings, dry_run=dry_run)
-        if not dry_run and (code := _run(command, project, settings)):
+        tell_command(command, project, settings, dry_run=dry_run)
+        if not dry_run and (code := run_command(command, project, settings)):
             print(f"error: `{' '.join(command)}` ended with exit code {code}", file=sys.stderr)
             return ExitCode.FAILED
     if dry_run:
@@ -74,18 +73,6 @@ def _commands(project: Project, specs: list[SkillSpec], *, build: bool, scale: i
     ]
     scales = [f"--scale={spec.container}={scale}" for spec in specs] if scale is not None else []
     return [*builds, project.argv("up", "-d", *scales, *(spec.container for spec in specs))]
-
-
-def _run(command: list[str], project: Project, settings: Settings) -> int:
-    """Runs a command; what it tells is progress, so it goes to standard error."""
-    silent = settings.quiet or settings.json
-    done = subprocess.run(
-        command, cwd=project.folder, stdin=subprocess.DEVNULL, stdout=sys.stderr, check=False,
-        stderr=subprocess.PIPE if silent else None, text=True,
-    )  # fmt: skip
-    if silent and done.returncode:
-        sys.stderr.write(done.stderr)
-    return done.returncode
 
 
 def _wait_serving(project: Project, spec: SkillSpec, settings: Settings, until_s: float) -> bool:

@@ -6,9 +6,11 @@ a Python package.
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import os
 import tomllib
+from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
@@ -47,8 +49,15 @@ def catalog() -> dict[str, CatalogEntry]:
 
 
 def models_dir(setting: str = "") -> Path:
-    """The folder of model files: the setting, the container's /models, the repository's, or else the user's own."""
+    """The folder of model files: the setting, the container's /models, the repository's, or else the user's own.
+
+    Raises:
+        ModelNotFoundError: The setting names no folder, or one that may not be looked at.
+    """
     if setting:
+        with _permission_told():
+            if not Path(setting).is_dir():
+                raise ModelNotFoundError(f"no such folder: {setting} (SKILL_DRAFT_MODELS_DIR)")
         return Path(setting)
     for folder in (Path("/models"), ROOT / "models"):
         if folder.is_dir():
@@ -57,7 +66,31 @@ def models_dir(setting: str = "") -> Path:
 
 
 def find_model(setting: str, folder: Path) -> Path:
-    """The file to serve; raises `ModelNotFoundError`."""
+    """The file to serve, which can be read.
+
+    What may not be looked at is an error: another model in its stead would be the wrong one.
+
+    Raises:
+        ModelNotFoundError: There is no such model, several to choose from, or no permission; it says what to do.
+    """
+    with _permission_told():
+        path = _find(setting, folder)
+        path.open("rb").close()
+    return path
+
+
+@contextlib.contextmanager
+def _permission_told() -> Iterator[None]:
+    try:
+        yield
+    except PermissionError as error:
+        raise ModelNotFoundError(
+            f"no permission: this server, user {os.geteuid()}, cannot read {error.filename}: let everybody read it "
+            "(chmod -R a+rX; in a container, on the folder of the host that is mounted there)"
+        ) from error
+
+
+def _find(setting: str, folder: Path) -> Path:
     entries = catalog()
     if not setting:
         return _default(folder, entries)
@@ -74,7 +107,9 @@ def find_model(setting: str, folder: Path) -> Path:
 
 
 def _default(folder: Path, entries: dict[str, CatalogEntry]) -> Path:
-    found = sorted(p for p in folder.glob("*.gguf") if "mmproj" not in p.name) if folder.is_dir() else []
+    # Not by glob, which finds nothing where it may not look.
+    files = sorted(folder.iterdir()) if folder.is_dir() else []
+    found = [p for p in files if p.suffix == ".gguf" and "mmproj" not in p.name]
     if len(found) == 1:
         return found[0]
     named = [p for p in found if p.name in {entry.file for entry in entries.values()}]

@@ -135,6 +135,19 @@ def test_command_line_brings_a_skill_up_shows_it_and_takes_it_down(
     ).returncode
 
 
+def test_another_project_stays_up_whatever_the_callers_environment_says(
+    clone: Path, compose: tuple[str, ...], tmp_path: Path
+) -> None:
+    file, name = tmp_path / BASE_FILE, f"sarai-foreign-{os.getpid()}"
+    file.write_text(json.dumps({"services": {"theirs": {"image": SPEC.image, "entrypoint": ["sleep", "300"]}}}))
+    project = Project(command=compose, folder=tmp_path, files=(file,), name=name)
+    down = [sys.executable, "-m", "core.cli", "down", "-q"]
+    with up(project):
+        run(down, clone, PYTHONPATH=str(clone), COMPOSE_FILE=str(file), COMPOSE_PROJECT_NAME=name)
+        run(down, tmp_path, PYTHONPATH=str(clone), COMPOSE_PROJECT_NAME=name)
+        assert [each.state for each in project.containers()] == ["running"]
+
+
 def test_build_from_the_skills_own_folder_gives_the_same_layers(clone: Path) -> None:
     give_wheel(clone)
     layers = {}

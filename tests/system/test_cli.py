@@ -9,6 +9,7 @@ import pty
 import re
 import select
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -263,9 +264,18 @@ def test_health_is_3_where_nobody_serves(environ: dict[str, str]) -> None:
     run = sarai(environ, "health", target=target)
     assert run.returncode == 3
     assert "UNREACHABLE" in run.stdout
+    assert "`sarai serve draft` starts it" in run.stdout
+    assert "sarai health" not in run.stdout, "that was just typed"
     (state,) = json_lines(sarai(environ, "health", "--json", target=target).stdout)
     assert (state["status"], state["target"]) == ("UNREACHABLE", target)
     assert sarai(environ, "health", "-q", target=target).stdout == ""
+
+
+def test_health_of_a_server_that_gives_no_answer_says_how_long_it_waited(environ: dict[str, str]) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as mute:
+        run = sarai(environ, "health", "--timeout", "0.3", target=f"127.0.0.1:{mute.getsockname()[1]}")
+    assert run.returncode == 3
+    assert "no answer within 0.3 s (--timeout); `sarai logs draft`" in run.stdout
 
 
 def test_health_is_watched_until_ctrl_c(environ: dict[str, str]) -> None:
@@ -403,14 +413,6 @@ def test_chat_is_one_conversation_that_grows(environ: dict[str, str], tmp_path: 
     assert (first.system, first.HasField("temperature"), second.HasField("temperature")) == ("Be brief.", False, True)
     assert [m.content for m in third.messages] == ["Again?"]
     assert [turn["content"] for turn in json.loads(saved.read_text())["messages"]][-1] == "Ana."
-
-
-def test_chat_tells_what_is_wrong_with_a_command_and_goes_on(environ: dict[str, str]) -> None:
-    with StubSkill(["fine"]) as skill:
-        typed = "/set heat 1\n/set temperature hot\n/set seed -1\n/frob\n/save /nowhere/x\nHi\n"
-        run = sarai(environ, "chat", piped=typed, target=skill.target)
-    assert (run.returncode, run.stdout) == (0, "fine\n")
-    assert len(run.stderr.splitlines()) == 5
 
 
 def test_ctrl_c_in_a_chat_ends_the_answer_first_and_the_chat_second(environ: dict[str, str]) -> None:

@@ -85,7 +85,6 @@ def test_deadline_gives_the_text_that_is_there(server: DraftServer, ask: Any, ti
     server.wait_idle(timeout=1)
 
 
-@pytest.mark.slow
 def test_ten_seconds_are_sent_as_more_and_kept_to_all_the_same(server: DraftServer) -> None:
     """gRPC sends 10.0 s as 10.1 s."""
     begin_s = time.monotonic()

@@ -23,8 +23,6 @@ from tests.servers import DraftServer, draft_server
 GIB = 1 << 30
 MODULE = ("-m", "tests.own_cgroup", "serve")
 
-pytestmark = pytest.mark.slow
-
 
 @contextlib.contextmanager
 def server_of(folder: Path, *options: str, cpus: float) -> Iterator[DraftServer]:

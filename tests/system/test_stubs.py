@@ -67,8 +67,6 @@ kill $!
 wait $!
 """
 
-pytestmark = pytest.mark.slow
-
 
 @pytest.fixture
 def tree(tmp_path: Path) -> Path:

@@ -33,7 +33,7 @@ from skills.skills_pb2 import GenReq
 request: GenReq = GenReq(prompt="Hello", max_tokens="eight")
 """
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(300, func_only=True)]
+pytestmark = pytest.mark.timeout(300, func_only=True)
 
 
 def pip(*arguments: str | Path) -> None:

@@ -14,7 +14,7 @@ from tests.own_network import own_network
 from tests.servers import ROOT
 from tests.source_tree import blocks, copy_tree, make_environment, sections, typed
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(200)]
+pytestmark = pytest.mark.timeout(200)
 STARTED = f"({lines.SERVER}) &\n{lines.WAIT}"
 
 

@@ -118,7 +118,14 @@ def system_info() -> str:
 
 
 def tensor_types(path: Path) -> set[str]:
-    """The types of a GGUF's matrices (tensors of two dimensions or more), like `{"IQ4_NL", "Q6_K"}`."""
+    """The types of a GGUF's matrices (tensors of two dimensions or more), like `{"IQ4_NL", "Q6_K"}`.
+
+    Raises `ModelError` if the file is no GGUF or cannot be read: the library would not say which.
+    """
+    try:
+        path.open("rb").close()
+    except OSError as error:
+        raise ModelError(f"cannot read {path}: {error.strerror}") from error
 
     class InitParams(ctypes.Structure):
         _fields_ = [("no_alloc", ctypes.c_bool), ("ctx", ctypes.c_void_p)]

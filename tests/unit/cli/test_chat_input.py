@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import pytest
 
-from core.cli.chat_input import ReadLine, read_turns
+from core.cli.chat_input import ReadLine, Turn, read_turns
 
 
 def lines(*typed: str) -> ReadLine:
@@ -33,7 +33,12 @@ def lines(*typed: str) -> ReadLine:
     ],
 )
 def test_turns_may_have_several_lines(typed: Sequence[str], turns: list[str]) -> None:
-    assert list(read_turns(lines(*typed))) == turns
+    assert [turn.text for turn in read_turns(lines(*typed))] == turns
+
+
+def test_turn_knows_whether_it_was_quoted() -> None:
+    turns = read_turns(lines("/a", ' """/b"""', " /c"))
+    assert list(turns) == [Turn("/a"), Turn("/b", quoted=True), Turn(" /c")]
 
 
 def test_prompt_shows_that_a_turn_goes_on() -> None:
@@ -46,5 +51,5 @@ def test_prompt_shows_that_a_turn_goes_on() -> None:
             raise EOFError
         return left.pop(0)
 
-    assert list(read_turns(read_line)) == ["a\nb", "c"]
+    assert [turn.text for turn in read_turns(read_line)] == ["a\nb", "c"]
     assert shown == ["> ", ". ", "> ", ". ", ". ", "> "]

@@ -11,6 +11,7 @@ from click.testing import CliRunner
 from core.cli.answer_options import AnswerOptions, answer_options
 from core.cli.app import cli
 from core.cli.prompt_input import MAX_PIPED_BYTES, read_prompt
+from core.errors import ConfigError
 from core.loop_config import LoopConfig
 from skills import skills_pb2
 
@@ -136,8 +137,8 @@ def prompt_of(arguments: list[str], piped: bytes = b"") -> str:
         (["a"], b" \n", "a"),
         ([], "ñ€\n".encode(), "ñ€"),
         ([], b"", "Error: there is no prompt: give it as an argument, or pipe it in"),
-        ([], b"\xff", "Error: standard input is not valid UTF-8 (byte 0)"),
-        (["\udcff"], b"", "Error: the prompt is not valid UTF-8"),
+        ([], b"\xef\xbb\xbftext", "text"),
+        ([], "ñ\xff".encode("latin-1"), "Error: standard input is not valid UTF-8 (byte 0, in '\\udcf1\\udcff')"),
     ],
 )
 def test_piped_text_goes_before_the_argument(arguments: list[str], piped: bytes, prompt: str) -> None:
@@ -147,6 +148,59 @@ def test_piped_text_goes_before_the_argument(arguments: list[str], piped: bytes,
 def test_piped_text_has_a_limit() -> None:
     assert "longer than" in prompt_of([], b"x" * (MAX_PIPED_BYTES + 1))
     assert len(prompt_of([], b"x" * MAX_PIPED_BYTES)) == MAX_PIPED_BYTES
+
+
+@pytest.mark.parametrize(
+    ("arguments", "named"),
+    [
+        (["draft", "caf\udce9"], "PROMPT"),
+        (["loop", "ok", "caf\udce9"], "PROMPT"),
+        (["draft", "--system", "caf\udce9", "x"], "--system"),
+        (["chat", "--system", "caf\udce9"], "--system"),
+        (["draft", "--stop", "ok", "--stop", "caf\udce9", "x"], "--stop"),
+        (["loop", "--stop", "caf\udce9", "x"], "--stop"),
+        (["draft", "--skill", "caf\udce9", "x"], "--skill"),
+        (["draft", "--target", "caf\udce9", "x"], "--target"),
+        (["health", "--target", "caf\udce9"], "--target"),
+        (["health", "caf\udce9"], "SKILL"),
+        (["serve", "--listen", "caf\udce9"], "--listen"),
+    ],
+)
+def test_text_that_is_no_utf_8_is_2_and_named(arguments: list[str], named: str) -> None:
+    result = CliRunner().invoke(cli, arguments)
+    assert result.exit_code == 2
+    assert result.stderr.splitlines()[-1] == f"Error: {named} is not valid UTF-8 (byte 3, in 'caf\\udce9')"
+
+
+def test_byte_that_is_no_utf_8_is_counted_from_0_in_bytes() -> None:
+    result = CliRunner().invoke(cli, ["draft", "--system", "ñandú \udcff", "x"])
+    assert "(byte 8, " in result.stderr
+
+
+@pytest.mark.parametrize("variable", ["SARAI_SYSTEM", "SARAI_DRAFT_TARGET"])
+def test_variable_that_is_no_utf_8_is_named(monkeypatch: pytest.MonkeyPatch, variable: str) -> None:
+    monkeypatch.setenv(variable, "caf\udce9:1")
+    result = CliRunner().invoke(cli, ["draft", "x"])
+    told = str(result.exception) if isinstance(result.exception, ConfigError) else result.stderr
+    assert f"{variable} is not valid UTF-8 (byte 3" in told
+
+
+@pytest.mark.parametrize("option", ["--grammar", "--json-schema"])
+def test_file_may_have_a_byte_order_mark_but_must_be_utf_8(tmp_path: Path, option: str) -> None:
+    file = tmp_path / "file"
+    file.write_bytes(b'\xef\xbb\xbfroot ::= "\xc3\xb1"')
+    request = parse(option, str(file)).request()
+    assert request.grammar + request.json_schema == 'root ::= "ñ"'
+    file.write_bytes(b"root \xff")
+    result = CliRunner().invoke(cli, ["draft", option, str(file), "x"])
+    assert result.exit_code == 2
+    assert f"{file} is not valid UTF-8 (byte 5, " in result.stderr
+
+
+def test_file_may_have_any_name(tmp_path: Path) -> None:
+    file = tmp_path / "caf\udce9"
+    file.write_text("{}")
+    assert parse("--json-schema", str(file)).json_schema == "{}"
 
 
 COMMANDS = sorted(cli.commands)

@@ -83,5 +83,5 @@ def test_only_config_reads_the_environment_for_settings() -> None:
     readers = {
         path.name for path in [*core.glob("*.py"), *core.glob("backends/*.py")] if READS.search(path.read_text())
     }
-    # quiet_grpc sets a variable of gRPC's, process hands ours on to the child.
-    assert readers == {"config.py", "quiet_grpc.py", "process.py"}
+    # quiet_grpc sets a variable of gRPC's; process and compose hand the environment on to a child.
+    assert readers == {"config.py", "quiet_grpc.py", "process.py", "compose.py"}

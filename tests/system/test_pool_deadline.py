@@ -15,7 +15,7 @@ from core.replicas import ReplicaSet
 from skills import skills_pb2
 from skills.runtime.pieces import HOLD_S
 from tests.stub_skill import Failure, Reply, StubSkill
-from tests.unit.core.test_replicas import FULL, REQUEST, replicas, until
+from tests.system.test_replicas import FULL, REQUEST, replicas, until
 
 HARD = skills_pb2.GenReq(prompt="x", hard_deadline=True)
 CURIOUS = skills_pb2.GenReq(prompt="x", progress=True)
