@@ -111,13 +111,13 @@ class AsyncSkillClient(ClientFace):
 
 
 class _CancelledHereError(grpc.RpcError):
-    """An attempt that the pool itself has ended, for a reason that the lease knows, or as the client was closed."""
+    """An attempt that was ended from here: for a reason that the lease knows, or as stream or client was closed."""
 
     def code(self) -> grpc.StatusCode:
         return grpc.StatusCode.CANCELLED
 
     def details(self) -> str:
-        return "the client was closed"
+        return "it was closed, or its client was"
 
 
 def _task_is_cancelled() -> bool:
@@ -141,6 +141,7 @@ class _AsyncPath(CallPath):
 
         ticket = self.replicas.enter(call, wake)
         try:
+            self.check_open()
             while wait_s := self.replicas.poll(ticket):
                 with contextlib.suppress(TimeoutError):
                     await asyncio.wait_for(woken.wait(), min(wait_s, LOOK_AGAIN_S))
@@ -154,7 +155,7 @@ class _AsyncPath(CallPath):
 
     def was_cancelled(self, lease: Lease) -> bool:
         """Whether a CancelledError is of the attempt alone. For gRPC it is the same, but the caller's task goes on."""
-        return bool(lease.broken_off or self.closed) and not _task_is_cancelled()
+        return bool(lease.broken_off or lease.call.given_up or self.closed) and not _task_is_cancelled()
 
     async def ready_stub(self, lease: Lease) -> Any:
         """The stub of a replica, which is started first where that is ours to do."""
@@ -254,6 +255,7 @@ class _AsyncPath(CallPath):
 
     async def close(self) -> None:
         self.closed = True
+        self.replicas.abandon_all(self)
         for channel in self.take_idle_channels(every=True):
             await channel.close()
 
@@ -310,6 +312,8 @@ class AsyncAnswerStream(Generic[_Chunk]):
         if self._rpc is None:
             lease = self._lease = await path.lease(call)
             self._rpc = await path.send(lease, self._metadata)
+            if self._closed:  # by another task, while this was going over to another replica
+                self.close()
         chunk = await self._whoever_is_first()
         assert self._lease is not None
         if chunk is grpc.aio.EOF:
@@ -359,16 +363,22 @@ class AsyncAnswerStream(Generic[_Chunk]):
     def close(self) -> None:
         """Cancels the call if it is not over. Again does nothing."""
         self._closed = True
+        self._call.give_up()
         if self._rpc is not None:
             self._rpc.cancel()
         if self._lease is not None:
-            self._path.abandon(self._lease)
+            self._path.replicas.abandon(self._lease)
 
     cancel = close
 
     async def aclose(self) -> None:
         """The same, as async generators name it."""
         self.close()
+
+    def __del__(self) -> None:
+        if not self._closed and self._lease is not None:
+            self._lease.break_off("its caller has left")  # the loop may be another thread's, or closed
+            self._path.replicas.forget(self._lease)
 
     async def __aenter__(self) -> Self:
         return self

@@ -42,11 +42,17 @@ class Call:
         request: its message.
         timeout_s: the deadline of the call, seconds from now.
         caller: who takes turns with other callers where calls have to wait.
+        owner: the client that makes it.
     """
 
-    def __init__(self, method: str, request: Any, timeout_s: float, *, caller: str) -> None:
+    def __init__(self, method: str, request: Any, timeout_s: float, *, caller: str, owner: object = None) -> None:
         self.method = method
         self.caller = caller
+        self.owner = owner
+        self.given_up = False
+        """Whether its caller has closed it."""
+        self.wake: Callable[[], None] = _nobody
+        """Wakes whoever waits for a replica for it, from any thread."""
         self.conversation = conversation_keys(request)
         self.answer = AnswerSoFar(request) if method == ANSWERS else None
         self.attempts = 0
@@ -79,6 +85,11 @@ class Call:
         """Whether the whole answer has come, if not yet the end of its stream."""
         return self.answer is not None and self.answer.whole
 
+    def give_up(self) -> None:
+        """Its caller does not want it any more. A wait for a replica ends at once. From any thread."""
+        self.given_up = True
+        self.wake()
+
     def begin_attempt(self, member: Member) -> None:
         """It goes to a replica."""
         self.attempts += 1
@@ -103,6 +114,9 @@ class Call:
             return 1
         self.answer.take(chunk)
         return len(chunk.token_ids) or 1
+
+
+def _nobody() -> None: ...
 
 
 class CallPath(ABC):
@@ -142,7 +156,7 @@ class CallPath(ABC):
             timeout_s = config.health_timeout_s if method == "Health" else config.call_timeout_s
         if not (math.isfinite(timeout_s) and timeout_s >= 0):
             raise ValueError(f"timeout must be a finite number of seconds from 0 on, not {timeout_s!r}")
-        return Call(method, request, timeout_s, caller=self._caller)
+        return Call(method, request, timeout_s, caller=self._caller, owner=self)
 
     def for_the_whole(self, metadata: Metadata | None) -> Metadata:
         """The metadata of an answer whose pieces nobody looks at, unless its first one is to come soon for a hedge."""
@@ -166,6 +180,7 @@ class CallPath(ABC):
         with self._lock:
             generation, channel, stub = self._channels.get(member, (-1, None, None))
             if generation != member.generation:
+                self.check_open()
                 channel = self._open(member.target)
                 stub = self.replicas.spec.stub(channel)
                 self._channels[member] = (member.generation, channel, stub)
@@ -182,20 +197,12 @@ class CallPath(ABC):
         if isinstance(error, SaraiError):  # ours already: the replica's own process did not come up, for example
             raise error
         ours = call_error(error, skill=self.replicas.spec.name, target=lease.member.target)
-        ours.__cause__ = error  # it may be raised later, when nobody has come to go on with the call
+        # It may be raised later, when nobody has come to go on with the call. Until then its traceback would hold the
+        # stream, which could not be forgotten.
+        ours.__cause__ = error.with_traceback(None)
         if self.closed and isinstance(ours, CallCancelledError):
             raise ours
         self.replicas.failed(lease, ours)
-
-    def abandon(self, lease: Lease) -> None:
-        """The caller wants nothing more of an attempt, nor of a rival that was faster just now."""
-        if (first := self.replicas.settle(lease)) is not None:
-            first.rpc.cancel()
-            self.replicas.release(first.lease)
-        if lease.call.is_whole:  # left at its result, before the stream's end
-            self.replicas.succeeded(lease)
-        else:
-            self.replicas.release(lease)
 
     def rival_failed(self, rival: Lease, error: grpc.RpcError) -> None:
         """Another replica that was asked as well has failed."""

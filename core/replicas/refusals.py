@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from core.errors import CallError, OverloadedError, UnavailableError
+from core.errors import CallCancelledError, CallError, OverloadedError, UnavailableError
 from core.quiet_grpc import grpc
 
 if TYPE_CHECKING:
@@ -31,6 +31,16 @@ def _exhausted(replicas: ReplicaSet, why: str, retry_after_s: float | None) -> C
         skill=replicas.spec.name,
         target=replicas.target,
         retry_after_s=retry_after_s,
+    )
+
+
+def given_up(replicas: ReplicaSet) -> CallError:
+    """The caller has closed the call while it waited for a replica."""
+    return CallCancelledError(
+        code=grpc.StatusCode.CANCELLED,
+        details="it was closed while it waited for a replica",
+        skill=replicas.spec.name,
+        target=replicas.target,
     )
 
 
