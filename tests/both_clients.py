@@ -1,9 +1,9 @@
 """The sync and the async client with the same words, so that a promise of both is one test.
 
-    @pytest.mark.parametrize("user", BOTH)
-    def test_promise(user: User) -> None:
-        with StubSkill("yes") as skill, replicas(skill.target) as made, user(made) as client:
-            assert client.ask(REQUEST).text == "yes"
+@pytest.mark.parametrize("user", BOTH)
+def test_promise(user: User) -> None:
+    with StubSkill("yes") as skill, replicas(skill.target) as made, user(made) as client:
+        assert client.ask(REQUEST).text == "yes"
 """
 
 from __future__ import annotations

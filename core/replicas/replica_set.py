@@ -118,12 +118,16 @@ class ReplicaSet:
             known = any(member.known for member in self._members)
             for member in self._members:
                 member.leaving = member.target not in targets
-            self._leaving += [member for member in self._members if member.leaving]
+            leaving = [member for member in self._members if member.leaving]
+            self._leaving += leaving
             self._members = [member for member in self._members if not member.leaving]
             new = [Member(AddressReplica(target, origin)) for target in targets if target not in there]
             for member in new:
                 member.known = known  # the name is right; who stands behind it now may come up just now
             self._members += new
+            for member in leaving:
+                self._affinity.forget(member)
+                self._watcher.unwatch(member)
             self._dispatch()
 
     # --- a call gets a replica ---
