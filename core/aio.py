@@ -38,8 +38,9 @@ class AsyncSkillClient(ClientFace):
         metadata: Metadata | None = None,
     ) -> skills_pb2.GenResp:
         """Answers a prompt."""
-        result = None
-        async with self._stream(ANSWERS, request, timeout, self._path.for_the_whole(metadata)) as stream:
+        result, path = None, self._path
+        call = path.begin(ANSWERS, request, timeout, unseen=True)
+        async with AsyncAnswerStream[Any](path, call, path.for_the_whole(metadata)) as stream:
             async for chunk in stream:  # to its end: the server would count a call that is left as cancelled
                 result = result_of(chunk)
         if result is None:
@@ -290,6 +291,9 @@ class AsyncAnswerStream(Generic[_Chunk]):
             try:
                 chunk = await self._read()
             except grpc.RpcError as error:
+                if self._call.is_whole:  # only how the stream ends is lost
+                    self.close()
+                    break
                 self._failed(error)
             except asyncio.CancelledError:
                 if self._lease is None or not self._path.was_cancelled(self._lease):

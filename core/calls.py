@@ -43,12 +43,23 @@ class Call:
         timeout_s: the deadline of the call, seconds from now.
         caller: who takes turns with other callers where calls have to wait.
         owner: the client that makes it.
+        unseen: whether the caller sees nothing of the answer before it has come whole.
     """
 
-    def __init__(self, method: str, request: Any, timeout_s: float, *, caller: str, owner: object = None) -> None:
+    def __init__(
+        self,
+        method: str,
+        request: Any,
+        timeout_s: float,
+        *,
+        caller: str,
+        owner: object = None,
+        unseen: bool = False,
+    ) -> None:
         self.method = method
         self.caller = caller
         self.owner = owner
+        self._unseen = unseen
         self.given_up = False
         """Whether its caller has closed it."""
         self.wake: Callable[[], None] = _nobody
@@ -78,7 +89,9 @@ class Call:
     @property
     def can_go_on(self) -> bool:
         """Whether another attempt gives the caller what is still missing. What cannot be continued is not repeated."""
-        return self.answer is not None or not self.received
+        if self.answer is None:
+            return not self.received
+        return self._unseen or self.answer.can_be_continued
 
     @property
     def is_whole(self) -> bool:
@@ -137,8 +150,8 @@ class CallPath(ABC):
         self._lock = threading.Lock()
         self._channels: dict[Member, tuple[int, Any, Any]] = {}
 
-    def begin(self, method: str, request: Any, timeout_s: float | None) -> Call:
-        """A call begins.
+    def begin(self, method: str, request: Any, timeout_s: float | None, *, unseen: bool = False) -> Call:
+        """A call begins; see `Call`.
 
         Raises:
             ValueError: the timeout is not a number of seconds.
@@ -156,7 +169,7 @@ class CallPath(ABC):
             timeout_s = config.health_timeout_s if method == "Health" else config.call_timeout_s
         if not (math.isfinite(timeout_s) and timeout_s >= 0):
             raise ValueError(f"timeout must be a finite number of seconds from 0 on, not {timeout_s!r}")
-        return Call(method, request, timeout_s, caller=self._caller, owner=self)
+        return Call(method, request, timeout_s, caller=self._caller, owner=self, unseen=unseen)
 
     def for_the_whole(self, metadata: Metadata | None) -> Metadata:
         """The metadata of an answer whose pieces nobody looks at, unless its first one is to come soon for a hedge."""

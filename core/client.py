@@ -67,7 +67,9 @@ class SkillClient(ClientFace):
 
         It is read as a stream, so that an answer whose replica dies goes on elsewhere instead of beginning anew.
         """
-        with self._stream(ANSWERS, request, timeout, self._path.for_the_whole(metadata)) as stream:
+        path = self._path
+        call = path.begin(ANSWERS, request, timeout, unseen=True)
+        with AnswerStream[Any](path, call, path.for_the_whole(metadata)) as stream:
             for chunk in stream:
                 if (result := result_of(chunk)) is not None:
                     return result
@@ -253,6 +255,9 @@ class AnswerStream(Generic[_Chunk]):
                     self.close()
                 break
             except grpc.RpcError as error:
+                if self._call.is_whole:  # only how the stream ends is lost
+                    self.close()
+                    break
                 if (first := self._path.replicas.settle(lease)) is None:
                     self._go_on(lease, error)
                     continue
