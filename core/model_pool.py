@@ -188,7 +188,7 @@ class ModelPool:
     def _find_replicas(self, spec: SkillSpec) -> ReplicaSet:
         text = self._config.target_of(spec)
         if text is not None:
-            return self._at_addresses(spec, split_targets(text))
+            return self._at_addresses(spec, split_targets(text, spec.target_variable))
         running = find_running(spec, self._config)
         if running:
             scaled = len(running) > 1 or running[0].origin == "container"
