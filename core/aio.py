@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+from collections import defaultdict
 from functools import partial
 from typing import TYPE_CHECKING, Any, Generic, Self, TypeVar
 
 from core.calls import ANSWERS, LOOK_AGAIN_S, Call, CallPath, ClientFace, Metadata, result_of
-from core.channels import open_aio_channel
+from core.channels import open_aio_channel, open_channel
 from core.errors import PoolClosedError
 from core.quiet_grpc import grpc
 from core.replicas.lease import Takeover
+from core.replicas.refusals import left_behind
 from core.replicas.watcher import CHECK_TIMEOUT_S
 
 if TYPE_CHECKING:
@@ -24,7 +26,10 @@ _Chunk = TypeVar("_Chunk")
 
 
 class AsyncSkillClient(ClientFace):
-    """Calls a skill from one event loop. The methods, arguments and errors are those of `core.client.SkillClient`."""
+    """Calls a skill from any event loop. The methods, arguments and errors are those of `core.client.SkillClient`.
+
+    A stream is read in the event loop that it was begun in.
+    """
 
     _path: _AsyncPath
 
@@ -259,9 +264,36 @@ class _AsyncPath(CallPath):
         self.replicas.abandon_all(self)
         for channel in self.take_idle_channels(every=True):
             await channel.close()
+        with self._lock:
+            elsewhere, self._channels = self._channels, defaultdict(dict)
+        for loop, channels in elsewhere.items():
+            for _, channel, _ in channels.values():
+                if loop is None:
+                    channel.close()
+                    continue
+                with contextlib.suppress(RuntimeError):  # as above
+                    loop.call_soon_threadsafe(_close_soon, loop, channel)
 
-    def _open(self, target: str) -> grpc.aio.Channel:
-        return open_aio_channel(target)
+    def _home(self) -> asyncio.AbstractEventLoop | None:
+        """The running event loop: a channel of grpc.aio works in no other one. None outside of any."""
+        try:
+            return asyncio.get_running_loop()
+        except RuntimeError:
+            return None
+
+    def _open(self, target: str) -> grpc.aio.Channel | grpc.Channel:
+        for loop in [loop for loop in self._channels if loop is not None and loop.is_closed()]:
+            del self._channels[loop]
+        # Outside of any loop only the methods of the stub are looked at.
+        return open_channel(target) if self._home() is None else open_aio_channel(target)
+
+
+def _close_soon(loop: asyncio.AbstractEventLoop, channel: grpc.aio.Channel) -> None:
+    _closing.add(task := loop.create_task(channel.close()))  # the loop itself holds it only weakly
+    task.add_done_callback(_closing.discard)
+
+
+_closing: set[asyncio.Task[None]] = set()
 
 
 class AsyncAnswerStream(Generic[_Chunk]):
@@ -280,6 +312,7 @@ class AsyncAnswerStream(Generic[_Chunk]):
         self._call = call
         self._metadata = metadata
         self._closed = False
+        self._loop: asyncio.AbstractEventLoop | None = None
         self._lease: Lease | None = None
         self._rpc: Any = None
 
@@ -313,6 +346,9 @@ class AsyncAnswerStream(Generic[_Chunk]):
     async def _read(self) -> Any:
         """The next piece, None at the end."""
         call, path = self._call, self._path
+        self._loop = self._loop or asyncio.get_running_loop()
+        if self._loop is not asyncio.get_running_loop():
+            raise left_behind(path.replicas)
         if self._rpc is None:
             lease = self._lease = await path.lease(call)
             self._rpc = await path.send(lease, self._metadata)

@@ -7,6 +7,7 @@ import os
 import threading
 import time
 from abc import ABC, abstractmethod
+from collections import defaultdict
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -148,7 +149,8 @@ class CallPath(ABC):
         self._caller = caller
         self._pid = os.getpid()
         self._lock = threading.Lock()
-        self._channels: dict[Member, tuple[int, Any, Any]] = {}
+        self._channels: defaultdict[Any, dict[Member, tuple[int, Any, Any]]] = defaultdict(dict)
+        """By where they belong."""
 
     def begin(self, method: str, request: Any, timeout_s: float | None, *, unseen: bool = False) -> Call:
         """A call begins; see `Call`.
@@ -191,19 +193,25 @@ class CallPath(ABC):
 
     def _connection(self, member: Member) -> tuple[Any, Any]:
         with self._lock:
-            generation, channel, stub = self._channels.get(member, (-1, None, None))
+            channels = self._channels[self._home()]
+            generation, channel, stub = channels.get(member, (-1, None, None))
             if generation != member.generation:
                 self.check_open()
                 channel = self._open(member.target)
                 stub = self.replicas.spec.stub(channel)
-                self._channels[member] = (member.generation, channel, stub)
+                channels[member] = (member.generation, channel, stub)
             return channel, stub
 
     def take_idle_channels(self, *, every: bool = False) -> list[Any]:
-        """Forgets the channels to replicas that are gone, or every channel; gives them, for closing."""
+        """Forgets the channels to replicas that are gone, or every channel of here; gives them, for closing."""
         with self._lock:
-            idle = [member for member in self._channels if every or (member.leaving and not member.leases)]
-            return [self._channels.pop(member)[1] for member in idle]
+            channels = self._channels[self._home()]
+            idle = [member for member in channels if every or (member.leaving and not member.leases)]
+            return [channels.pop(member)[1] for member in idle]
+
+    def _home(self) -> Any:
+        """Where the channels of this caller belong."""
+        return None
 
     def attempt_failed(self, lease: Lease, error: grpc.RpcError) -> None:
         """Returns where the call is to be tried again; raises what the caller gets where it is not."""

@@ -44,6 +44,16 @@ def given_up(replicas: ReplicaSet) -> CallError:
     )
 
 
+def left_behind(replicas: ReplicaSet) -> CallError:
+    """A stream of asyncio is read in another event loop than it was begun in."""
+    return CallCancelledError(
+        code=grpc.StatusCode.CANCELLED,
+        details="it was begun in another event loop: read an answer to its end in one, or ask again",
+        skill=replicas.spec.name,
+        target=replicas.target,
+    )
+
+
 def unavailable_at(replicas: ReplicaSet, member: Member, why: str) -> CallError:
     """One replica is not there any more, as far as the pool can tell."""
     return UnavailableError(

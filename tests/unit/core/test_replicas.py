@@ -73,8 +73,8 @@ class StubProcess:
 
 
 @contextlib.contextmanager
-def process(*options: str, module: str = "tests.stub_skill") -> Iterator[StubProcess]:
-    target = f"127.0.0.1:{free_port()}"
+def process(*options: str, module: str = "tests.stub_skill", port: int | None = None) -> Iterator[StubProcess]:
+    target = f"127.0.0.1:{port or free_port()}"
     command = [sys.executable, "-m", module, "--listen", target, *options]
     with subprocess.Popen(command, cwd=ROOT, stderr=subprocess.DEVNULL) as running:
         try:
