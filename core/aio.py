@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+from collections import defaultdict
 from functools import partial
 from typing import TYPE_CHECKING, Any, Generic, Self, TypeVar
 
 from core.calls import ANSWERS, LOOK_AGAIN_S, Call, CallPath, ClientFace, Metadata, result_of
-from core.channels import open_aio_channel
+from core.channels import open_aio_channel, open_channel
 from core.errors import CallError, PoolClosedError
 from core.quiet_grpc import grpc
 from core.replicas.lease import Takeover
+from core.replicas.refusals import left_behind
 from core.replicas.watcher import CHECK_TIMEOUT_S
 
 if TYPE_CHECKING:
@@ -24,7 +26,10 @@ _Chunk = TypeVar("_Chunk")
 
 
 class AsyncSkillClient(ClientFace):
-    """Calls a skill from one event loop. The methods, arguments and errors are those of `core.client.SkillClient`."""
+    """Calls a skill from any event loop. The methods, arguments and errors are those of `core.client.SkillClient`.
+
+    A stream is read in the event loop that it was begun in.
+    """
 
     _path: _AsyncPath
 
@@ -38,8 +43,9 @@ class AsyncSkillClient(ClientFace):
         metadata: Metadata | None = None,
     ) -> skills_pb2.GenResp:
         """Answers a prompt."""
-        result = None
-        async with self._stream(ANSWERS, request, timeout, self._path.for_the_whole(metadata)) as stream:
+        result, path = None, self._path
+        call = path.begin(ANSWERS, request, timeout, unseen=True)
+        async with AsyncAnswerStream[Any](path, call, path.for_the_whole(metadata)) as stream:
             async for chunk in stream:  # to its end: the server would count a call that is left as cancelled
                 result = result_of(chunk)
         if result is None:
@@ -111,13 +117,13 @@ class AsyncSkillClient(ClientFace):
 
 
 class _CancelledHereError(grpc.RpcError):
-    """An attempt that the pool itself has ended, for a reason that the lease knows, or as the client was closed."""
+    """An attempt that was ended from here: for a reason that the lease knows, or as stream or client was closed."""
 
     def code(self) -> grpc.StatusCode:
         return grpc.StatusCode.CANCELLED
 
     def details(self) -> str:
-        return "the client was closed"
+        return "it was closed, or its client was"
 
 
 def _task_is_cancelled() -> bool:
@@ -141,6 +147,7 @@ class _AsyncPath(CallPath):
 
         ticket = self.replicas.enter(call, wake)
         try:
+            self.check_open()
             while wait_s := self.replicas.poll(ticket):
                 with contextlib.suppress(TimeoutError):
                     await asyncio.wait_for(woken.wait(), min(wait_s, LOOK_AGAIN_S))
@@ -154,7 +161,7 @@ class _AsyncPath(CallPath):
 
     def was_cancelled(self, lease: Lease) -> bool:
         """Whether a CancelledError is of the attempt alone. For gRPC it is the same, but the caller's task goes on."""
-        return bool(lease.broken_off or self.closed) and not _task_is_cancelled()
+        return bool(lease.broken_off or lease.call.given_up or self.closed) and not _task_is_cancelled()
 
     async def ready_stub(self, lease: Lease) -> Any:
         """The stub of a replica, which is started first where that is ours to do."""
@@ -255,11 +262,39 @@ class _AsyncPath(CallPath):
 
     async def close(self) -> None:
         self.closed = True
+        self.replicas.abandon_all(self)
         for channel in self.take_idle_channels(every=True):
             await channel.close()
+        with self._lock:
+            elsewhere, self._channels = self._channels, defaultdict(dict)
+        for loop, channels in elsewhere.items():
+            for _, channel, _ in channels.values():
+                if loop is None:
+                    channel.close()
+                    continue
+                with contextlib.suppress(RuntimeError):  # as above
+                    loop.call_soon_threadsafe(_close_soon, loop, channel)
 
-    def _open(self, target: str) -> grpc.aio.Channel:
-        return open_aio_channel(target)
+    def _home(self) -> asyncio.AbstractEventLoop | None:
+        """The running event loop: a channel of grpc.aio works in no other one. None outside of any."""
+        try:
+            return asyncio.get_running_loop()
+        except RuntimeError:
+            return None
+
+    def _open(self, target: str) -> grpc.aio.Channel | grpc.Channel:
+        for loop in [loop for loop in self._channels if loop is not None and loop.is_closed()]:
+            del self._channels[loop]
+        # Outside of any loop only the methods of the stub are looked at.
+        return open_channel(target) if self._home() is None else open_aio_channel(target)
+
+
+def _close_soon(loop: asyncio.AbstractEventLoop, channel: grpc.aio.Channel) -> None:
+    _closing.add(task := loop.create_task(channel.close()))  # the loop itself holds it only weakly
+    task.add_done_callback(_closing.discard)
+
+
+_closing: set[asyncio.Task[None]] = set()
 
 
 class AsyncAnswerStream(Generic[_Chunk]):
@@ -278,6 +313,7 @@ class AsyncAnswerStream(Generic[_Chunk]):
         self._call = call
         self._metadata = metadata
         self._closed = False
+        self._loop: asyncio.AbstractEventLoop | None = None
         self._lease: Lease | None = None
         self._rpc: Any = None
 
@@ -296,6 +332,9 @@ class AsyncAnswerStream(Generic[_Chunk]):
             try:
                 chunk = await self._read()
             except grpc.RpcError as error:
+                if self._call.is_whole:  # only how the stream ends is lost
+                    self.close()
+                    break
                 self._failed(error)
             except asyncio.CancelledError:
                 if self._lease is None or not self._path.was_cancelled(self._lease):
@@ -315,9 +354,14 @@ class AsyncAnswerStream(Generic[_Chunk]):
     async def _read(self) -> Any:
         """The next piece, None at the end."""
         call, path = self._call, self._path
+        self._loop = self._loop or asyncio.get_running_loop()
+        if self._loop is not asyncio.get_running_loop():
+            raise left_behind(path.replicas)
         if self._rpc is None:
             lease = self._lease = await path.lease(call)
             self._rpc = await path.send(lease, self._metadata)
+            if self._closed:  # by another task, while this was going over to another replica
+                self.close()
         chunk = await self._whoever_is_first()
         assert self._lease is not None
         if chunk is grpc.aio.EOF:
@@ -368,16 +412,22 @@ class AsyncAnswerStream(Generic[_Chunk]):
     def close(self) -> None:
         """Cancels the call if it is not over. Again does nothing."""
         self._closed = True
+        self._call.give_up()
         if self._rpc is not None:
             self._rpc.cancel()
         if self._lease is not None:
-            self._path.abandon(self._lease)
+            self._path.replicas.abandon(self._lease)
 
     cancel = close
 
     async def aclose(self) -> None:
         """The same, as async generators name it."""
         self.close()
+
+    def __del__(self) -> None:
+        if not self._closed and self._lease is not None:
+            self._lease.break_off("its caller has left")  # the loop may be another thread's, or closed
+            self._path.replicas.forget(self._lease)
 
     async def __aenter__(self) -> Self:
         return self

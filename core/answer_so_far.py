@@ -27,18 +27,27 @@ class AnswerSoFar:
         self._request = _with_seed(request)
         self._began_s = time.monotonic()
         self._first_piece_s: float | None = None
+        self._sent_along = 0
+        self.whole = False
+        """Whether the last message, with the whole answer, has come."""
+        self._begin()
+
+    def _begin(self) -> None:
         from skills import skills_pb2
 
+        request = self._request
         self._given = [skills_pb2.Continuation() for _ in range(max(1, request.num_candidates))]
         self._texts = [""] * len(self._given)
         for mine, callers in zip(self._given, request.continuations, strict=False):
             mine.CopyFrom(callers)
-        self._written = self._sent_along = 0
-        self.whole = False
-        """Whether the last message, with the whole answer, has come."""
+        self._written = 0
+        self.can_be_continued = True
+        """Whether all text that has come did so with its token ids. If not, the next request begins anew."""
 
     def next_request(self) -> skills_pb2.GenReq:
         """The request for whoever is to begin the answer, or to go on with it."""
+        if not self.can_be_continued:
+            self._begin()
         self._sent_along = self._written
         if not self._written and not self._request.time_budget_ms:
             return self._request
@@ -59,6 +68,7 @@ class AnswerSoFar:
         if chunk.text:
             self._texts[chunk.candidate] += chunk.text
         if not chunk.token_ids:
+            self.can_be_continued = self.can_be_continued and not chunk.text
             return
         if self._first_piece_s is None:
             self._first_piece_s = time.monotonic()

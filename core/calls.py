@@ -7,6 +7,7 @@ import os
 import threading
 import time
 from abc import ABC, abstractmethod
+from collections import defaultdict
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -44,11 +45,28 @@ class Call:
         request: its message.
         timeout_s: the deadline of the call, seconds from now.
         caller: who takes turns with other callers where calls have to wait.
+        owner: the client that makes it.
+        unseen: whether the caller sees nothing of the answer before it has come whole.
     """
 
-    def __init__(self, method: str, request: Any, timeout_s: float, *, caller: str) -> None:
+    def __init__(
+        self,
+        method: str,
+        request: Any,
+        timeout_s: float,
+        *,
+        caller: str,
+        owner: object = None,
+        unseen: bool = False,
+    ) -> None:
         self.method = method
         self.caller = caller
+        self.owner = owner
+        self._unseen = unseen
+        self.given_up = False
+        """Whether its caller has closed it."""
+        self.wake: Callable[[], None] = _nobody
+        """Wakes whoever waits for a replica for it, from any thread."""
         self.conversation = conversation_keys(request)
         self.answer = AnswerSoFar(request) if method == ANSWERS else None
         self.attempts = 0
@@ -78,12 +96,19 @@ class Call:
     @property
     def can_go_on(self) -> bool:
         """Whether another attempt gives the caller what is still missing. What cannot be continued is not repeated."""
-        return self.answer is not None or not self.received
+        if self.answer is None:
+            return not self.received
+        return self._unseen or self.answer.can_be_continued
 
     @property
     def is_whole(self) -> bool:
         """Whether the whole answer has come, if not yet the end of its stream."""
         return self.answer is not None and self.answer.whole
+
+    def give_up(self) -> None:
+        """Its caller does not want it any more. A wait for a replica ends at once. From any thread."""
+        self.given_up = True
+        self.wake()
 
     def begin_attempt(self, member: Member) -> None:
         """It goes to a replica."""
@@ -126,6 +151,9 @@ class Call:
         return len(chunk.token_ids) or 1
 
 
+def _nobody() -> None: ...
+
+
 class CallPath(ABC):
     """The way of calls to the replicas: what the sync and the async one have in common.
 
@@ -142,10 +170,11 @@ class CallPath(ABC):
         self._caller = caller
         self._pid = os.getpid()
         self._lock = threading.Lock()
-        self._channels: dict[Member, tuple[int, Any, Any]] = {}
+        self._channels: defaultdict[Any, dict[Member, tuple[int, Any, Any]]] = defaultdict(dict)
+        """By where they belong."""
 
-    def begin(self, method: str, request: Any, timeout_s: float | None) -> Call:
-        """A call begins.
+    def begin(self, method: str, request: Any, timeout_s: float | None, *, unseen: bool = False) -> Call:
+        """A call begins; see `Call`.
 
         Raises:
             ValueError: the timeout is not a number of seconds.
@@ -163,7 +192,7 @@ class CallPath(ABC):
             timeout_s = config.health_timeout_s if method == "Health" else config.call_timeout_s
         if not (math.isfinite(timeout_s) and timeout_s >= 0):
             raise ValueError(f"timeout must be a finite number of seconds from 0 on, not {timeout_s!r}")
-        return Call(method, request, timeout_s, caller=self._caller)
+        return Call(method, request, timeout_s, caller=self._caller, owner=self, unseen=unseen)
 
     def for_the_whole(self, metadata: Metadata | None) -> Metadata:
         """The metadata of an answer whose pieces nobody looks at, unless its first one is to come soon for a hedge."""
@@ -185,18 +214,25 @@ class CallPath(ABC):
 
     def _connection(self, member: Member) -> tuple[Any, Any]:
         with self._lock:
-            generation, channel, stub = self._channels.get(member, (-1, None, None))
+            channels = self._channels[self._home()]
+            generation, channel, stub = channels.get(member, (-1, None, None))
             if generation != member.generation:
+                self.check_open()
                 channel = self._open(member.target)
                 stub = self.replicas.spec.stub(channel)
-                self._channels[member] = (member.generation, channel, stub)
+                channels[member] = (member.generation, channel, stub)
             return channel, stub
 
     def take_idle_channels(self, *, every: bool = False) -> list[Any]:
-        """Forgets the channels to replicas that are gone, or every channel; gives them, for closing."""
+        """Forgets the channels to replicas that are gone, or every channel of here; gives them, for closing."""
         with self._lock:
-            idle = [member for member in self._channels if every or (member.leaving and not member.leases)]
-            return [self._channels.pop(member)[1] for member in idle]
+            channels = self._channels[self._home()]
+            idle = [member for member in channels if every or (member.leaving and not member.leases)]
+            return [channels.pop(member)[1] for member in idle]
+
+    def _home(self) -> Any:
+        """Where the channels of this caller belong."""
+        return None
 
     def attempt_failed(self, lease: Lease, error: grpc.RpcError) -> None:
         """Returns where the call is to be tried again; raises what the caller gets where it is not."""
@@ -205,20 +241,12 @@ class CallPath(ABC):
         if HARD_DEADLINES in initial_metadata(error):
             lease.call.hard_deadline = True
         ours = call_error(error, skill=self.replicas.spec.name, target=lease.member.target)
-        ours.__cause__ = error  # it may be raised later, when nobody has come to go on with the call
+        # It may be raised later, when nobody has come to go on with the call. Until then its traceback would hold the
+        # stream, which could not be forgotten.
+        ours.__cause__ = error.with_traceback(None)
         if self.closed and isinstance(ours, CallCancelledError):
             raise ours
         self.replicas.failed(lease, ours)
-
-    def abandon(self, lease: Lease) -> None:
-        """The caller wants nothing more of an attempt, nor of a rival that was faster just now."""
-        if (first := self.replicas.settle(lease)) is not None:
-            first.rpc.cancel()
-            self.replicas.release(first.lease)
-        if lease.call.is_whole:  # left at its result, before the stream's end
-            self.replicas.succeeded(lease)
-        else:
-            self.replicas.release(lease)
 
     def rival_failed(self, rival: Lease, error: grpc.RpcError) -> None:
         """Another replica that was asked as well has failed."""

@@ -67,7 +67,9 @@ class SkillClient(ClientFace):
 
         It is read as a stream, so that an answer whose replica dies goes on elsewhere instead of beginning anew.
         """
-        with self._stream(ANSWERS, request, timeout, self._path.for_the_whole(metadata)) as stream:
+        path = self._path
+        call = path.begin(ANSWERS, request, timeout, unseen=True)
+        with AnswerStream[Any](path, call, path.for_the_whole(metadata)) as stream:
             for chunk in stream:
                 if (result := result_of(chunk)) is not None:
                     return result
@@ -136,6 +138,7 @@ class _SyncPath(CallPath):
         woken = threading.Event()
         ticket = self.replicas.enter(call, woken.set)
         try:
+            self.check_open()
             while wait_s := self.replicas.poll(ticket):
                 woken.wait(min(wait_s, LOOK_AGAIN_S))
                 woken.clear()
@@ -205,6 +208,7 @@ class _SyncPath(CallPath):
 
     def close(self) -> None:
         self.closed = True
+        self.replicas.abandon_all(self)
         for channel in self.take_idle_channels(every=True):
             channel.close()
         if self.owns_replicas:
@@ -258,6 +262,9 @@ class AnswerStream(Generic[_Chunk]):
                     self.close()
                 break
             except grpc.RpcError as error:
+                if self._call.is_whole:  # only how the stream ends is lost
+                    self.close()
+                    break
                 if (first := self._path.replicas.settle(lease)) is None:
                     self._go_on(lease, error)
                     continue
@@ -322,16 +329,20 @@ class AnswerStream(Generic[_Chunk]):
     def close(self) -> None:
         """Cancels the call if it is not over. Again does nothing. May be called from another thread."""
         self._closed.set()
+        self._call.give_up()
+        self._end_rpc()
+        if self._lease is not None:
+            self._path.replicas.abandon(self._lease)
+
+    cancel = close
+
+    def _end_rpc(self) -> None:
         if self._rpc is not None:
             if self._call.is_whole:
                 # Its end is on the way. Held until then, as gRPC cancels what is dropped, and the server counts that.
                 self._rpc.add_done_callback(_nothing)
             else:
                 self._rpc.cancel()
-        if self._lease is not None:
-            self._path.abandon(self._lease)
-
-    cancel = close
 
     def __enter__(self) -> Self:
         return self
@@ -341,4 +352,6 @@ class AnswerStream(Generic[_Chunk]):
 
     def __del__(self) -> None:
         if not self._closed.is_set():
-            self.close()
+            self._end_rpc()
+            if self._lease is not None:
+                self._path.replicas.forget(self._lease)

@@ -10,9 +10,11 @@ import threading
 from collections import defaultdict
 from functools import partial
 from typing import TYPE_CHECKING, Self
+from weakref import WeakSet
 
 from core.backends.address import AddressReplica, find_running
 from core.backends.embedded import EmbeddedReplica
+from core.calls import ClientFace
 from core.client import SkillClient
 from core.config import PoolConfig
 from core.errors import PluginError, PoolClosedError, SkillStartError, UnknownSkillError
@@ -23,7 +25,7 @@ from core.replicas.status import SkillStatus
 from core.replicas.targets import names_many, resolve_all, split_targets
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
     from core.aio import AsyncSkillClient
     from core.skill import SkillSpec
@@ -60,8 +62,9 @@ class ModelPool:
         self._retired: list[ReplicaSet] = []
         # By skill and caller.
         self._clients: dict[tuple[str, str], SkillClient] = {}
-        # A channel of grpc.aio belongs to the event loop that it was opened in.
-        self._async_clients: dict[asyncio.AbstractEventLoop, dict[tuple[str, str], AsyncSkillClient]] = {}
+        self._async_clients: dict[tuple[str, str], AsyncSkillClient] = {}
+        # All that somebody may still hold.
+        self._given: WeakSet[ClientFace] = WeakSet()
         self._closed = False
         atexit.register(self.close)
 
@@ -102,10 +105,11 @@ class ModelPool:
             client = self._clients.get((name, caller))
             if client is None or client.closed or not client.calls(replicas):
                 client = self._clients[name, caller] = SkillClient(replicas, caller=caller)
+                self._given.add(client)
             return client
 
     async def get_async_skill_client(self, name: str, *, caller: str = "") -> AsyncSkillClient:
-        """The same for `asyncio`: a client of the running event loop, with the same words.
+        """The same for `asyncio`: a client for any event loop, with the same words.
 
         Raises:
             UnknownSkillError, SkillStartError, PoolClosedError: see `get_skill_client`.
@@ -115,12 +119,10 @@ class ModelPool:
         replicas = await asyncio.to_thread(self._ready_replicas, name)
         with self._lock:
             self._check_open()
-            for loop in [loop for loop in self._async_clients if loop.is_closed()]:
-                del self._async_clients[loop]
-            clients = self._async_clients.setdefault(asyncio.get_running_loop(), {})
-            client = clients.get((name, caller))
+            client = self._async_clients.get((name, caller))
             if client is None or client.closed or not client.calls(replicas):
-                client = clients[name, caller] = AsyncSkillClient(replicas, caller=caller)
+                client = self._async_clients[name, caller] = AsyncSkillClient(replicas, caller=caller)
+                self._given.add(client)
             return client
 
     # --- the life of a skill's replicas ---
@@ -144,11 +146,15 @@ class ModelPool:
         self._spec(name)
         with self._lock:
             replicas = self._replicas.pop(name, None)
-            clients = [self._clients.pop(key) for key in list(self._clients) if key[0] == name]
+            let_go = [each for each in self._retired if each.spec.name == name]
+            self._retired = [each for each in self._retired if each.spec.name != name]
+            let_go += [replicas] if replicas is not None else []
+            clients = [each for each in self._given if each.skill == name and isinstance(each, SkillClient)]
+            self._drop_clients(lambda client: client.skill == name)
         for client in clients:
             client.close()
-        if replicas is not None:
-            replicas.close()
+        for each in let_go:
+            each.close()
 
     def status(self) -> list[SkillStatus]:
         """How each skill and its replicas are, as far as this pool has to do with them. Starts and asks nobody."""
@@ -176,8 +182,8 @@ class ModelPool:
             replicas = self._replicas.get(name)
             # What was found on this host may have been stopped since: then look again.
             if replicas is None or (replicas.lost and replicas.origin in ("running", "container")):
-                self._retired += [replicas] if replicas is not None else []
-                replicas = self._replicas[name] = self._find_replicas(spec)
+                replicas = self._replace(name, replicas, self._find_replicas(spec))
+        self._close_unused()
         if self._closed:  # while it was looked for: `close` may have been through already
             replicas.close()
         self._check_open()
@@ -185,10 +191,32 @@ class ModelPool:
             member.replica.ready(math.inf)  # a start has a limit of its own
         return replicas
 
+    def _replace(self, name: str, old: ReplicaSet | None, new: ReplicaSet) -> ReplicaSet:
+        with self._lock:
+            if old is not None:
+                self._retired.append(old)
+                self._drop_clients(lambda client: client.calls(old))
+            self._replicas[name] = new
+        return new
+
+    def _drop_clients(self, which: Callable[[ClientFace], bool]) -> None:
+        """These are not given again. The lock is held."""
+        self._clients = {key: client for key, client in self._clients.items() if not which(client)}
+        self._async_clients = {key: client for key, client in self._async_clients.items() if not which(client)}
+
+    def _close_unused(self) -> None:
+        """Closes the replicas that have gone and that nobody holds a client for, or reads an answer from, any more."""
+        with self._lock:
+            used = [each for each in self._retired if each.outstanding or any(c.calls(each) for c in self._given)]
+            unused = [each for each in self._retired if each not in used]
+            self._retired = used
+        for each in unused:
+            each.close()
+
     def _find_replicas(self, spec: SkillSpec) -> ReplicaSet:
         text = self._config.target_of(spec)
         if text is not None:
-            return self._at_addresses(spec, split_targets(text))
+            return self._at_addresses(spec, split_targets(text, spec.target_variable))
         running = find_running(spec, self._config)
         if running:
             scaled = len(running) > 1 or running[0].origin == "container"
@@ -224,15 +252,19 @@ class ModelPool:
             if self._closed:
                 return
             self._closed = True
+            clients = [each for each in self._given if isinstance(each, SkillClient)]
+            held = [*self._replicas.values(), *self._retired]
         atexit.unregister(self.close)
-        for client in self._clients.values():
+        for client in clients:
             client.close()
-        for replicas in [*self._replicas.values(), *self._retired]:
+        for replicas in held:
             replicas.close()
 
     async def aclose(self) -> None:
-        """The same for `asyncio`: closes the clients of the running event loop first."""
-        for client in self._async_clients.pop(asyncio.get_running_loop(), {}).values():
+        """The same for `asyncio`: closes the async clients too."""
+        with self._lock:
+            clients = [each for each in self._given if not isinstance(each, SkillClient)]
+        for client in clients:
             await client.close()
         await asyncio.to_thread(self.close)
 

@@ -578,7 +578,9 @@ class GenChunk(_message.Message):
     """Which candidate it belongs to."""
     @_builtins.property
     def token_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
-        """The tokens of the piece."""
+        """The tokens of the piece. An answer can be continued by another replica only while every piece of text has
+        them. Once one has come without, the caller gets the error if the stream breaks, and no piece twice.
+        """
 
     @_builtins.property
     def token_logprobs(self) -> _containers.RepeatedScalarFieldContainer[_builtins.float]:

@@ -33,11 +33,19 @@ class Obedient:
                 return next(iter(()))  # StopIteration, which asyncio's futures cannot hold
             case "count":
                 return (f"{number} " for number in range(5))
+            case "count slowly":
+                return _count(every_s=0.3)
             case "count for ever":
                 return (f"{number} " for number in itertools.count())
             case "count and fail":
                 return (str(1 // (3 - number)) for number in range(5))
         return f"did {request.prompt}"
+
+
+def _count(every_s: float) -> Iterator[str]:
+    for number in range(5):
+        yield f"{number} "
+        time.sleep(every_s)
 
 
 if __name__ == "__main__":

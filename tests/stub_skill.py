@@ -69,6 +69,10 @@ class Reply:
     break_after: int | None = None
     """The stream breaks with `failure` after so many chunks; an answer in one piece fails at once."""
     failure: Failure = field(default_factory=Failure)
+    token_ids: bool = True
+    """Whether the pieces carry them; those of a skill that knows no tokens do not."""
+    end: Failure | None = None
+    """What the stream ends with after the whole answer, if not well."""
 
     def words(self) -> tuple[str, ...]:
         """The pieces of the answer."""
@@ -189,10 +193,16 @@ class _Servicer(skills_pb2_grpc.SkillsServiceServicer):
                 gone.wait(reply.chunk_delay_s)
             if sent == reply.break_after:
                 _fail(context, reply.failure)
-            yield skills_pb2.GenChunk(text=piece, token_ids=[token_id(piece)], token_logprobs=[reply.logprob])
+            chunk = skills_pb2.GenChunk(text=piece)
+            if reply.token_ids:
+                chunk.token_ids.append(token_id(piece))
+                chunk.token_logprobs.append(reply.logprob)
+            yield chunk
         if reply.break_after is not None and reply.break_after >= len(pieces):
             _fail(context, reply.failure)
         yield skills_pb2.GenChunk(result=answer_of(reply, request, started_s))
+        if reply.end is not None:
+            _fail(context, reply.end)
 
     def Generate(self, request: skills_pb2.GenReq, context: grpc.ServicerContext) -> skills_pb2.GenResp:  # noqa: N802
         call = self._arrive("Generate", request, context)

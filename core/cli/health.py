@@ -44,7 +44,7 @@ def health(*, skill: str, target: str | None, timeout: float, watch: bool, inter
     settings = start_command()
     spec = find_spec(skill)
     config = config_with_target(spec, target)
-    targets = split_targets(config.target_of(spec) or f"127.0.0.1:{spec.port}")
+    targets = split_targets(config.target_of(spec) or f"127.0.0.1:{spec.port}", spec.target_variable)
     with contextlib.ExitStack() as stack:
         addresses = resolve_all(targets) or targets
         clients = [stack.enter_context(SkillClient.at(spec, address, config)) for address in addresses]

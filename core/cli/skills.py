@@ -84,7 +84,7 @@ def _rows(spec: SkillSpec, config: PoolConfig) -> list[Row]:
 
     text = config.target_of(spec)
     if text is not None:
-        targets = split_targets(text)
+        targets = split_targets(text, spec.target_variable)
         origins = dict.fromkeys(resolve_all(targets) or targets, "address")
     else:
         origins = {replica.target: replica.origin for replica in find_running(spec, config)}

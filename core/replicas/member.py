@@ -42,6 +42,8 @@ class Member:
         self.calls = self.failures = 0
         self._death_counted = False
         self._unwilling = False
+        self.checked_s = 0.0
+        """When it was last asked whether it is there, as its calls were silent."""
         self.leaving = False
         """It is not among the targets any more."""
         self._closed_until_s = 0.0

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from core.errors import CallError, OverloadedError, UnavailableError
+from core.errors import CallCancelledError, CallError, OverloadedError, UnavailableError
 from core.quiet_grpc import grpc
 
 if TYPE_CHECKING:
@@ -31,6 +31,26 @@ def _exhausted(replicas: ReplicaSet, why: str, retry_after_s: float | None) -> C
         skill=replicas.spec.name,
         target=replicas.target,
         retry_after_s=retry_after_s,
+    )
+
+
+def given_up(replicas: ReplicaSet) -> CallError:
+    """The caller has closed the call while it waited for a replica."""
+    return CallCancelledError(
+        code=grpc.StatusCode.CANCELLED,
+        details="it was closed while it waited for a replica",
+        skill=replicas.spec.name,
+        target=replicas.target,
+    )
+
+
+def left_behind(replicas: ReplicaSet) -> CallError:
+    """A stream of asyncio is read in another event loop than it was begun in."""
+    return CallCancelledError(
+        code=grpc.StatusCode.CANCELLED,
+        details="it was begun in another event loop: read an answer to its end in one, or ask again",
+        skill=replicas.spec.name,
+        target=replicas.target,
     )
 
 

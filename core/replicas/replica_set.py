@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
@@ -18,7 +19,7 @@ from core.replicas.choice import choose, choose_rival
 from core.replicas.lease import Lease, Takeover
 from core.replicas.member import Member
 from core.replicas.outcomes import check_retry, learn, may_wait_s
-from core.replicas.refusals import line_is_full, unavailable_at
+from core.replicas.refusals import given_up, line_is_full, unavailable_at
 from core.replicas.retry_budget import RetryBudget
 from core.replicas.stats import CallStats
 from core.replicas.status import SkillStatus
@@ -57,6 +58,7 @@ class ReplicaSet:
         self._leaving: list[Member] = []
         """Replicas that are not among the targets any more, and still have calls."""
         self._lock = threading.RLock()
+        self._forgotten: deque[Lease] = deque()
         self._line = WaitingLine()
         self._affinity = Affinity()
         self._budget = RetryBudget()
@@ -90,6 +92,7 @@ class ReplicaSet:
     def outstanding(self) -> int:
         """Calls that run or wait."""
         with self._lock:
+            self._take_back()
             return sum(len(member.leases) for member in self.with_calls) + len(self._line)
 
     @property
@@ -115,12 +118,16 @@ class ReplicaSet:
             known = any(member.known for member in self._members)
             for member in self._members:
                 member.leaving = member.target not in targets
-            self._leaving += [member for member in self._members if member.leaving]
+            leaving = [member for member in self._members if member.leaving]
+            self._leaving += leaving
             self._members = [member for member in self._members if not member.leaving]
             new = [Member(AddressReplica(target, origin)) for target in targets if target not in there]
             for member in new:
                 member.known = known  # the name is right; who stands behind it now may come up just now
             self._members += new
+            for member in leaving:
+                self._affinity.forget(member)
+                self._watcher.unwatch(member)
             self._dispatch()
 
     # --- a call gets a replica ---
@@ -133,8 +140,10 @@ class ReplicaSet:
             OverloadedError: too many wait already.
         """
         ticket = Ticket(call, wake)
+        call.wake = wake
         with self._lock:
             self._check_open()
+            self._take_back()
             if not call.attempts:
                 self.stats.calls += 1
                 self._budget.call()
@@ -149,19 +158,18 @@ class ReplicaSet:
         """How long the caller of a ticket may sleep until it is woken or asks again; 0: it has got its lease.
 
         Raises:
-            CallError: waiting makes no sense any more; the ticket is gone.
+            CallError: waiting makes no sense any more.
         """
         with self._lock:
+            self._take_back()
+            if ticket.call.given_up:
+                raise given_up(self)
             if ticket.lease is None:
                 self._dispatch()
             if ticket.lease is not None:
                 return 0.0
-            try:
-                self._check_open()
-                return may_wait_s(self, ticket.call)
-            except BaseException:
-                self._line.remove(ticket)
-                raise
+            self._check_open()
+            return may_wait_s(self, ticket.call)
 
     def leave(self, ticket: Ticket) -> None:
         """The caller of a ticket does not want to wait any longer."""
@@ -177,6 +185,39 @@ class ReplicaSet:
                 lease.member.leases.discard(lease)
                 lease.member.replica.end_use()
                 self._dispatch()
+
+    def abandon(self, lease: Lease) -> None:
+        """The caller wants nothing more of an attempt, nor of a rival that was faster just now. Idempotent."""
+        if (first := self.settle(lease)) is not None:
+            first.lease.break_off("its caller has left")
+            self.release(first.lease)
+        if lease.call.is_whole:  # left at its result, before the stream's end
+            self.succeeded(lease)
+        else:
+            self.release(lease)
+
+    def abandon_all(self, owner: object) -> None:
+        """Abandons what a client that is closed has: nobody may ever read on, and nobody is to wait."""
+        with self._lock:
+            waiting = [ticket.call for ticket in self._line if ticket.call.owner is owner]
+            leases = [lease for member in self.with_calls for lease in member.leases if lease.call.owner is owner]
+        for call in waiting:
+            call.give_up()
+        for lease in leases:
+            self.abandon(lease)
+
+    def forget(self, lease: Lease) -> None:
+        """Abandons an attempt soon: at the next call, or at the watcher's next tick.
+
+        For the garbage collector, which may run in the midst of any method of this set, in the same thread: all that is
+        done here is one append.
+        """
+        self._forgotten.append(lease)
+
+    def _take_back(self) -> None:
+        """Abandons what was forgotten."""
+        while self._forgotten:
+            self.abandon(self._forgotten.popleft())
 
     def _dispatch(self) -> None:
         """Serves whoever waits, as far as there are replicas."""

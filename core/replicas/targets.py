@@ -11,17 +11,39 @@ from core.errors import ConfigError
 _DNS = re.compile(r"dns:(?:///)?(?P<host>\[[^\]]+\]|[^:/\[\]]+):(?P<port>\d+)")
 
 
-def split_targets(text: str) -> tuple[str, ...]:
+_MOST_PORT = 65_535
+
+
+def split_targets(text: str, setting: str = "a target") -> tuple[str, ...]:
     """The targets of a list with commas, each once, in their order.
 
+    Args:
+        text: the list.
+        setting: what the error calls it.
+
     Raises:
-        ConfigError: there is none, or one of them has white space inside.
+        ConfigError: there is none, or one of them cannot be one.
     """
     targets = tuple(dict.fromkeys(part for part in (part.strip() for part in text.split(",")) if part))
-    wrong = next((target for target in targets if re.search(r"\s", target)), None)
-    if wrong is not None or not targets:
-        raise ConfigError(f"a target is host:port, dns:///name:port or unix:/path, with commas between: not {text!r}")
+    why = next((why for target in targets if (why := _why_wrong(target))), "" if targets else "there is none")
+    if why:
+        what = "a list with commas of host:port, dns:///name:port or unix:/path"
+        raise ConfigError(f"{setting} must be {what}, not {text!r}: {why}")
     return targets
+
+
+def _why_wrong(target: str) -> str:
+    if re.search(r"\s", target):
+        return f"{target!r} has white space inside"
+    if (name := _DNS.fullmatch(target)) is None:
+        return ""
+    try:
+        name["host"].strip("[]").encode("idna")  # as `getaddrinfo` does
+    except UnicodeError:
+        return f"the name in {target!r} has a part that is empty or has more than 63 letters"
+    if len(name["port"]) > len(str(_MOST_PORT)) or int(name["port"]) > _MOST_PORT:
+        return f"the port in {target!r} is above {_MOST_PORT}"
+    return ""
 
 
 def names_many(target: str) -> bool:

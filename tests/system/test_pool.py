@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import os
 import signal
 import subprocess
@@ -352,6 +353,17 @@ def test_unknown_skill_is_told_with_the_nearest_name(house: House) -> None:
     assert "skill_broken" in str(caught.value)
     assert list(pool.skills()) == ["echo"]
     assert [error.name for error in pool.plugin_errors()] == ["skill_broken"]
+
+
+def test_answer_that_the_garbage_collector_finds_does_not_keep_the_server(house: House) -> None:
+    house.skill("--delay-s", "0.1", "--reply", "one two")
+    pool = house.pool(idle_stop_s=0.5)
+    answer: list[Any] = [pool.get_skill_client("echo").GenerateStream(REQUEST, timeout=60)]
+    next(answer[0])
+    answer.append(answer)
+    del answer
+    gc.collect()
+    assert gone(house.pids()[0], 5)
 
 
 def test_async_twin_shares_the_server(house: House) -> None:

@@ -73,9 +73,9 @@ class StubProcess:
 
 
 @contextlib.contextmanager
-def process(*options: str) -> Iterator[StubProcess]:
-    target = f"127.0.0.1:{free_port()}"
-    command = [sys.executable, "-m", "tests.stub_skill", "--listen", target, *options]
+def process(*options: str, module: str = "tests.stub_skill", port: int | None = None) -> Iterator[StubProcess]:
+    target = f"127.0.0.1:{port or free_port()}"
+    command = [sys.executable, "-m", module, "--listen", target, *options]
     with subprocess.Popen(command, cwd=ROOT, stderr=subprocess.DEVNULL) as running:
         try:
             until(lambda: check_serving(target, "", timeout_s=1.0), 20)

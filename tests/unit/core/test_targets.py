@@ -2,8 +2,11 @@ from __future__ import annotations
 
 import pytest
 
+from core.config import PoolConfig
 from core.errors import ConfigError
+from core.model_pool import ModelPool
 from core.replicas.targets import names_many, resolve, resolve_all, split_targets
+from tests.stub_plugin import PluginTree
 
 
 def test_targets_are_a_list_with_commas() -> None:
@@ -30,3 +33,16 @@ def test_name_is_resolved_to_its_addresses() -> None:
     assert resolve("dns:///there-is.invalid:7") == ()
     assert resolve("somewhere:7") == ("somewhere:7",)
     assert resolve_all(("dns:///localhost:7", "127.0.0.1:7", "unix:/s")) == ("127.0.0.1:7", "unix:/s")
+
+
+@pytest.mark.parametrize("target", [f"{'x' * 64}.example:1", "two..dots:1", ".dot:1", "localhost:70000"])
+@pytest.mark.parametrize("more", ["", ",127.0.0.1:1"])
+def test_name_that_cannot_be_one_is_refused_with_the_setting_it_is_in(tree: PluginTree, target: str, more: str) -> None:
+    tree.write_stub("echo")
+    targets = {"SARAI_ECHO_TARGET": f"dns:///{target}{more}"}
+    with (
+        ModelPool(PoolConfig(targets=targets), plugins=tree.load()) as pool,
+        pytest.raises(ConfigError, match="SARAI_ECHO_TARGET") as caught,
+    ):
+        pool.get_skill_client("echo")
+    assert target in str(caught.value)

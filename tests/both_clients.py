@@ -1,0 +1,154 @@
+"""The sync and the async client with the same words, so that a promise of both is one test.
+
+@pytest.mark.parametrize("user", BOTH)
+def test_promise(user: User) -> None:
+    with StubSkill("yes") as skill, replicas(skill.target) as made, user(made) as client:
+        assert client.ask(REQUEST).text == "yes"
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import threading
+from collections.abc import Callable, Coroutine, Iterator
+from contextlib import AbstractContextManager
+from typing import Any, Protocol, Self, TypeVar
+
+import pytest
+
+from core.aio import AsyncAnswerStream, AsyncSkillClient
+from core.client import SkillClient
+from core.replicas import ReplicaSet
+from skills import skills_pb2
+
+T = TypeVar("T")
+TIMEOUT_S = 30.0
+
+
+class Stream(Protocol):
+    """An answer in pieces. Read in one thread, closed in any."""
+
+    def __iter__(self) -> Iterator[skills_pb2.GenChunk]: ...
+
+    def __next__(self) -> skills_pb2.GenChunk: ...
+
+    def close(self) -> None:
+        """Cancels the call."""
+
+
+class Client(Protocol):
+    """One of the clients, for any thread."""
+
+    def ask(self, request: skills_pb2.GenReq, timeout: float = TIMEOUT_S) -> skills_pb2.GenResp:
+        """`Generate`."""
+
+    def begin(self, request: skills_pb2.GenReq, timeout: float = TIMEOUT_S) -> Stream:
+        """`GenerateStream`. Forgotten, it is forgotten by the client too."""
+
+    def glance(self, request: skills_pb2.GenReq) -> None:
+        """Reads the first piece of an answer, and leaves the loop by `break`."""
+
+    def close(self) -> None:
+        """Closes the client."""
+
+
+User = Callable[[ReplicaSet], AbstractContextManager[Client]]
+
+
+class _Sync:
+    def __init__(self, client: SkillClient) -> None:
+        self._client = client
+
+    def close(self) -> None:
+        self._client.close()
+
+    def ask(self, request: skills_pb2.GenReq, timeout: float = TIMEOUT_S) -> skills_pb2.GenResp:
+        return self._client.Generate(request, timeout)
+
+    def begin(self, request: skills_pb2.GenReq, timeout: float = TIMEOUT_S) -> Stream:
+        return self._client.GenerateStream(request, timeout)
+
+    def glance(self, request: skills_pb2.GenReq) -> None:
+        for _ in self._client.GenerateStream(request, TIMEOUT_S):
+            break
+
+
+class _Loop:
+    """An event loop in a thread of its own."""
+
+    def __init__(self) -> None:
+        self.loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self.loop.run_forever, daemon=True)
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.loop.call_soon_threadsafe(self.loop.stop)
+        self._thread.join()
+        self.loop.close()
+
+    def run(self, coroutine: Coroutine[Any, Any, T]) -> T:
+        """What a coroutine returns or raises."""
+        return asyncio.run_coroutine_threadsafe(coroutine, self.loop).result(2 * TIMEOUT_S)
+
+
+class _AsyncStream:
+    def __init__(self, loop: _Loop, stream: AsyncAnswerStream[skills_pb2.GenChunk]) -> None:
+        self._loop, self._stream = loop, stream
+
+    def __iter__(self) -> Self:
+        return self
+
+    def __next__(self) -> skills_pb2.GenChunk:
+        try:
+            return self._loop.run(self._stream.__anext__())
+        except StopAsyncIteration:
+            raise StopIteration from None
+
+    def close(self) -> None:
+        self._loop.run(self._stream.aclose())
+
+
+class _Async:
+    def __init__(self, loop: _Loop, client: AsyncSkillClient) -> None:
+        self._loop, self._client = loop, client
+
+    def ask(self, request: skills_pb2.GenReq, timeout: float = TIMEOUT_S) -> skills_pb2.GenResp:
+        return self._loop.run(self._client.Generate(request, timeout))
+
+    def begin(self, request: skills_pb2.GenReq, timeout: float = TIMEOUT_S) -> _AsyncStream:
+        return _AsyncStream(self._loop, self._client.GenerateStream(request, timeout))
+
+    def glance(self, request: skills_pb2.GenReq) -> None:
+        async def first() -> None:
+            async for _ in self._client.GenerateStream(request, TIMEOUT_S):
+                break
+
+        self._loop.run(first())
+
+    def close(self) -> None:
+        self._loop.run(self._client.close())
+
+
+@contextlib.contextmanager
+def sync_user(replicas: ReplicaSet) -> Iterator[Client]:
+    """The sync client of some replicas."""
+    with SkillClient(replicas) as client:
+        yield _Sync(client)
+
+
+@contextlib.contextmanager
+def async_user(replicas: ReplicaSet) -> Iterator[Client]:
+    """The async client, in an event loop of its own."""
+    with _Loop() as loop:
+        client = _Async(loop, AsyncSkillClient(replicas))
+        try:
+            yield client
+        finally:
+            client.close()
+
+
+BOTH = (pytest.param(sync_user, id="sync"), pytest.param(async_user, id="async"))
