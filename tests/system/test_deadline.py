@@ -27,7 +27,7 @@ from tests.servers import DraftServer, draft_server
 from tests.slow_engine import SLOW
 
 GenReq = skills_pb2.GenReq
-TIME_BUDGET = skills_pb2.FINISH_REASON_TIME_BUDGET
+LENGTH, TIME_BUDGET = skills_pb2.FINISH_REASON_LENGTH, skills_pb2.FINISH_REASON_TIME_BUDGET
 LATE = grpc.StatusCode.DEADLINE_EXCEEDED
 LONG = "Count to twenty. " * 40
 
@@ -160,6 +160,10 @@ def test_text_of_an_earlier_replica_counts(tmp_path: Path) -> None:
         assert (answer.text, answer.finish_reason) == ("aaaaa", TIME_BUDGET)
         assert list(answer.token_ids) == list(begun.token_ids)
         assert answer.tokens_generated == 0
+        nothing = skills_pb2.Continuation()
+        both = unary(server, endless(num_candidates=2, max_tokens=5, continuations=[so_far, nothing]), 0.5)
+        assert [candidate.text for candidate in both.candidates] == ["aaaaa", ""]
+        assert [candidate.finish_reason for candidate in both.candidates] == [LENGTH, TIME_BUDGET]
         running.cancel()
 
 

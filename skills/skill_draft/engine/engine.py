@@ -141,8 +141,8 @@ class Engine:
             self._fail(call, FailureKind.FULL, message, wait_s=wait_s)
             return
         self._calls[call.request.id] = call
-        texts = tuple(s.replayed for s in call.sequences) if call.request.so_far else ()
-        self._outbox.put(Queued(id=call.request.id, texts=texts))
+        spelt = (s.ending.text if s.ending else s.replayed for s in call.sequences)
+        self._outbox.put(Queued(id=call.request.id, texts=tuple(spelt) if call.request.so_far else ()))
         for sequence in call.sequences:
             if sequence.ending:
                 self._end_sequence(call, sequence)
