@@ -50,7 +50,7 @@ class MarkdownStream:
     def write(self, text: str) -> None:
         """Adds a piece of the text."""
         self._source += harmless(text)
-        *ended, self._source = blocks(self._source)
+        *ended, self._source = blocks(self._source) if "\n" in text else [self._source]
         for block in ended:
             self._print(block)
         if not ended and time.monotonic() < self._next_s:
