@@ -47,8 +47,7 @@ class Lease:
         self.settled = False
         """Whether no rival can have the call any more."""
         self._ask_rival: Callable[[Lease], object] | None = None
-        # Entered again where the garbage collector, in the midst of a race, ends the stream that this one belongs to.
-        self._guard = threading.RLock()
+        self._guard = threading.Lock()
         self._rival: Lease | None = None
         self._takeover: Takeover | None = None
 

@@ -163,9 +163,12 @@ class Watcher:
 
     def _look_up(self, look: Look) -> None:
         while not self._closing.wait(LOOK_EVERY_S):
-            self._set.update(self._safely(look) or ())
-            for member in self._set.members:
-                self.watch(member)
+            self._safely(partial(self._follow_names, look))
+
+    def _follow_names(self, look: Look) -> None:
+        self._set.update(look())
+        for member in self._set.members:
+            self.watch(member)
 
     def _hedge(self) -> None:
         while self._rest(self._waited_for, max(_HEDGE_TICK_S, self._set.config.hedge_s / 8)):

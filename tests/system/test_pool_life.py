@@ -59,8 +59,7 @@ def test_replicas_that_have_gone_are_let_go_with_their_last_client(tree: PluginT
         for caller in ("second", "third"):
             come_and_go(pool, port, caller)
         with process("--reply", "yes", port=port):
-            pool.get_skill_client("echo")
-            until(lambda: watchers() - before <= 2)
+            until(lambda: pool.get_skill_client("echo").closed or watchers() - before <= 2)
             assert held.Generate(REQUEST, timeout=10).text == "yes", "whoever holds a client goes on with it"
         before_the_end = held.closed
     assert (before_the_end, held.closed) == (False, True)
