@@ -13,7 +13,7 @@ import numpy.typing as npt
 from llguidance import LLMatcher, LLParserLimits, LLTokenizer, TokenizerWrapper
 
 from .binding import Vocab
-from .constraint import ConstraintError, to_grammar
+from .constraint import MAX_MESSAGE, ConstraintError, to_grammar
 from .messages import Constraint, ConstraintKind
 from .schema import explained
 from .trial import LIMITS, Trial
@@ -155,4 +155,4 @@ def _reason(message: str) -> str:
     """What is wrong, without the text that it is wrong in: a parser of regular expressions says that last."""
     lines = message.splitlines()
     reason = next((line for line in lines if line.startswith("error: ")), "")
-    return (f"invalid regular expression: {reason.removeprefix('error: ')}" if reason else lines[0])[:300]
+    return (f"invalid regular expression: {reason.removeprefix('error: ')}" if reason else lines[0])[:MAX_MESSAGE]
