@@ -6,6 +6,7 @@ llama.cpp computes, it would only take one of the cores from it.
 
 from __future__ import annotations
 
+import re
 from collections import OrderedDict
 
 import numpy as np
@@ -20,6 +21,7 @@ from .trial import LIMITS, Trial
 
 _MAX_KEPT = 32  # compiled grammars, of up to 40 MB each if somebody means ill
 _WORD = 32  # tokens
+_PLACE = re.compile(r"^(at )?\d+\(\d+\): ")
 
 
 class Matcher:
@@ -122,6 +124,8 @@ class Matchers:
         if complaint := self._trial.complaint(grammar):
             if constraint.kind is ConstraintKind.JSON_SCHEMA:
                 complaint = explained(complaint, constraint.text)
+            if constraint.kind is ConstraintKind.GRAMMAR:
+                complaint = _PLACE.sub("", complaint)  # in a text that the caller has not seen
             raise ConstraintError(_reason(complaint))
         limits = LLParserLimits(**LIMITS)  # type: ignore[arg-type]
         self._tokenizer = self._tokenizer or tokenizer_of(self._vocab)

@@ -59,6 +59,7 @@ def test_a_grammar_lets_through_what_it_describes(gbnf: str, yes: list[str], no:
         (GRAMMAR, 'root ::= "\\q"', "escape"),
         (GRAMMAR, "root ::= [\\UFFFFFFFF]", "no character"),
         (GRAMMAR, "root ::= [z-a]", "backwards"),
+        (GRAMMAR, 'root ::= "a" | )', "expecting rule, token or statement"),
         (GRAMMAR, "root ::= r0\n" + "".join(f"r{i} ::= r{i + 1}\n" for i in range(4000)) + 'r4000 ::= "a"', "nests"),
         (LARK, "start: " + "(" * 20_000 + '"a"' + ")" * 20_000, "nest"),
         (LARK, "start: r0\n" + "".join(f"r{i}: r{i + 1}\n" for i in range(4000)) + 'r4000: "a"', "nests too deeply"),
