@@ -7,16 +7,19 @@ nothing but a grammar has a state that a continued answer would have to replay.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 
-from .binding import Grammar, GrammarError, Vocab
+from .binding import Vocab
+from .constraint import ConstraintError
 from .drawing import draw
-from .messages import Sampling, TokenLogprob
+from .ending import ending
+from .matcher import Matcher
+from .messages import ConstraintKind, Sampling, TokenLogprob
 
+_JSON = (ConstraintKind.JSON_SCHEMA, ConstraintKind.JSON_OBJECT)
 PENALTY_WINDOW = 64  # tokens, llama.cpp's default
 _MASK = (1 << 64) - 1
 _GOLDEN = 0x9E3779B97F4A7C15
@@ -57,19 +60,26 @@ class Scratch:
 
     def __init__(self, n_vocab: int) -> None:
         self.values = np.empty(n_vocab, np.float32)
+        self.allowed = np.empty(n_vocab, np.float32)
 
 
 class Sampler:
     """Chooses the tokens of one sequence."""
 
     def __init__(
-        self, vocab: Vocab, scratch: Scratch, sampling: Sampling, *, gbnf: str = "", top_logprobs: int = 0
+        self,
+        vocab: Vocab,
+        scratch: Scratch,
+        sampling: Sampling,
+        *,
+        matcher: Matcher | None = None,
+        top_logprobs: int = 0,
     ) -> None:
-        """Raises `SamplingError` if llama.cpp cannot parse the grammar."""
+        """`matcher` is the grammar, moved on over what the answer has already."""
         self._vocab, self._scratch, self._sampling, self._top = vocab, scratch, sampling, top_logprobs
         self._penalises = sampling.repeat_penalty != 1 or sampling.presence_penalty or sampling.frequency_penalty
-        self._grammar = _grammar(vocab, gbnf) if gbnf else None
-        self._takes_likeliest = sampling.temperature == 0 and not gbnf
+        self.matcher = matcher
+        self.planned: list[int] = []  # tokens that are taken whatever the logits say
 
     def choose(self, logits: npt.NDArray[np.float32], history: list[int], k: int) -> Choice:
         """The k-th token of an answer.
@@ -82,44 +92,59 @@ class Sampler:
         Raises:
             SamplingError: the logits are not numbers, or the grammar leaves no token.
         """
-        token = int(logits.argmax())
-        best = float(logits[token])
+        best = float(logits.max())
         if not math.isfinite(best):
             raise SamplingError(f"the model's largest logit is {best}")
         log_total = self._log_total(logits, best)
-        if self._penalises:
-            values = self._penalised(logits, history[-PENALTY_WINDOW:])
-            token = int(values.argmax())
-            if not self._takes_likeliest:
-                token = self._draw(values, token, self._log_total(values, float(values[token])), k)
-        elif not self._takes_likeliest:
-            token = self._draw(logits, token, log_total, k)
-        self.accept(token)
+        token = self.planned[0] if self.planned else self._drawn(logits, log_total, history, k)
+        if token not in self._vocab.eog:
+            self.accept(token)
         # As the wire has them, so that an answer continued from the wire is the same to the last bit.
         logprob = float(np.float32(float(logits[token]) - log_total))
         return Choice(token=token, logprob=logprob, top=self._most_probable(logits, log_total))
 
-    @staticmethod
-    def allows(vocab: Vocab, gbnf: str, tokens: Sequence[int]) -> bool:
-        """Whether a grammar lets these tokens come one after the other."""
-        grammar = _grammar(vocab, gbnf)
-        for token in tokens:
-            if not grammar.allows(np.array([token], np.int32))[0]:
-                return False
-            grammar.accept(token)
-        return True
+    def _drawn(self, logits: npt.NDArray[np.float32], log_total: float, history: list[int], k: int) -> int:
+        values = self._penalised(logits, history[-PENALTY_WINDOW:]) if self._penalises else logits
+        if self.matcher:
+            values = self._masked(values, self.matcher)
+        token = int(values.argmax())
+        if not self._sampling.temperature:
+            return token
+        total = log_total if values is logits else self._log_total(values, float(values[token]))
+        return draw(values, token, total, self._sampling, uniform(self._sampling.seed, k))
 
     def accept(self, token: int) -> None:
-        """Moves the grammar on over a token that this sampler chose, here or in an earlier life."""
-        if self._grammar:
-            self._grammar.accept(token)
+        """Moves on over a token that was chosen, here or in an earlier life; raises `SamplingError` if it cannot be."""
+        if self.planned:
+            del self.planned[0]
+        if self.matcher:
+            try:
+                self.matcher.accept(token)
+            except ConstraintError as error:
+                raise SamplingError(str(error), self.matcher.kind.value) from error
 
-    def _draw(self, values: npt.NDArray[np.float32], best: int, log_total: float, k: int) -> int:
-        allows = self._grammar.allows if self._grammar else None
-        token = draw(values, best, log_total, self._sampling, uniform(self._sampling.seed, k), allows=allows)
-        if token is None:
-            raise SamplingError("the grammar allows no token that this model has", "grammar")
-        return token
+    @property
+    def is_complete(self) -> bool:
+        """Whether the answer fits its constraint, and nothing can follow."""
+        return self.matcher is not None and self.matcher.is_complete
+
+    def plan_ending(self, so_far: bytes, max_tokens: int) -> bool:
+        """Plans the tokens that bring JSON to a valid end; false if it needs none, or more than so many."""
+        if self.matcher and self.matcher.kind in _JSON:
+            self.planned = ending(self.matcher, so_far, max_tokens)
+        return bool(self.planned)
+
+    def _masked(self, values: npt.NDArray[np.float32], matcher: Matcher) -> npt.NDArray[np.float32]:
+        """The values with minus infinity for each token that the grammar forbids."""
+        masked = self._scratch.allowed
+        masked.fill(-math.inf)
+        try:
+            np.copyto(masked, values, where=matcher.allowed())
+        except ConstraintError as error:
+            raise SamplingError(str(error), matcher.kind.value) from error
+        if not math.isfinite(masked.max()):
+            raise SamplingError("allows no token that this model has", matcher.kind.value)
+        return masked
 
     def _log_total(self, logits: npt.NDArray[np.float32], best: float) -> float:
         """The logarithm of the sum of the logits' exponentials."""
@@ -148,10 +173,3 @@ class Sampler:
             TokenLogprob(token_id=int(t), text=self._vocab.piece(int(t)), logprob=float(logits[t]) - log_total)
             for t in best
         )
-
-
-def _grammar(vocab: Vocab, gbnf: str) -> Grammar:
-    try:
-        return Grammar(vocab, gbnf)
-    except GrammarError as error:
-        raise SamplingError(str(error), "grammar") from error

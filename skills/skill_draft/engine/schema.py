@@ -1,0 +1,121 @@
+"""JSON schemas for llguidance: what it would read otherwise than JSON Schema says is put right or refused by name.
+
+llguidance converts the schema; this looks it through before that. The test suite of JSON Schema judges both together.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator
+from typing import Any
+
+from llguidance import LLMatcher
+
+from .formats import FORMATS, MAX_HOSTNAME, OTHER_FORMATS
+from .numbers import Numbers
+from .pattern import to_rust
+
+# Between the parts of JSON: nothing, a space, or a new line with its indentation. Bounded, so that no answer is lost in
+# white space without end.
+WHITE_SPACE = r" |\n[ \t]{0,64}"
+
+_MAPS = frozenset(("properties", "patternProperties", "$defs", "definitions", "dependentSchemas"))
+_DATA = frozenset(("const", "enum", "default", "examples", "example", "required"))
+_DRAFTS = re.compile(r"https?://json-schema\.org/(draft/20(19-09|20-12)|draft-0[4567])/schema#?")
+_UNIMPLEMENTED = re.compile(r"Unimplemented keys: \[(.*)\]")
+
+Place = tuple[dict[str, Any], str]
+
+
+def schema_to_grammar(text: str, *, weaker: bool = False) -> str:
+    """The grammar of a schema; with `weaker`, what is not supported is left out. Raises `ValueError`."""
+    try:
+        schema = json.loads(text)
+    except ValueError as error:
+        raise ValueError(f"is not JSON: {error}") from error
+    if not isinstance(schema, dict):
+        raise ValueError("must be a JSON object")  # noqa: TRY004 - it is what the caller sent
+    numbers = Numbers()
+    for part, path in places(schema):
+        if not weaker:
+            _check(part, path)
+            numbers.add(part, path)
+        _translate(part, path)
+    numbers.check()
+    options: Any = {"whitespace_pattern": WHITE_SPACE, "lenient": weaker}
+    return LLMatcher.grammar_from_json_schema(json.dumps(schema), overrides=options)
+
+
+def places(schema: dict[str, Any]) -> Iterator[Place]:
+    """All schemas in a schema, wherever a reference may lead, with their paths."""
+    pending: list[tuple[Any, str]] = [(schema, "")]
+    while pending:
+        part, path = pending.pop()
+        if isinstance(part, list):
+            pending += ((sub, f"{path}/{i}") for i, sub in enumerate(part))
+        if not isinstance(part, dict):
+            continue
+        # What is inside comes last, as a caller may change this part.
+        yield part, path or "/"
+        for key, value in part.items():
+            if key in _MAPS and isinstance(value, dict):
+                pending += ((sub, f"{path}/{key}/{name}") for name, sub in value.items())
+            elif key not in _DATA:
+                pending.append((value, f"{path}/{key}"))
+
+
+def explained(message: str, text: str) -> str:
+    """Llguidance's complaint about a schema, with the path of the keyword that it names."""
+    if not (found := _UNIMPLEMENTED.search(message)):
+        return message
+    keywords = set(json.loads(f"[{found[1]}]"))
+    for part, path in places(json.loads(text)):
+        if used := sorted(keywords & part.keys()):
+            return f"{path} uses {used[0]!r}, which is not supported"
+    return message
+
+
+def _check(part: dict[str, Any], path: str) -> None:
+    """Refuses what llguidance takes and would answer wrongly."""
+    if "x-guidance" in part:
+        raise ValueError(f"{path} uses 'x-guidance', which is not supported")
+    dialect = part.get("$schema")
+    if isinstance(dialect, str) and not _DRAFTS.fullmatch(dialect):
+        raise ValueError(f"{path}: $schema {dialect[:80]!r} is not a draft of JSON Schema from 4 to 2020-12")
+    least, required = part.get("minProperties"), part.get("required")
+    named = len(required) if isinstance(required, list) else 0
+    if isinstance(least, int) and least > named + 1:
+        raise ValueError(f"{path}: minProperties above {named + 1} is not supported, as keys might repeat")
+    name = part.get("format")
+    if isinstance(name, str) and _may_be_string(part) and name not in FORMATS and name not in OTHER_FORMATS:
+        known = ", ".join(sorted({*FORMATS, *OTHER_FORMATS}))
+        raise ValueError(f"{path}: format {name[:40]!r} is not supported (only {known})")
+
+
+def _translate(part: dict[str, Any], path: str) -> None:
+    """Says in llguidance's words what it would understand otherwise."""
+    if part.get("uniqueItems") is False:
+        del part["uniqueItems"]
+    try:
+        if isinstance(part.get("pattern"), str):
+            part["pattern"] = to_rust(part["pattern"])
+        if isinstance(part.get("patternProperties"), dict):
+            part["patternProperties"] = {to_rust(key): sub for key, sub in part["patternProperties"].items()}
+            if "additionalProperties" in part:  # must not be apart from it
+                part["additionalProperties"] = part.pop("additionalProperties")
+                part["patternProperties"] = part.pop("patternProperties")
+    except ValueError as error:
+        raise ValueError(f"{path}: the pattern {error}") from error
+    name = part.get("format")
+    if isinstance(name, str) and name in FORMATS and isinstance(part.get("allOf", []), list):
+        del part["format"]
+        rule: dict[str, Any] = {"pattern": f"^(?:{FORMATS[name]})$"}
+        if name == "hostname":
+            rule["maxLength"] = MAX_HOSTNAME
+        part["allOf"] = [*part.get("allOf", []), rule]
+
+
+def _may_be_string(part: dict[str, Any]) -> bool:
+    types = part.get("type", "string")
+    return "string" in (types if isinstance(types, list) else [types])
