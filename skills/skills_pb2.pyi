@@ -176,6 +176,11 @@ class GenReq(_message.Message):
     RAW_FIELD_NUMBER: _builtins.int
     GRAMMAR_FIELD_NUMBER: _builtins.int
     JSON_SCHEMA_FIELD_NUMBER: _builtins.int
+    REGEX_FIELD_NUMBER: _builtins.int
+    LARK_FIELD_NUMBER: _builtins.int
+    JSON_OBJECT_FIELD_NUMBER: _builtins.int
+    CLOSE_JSON_FIELD_NUMBER: _builtins.int
+    ALLOW_WEAKER_SCHEMA_FIELD_NUMBER: _builtins.int
     NUM_CANDIDATES_FIELD_NUMBER: _builtins.int
     TOP_LOGPROBS_FIELD_NUMBER: _builtins.int
     TIME_BUDGET_MS_FIELD_NUMBER: _builtins.int
@@ -211,7 +216,24 @@ class GenReq(_message.Message):
     grammar: _builtins.str
     """A GBNF grammar (llama.cpp's), with a rule named root."""
     json_schema: _builtins.str
-    """A JSON schema; the answer is JSON that fits it."""
+    """A JSON schema; the answer is JSON that fits it, with its keys in the schema's order. A keyword that is
+    not supported is refused by its name and path: docs/structured.md has them all.
+    """
+    regex: _builtins.str
+    """A regular expression (Rust's) that the whole answer matches."""
+    lark: _builtins.str
+    """A Lark grammar (llguidance's), with a rule named start."""
+    json_object: _builtins.bool
+    """The answer is a JSON object, whichever."""
+    close_json: _builtins.int
+    """An answer that `max_tokens` or `time_budget_ms` ends in the middle of its constraint is brought to a
+    valid end with at most this many more tokens, if so few can do. 0 means no. It is still said to have
+    ended by LENGTH or TIME_BUDGET.
+    """
+    allow_weaker_schema: _builtins.bool
+    """With `json_schema`: leaves out of the schema what is not supported, instead of refusing it. Then not
+    every answer fits.
+    """
     num_candidates: _builtins.int
     """How many answers to sample from one prompt, which is prefilled once. 1 to 8, default 1. Candidate
     i is sampled with its own seed, derived from `seed`.
@@ -259,6 +281,11 @@ class GenReq(_message.Message):
         raw: _builtins.bool = ...,
         grammar: _builtins.str = ...,
         json_schema: _builtins.str = ...,
+        regex: _builtins.str = ...,
+        lark: _builtins.str = ...,
+        json_object: _builtins.bool = ...,
+        close_json: _builtins.int = ...,
+        allow_weaker_schema: _builtins.bool = ...,
         num_candidates: _builtins.int | None = ...,
         top_logprobs: _builtins.int = ...,
         time_budget_ms: _builtins.int = ...,
@@ -266,9 +293,9 @@ class GenReq(_message.Message):
         continuations: _abc.Iterable[Global___Continuation] | None = ...,
         lookup: _builtins.bool | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_frequency_penalty", b"_frequency_penalty", "_lookup", b"_lookup", "_max_tokens", b"_max_tokens", "_min_p", b"_min_p", "_num_candidates", b"_num_candidates", "_presence_penalty", b"_presence_penalty", "_repeat_penalty", b"_repeat_penalty", "_seed", b"_seed", "_temperature", b"_temperature", "_top_k", b"_top_k", "_top_p", b"_top_p", "constraint", b"constraint", "frequency_penalty", b"frequency_penalty", "grammar", b"grammar", "json_schema", b"json_schema", "lookup", b"lookup", "max_tokens", b"max_tokens", "min_p", b"min_p", "num_candidates", b"num_candidates", "presence_penalty", b"presence_penalty", "repeat_penalty", b"repeat_penalty", "seed", b"seed", "temperature", b"temperature", "top_k", b"top_k", "top_p", b"top_p"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_frequency_penalty", b"_frequency_penalty", "_lookup", b"_lookup", "_max_tokens", b"_max_tokens", "_min_p", b"_min_p", "_num_candidates", b"_num_candidates", "_presence_penalty", b"_presence_penalty", "_repeat_penalty", b"_repeat_penalty", "_seed", b"_seed", "_temperature", b"_temperature", "_top_k", b"_top_k", "_top_p", b"_top_p", "constraint", b"constraint", "frequency_penalty", b"frequency_penalty", "grammar", b"grammar", "json_object", b"json_object", "json_schema", b"json_schema", "lark", b"lark", "lookup", b"lookup", "max_tokens", b"max_tokens", "min_p", b"min_p", "num_candidates", b"num_candidates", "presence_penalty", b"presence_penalty", "regex", b"regex", "repeat_penalty", b"repeat_penalty", "seed", b"seed", "temperature", b"temperature", "top_k", b"top_k", "top_p", b"top_p"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_frequency_penalty", b"_frequency_penalty", "_lookup", b"_lookup", "_max_tokens", b"_max_tokens", "_min_p", b"_min_p", "_num_candidates", b"_num_candidates", "_presence_penalty", b"_presence_penalty", "_repeat_penalty", b"_repeat_penalty", "_seed", b"_seed", "_temperature", b"_temperature", "_top_k", b"_top_k", "_top_p", b"_top_p", "constraint", b"constraint", "continuations", b"continuations", "frequency_penalty", b"frequency_penalty", "grammar", b"grammar", "json_schema", b"json_schema", "lookup", b"lookup", "max_tokens", b"max_tokens", "messages", b"messages", "min_p", b"min_p", "num_candidates", b"num_candidates", "presence_penalty", b"presence_penalty", "priority", b"priority", "prompt", b"prompt", "raw", b"raw", "repeat_penalty", b"repeat_penalty", "seed", b"seed", "stop", b"stop", "system", b"system", "temperature", b"temperature", "time_budget_ms", b"time_budget_ms", "top_k", b"top_k", "top_logprobs", b"top_logprobs", "top_p", b"top_p"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_frequency_penalty", b"_frequency_penalty", "_lookup", b"_lookup", "_max_tokens", b"_max_tokens", "_min_p", b"_min_p", "_num_candidates", b"_num_candidates", "_presence_penalty", b"_presence_penalty", "_repeat_penalty", b"_repeat_penalty", "_seed", b"_seed", "_temperature", b"_temperature", "_top_k", b"_top_k", "_top_p", b"_top_p", "allow_weaker_schema", b"allow_weaker_schema", "close_json", b"close_json", "constraint", b"constraint", "continuations", b"continuations", "frequency_penalty", b"frequency_penalty", "grammar", b"grammar", "json_object", b"json_object", "json_schema", b"json_schema", "lark", b"lark", "lookup", b"lookup", "max_tokens", b"max_tokens", "messages", b"messages", "min_p", b"min_p", "num_candidates", b"num_candidates", "presence_penalty", b"presence_penalty", "priority", b"priority", "prompt", b"prompt", "raw", b"raw", "regex", b"regex", "repeat_penalty", b"repeat_penalty", "seed", b"seed", "stop", b"stop", "system", b"system", "temperature", b"temperature", "time_budget_ms", b"time_budget_ms", "top_k", b"top_k", "top_logprobs", b"top_logprobs", "top_p", b"top_p"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__frequency_penalty: _TypeAlias = _typing.Literal["frequency_penalty"]  # noqa: Y015
     _WhichOneofArgType__frequency_penalty: _TypeAlias = _typing.Literal["_frequency_penalty", b"_frequency_penalty"]  # noqa: Y015
@@ -292,7 +319,7 @@ class GenReq(_message.Message):
     _WhichOneofArgType__top_k: _TypeAlias = _typing.Literal["_top_k", b"_top_k"]  # noqa: Y015
     _WhichOneofReturnType__top_p: _TypeAlias = _typing.Literal["top_p"]  # noqa: Y015
     _WhichOneofArgType__top_p: _TypeAlias = _typing.Literal["_top_p", b"_top_p"]  # noqa: Y015
-    _WhichOneofReturnType_constraint: _TypeAlias = _typing.Literal["grammar", "json_schema"]  # noqa: Y015
+    _WhichOneofReturnType_constraint: _TypeAlias = _typing.Literal["grammar", "json_schema", "regex", "lark", "json_object"]  # noqa: Y015
     _WhichOneofArgType_constraint: _TypeAlias = _typing.Literal["constraint", b"constraint"]  # noqa: Y015
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__frequency_penalty) -> _WhichOneofReturnType__frequency_penalty | None: ...

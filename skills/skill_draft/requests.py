@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from skills import skills_pb2
 
-from .engine.messages import Priority, Request, Sampling, Tokens, Turn
+from .engine.messages import Constraint, ConstraintKind, Priority, Request, Sampling, Tokens, Turn
 
 ROLES = ("system", "user", "assistant")
 MAX_STOPS, MAX_STOP_BYTES, MAX_CANDIDATES, MAX_TOP_LOGPROBS = 16, 256, 8, 20
@@ -73,8 +73,7 @@ def to_request(message: skills_pb2.GenReq, *, id_: int, n_ctx: int, deadline: fl
         max_tokens=max_tokens,
         sampling=_sampling(message, numbers),
         stop=_stop(message),
-        grammar=message.grammar,
-        json_schema=message.json_schema,
+        constraint=_constraint(message),
         num_candidates=int(numbers["num_candidates"]),
         top_logprobs=message.top_logprobs,
         priority=Priority(message.priority),
@@ -142,6 +141,20 @@ def _text(field: str, text: str) -> str:
     if size > MAX_PROMPT_BYTES:
         raise InvalidFieldError(field, f"is {size} bytes; at most {MAX_PROMPT_BYTES} are allowed")
     return text
+
+
+def _constraint(message: skills_pb2.GenReq) -> Constraint | None:
+    name = message.WhichOneof("constraint")
+    value = getattr(message, name) if name else ""
+    if message.allow_weaker_schema and name != "json_schema":
+        raise InvalidFieldError("allow_weaker_schema", "goes with `json_schema` alone")
+    if not value:
+        return None
+    return Constraint(
+        kind=ConstraintKind(name),
+        text=value if isinstance(value, str) else "",
+        allow_weaker=message.allow_weaker_schema,
+    )
 
 
 def _stop(message: skills_pb2.GenReq) -> tuple[str, ...]:

@@ -14,6 +14,8 @@ from skills.skill_draft.engine.engine import Engine
 from skills.skill_draft.engine.loading import Loaded, load
 from skills.skill_draft.engine.messages import (
     Cancel,
+    Constraint,
+    ConstraintKind,
     Done,
     EngineConfig,
     Event,
@@ -32,8 +34,11 @@ _ids = itertools.count(1)
 
 
 def ask(prompt: str = "Count to twenty.", **fields: Any) -> Request:
-    """A request to the tiny model, greedy unless said otherwise."""
+    """A request to the tiny model, greedy unless said otherwise; a constraint goes by its name in the contract."""
     turns = (Turn(role="user", content=prompt),)
+    for kind in ConstraintKind:
+        if kind.value in fields:
+            fields["constraint"] = Constraint(kind=kind, text=fields.pop(kind.value))
     values: dict[str, Any] = {"turns": turns, "sampling": GREEDY, "max_tokens": 64, "arrived": time.monotonic()}
     return Request(id=next(_ids), **{**values, **fields})
 

@@ -61,8 +61,6 @@ L: Any = _load_bindings()
 GGML_TYPES: dict[int, str] = {
     value: name.removeprefix("GGML_TYPE_") for name, value in vars(L).items() if name.startswith("GGML_TYPE_")
 }
-# llama_token_data: 12 bytes, as llama.cpp's samplers change it in place.
-_CANDIDATE = np.dtype([("id", np.int32), ("logit", np.float32), ("p", np.float32)])
 
 
 class ModelError(Exception):
@@ -168,6 +166,16 @@ class Vocab:
         self.control: frozenset[int] = frozenset(t for t, attr in self.attrs.items() if attr & special)
         self.special_texts: dict[str, int] = {text: token for token in self.attrs if (text := self._text(token))}
         self.eog: frozenset[int] = frozenset(t for t in self.attrs if L.llama_vocab_is_eog(handle, t))
+
+    @property
+    def address(self) -> int:
+        """Where llama.cpp has it, for a library that calls llama.cpp itself."""
+        return int(ctypes.cast(self.handle, ctypes.c_void_p).value or 0)
+
+    @property
+    def tokenize_address(self) -> int:
+        """Where `llama_tokenize` is, likewise."""
+        return int(ctypes.cast(L._lib.llama_tokenize, ctypes.c_void_p).value or 0)  # noqa: SLF001
 
     def _text(self, token: int) -> str:
         raw: bytes | None = L.llama_vocab_get_text(self.handle, token)
@@ -354,41 +362,6 @@ class Context:
     _saved = 0
 
 
-class GrammarError(Exception):
-    """llama.cpp cannot parse a grammar."""
-
-
-class Grammar:
-    """llama.cpp's grammar sampler: says which tokens may come next, and moves on over the one that does."""
-
-    def __init__(self, vocab: Vocab, gbnf: str) -> None:
-        """Raises `GrammarError`. Check the text with `constraint` first: llama.cpp's parser can overflow the stack."""
-        self._sampler = L.llama_sampler_init_grammar(vocab.handle, gbnf.encode(), b"root")
-        if not self._sampler:
-            raise GrammarError("llama.cpp cannot parse it (a syntax error, or left recursion)")
-
-    def __del__(self) -> None:
-        if sampler := getattr(self, "_sampler", None):
-            L.llama_sampler_free(sampler)
-
-    def allows(self, tokens: npt.NDArray[np.int32]) -> npt.NDArray[np.bool_]:
-        """Whether each of the tokens may come next; shape (len(tokens),)."""
-        candidates = np.zeros(len(tokens), _CANDIDATE)
-        candidates["id"] = tokens
-        native = L.llama_token_data_array(
-            data=ctypes.cast(candidates.ctypes.data, L.llama_token_data_p),
-            size=len(candidates), selected=-1, sorted=False,
-        )  # fmt: skip
-        L.llama_sampler_apply(self._sampler, ctypes.byref(native))
-        # What is not allowed was given a logit of minus infinity, in its place.
-        allowed: npt.NDArray[np.bool_] = np.isfinite(candidates["logit"])
-        return allowed
-
-    def accept(self, token: int) -> None:
-        """What was chosen. Never a token that is not allowed: that is a C++ exception, which ends the process."""
-        L.llama_sampler_accept(self._sampler, token)
-
-
 def _as_bytes(array: npt.NDArray[np.uint8]) -> Any:
     return ctypes.cast(array.ctypes.data, ctypes.POINTER(ctypes.c_uint8))
 
@@ -396,14 +369,3 @@ def _as_bytes(array: npt.NDArray[np.uint8]) -> Any:
 def as_tokens(values: Seq[int]) -> npt.NDArray[np.int32]:
     """A list of token ids as llama.cpp reads it."""
     return np.fromiter(values, np.int32, len(values))
-
-
-def schema_to_gbnf(schema: str) -> str:
-    """A grammar for JSON that fits a schema, by the bindings' converter. Check the schema with `constraint` first."""
-    path = Path(L.__file__).parent / "llama_grammar.py"
-    spec = importlib.util.spec_from_file_location("_llama_grammar", path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return str(module.json_schema_to_gbnf(schema))

@@ -8,61 +8,48 @@ it is certain that none outside of it would be left over.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 
 import numpy as np
 import numpy.typing as npt
 
 from .messages import Sampling
-from .tokens import Floats, Ints
-
-# Whether a grammar lets each of these tokens come next.
-Allows = Callable[[Ints], npt.NDArray[np.bool_]]
+from .tokens import Floats
 
 _MARGINS = (4.0, 8.0, 12.0, 16.0, 24.0, math.inf)
-# With a grammar each token that is looked at costs microseconds, and most often the best one is allowed.
-_GRAMMAR_MARGINS = (0.0, *_MARGINS)
 _BLOCK = 1024
 
 
-def draw(
-    logits: Floats, best: int, log_total: float, sampling: Sampling, u: float, *, allows: Allows | None = None
-) -> int | None:
+def draw(logits: Floats, best: int, log_total: float, sampling: Sampling, u: float) -> int:
     """A token for the random number `u` in [0, 1), or the likeliest where the temperature is 0.
 
     Args:
-        logits: of shape (n_vocab,).
+        logits: of shape (n_vocab,); minus infinity for what cannot be.
         best: the token with the largest of them.
         log_total: the logarithm of the sum of their exponentials.
         sampling: the settings.
         u: decides which one.
-        allows: the grammar, which goes first; None where there is none.
 
     Returns:
-        The token's id; None if the grammar allows none.
+        The token's id.
     """
     top = float(logits[best])
-    total = math.inf if allows else math.exp(log_total - top)
-    if not allows and (not sampling.temperature or 1 / total >= sampling.top_p):
+    total = math.exp(log_total - top)
+    if not sampling.temperature or 1 / total >= sampling.top_p:
         return best
-    if not (allows or sampling.top_k or sampling.min_p or sampling.top_p < 1):
+    if not (sampling.top_k or sampling.min_p or sampling.top_p < 1):
         return _draw_from_all(logits, top, sampling.temperature, u)
-    for margin in _GRAMMAR_MARGINS if allows else _MARGINS:
+    for margin in _MARGINS:
         ids = (logits >= top - margin).nonzero()[0] if margin < math.inf else np.isfinite(logits).nonzero()[0]
-        if allows:
-            ids = ids[allows(ids.astype(np.int32))]
-        if not len(ids):
-            continue
         values = logits[ids]
         # Stable, so that of equal ones the lower id comes first, however many are looked at.
         order = (-values).argsort(kind="stable")
         values = values[order].astype(np.float64)
         values -= values[0]
         if left := _left(np.exp(values), sampling, total, math.exp(-margin)):
-            shares = np.exp(values[:left] / (sampling.temperature or 1.0)).cumsum()
+            shares = np.exp(values[:left] / sampling.temperature).cumsum()
             at = int(shares.searchsorted(u * shares[-1], side="right"))
             return int(ids[order[min(at, left - 1)]])
-    return None
+    raise AssertionError("with all tokens looked at, one is left over")
 
 
 def _left(weights: npt.NDArray[np.float64], sampling: Sampling, total: float, below: float) -> int:
@@ -74,8 +61,6 @@ def _left(weights: npt.NDArray[np.float64], sampling: Sampling, total: float, be
         total: the sum of them for all tokens, if known, else infinity.
         below: those of all other tokens are less than this; 0 if there are no others.
     """
-    if not sampling.temperature:
-        return 1
     n, k = len(weights), sampling.top_k or math.inf
     least = most = min(n, k)  # tokens that are left over, at least and at most, counting those that are not here
     if n < k and below:

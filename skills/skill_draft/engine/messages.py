@@ -22,6 +22,16 @@ class Priority(enum.IntEnum):
     BATCH = 1
 
 
+class ConstraintKind(enum.Enum):
+    """The notation of a constraint; the values are the contract's fields."""
+
+    GRAMMAR = "grammar"
+    JSON_SCHEMA = "json_schema"
+    REGEX = "regex"
+    LARK = "lark"
+    JSON_OBJECT = "json_object"
+
+
 class FinishReason(enum.IntEnum):
     """Why an answer ended; the values are the contract's."""
 
@@ -69,6 +79,16 @@ class Sampling:
     repeat_penalty: float = 1.0
     presence_penalty: float = 0.0
     frequency_penalty: float = 0.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Constraint:
+    """What an answer must look like."""
+
+    kind: ConstraintKind
+    text: str = ""
+    allow_weaker: bool = False
+    """Leave out of a schema what is not supported, instead of refusing the schema."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -149,8 +169,7 @@ class Request:
     max_tokens: int = 256
     sampling: Sampling = field(default_factory=Sampling)
     stop: tuple[str, ...] = ()
-    grammar: str = ""
-    json_schema: str = ""
+    constraint: Constraint | None = None
     num_candidates: int = 1
     top_logprobs: int = 0
     priority: Priority = Priority.INTERACTIVE

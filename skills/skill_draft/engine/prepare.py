@@ -8,12 +8,13 @@ from __future__ import annotations
 import dataclasses
 
 from .binding import Model
-from .constraint import ConstraintError, check_grammar, grammar_from_schema
+from .constraint import ConstraintError
 from .engine import Call
 from .lookup import Record
-from .messages import Failed, FailureKind, Request, Tokens
+from .matcher import Matcher, Matchers
+from .messages import Failed, FailureKind, Request
 from .prompt import PromptBuilder, PromptError
-from .sampling import Sampler, SamplingError, Scratch, candidate_seed
+from .sampling import Sampler, Scratch, candidate_seed
 from .sequence import Sequence
 
 
@@ -23,6 +24,7 @@ class Preparer:
     def __init__(self, model: Model, scratch: Scratch, *, n_ctx: int) -> None:
         self._vocab, self._scratch, self._n_ctx = model.vocab, scratch, n_ctx
         self._prompts = PromptBuilder(model)
+        self._matchers = Matchers(model.vocab)
         self._acceptance = Record()
 
     def prepare(self, request: Request) -> Call | Failed:
@@ -30,12 +32,9 @@ class Preparer:
         try:
             prompt = self._prompts.build(request)
             self._check_prompt(request, prompt)
-            gbnf = self._grammar(request)
-            sequences = [self._sequence(request, i, prompt, gbnf) for i in range(request.num_candidates)]
+            sequences = [self._sequence(request, i, prompt) for i in range(request.num_candidates)]
         except PromptError as error:
             return _invalid(request, str(error), error.field)
-        except SamplingError as error:
-            return _invalid(request, str(error), error.fault)
         return Call(request=request, sequences=sequences)
 
     def _check_prompt(self, request: Request, prompt: list[int]) -> None:
@@ -55,35 +54,33 @@ class Preparer:
             if any(not 0 <= t < self._vocab.n_tokens or t in self._vocab.eog for t in tokens.token_ids):
                 raise PromptError("holds what is no token of an answer of this model", field)
 
-    def _grammar(self, request: Request) -> str:
+    def _matcher(self, request: Request, candidate: int) -> Matcher | None:
+        """The grammar of an answer, moved on over what it has already."""
+        if not request.constraint:
+            return None
         try:
-            if request.json_schema:
-                return grammar_from_schema(request.json_schema)
-            return check_grammar(request.grammar) if request.grammar else ""
+            matcher = self._matchers.start(request.constraint)
         except ConstraintError as error:
-            raise PromptError(str(error), "json_schema" if request.json_schema else "grammar") from error
+            raise PromptError(str(error), request.constraint.kind.value) from error
+        if request.so_far and not matcher.accept_all(request.so_far[candidate].token_ids):
+            field = f"continuations[{candidate}].token_ids"
+            raise PromptError(f"does not fit `{request.constraint.kind.value}`", field)
+        return matcher
 
-    def _sequence(self, request: Request, candidate: int, prompt: list[int], gbnf: str) -> Sequence:
+    def _sequence(self, request: Request, candidate: int, prompt: list[int]) -> Sequence:
         seed = candidate_seed(request.sampling.seed, candidate)
         sampler = Sampler(
             self._vocab,
             self._scratch,
             dataclasses.replace(request.sampling, seed=seed),
-            gbnf=gbnf,
+            matcher=self._matcher(request, candidate),
             top_logprobs=request.top_logprobs,
         )
-        if gbnf and request.so_far:
-            self._check_replay(gbnf, request.so_far[candidate], candidate)
         return Sequence(
             request, candidate, prompt,
             sampler=sampler, piece=self._vocab.piece, end_tokens=self._vocab.eog, n_ctx=self._n_ctx,
             acceptance=self._acceptance,
         )  # fmt: skip
-
-    def _check_replay(self, gbnf: str, so_far: Tokens, candidate: int) -> None:
-        """A grammar throws, and takes the process with it, when it is told of a token that it forbids."""
-        if so_far.token_ids and not Sampler.allows(self._vocab, gbnf, so_far.token_ids):
-            raise PromptError("does not fit the grammar", f"continuations[{candidate}].token_ids")
 
 
 def _invalid(request: Request, message: str, field: str) -> Failed:

@@ -7,14 +7,15 @@ nothing but a grammar has a state that a continued answer would have to replay.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 
-from .binding import Grammar, GrammarError, Vocab
+from .binding import Vocab
+from .constraint import ConstraintError
 from .drawing import draw
+from .matcher import Matcher
 from .messages import Sampling, TokenLogprob
 
 PENALTY_WINDOW = 64  # tokens, llama.cpp's default
@@ -57,19 +58,25 @@ class Scratch:
 
     def __init__(self, n_vocab: int) -> None:
         self.values = np.empty(n_vocab, np.float32)
+        self.allowed = np.empty(n_vocab, np.float32)
 
 
 class Sampler:
     """Chooses the tokens of one sequence."""
 
     def __init__(
-        self, vocab: Vocab, scratch: Scratch, sampling: Sampling, *, gbnf: str = "", top_logprobs: int = 0
+        self,
+        vocab: Vocab,
+        scratch: Scratch,
+        sampling: Sampling,
+        *,
+        matcher: Matcher | None = None,
+        top_logprobs: int = 0,
     ) -> None:
-        """Raises `SamplingError` if llama.cpp cannot parse the grammar."""
+        """`matcher` is the grammar, moved on over what the answer has already."""
         self._vocab, self._scratch, self._sampling, self._top = vocab, scratch, sampling, top_logprobs
         self._penalises = sampling.repeat_penalty != 1 or sampling.presence_penalty or sampling.frequency_penalty
-        self._grammar = _grammar(vocab, gbnf) if gbnf else None
-        self._takes_likeliest = sampling.temperature == 0 and not gbnf
+        self.matcher = matcher
 
     def choose(self, logits: npt.NDArray[np.float32], history: list[int], k: int) -> Choice:
         """The k-th token of an answer.
@@ -82,44 +89,40 @@ class Sampler:
         Raises:
             SamplingError: the logits are not numbers, or the grammar leaves no token.
         """
-        token = int(logits.argmax())
-        best = float(logits[token])
+        best = float(logits.max())
         if not math.isfinite(best):
             raise SamplingError(f"the model's largest logit is {best}")
         log_total = self._log_total(logits, best)
-        if self._penalises:
-            values = self._penalised(logits, history[-PENALTY_WINDOW:])
-            token = int(values.argmax())
-            if not self._takes_likeliest:
-                token = self._draw(values, token, self._log_total(values, float(values[token])), k)
-        elif not self._takes_likeliest:
-            token = self._draw(logits, token, log_total, k)
-        self.accept(token)
+        values = self._penalised(logits, history[-PENALTY_WINDOW:]) if self._penalises else logits
+        if self.matcher:
+            values = self._masked(values, self.matcher)
+        token = int(values.argmax())
+        if self._sampling.temperature:
+            total = log_total if values is logits else self._log_total(values, float(values[token]))
+            token = draw(values, token, total, self._sampling, uniform(self._sampling.seed, k))
+        if self.matcher and token not in self._vocab.eog:
+            self._move_on(self.matcher, token)
         # As the wire has them, so that an answer continued from the wire is the same to the last bit.
         logprob = float(np.float32(float(logits[token]) - log_total))
         return Choice(token=token, logprob=logprob, top=self._most_probable(logits, log_total))
 
-    @staticmethod
-    def allows(vocab: Vocab, gbnf: str, tokens: Sequence[int]) -> bool:
-        """Whether a grammar lets these tokens come one after the other."""
-        grammar = _grammar(vocab, gbnf)
-        for token in tokens:
-            if not grammar.allows(np.array([token], np.int32))[0]:
-                return False
-            grammar.accept(token)
-        return True
+    def _masked(self, values: npt.NDArray[np.float32], matcher: Matcher) -> npt.NDArray[np.float32]:
+        """The values with minus infinity for each token that the grammar forbids."""
+        masked = self._scratch.allowed
+        masked.fill(-math.inf)
+        try:
+            np.copyto(masked, values, where=matcher.allowed())
+        except ConstraintError as error:
+            raise SamplingError(str(error), matcher.kind.value) from error
+        if not math.isfinite(masked.max()):
+            raise SamplingError("allows no token that this model has", matcher.kind.value)
+        return masked
 
-    def accept(self, token: int) -> None:
-        """Moves the grammar on over a token that this sampler chose, here or in an earlier life."""
-        if self._grammar:
-            self._grammar.accept(token)
-
-    def _draw(self, values: npt.NDArray[np.float32], best: int, log_total: float, k: int) -> int:
-        allows = self._grammar.allows if self._grammar else None
-        token = draw(values, best, log_total, self._sampling, uniform(self._sampling.seed, k), allows=allows)
-        if token is None:
-            raise SamplingError("the grammar allows no token that this model has", "grammar")
-        return token
+    def _move_on(self, matcher: Matcher, token: int) -> None:
+        try:
+            matcher.accept(token)
+        except ConstraintError as error:
+            raise SamplingError(str(error), matcher.kind.value) from error
 
     def _log_total(self, logits: npt.NDArray[np.float32], best: float) -> float:
         """The logarithm of the sum of the logits' exponentials."""
@@ -148,10 +151,3 @@ class Sampler:
             TokenLogprob(token_id=int(t), text=self._vocab.piece(int(t)), logprob=float(logits[t]) - log_total)
             for t in best
         )
-
-
-def _grammar(vocab: Vocab, gbnf: str) -> Grammar:
-    try:
-        return Grammar(vocab, gbnf)
-    except GrammarError as error:
-        raise SamplingError(str(error), "grammar") from error

@@ -63,7 +63,6 @@ class Sequence:
         if self.request.top_logprobs:
             self._top = list(so_far.top) or [()] * n
         for token in so_far.token_ids:
-            self.sampler.accept(token)
             self.tokens.append(token)
             if reason := self._after_token(token):
                 self._end(reason)

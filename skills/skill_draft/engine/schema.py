@@ -1,0 +1,147 @@
+"""JSON schemas for llguidance: what it would read otherwise than JSON Schema says is put right or refused by name.
+
+llguidance converts the schema; this looks it through before that. The test suite of JSON Schema judges both together.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections.abc import Iterator
+from fractions import Fraction
+from typing import Any
+
+from llguidance import LLMatcher
+
+from .formats import FORMATS, MAX_HOSTNAME, OTHER_FORMATS
+from .pattern import to_rust
+
+# Between the parts of JSON: nothing, a space, or a new line with its indentation. Bounded, so that no answer is lost in
+# white space without end.
+WHITE_SPACE = r" |\n[ \t]{0,64}"
+# Doubles hold all whole numbers up to here, and llguidance computes with doubles.
+_EXACT = 2**53
+
+_MAPS = frozenset(("properties", "patternProperties", "$defs", "definitions", "dependentSchemas"))
+_DATA = frozenset(("const", "enum", "default", "examples", "example", "required"))
+_NUMBERS = ("const", "enum", "minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum", "multipleOf")
+_DRAFTS = re.compile(r"https?://json-schema\.org/(draft/20(19-09|20-12)|draft-0[4567])/schema#?")
+_UNIMPLEMENTED = re.compile(r"Unimplemented keys: \[(.*)\]")
+
+Place = tuple[dict[str, Any], str]
+
+
+def schema_to_grammar(text: str, *, weaker: bool = False) -> str:
+    """The grammar of a schema; with `weaker`, what is not supported is left out. Raises `ValueError`."""
+    try:
+        schema = json.loads(text)
+    except RecursionError:
+        raise ValueError("nests too deeply") from None
+    except ValueError as error:
+        raise ValueError(f"is not JSON: {error}") from error
+    if not isinstance(schema, dict):
+        raise ValueError("must be a JSON object")  # noqa: TRY004 - it is what the caller sent
+    divisors: set[Fraction] = set()
+    for part, path in places(schema):
+        if not weaker:
+            _check(part, path)
+            _check_divisors(divisors, part, path)
+        _translate(part, path)
+    options: Any = {"whitespace_pattern": WHITE_SPACE, "lenient": weaker}
+    return LLMatcher.grammar_from_json_schema(json.dumps(schema), overrides=options)
+
+
+def places(schema: dict[str, Any]) -> Iterator[Place]:
+    """All schemas in a schema, wherever a reference may lead, with their paths."""
+    pending: list[tuple[Any, str]] = [(schema, "")]
+    while pending:
+        part, path = pending.pop()
+        if isinstance(part, list):
+            pending += ((sub, f"{path}/{i}") for i, sub in enumerate(part))
+        if not isinstance(part, dict):
+            continue
+        # What is inside comes last, as a caller may change this part.
+        yield part, path or "/"
+        for key, value in part.items():
+            if key in _MAPS and isinstance(value, dict):
+                pending += ((sub, f"{path}/{key}/{name}") for name, sub in value.items())
+            elif key not in _DATA:
+                pending.append((value, f"{path}/{key}"))
+
+
+def explained(message: str, text: str) -> str:
+    """Llguidance's complaint about a schema, with the path of the keyword that it names."""
+    if not (found := _UNIMPLEMENTED.search(message)):
+        return message
+    keywords = set(json.loads(f"[{found[1]}]"))
+    for part, path in places(json.loads(text)):
+        if used := sorted(keywords & part.keys()):
+            return f"{path} uses {used[0]!r}, which is not supported"
+    return message
+
+
+def _check(part: dict[str, Any], path: str) -> None:
+    """Refuses what llguidance takes and would answer wrongly."""
+    if "x-guidance" in part:
+        raise ValueError(f"{path} uses 'x-guidance', which is not supported")
+    dialect = part.get("$schema")
+    if isinstance(dialect, str) and not _DRAFTS.fullmatch(dialect):
+        raise ValueError(f"{path}: $schema {dialect[:80]!r} is not a draft of JSON Schema from 4 to 2020-12")
+    for key in _NUMBERS:
+        if any(abs(number) > _EXACT for number in _whole_numbers(part.get(key))):
+            raise ValueError(f"{path}: {key} has a number beyond 2^53, which is not exact")
+    least, required = part.get("minProperties"), part.get("required")
+    named = len(required) if isinstance(required, list) else 0
+    if isinstance(least, int) and least > named + 1:
+        raise ValueError(f"{path}: minProperties above {named + 1} is not supported, as keys might repeat")
+    name = part.get("format")
+    if isinstance(name, str) and _may_be_string(part) and name not in FORMATS and name not in OTHER_FORMATS:
+        known = ", ".join(sorted({*FORMATS, *OTHER_FORMATS}))
+        raise ValueError(f"{path}: format {name[:40]!r} is not supported (only {known})")
+
+
+def _check_divisors(divisors: set[Fraction], part: dict[str, Any], path: str) -> None:
+    """Where several divisors meet, llguidance computes their least common multiple in 32 bits, and it may overflow."""
+    divisor = part.get("multipleOf")
+    if not isinstance(divisor, (int, float)) or not math.isfinite(divisor):
+        return
+    divisors.add(abs(Fraction(str(divisor))))
+    scale = math.lcm(*(d.denominator for d in divisors))
+    if len(divisors) > 1 and math.lcm(*(int(d * scale) for d in divisors)) >= 2**32:
+        raise ValueError(f"{path}: multipleOf {divisor} and the others of this schema have no multiple below 2^32")
+
+
+def _translate(part: dict[str, Any], path: str) -> None:
+    """Says in llguidance's words what it would understand otherwise."""
+    if part.get("uniqueItems") is False:
+        del part["uniqueItems"]
+    try:
+        if isinstance(part.get("pattern"), str):
+            part["pattern"] = to_rust(part["pattern"])
+        if isinstance(part.get("patternProperties"), dict):
+            part["patternProperties"] = {to_rust(key): sub for key, sub in part["patternProperties"].items()}
+    except ValueError as error:
+        raise ValueError(f"{path}: the pattern {error}") from error
+    name = part.get("format")
+    if isinstance(name, str) and name in FORMATS and isinstance(part.get("allOf", []), list):
+        del part["format"]
+        rule: dict[str, Any] = {"pattern": f"^(?:{FORMATS[name]})$"}
+        if name == "hostname":
+            rule["maxLength"] = MAX_HOSTNAME
+        part["allOf"] = [*part.get("allOf", []), rule]
+
+
+def _may_be_string(part: dict[str, Any]) -> bool:
+    types = part.get("type", "string")
+    return "string" in (types if isinstance(types, list) else [types])
+
+
+def _whole_numbers(value: Any) -> Iterator[float]:
+    pending = [value]
+    while pending:
+        item = pending.pop()
+        if isinstance(item, (list, dict)):
+            pending += item.values() if isinstance(item, dict) else item
+        elif isinstance(item, (int, float)):
+            yield item
