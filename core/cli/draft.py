@@ -26,6 +26,7 @@ Examples:
   sarai draft --temperature 0 --max-tokens 40 --stop '\\n' "The capital of Spain is"
   sarai draft --json "Hello" | jq -r 'select(.event == "result").text'
   sarai draft --json-schema person.json "Invent a person"
+  sarai draft --regex '(yes|no)' "Is a whale a fish?"
 """
 
 
@@ -66,7 +67,12 @@ def draft(
         client = pool.get_skill_client(skill)
         with client.GenerateStream(request, timeout=timeout) as stream:
             response = _show_json(stream) if settings.json else _show_text(stream, several=candidates > 1)
-        return _conclude(response, settings, origin=client.origin, target=client.target)
+        code = _conclude(response, settings, origin=client.origin, target=client.target)
+    if response is not None and request.json_schema:
+        from core.structured import shape_of
+
+        shape_of(request.json_schema).parse(request, response)  # the error says why it is not the JSON asked for
+    return code
 
 
 def _show_text(stream: AnswerStream[skills_pb2.GenChunk], *, several: bool) -> skills_pb2.GenResp | None:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -65,3 +66,14 @@ class UnescapedText(_Str):
         """The text."""
         del param, ctx
         return value.replace(r"\n", "\n").replace(r"\t", "\t")
+
+
+class SchemaOrFile(click.Path):
+    """A JSON schema, which begins with a brace, or the file that holds it."""
+
+    def __init__(self) -> None:
+        super().__init__(exists=True, dir_okay=False, path_type=Path)
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """The schema as it is, or the path."""
+        return value if str(value).lstrip().startswith("{") else super().convert(value, param, ctx)
