@@ -14,6 +14,7 @@ from .engine.messages import Constraint, ConstraintKind, Priority, Request, Samp
 ROLES = ("system", "user", "assistant")
 MAX_STOPS, MAX_STOP_BYTES, MAX_CANDIDATES, MAX_TOP_LOGPROBS = 16, 256, 8, 20
 MAX_PROMPT_BYTES = 1 << 20
+MAX_CLOSE_TOKENS = 1024
 MAX_TURNS = 1024
 DEFAULT_MAX_TOKENS = 256
 
@@ -74,6 +75,7 @@ def to_request(message: skills_pb2.GenReq, *, id_: int, n_ctx: int, deadline: fl
         sampling=_sampling(message, numbers),
         stop=_stop(message),
         constraint=_constraint(message),
+        close_json=int(_Range(0, MAX_CLOSE_TOKENS, 0).check("close_json", message.close_json)),
         num_candidates=int(numbers["num_candidates"]),
         top_logprobs=message.top_logprobs,
         priority=Priority(message.priority),

@@ -136,9 +136,10 @@ class Progress:
     def __init__(self, pending: int, key: float, priority: Priority = Priority.INTERACTIVE) -> None:
         self.pending, self.queue_key = pending, (key, 0, 0)
         self.decodes = pending == 1
-        self.lookup: Lookup | None = None
+        self.guesser: Lookup | None = None
         self.leader = self.slot = None
-        self.request, self.n_answered = ask(max_tokens=400, priority=priority), 0
+        self.room = 400
+        self.request = ask(priority=priority)
 
 
 SIZES = (1, 4, 8, 16, 32, 64, 128, 256, 512)
@@ -227,7 +228,7 @@ def test_guesses_of_who_runs_alone_hold_up_nobody(others: int, guesses: int) -> 
     threads = threads_of(lambda rows: 100 + 20 * rows, (1, 2, 3, 4, 8, 12, 16, 32))
     running = [Progress(1, i) for i in range(1 + others)]
     text = list(range(100)) * 2
-    running[0].lookup = lookup = Lookup(text, Record([0.95] * 5))
+    running[0].guesser = lookup = Lookup(text, Record([0.95] * 5))
     text.append(0)
     lookup.push()
     shares = scheduler_over(running, threads, n_batch=64, gap_ms=260).plan()

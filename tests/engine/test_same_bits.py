@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import time
 from collections.abc import Iterator
 from typing import Any
@@ -38,8 +39,18 @@ def requests() -> list[Request]:
     sampled = [ask(p, max_tokens=48, sampling=SAMPLED, top_logprobs=3) for p in PROMPTS]
     penalised = [ask(p, max_tokens=32, sampling=PENALISED, stop=("seven", "xyz")) for p in PROMPTS[:3]]
     grammar = ask("Count to five.", max_tokens=24, grammar='root ::= ("one" | "two" | " ")+ "five"', sampling=SAMPLED)
+    keys = {"properties": {f"the_{i}th_number": {"type": ["integer", "string"]} for i in range(4)}}
+    schema = json.dumps({"type": "object", **keys, "required": [*keys["properties"]], "additionalProperties": False})
+    written = [
+        ask("Count to five.", max_tokens=60, json_schema=schema),
+        ask("Count to five.", max_tokens=60, json_schema=schema, sampling=SAMPLED, top_logprobs=2),
+        ask("Count to five.", max_tokens=12, json_schema=schema, sampling=SAMPLED, close_json=200),
+        ask("Say hello.", max_tokens=30, json_object="", sampling=PENALISED, close_json=50),
+        ask("Who are you?", max_tokens=30, regex="[a-z]{3}( one| two)+", sampling=SAMPLED),
+        ask("Who are you?", max_tokens=30, lark='start: "(" start ")" | /[0-9]+/', sampling=SAMPLED),
+    ]
     several = ask("Who are you?", max_tokens=24, num_candidates=3, sampling=SAMPLED)
-    return [*plain, *sampled, *penalised, grammar, several]
+    return [*plain, *sampled, *penalised, grammar, *written, several]
 
 
 def again(request: Request, **changes: Any) -> Request:

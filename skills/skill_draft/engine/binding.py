@@ -6,6 +6,7 @@ Only the engine's thread may touch a `Context`; a `Vocab` may be read by several
 from __future__ import annotations
 
 import ctypes
+import functools
 import importlib
 import importlib.util
 import os
@@ -166,6 +167,15 @@ class Vocab:
         self.control: frozenset[int] = frozenset(t for t, attr in self.attrs.items() if attr & special)
         self.special_texts: dict[str, int] = {text: token for token in self.attrs if (text := self._text(token))}
         self.eog: frozenset[int] = frozenset(t for t in self.attrs if L.llama_vocab_is_eog(handle, t))
+
+    @functools.cached_property
+    def byte_tokens(self) -> dict[int, int]:
+        """The tokens that are a single byte, by that byte."""
+        return {
+            piece[0]: token
+            for token in range(self.n_tokens)
+            if token not in self.control and len(piece := self.piece(token)) == 1
+        }
 
     @property
     def address(self) -> int:

@@ -147,7 +147,8 @@ class Engine:
                 for sequence in call.sequences:
                     if sequence.ending is None:
                         self._outbox.put_piece(sequence.end_early())
-                        self._end_sequence(call, sequence)
+                        if not sequence.closes:
+                            self._end_sequence(call, sequence)
                 self._finish_if_complete(call)
 
     # --- who runs ---
@@ -212,7 +213,7 @@ class Engine:
                 break
             if any(share.guesses for share in shares):
                 for share in shares:
-                    share.guesses, share.filling = [], 0
+                    share.guesses, share.certain, share.filling = [], 0, 0
             elif youngest := self._scheduler.preempt_youngest():
                 self._cells.set_aside(_slot_of(youngest))
                 youngest.slot = None
@@ -259,9 +260,9 @@ class Engine:
             if sequence.ending or right == len(share.guesses) or choice.token != share.guesses[right]:
                 break
             right += 1
-        guessed = len(share.guesses) - share.filling
+        guessed = len(share.guesses) - share.filling - share.certain
         call.lookup_tokens += guessed
-        call.lookup_accepted += min(right, guessed)
+        call.lookup_accepted += max(0, min(right - share.certain, guessed))
         self._cells.truncate(slot, min(known + right, len(sequence.tokens)))
         if sequence.ending:
             self._end_sequence(call, sequence)

@@ -48,6 +48,8 @@ class Record:
 class Lookup:
     """The n-gram index of one sequence, updated as tokens come, and the record of its guesses."""
 
+    certain = 0  # each guess may be wrong
+
     def __init__(self, tokens: list[int], of_all: Record) -> None:
         """Indexes `tokens`, which is the sequence's own list: it grows, and `push` is told.
 

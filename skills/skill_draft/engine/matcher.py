@@ -50,11 +50,6 @@ class Matcher:
         self._state.consume_token(token)
         self._check()
 
-    def accept_all(self, tokens: list[int] | tuple[int, ...]) -> bool:
-        """Moves on over tokens that were chosen in an earlier life; false if they do not fit."""
-        accepted = self._state.try_consume_tokens(list(tokens))
-        return accepted == len(tokens) and not self._state.is_error()
-
     @property
     def is_complete(self) -> bool:
         """Whether the answer fits as it is, and nothing can follow."""
@@ -66,12 +61,30 @@ class Matcher:
         return self._state.is_accepting()
 
     def forced(self) -> list[int]:
-        """The tokens that follow in any case, as the model's tokenizer writes them."""
+        """The tokens that follow in any case, as the model's tokenizer writes them: masks allow no others there."""
         return self._state.compute_ff_tokens()
 
     def fitting(self, tokens: list[int]) -> int:
         """How many of the tokens could follow, one after the other."""
         return self._state.validate_tokens(tokens)
+
+    def allowed_bytes(self) -> dict[int, int]:
+        """The tokens of a single byte that may come next, by that byte; none where the grammar is too costly."""
+        try:
+            allowed = self.allowed()
+        except ConstraintError:
+            return {}
+        return {byte: token for byte, token in self._vocab.byte_tokens.items() if allowed[token]}
+
+    def text(self, tokens: list[int]) -> bytes:
+        """The bytes that tokens write."""
+        return b"".join(map(self._vocab.piece, tokens))
+
+    def respelled(self, tokens: list[int]) -> list[int]:
+        """The same bytes in the tokens that the model writes them with, if they could follow."""
+        text = self.text(tokens)
+        usual = self._vocab.tokenize(text.decode("utf-8", "replace"), add_special=False, parse_special=False)
+        return usual if self.text(usual) == text and self.fitting(usual) == len(usual) else tokens
 
     def _check(self) -> None:
         if self._state.is_error():

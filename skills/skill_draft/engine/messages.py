@@ -170,6 +170,8 @@ class Request:
     sampling: Sampling = field(default_factory=Sampling)
     stop: tuple[str, ...] = ()
     constraint: Constraint | None = None
+    close_json: int = 0
+    """Tokens beyond `max_tokens` or the time budget that may bring the constraint to a valid end."""
     num_candidates: int = 1
     top_logprobs: int = 0
     priority: Priority = Priority.INTERACTIVE

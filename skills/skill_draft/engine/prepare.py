@@ -14,7 +14,7 @@ from .lookup import Record
 from .matcher import Matcher, Matchers
 from .messages import Failed, FailureKind, Request
 from .prompt import PromptBuilder, PromptError
-from .sampling import Sampler, Scratch, candidate_seed
+from .sampling import Sampler, SamplingError, Scratch, candidate_seed
 from .sequence import Sequence
 
 
@@ -54,18 +54,13 @@ class Preparer:
             if any(not 0 <= t < self._vocab.n_tokens or t in self._vocab.eog for t in tokens.token_ids):
                 raise PromptError("holds what is no token of an answer of this model", field)
 
-    def _matcher(self, request: Request, candidate: int) -> Matcher | None:
-        """The grammar of an answer, moved on over what it has already."""
+    def _matcher(self, request: Request) -> Matcher | None:
         if not request.constraint:
             return None
         try:
-            matcher = self._matchers.start(request.constraint)
+            return self._matchers.start(request.constraint)
         except ConstraintError as error:
             raise PromptError(str(error), request.constraint.kind.value) from error
-        if request.so_far and not matcher.accept_all(request.so_far[candidate].token_ids):
-            field = f"continuations[{candidate}].token_ids"
-            raise PromptError(f"does not fit `{request.constraint.kind.value}`", field)
-        return matcher
 
     def _sequence(self, request: Request, candidate: int, prompt: list[int]) -> Sequence:
         seed = candidate_seed(request.sampling.seed, candidate)
@@ -73,14 +68,18 @@ class Preparer:
             self._vocab,
             self._scratch,
             dataclasses.replace(request.sampling, seed=seed),
-            matcher=self._matcher(request, candidate),
+            matcher=self._matcher(request),
             top_logprobs=request.top_logprobs,
         )
-        return Sequence(
-            request, candidate, prompt,
-            sampler=sampler, piece=self._vocab.piece, end_tokens=self._vocab.eog, n_ctx=self._n_ctx,
-            acceptance=self._acceptance,
-        )  # fmt: skip
+        try:
+            return Sequence(
+                request, candidate, prompt,
+                sampler=sampler, piece=self._vocab.piece, end_tokens=self._vocab.eog, n_ctx=self._n_ctx,
+                acceptance=self._acceptance,
+            )  # fmt: skip
+        except SamplingError as error:
+            message = f"does not fit `{error.fault}`: {error}"
+            raise PromptError(message, f"continuations[{candidate}].token_ids") from error
 
 
 def _invalid(request: Request, message: str, field: str) -> Failed:

@@ -15,9 +15,11 @@ import numpy.typing as npt
 from .binding import Vocab
 from .constraint import ConstraintError
 from .drawing import draw
+from .ending import ending
 from .matcher import Matcher
-from .messages import Sampling, TokenLogprob
+from .messages import ConstraintKind, Sampling, TokenLogprob
 
+_JSON = (ConstraintKind.JSON_SCHEMA, ConstraintKind.JSON_OBJECT)
 PENALTY_WINDOW = 64  # tokens, llama.cpp's default
 _MASK = (1 << 64) - 1
 _GOLDEN = 0x9E3779B97F4A7C15
@@ -77,6 +79,7 @@ class Sampler:
         self._vocab, self._scratch, self._sampling, self._top = vocab, scratch, sampling, top_logprobs
         self._penalises = sampling.repeat_penalty != 1 or sampling.presence_penalty or sampling.frequency_penalty
         self.matcher = matcher
+        self.planned: list[int] = []  # tokens that are taken whatever the logits say
 
     def choose(self, logits: npt.NDArray[np.float32], history: list[int], k: int) -> Choice:
         """The k-th token of an answer.
@@ -93,18 +96,43 @@ class Sampler:
         if not math.isfinite(best):
             raise SamplingError(f"the model's largest logit is {best}")
         log_total = self._log_total(logits, best)
+        token = self.planned[0] if self.planned else self._drawn(logits, log_total, history, k)
+        if token not in self._vocab.eog:
+            self.accept(token)
+        # As the wire has them, so that an answer continued from the wire is the same to the last bit.
+        logprob = float(np.float32(float(logits[token]) - log_total))
+        return Choice(token=token, logprob=logprob, top=self._most_probable(logits, log_total))
+
+    def _drawn(self, logits: npt.NDArray[np.float32], log_total: float, history: list[int], k: int) -> int:
         values = self._penalised(logits, history[-PENALTY_WINDOW:]) if self._penalises else logits
         if self.matcher:
             values = self._masked(values, self.matcher)
         token = int(values.argmax())
-        if self._sampling.temperature:
-            total = log_total if values is logits else self._log_total(values, float(values[token]))
-            token = draw(values, token, total, self._sampling, uniform(self._sampling.seed, k))
-        if self.matcher and token not in self._vocab.eog:
-            self._move_on(self.matcher, token)
-        # As the wire has them, so that an answer continued from the wire is the same to the last bit.
-        logprob = float(np.float32(float(logits[token]) - log_total))
-        return Choice(token=token, logprob=logprob, top=self._most_probable(logits, log_total))
+        if not self._sampling.temperature:
+            return token
+        total = log_total if values is logits else self._log_total(values, float(values[token]))
+        return draw(values, token, total, self._sampling, uniform(self._sampling.seed, k))
+
+    def accept(self, token: int) -> None:
+        """Moves on over a token that was chosen, here or in an earlier life; raises `SamplingError` if it cannot be."""
+        if self.planned:
+            del self.planned[0]
+        if self.matcher:
+            try:
+                self.matcher.accept(token)
+            except ConstraintError as error:
+                raise SamplingError(str(error), self.matcher.kind.value) from error
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether the answer fits its constraint, and nothing can follow."""
+        return self.matcher is not None and self.matcher.is_complete
+
+    def plan_ending(self, so_far: bytes, max_tokens: int) -> bool:
+        """Plans the tokens that bring JSON to a valid end; false if it needs none, or more than so many."""
+        if self.matcher and self.matcher.kind in _JSON:
+            self.planned = ending(self.matcher, so_far, max_tokens)
+        return bool(self.planned)
 
     def _masked(self, values: npt.NDArray[np.float32], matcher: Matcher) -> npt.NDArray[np.float32]:
         """The values with minus infinity for each token that the grammar forbids."""
@@ -117,12 +145,6 @@ class Sampler:
         if not math.isfinite(masked.max()):
             raise SamplingError("allows no token that this model has", matcher.kind.value)
         return masked
-
-    def _move_on(self, matcher: Matcher, token: int) -> None:
-        try:
-            matcher.accept(token)
-        except ConstraintError as error:
-            raise SamplingError(str(error), matcher.kind.value) from error
 
     def _log_total(self, logits: npt.NDArray[np.float32], best: float) -> float:
         """The logarithm of the sum of the logits' exponentials."""

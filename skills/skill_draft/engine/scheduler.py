@@ -34,6 +34,8 @@ class Share:
     complete: bool
     """Whether the step computes all that is pending, so that the next token can be chosen."""
     guesses: list[int] = field(default_factory=list)
+    certain: int = 0
+    """How many of the guesses, at their beginning, a grammar forces."""
     filling: int = 0
     """How many of the guesses, at their end, only fill a tile."""
 
@@ -126,25 +128,25 @@ class Scheduler:
     def _add_guesses(self, shares: list[Share], limit_ms: float) -> None:
         """Gives guesses to the shares where tokens a second are expected to grow by it, most promising first."""
         rows = sum(share.rows for share in shares)
-        open_ = [(s.sequence.lookup, s) for s in shares if s.complete and s.sequence.lookup]
+        open_ = [(s.sequence.guesser, s) for s in shares if s.complete and s.sequence.guesser]
         costs = self._threads.costs
         if not open_ or not costs.known:
             return
         tokens = float(sum(s.complete for s in shares))
         open_.sort(key=lambda pair: -pair[0].expected(TILE_ROWS - 1))
-        for lookup, share in open_:
+        for guesser, share in open_:
             most = min(self._room_for_guesses(share), self._n_batch - rows, self._max_outputs - _outputs(shares))
             best, best_rate = 0, _WORTH * tokens / costs.lately_ms(costs.filled(rows))
             for length in _lengths(rows):
                 if length > most or costs.lately_ms(rows + length) > limit_ms:
                     break
-                rate = (tokens + lookup.expected(length)) / costs.lately_ms(rows + length)
+                rate = (tokens + guesser.expected(length)) / costs.lately_ms(rows + length)
                 if rate > best_rate:
                     best, best_rate = length, rate
-            if best and (guesses := lookup.guess(best)):
-                share.guesses = guesses
-                rows += best
-                tokens += lookup.expected(best)
+            if best and (guesses := guesser.guess(best)):
+                share.guesses, share.certain = guesses, min(guesser.certain, len(guesses))
+                rows += len(guesses)
+                tokens += guesser.expected(best)
 
     def _fill_tile(self, shares: list[Share]) -> None:
         """Adds guesses that are wrong most likely where a step is cheaper with more rows: three cost more than four."""
@@ -161,8 +163,7 @@ class Scheduler:
 
     def _room_for_guesses(self, share: Share) -> int:
         """No guesses beyond the end of the answer: the last token needs no cell."""
-        request = share.sequence.request
-        return request.max_tokens - share.sequence.n_answered - 1
+        return share.sequence.room - 1
 
 
 def _outputs(shares: list[Share]) -> int:

@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable
 
 from .cells import Slot
+from .guided import Guesser, Guided
 from .lookup import Lookup, Record
 from .messages import Ending, FinishReason, Piece, Priority, Request, TokenLogprob, Tokens
 from .sampling import Choice, Sampler
@@ -41,6 +42,7 @@ class Sequence:
         self.slot: Slot | None = None
         self.leader: tuple[Sequence, int] | None = None  # whom to wait for, until it has that many tokens
         self.ending: Ending | None = None
+        self._limit: FinishReason | None = None  # that was reached before the answer had a valid end
         self.queue_key = self.key_of(request, candidate)
         self._text = TextAssembler(piece, request.stop)
         self._end_tokens, self._n_ctx = end_tokens, n_ctx
@@ -49,6 +51,9 @@ class Sequence:
         self._released = 0
         self._replay(request.so_far[candidate] if request.so_far else Tokens())
         self.lookup = Lookup(self.tokens, acceptance) if request.lookup else None
+        self.guesser: Guesser | None = self.lookup
+        if sampler.matcher:
+            self.guesser = Guided(self.tokens, sampler, self.lookup)
 
     @staticmethod
     def key_of(request: Request, candidate: int) -> tuple[float, int, int]:
@@ -63,6 +68,7 @@ class Sequence:
         if self.request.top_logprobs:
             self._top = list(so_far.top) or [()] * n
         for token in so_far.token_ids:
+            self.sampler.accept(token)
             self.tokens.append(token)
             if reason := self._after_token(token):
                 self._end(reason)
@@ -99,15 +105,39 @@ class Sequence:
         return self._piece(*self._text.release())
 
     def end_early(self) -> Piece | None:
-        """Ends the answer with what is written so far, as its time budget is over."""
+        """Ends the answer with what is written so far, as its time budget is over, or lets it come to a valid end."""
+        if self.closes or (self.decodes and not self._out_of(FinishReason.TIME_BUDGET)):
+            return None
         return self._end(FinishReason.TIME_BUDGET)
+
+    @property
+    def closes(self) -> bool:
+        """Whether a limit is reached, and only what brings the answer to a valid end is still written."""
+        return bool(self.sampler.planned)
+
+    @property
+    def room(self) -> int:
+        """How many tokens can follow at most."""
+        return len(self.sampler.planned) or self.request.max_tokens - self.n_answered
 
     def _after_token(self, token: int) -> FinishReason | None:
         if self._text.push(token):
             return FinishReason.STOP_STRING
+        if self._limit:
+            return None if self.closes else self._limit
+        if self.sampler.is_complete:
+            return FinishReason.STOP
         if self.n_answered >= self.request.max_tokens:
-            return FinishReason.LENGTH
+            return self._out_of(FinishReason.LENGTH)
         return FinishReason.CONTEXT_FULL if len(self.tokens) >= self._n_ctx else None
+
+    def _out_of(self, limit: FinishReason) -> FinishReason | None:
+        """The limit, or None where a valid end is still to be written."""
+        most = min(self.request.close_json, self._n_ctx - len(self.tokens))
+        if most > 0 and self.sampler.plan_ending(self._text.raw, most):
+            self._limit = limit
+            return None
+        return limit
 
     def _end(self, reason: FinishReason) -> Piece | None:
         last = self._piece(*self._text.release(final=True))

@@ -71,6 +71,11 @@ class TextAssembler:
         return limit
 
     @property
+    def raw(self) -> bytes:
+        """All bytes so far."""
+        return bytes(self._raw)
+
+    @property
     def text(self) -> str:
         """The whole text, cut before the stop string."""
         return decode_whole(bytes(self._raw[: self._cut]))

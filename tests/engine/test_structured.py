@@ -1,0 +1,109 @@
+"""Constrained answers: what is forced costs no step of its own, and a limit that cuts one is said or made good."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from skills.skill_draft.engine.costs import StepCosts
+from skills.skill_draft.engine.messages import Done, FinishReason, Sampling
+
+from .harness import EngineUnderTest, ask
+
+KEYS = [f"a_rather_long_key_{i}" for i in range(8)]
+SCHEMA = json.dumps(
+    {
+        "type": "object",
+        "properties": {key: {"type": "integer", "minimum": 0, "maximum": 9} for key in KEYS},
+        "required": KEYS,
+        "additionalProperties": False,
+    }
+)
+
+
+@pytest.fixture(scope="module")
+def engine() -> Iterator[EngineUnderTest]:
+    with EngineUnderTest() as running:
+        yield running
+
+
+@pytest.fixture
+def cheap_rows(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A step costs the same whatever it holds, as if memory alone decided."""
+    monkeypatch.setattr(StepCosts, "known", True)
+    monkeypatch.setattr(StepCosts, "lately_ms", lambda _, rows: 10 + rows / 100)
+
+
+@pytest.mark.usefixtures("cheap_rows")
+def test_what_the_schema_forces_costs_no_steps(engine: EngineUnderTest) -> None:
+    before = engine.engine.stats().steps
+    done = engine.answer(ask("Say hello.", json_schema=SCHEMA, max_tokens=600, lookup=False, sampling=Sampling(seed=5)))
+    steps, tokens = engine.engine.stats().steps - before, len(done.endings[0].tokens.token_ids)
+    assert list(json.loads(done.endings[0].text)) == KEYS
+    assert steps < 0.6 * tokens, f"{steps} steps for {tokens} tokens"
+    assert done.lookup_tokens == done.lookup_accepted == 0, "what is forced is no guess from the text"
+
+
+@pytest.mark.usefixtures("cheap_rows")
+def test_guesses_that_the_grammar_forbids_cost_no_row(engine: EngineUnderTest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The prompt suggests what the grammar forbids, over and over."""
+    prompt = "one two three four one two three four one two three four"
+    request = ask(prompt, regex="(one two |three |four ){12}", max_tokens=40, sampling=Sampling(seed=1, temperature=3))
+    checked = engine.answer(request)
+    monkeypatch.setattr("skills.skill_draft.engine.matcher.Matcher.fitting", lambda _, tokens: len(tokens))
+    again = ask(prompt, regex="(one two |three |four ){12}", max_tokens=40, sampling=request.sampling)
+    unchecked = engine.answer(again)
+    assert checked.endings == unchecked.endings
+    wrong = checked.lookup_tokens - checked.lookup_accepted
+    assert wrong < unchecked.lookup_tokens - unchecked.lookup_accepted
+
+
+def test_an_answer_that_nothing_can_follow_ends_without_a_step_more(engine: EngineUnderTest) -> None:
+    before = engine.engine.stats().steps
+    done = engine.answer(ask(regex="[0-9]", lookup=False))
+    assert engine.engine.stats().steps - before == 1
+    assert done.endings[0].reason is FinishReason.STOP
+    assert engine.answer(ask(regex="[0-9]", max_tokens=1)).endings[0].reason is FinishReason.STOP
+
+
+@pytest.mark.parametrize("limit", ["tokens", "time"])
+@pytest.mark.parametrize("close_json", [0, 5, 400])
+def test_a_limit_in_the_middle_is_said_and_closed_where_asked(
+    engine: EngineUnderTest, limit: str, close_json: int
+) -> None:
+    limits: dict[str, Any] = {"max_tokens": 40}
+    if limit == "time":
+        # The engine stands still meanwhile: the budget ends in mid-answer, however fast the machine is.
+        limits = {"max_tokens": 900, "budget_end": time.monotonic() + 0.15}
+    request = ask(
+        "Say hello.", json_schema=SCHEMA.replace('"maximum": 9', '"minimum": 100'), **limits, close_json=close_json
+    )
+    ending = engine.answer(request).endings[0]
+    assert ending.reason is (FinishReason.LENGTH if limit == "tokens" else FinishReason.TIME_BUDGET)
+    if close_json == 400:
+        assert list(json.loads(ending.text)) == KEYS
+    else:
+        assert len(ending.tokens.token_ids) <= limits["max_tokens"]
+        assert not ending.text.endswith("}")
+
+
+def test_a_valid_end_is_found_for_strings_arrays_patterns_and_choices(engine: EngineUnderTest) -> None:
+    day = {"type": "string", "format": "date"}
+    parts: list[Any] = [
+        {"type": "string", "minLength": 9},
+        {"type": "array", "items": {"enum": ["red", "green"]}, "minItems": 2},
+        {"type": "string", "pattern": "^[a-c]+x[0-9]{3}$"},
+        {"type": "object", "properties": {"when": day}, "required": ["when"]},
+        {"anyOf": [{"type": "null"}, day]},
+        {"const": 'quote " and \\ and 🙂'},
+    ]
+    for max_tokens in range(1, 40, 3):
+        schema = json.dumps({"type": "array", "prefixItems": parts, "minItems": len(parts), "items": False})
+        hot = Sampling(seed=max_tokens, temperature=3)
+        done = engine.answer(ask(json_schema=schema, max_tokens=max_tokens, close_json=300, sampling=hot))
+        assert isinstance(done, Done), done
+        assert len(json.loads(done.endings[0].text)) == len(parts)
