@@ -31,6 +31,8 @@ class GrpcClient:
             num_candidates=request.num_candidates,
             seed=request.seed,
         )
+        if request.json_schema:
+            message.json_schema = request.json_schema
         answer = answer or Answer(start=0.0)
         answer.start = time.perf_counter()
         async for chunk in self._stub.GenerateStream(message, timeout=TIMEOUT_S):

@@ -32,6 +32,9 @@ class HttpClient:
             "stream": True,
             "stream_options": {"include_usage": True},
         }
+        if request.json_schema:
+            schema = json.loads(request.json_schema)
+            body["response_format"] = {"type": "json_schema", "json_schema": {"name": "answer", "schema": schema}}
         if request.num_candidates > 1:
             body["n"] = request.num_candidates
         answer = answer or Answer(start=0.0)

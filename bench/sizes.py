@@ -39,6 +39,8 @@ class Sizes:
     reflection: int = 48
     candidates_prompt: int = 512
     candidates_new: int = 48
+    fields_new: int = 400
+    """(h) the answers with a schema, at most."""
     neighbours: bool = True
     """(g) whether it is done at all."""
 
@@ -59,6 +61,7 @@ SIZES = {
         reflection=32,
         candidates_prompt=256,
         candidates_new=24,
+        fields_new=160,
         neighbours=False,
     ),
 }
@@ -84,4 +87,5 @@ def quick(sizes: Sizes) -> Sizes:
         reflection=8,
         candidates_prompt=64,
         candidates_new=4,
+        fields_new=24,
     )

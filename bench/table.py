@@ -70,6 +70,9 @@ METRICS = (
     Metric(workload="g", figure="busy_one_tok_s", label="(g) one stream beside a busy process", target=1.8),
     Metric(workload="g", figure="busy_four_tok_s", label="(g) four at once beside a busy process", target=1.8),
     Metric(workload="g", figure="side_by_side_tok_s", label="(g) two servers side by side, together", target=5.0),
+    Metric(workload="h", figure="fields_tok_s", label="(h) twenty fields by a schema", target=1.3),
+    Metric(workload="h", figure="text_tok_s", label="(h) free text in a schema", target=1.0),
+    Metric(workload="h", figure="text_by_plain", label="(h) that by the same without a schema (aim: 0.97)", unit=""),
 )  # fmt: skip
 
 

@@ -25,6 +25,8 @@ class Ask:
     temperature: float = 0.0
     num_candidates: int = 1
     seed: int = 1
+    json_schema: str = ""
+    """What the answer must fit."""
 
 
 def ask(prompt: str, max_tokens: int, *, system: str = "") -> Ask:

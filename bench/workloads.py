@@ -1,4 +1,4 @@
-"""(a) to (g): what is done to a server, and the figures that come of it."""
+"""(a) to (h): what is done to a server, and the figures that come of it."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import contextlib
 import dataclasses
 import difflib
 import itertools
+import json
 import statistics
 import subprocess
 import sys
@@ -278,6 +279,43 @@ async def _crowded(asks: Sequence[tuple[Client, Ask]]) -> float:
     return sum(len(a.times) for a in answers) / (time.perf_counter() - start)
 
 
+# --- (h) structured answers ---
+
+_FIELDS = [f"{adjective}_{noun}" for adjective in ("first", "second", "average", "expected", "largest")
+           for noun in ("temperature", "humidity", "wind_speed", "air_pressure")]  # fmt: skip
+# A reading of three digits for each of twenty long names.
+_TWENTY_FIELDS = json.dumps(
+    {
+        "type": "object",
+        "properties": {name: {"type": "integer", "minimum": 100, "maximum": 999} for name in _FIELDS},
+        "required": _FIELDS,
+        "additionalProperties": False,
+    }
+)
+_FREE_TEXT = json.dumps(
+    {
+        "type": "object",
+        "properties": {"story": {"type": "string", "minLength": 100_000}},
+        "required": ["story"],
+        "additionalProperties": False,
+    }
+)
+
+
+async def structured(site: Site) -> Figures:
+    """One stream: an object whose keys are forced, then free text with a schema and without one."""
+    sizes, figures = site.sizes, Figures()
+    for name, schema in (("fields", _TWENTY_FIELDS), ("text", _FREE_TEXT), ("plain", "")):
+        rates = []
+        for _ in range(3):
+            request = ask(f"{site.prompts.of_length(sizes.prompt)} {_WRITE_ON}", sizes.fields_new)
+            answer = await site.client.ask(dataclasses.replace(request, json_schema=schema))
+            rates.append(answer.num_tokens / (answer.end - answer.times[0]))
+        figures[f"{name}_tok_s"] = statistics.median(rates)
+    figures["text_by_plain"] = float(figures["text_tok_s"]) / float(figures["plain_tok_s"])  # type: ignore[arg-type]
+    return figures
+
+
 WORKLOADS: dict[str, Callable[[Site], Awaitable[Figures]]] = {
     "a": one_stream,
     "b": concurrent,
@@ -286,4 +324,5 @@ WORKLOADS: dict[str, Callable[[Site], Awaitable[Figures]]] = {
     "e": loop,
     "f": candidates,
     "g": neighbours,
+    "h": structured,
 }

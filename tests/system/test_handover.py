@@ -35,8 +35,12 @@ REQUESTS = {
     "seeded": GenReq(prompt="Who are you?", seed=7, temperature=0.9, top_k=0, max_tokens=600, grammar=LETTERS),
     "without a grammar": GenReq(prompt="Who are you?", seed=8, max_tokens=600, **HOT),
     "grammar": GenReq(prompt="Say hello.", temperature=0, max_tokens=900, grammar='root ::= "a" root'),
+    "schema": GenReq(
+        prompt="Who are you?", seed=5, max_tokens=500, **HOT,
+        json_schema='{"type": "array", "minItems": 200, "items": {"properties": {"n": {}}, "required": ["n"]}}',
+    ),
     "three candidates": GenReq(prompt="Who are you?", seed=9, num_candidates=3, max_tokens=300, **HOT),
-}
+}  # fmt: skip
 
 
 @pytest.fixture(scope="module")

@@ -19,6 +19,18 @@ def run(code: str) -> subprocess.CompletedProcess[str]:
 
 
 @pytest.mark.slow
+def test_the_examples_of_structured_answers_run_as_written() -> None:
+    snippet = re.search(r"```python\n(.*?)```", (ROOT / "docs" / "structured.md").read_text(), re.DOTALL)
+    assert snippet is not None
+    done = run(snippet[1].replace("timeout=30.0", "timeout=90.0"))
+    assert done.returncode == 0, done.stderr
+    inhabitants, because, call = done.stdout.splitlines()
+    assert int(inhabitants) >= 0
+    assert re.fullmatch(r"(yes|no), because [a-z ]{5,40}\.", because)
+    assert call in {'weather("Paris")', 'weather("Rome")'}
+
+
+@pytest.mark.slow
 def test_the_client_snippet_runs_as_written() -> None:
     """With the embedded model in a local process, or whatever serves on this host's port."""
     snippet = re.search(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)

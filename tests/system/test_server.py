@@ -447,14 +447,20 @@ def test_health_counts(server: DraftServer) -> None:
 
 # --- the engine dies, the service does not ---
 
+# So many that no answer comes to its end.
+WORDS = json.dumps(
+    {"type": "array", "items": {"properties": {"word": {"type": "string"}}, "required": ["word"]}, "minItems": 99}
+)
+
 
 @pytest.mark.parametrize(
     "request_",
     [
         endless(max_tokens=400),
         GenReq(prompt="Count to twenty.", seed=8, temperature=5, top_k=0, top_p=1, min_p=0, max_tokens=300),
+        GenReq(prompt="Count to twenty.", seed=9, json_schema=WORDS, max_tokens=300, close_json=50),
     ],
-    ids=["greedy", "seeded"],
+    ids=["greedy", "seeded", "schema"],
 )
 @pytest.mark.parametrize("signal_", [signal.SIGKILL, signal.SIGSTOP])
 def test_streams_go_on_in_a_new_engine(tmp_path: Path, signal_: signal.Signals, request_: skills_pb2.GenReq) -> None:

@@ -16,6 +16,7 @@ from .messages import Constraint, ConstraintKind
 from .schema import schema_to_grammar
 
 MAX_BYTES = 64 * 1024
+MAX_MESSAGE = 300
 
 # Strings, regular expressions and comments of a Lark grammar, in which anything may stand.
 _LARK_TEXT = re.compile(r'"(?:\\.|[^"\\\n])*"|/(?!/)(?:\\.|\[(?:\\.|[^\]\\\n])*\]|[^/\\\n])+/|(?://|#)[^\n]*')
@@ -45,8 +46,10 @@ def to_grammar(constraint: Constraint) -> str:
                 return _lark(constraint.text)
             case ConstraintKind.REGEX:
                 return LLMatcher.grammar_from_regex(constraint.text)
+    except RecursionError:
+        raise ConstraintError("nests too deeply") from None
     except ValueError as error:
-        raise ConstraintError(str(error)) from error
+        raise ConstraintError(str(error)[:MAX_MESSAGE]) from error
 
 
 def _lark(text: str) -> str:

@@ -13,25 +13,27 @@ import numpy.typing as npt
 from llguidance import LLMatcher, LLParserLimits, LLTokenizer, TokenizerWrapper
 
 from .binding import Vocab
-from .constraint import ConstraintError, to_grammar
+from .constraint import MAX_MESSAGE, ConstraintError, to_grammar
 from .messages import Constraint, ConstraintKind
 from .schema import explained
 from .trial import LIMITS, Trial
 
-_MAX_KEPT = 32  # compiled grammars
+_MAX_KEPT = 32  # compiled grammars, of up to 40 MB each if somebody means ill
 _WORD = 32  # tokens
 
 
 class Matcher:
     """The state of one answer."""
 
-    def __init__(self, state: LLMatcher, vocab: Vocab, kind: ConstraintKind) -> None:
+    def __init__(self, state: LLMatcher, vocab: Vocab, kind: ConstraintKind, failed: list[str] | None = None) -> None:
         self._state, self._vocab, self.kind = state, vocab, kind
+        self.failed: list[str] = failed if failed is not None else []
+        """What went wrong in an answer; all copies share what they have learned of the grammar, and this list."""
         self._words = np.zeros(-(-vocab.n_tokens // _WORD), np.int32)
 
     def copy(self) -> Matcher:
         """Another answer that stands where this one does."""
-        return Matcher(self._state.deep_copy(), self._vocab, self.kind)
+        return Matcher(self._state.deep_copy(), self._vocab, self.kind, self.failed)
 
     def allowed(self) -> npt.NDArray[np.bool_]:
         """Which tokens may come next, those that end the answer included; shape (n_vocab,).
@@ -88,7 +90,8 @@ class Matcher:
 
     def _check(self) -> None:
         if self._state.is_error():
-            raise ConstraintError(_reason(self._state.get_error()))
+            self.failed.append(_reason(self._state.get_error()))
+            raise ConstraintError(self.failed[-1])
 
 
 class Matchers:
@@ -102,7 +105,7 @@ class Matchers:
     def start(self, constraint: Constraint) -> Matcher:
         """The beginning of an answer; raises `ConstraintError`."""
         kept = self._kept.pop(constraint, None)
-        if kept is None:
+        if kept is None or (isinstance(kept, Matcher) and kept.failed):  # it may have learned more than it may keep
             try:
                 kept = self._compile(constraint)
             except ConstraintError as error:
@@ -153,6 +156,8 @@ class _Pieces:
 
 def _reason(message: str) -> str:
     """What is wrong, without the text that it is wrong in: a parser of regular expressions says that last."""
+    if message.startswith("NoExtension"):
+        return "no text fits it from here on"
     lines = message.splitlines()
     reason = next((line for line in lines if line.startswith("error: ")), "")
-    return (f"invalid regular expression: {reason.removeprefix('error: ')}" if reason else lines[0])[:300]
+    return (f"invalid regular expression: {reason.removeprefix('error: ')}" if reason else lines[0])[:MAX_MESSAGE]

@@ -6,6 +6,8 @@ import re
 
 _SPACE = r"\t\n\x0b\x0c\r \u{a0}\u{1680}\u{2000}-\u{200a}\u{2028}\u{2029}\u{202f}\u{205f}\u{3000}\u{feff}"
 _ESCAPED = {"s": f"[{_SPACE}]", "S": f"[^{_SPACE}]"}
+# Pydantic's for a decimal number has a look-ahead, which says: with a digit.
+_DECIMAL = (r"(?!^[-+.]*$)[+-]?0*\d*\.?\d*", r"[+-]?(?:\d+\.?\d*|\.\d+)")
 _PART = re.compile(r"(\\c[A-Za-z]|\\.)|(.)", re.DOTALL)
 # In a class of Rust's, these nest classes, intersect and subtract them. In one of JavaScript's they are characters.
 _CLASS_SIGNS = {"[": r"\[", "&": r"\&", "~": r"\~"}
@@ -15,7 +17,7 @@ def to_rust(pattern: str) -> str:
     """The same pattern in the other notation; raises `ValueError` for what has no counterpart."""
     parts: list[str] = []
     in_class = False
-    for match in _PART.finditer(pattern):
+    for match in _PART.finditer(pattern.replace(*_DECIMAL)):
         escape, character = match.groups()
         if escape:
             parts.append(_escape(escape))

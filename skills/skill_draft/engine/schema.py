@@ -6,26 +6,22 @@ llguidance converts the schema; this looks it through before that. The test suit
 from __future__ import annotations
 
 import json
-import math
 import re
 from collections.abc import Iterator
-from fractions import Fraction
 from typing import Any
 
 from llguidance import LLMatcher
 
 from .formats import FORMATS, MAX_HOSTNAME, OTHER_FORMATS
+from .numbers import Numbers
 from .pattern import to_rust
 
 # Between the parts of JSON: nothing, a space, or a new line with its indentation. Bounded, so that no answer is lost in
 # white space without end.
 WHITE_SPACE = r" |\n[ \t]{0,64}"
-# Doubles hold all whole numbers up to here, and llguidance computes with doubles.
-_EXACT = 2**53
 
 _MAPS = frozenset(("properties", "patternProperties", "$defs", "definitions", "dependentSchemas"))
 _DATA = frozenset(("const", "enum", "default", "examples", "example", "required"))
-_NUMBERS = ("const", "enum", "minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum", "multipleOf")
 _DRAFTS = re.compile(r"https?://json-schema\.org/(draft/20(19-09|20-12)|draft-0[4567])/schema#?")
 _UNIMPLEMENTED = re.compile(r"Unimplemented keys: \[(.*)\]")
 
@@ -36,18 +32,17 @@ def schema_to_grammar(text: str, *, weaker: bool = False) -> str:
     """The grammar of a schema; with `weaker`, what is not supported is left out. Raises `ValueError`."""
     try:
         schema = json.loads(text)
-    except RecursionError:
-        raise ValueError("nests too deeply") from None
     except ValueError as error:
         raise ValueError(f"is not JSON: {error}") from error
     if not isinstance(schema, dict):
         raise ValueError("must be a JSON object")  # noqa: TRY004 - it is what the caller sent
-    divisors: set[Fraction] = set()
+    numbers = Numbers()
     for part, path in places(schema):
         if not weaker:
             _check(part, path)
-            _check_divisors(divisors, part, path)
+            numbers.add(part, path)
         _translate(part, path)
+    numbers.check()
     options: Any = {"whitespace_pattern": WHITE_SPACE, "lenient": weaker}
     return LLMatcher.grammar_from_json_schema(json.dumps(schema), overrides=options)
 
@@ -88,9 +83,6 @@ def _check(part: dict[str, Any], path: str) -> None:
     dialect = part.get("$schema")
     if isinstance(dialect, str) and not _DRAFTS.fullmatch(dialect):
         raise ValueError(f"{path}: $schema {dialect[:80]!r} is not a draft of JSON Schema from 4 to 2020-12")
-    for key in _NUMBERS:
-        if any(abs(number) > _EXACT for number in _whole_numbers(part.get(key))):
-            raise ValueError(f"{path}: {key} has a number beyond 2^53, which is not exact")
     least, required = part.get("minProperties"), part.get("required")
     named = len(required) if isinstance(required, list) else 0
     if isinstance(least, int) and least > named + 1:
@@ -99,17 +91,6 @@ def _check(part: dict[str, Any], path: str) -> None:
     if isinstance(name, str) and _may_be_string(part) and name not in FORMATS and name not in OTHER_FORMATS:
         known = ", ".join(sorted({*FORMATS, *OTHER_FORMATS}))
         raise ValueError(f"{path}: format {name[:40]!r} is not supported (only {known})")
-
-
-def _check_divisors(divisors: set[Fraction], part: dict[str, Any], path: str) -> None:
-    """Where several divisors meet, llguidance computes their least common multiple in 32 bits, and it may overflow."""
-    divisor = part.get("multipleOf")
-    if not isinstance(divisor, (int, float)) or not math.isfinite(divisor):
-        return
-    divisors.add(abs(Fraction(str(divisor))))
-    scale = math.lcm(*(d.denominator for d in divisors))
-    if len(divisors) > 1 and math.lcm(*(int(d * scale) for d in divisors)) >= 2**32:
-        raise ValueError(f"{path}: multipleOf {divisor} and the others of this schema have no multiple below 2^32")
 
 
 def _translate(part: dict[str, Any], path: str) -> None:
@@ -121,6 +102,9 @@ def _translate(part: dict[str, Any], path: str) -> None:
             part["pattern"] = to_rust(part["pattern"])
         if isinstance(part.get("patternProperties"), dict):
             part["patternProperties"] = {to_rust(key): sub for key, sub in part["patternProperties"].items()}
+            if "additionalProperties" in part:  # must not be apart from it
+                part["additionalProperties"] = part.pop("additionalProperties")
+                part["patternProperties"] = part.pop("patternProperties")
     except ValueError as error:
         raise ValueError(f"{path}: the pattern {error}") from error
     name = part.get("format")
@@ -135,13 +119,3 @@ def _translate(part: dict[str, Any], path: str) -> None:
 def _may_be_string(part: dict[str, Any]) -> bool:
     types = part.get("type", "string")
     return "string" in (types if isinstance(types, list) else [types])
-
-
-def _whole_numbers(value: Any) -> Iterator[float]:
-    pending = [value]
-    while pending:
-        item = pending.pop()
-        if isinstance(item, (list, dict)):
-            pending += item.values() if isinstance(item, dict) else item
-        elif isinstance(item, (int, float)):
-            yield item

@@ -21,7 +21,7 @@ _MAX_WAIT_S = 8.0  # beside whatever else the machine does
 _MAX_MEMORY = 1 << 30  # bytes, the process itself included
 
 # Of each mask: 14 ms of lexing and 3 ms of parsing, about. Of a grammar: 1 to 2 kB a state.
-LIMITS = {"step_lexer_fuel": 200_000, "step_max_items": 50_000, "max_lexer_states": 50_000, "verbose_errors": False}
+LIMITS = {"step_lexer_fuel": 200_000, "step_max_items": 50_000, "max_lexer_states": 20_000, "verbose_errors": False}
 
 
 class Trial:
