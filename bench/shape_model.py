@@ -15,6 +15,7 @@ import argparse
 import os
 import sys
 from pathlib import Path
+from typing import Any
 
 import gguf
 import numpy as np
@@ -102,7 +103,7 @@ def _metadata(writer: gguf.GGUFWriter, n_blocks: int) -> None:
 def _vocabulary(writer: gguf.GGUFWriter) -> Successors:
     """The embedded model's tokenizer, filled up to Qwen's size, and what follows what."""
     reader = gguf.GGUFReader(find_model(EMBEDDED, models_dir()))
-    old = {name: reader.get_field(f"tokenizer.ggml.{name}").contents() for name in ("tokens", "token_type", "merges")}
+    old = {name: _field(reader, f"tokenizer.ggml.{name}") for name in ("tokens", "token_type", "merges")}
     tokens, types = list(old["tokens"]), list(old["token_type"])
     order = Successors(tokens, N_VOCAB)
     tokens += order.turn_texts
@@ -120,6 +121,12 @@ def _vocabulary(writer: gguf.GGUFWriter) -> Successors:
     writer.add_add_bos_token(False)
     writer.add_chat_template(TEMPLATE)
     return order
+
+
+def _field(reader: gguf.GGUFReader, name: str) -> Any:
+    field = reader.get_field(name)
+    assert field is not None, f"the embedded model has {name}"
+    return field.contents()
 
 
 def _tensors(n_blocks: int) -> list[tuple[str, int, int, str]]:

@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 from collections import defaultdict
 from functools import partial
-from typing import TYPE_CHECKING, Any, Generic, Self, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, Self, TypeVar, overload
 
 from core.calls import ANSWERS, LOOK_AGAIN_S, Call, CallPath, ClientFace, Metadata, result_of
 from core.channels import open_aio_channel, open_channel
@@ -15,13 +15,15 @@ from core.quiet_grpc import grpc
 from core.replicas.lease import Takeover
 from core.replicas.refusals import left_behind
 from core.replicas.watcher import CHECK_TIMEOUT_S
+from core.structured import shape_of
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from core.replicas import Lease, ReplicaSet
     from skills import skills_pb2
 
+_T = TypeVar("_T")
 _Chunk = TypeVar("_Chunk")
 
 
@@ -57,6 +59,42 @@ class AsyncSkillClient(ClientFace):
     ) -> AsyncAnswerStream[skills_pb2.GenChunk]:
         """The same answer in pieces. Closing the stream cancels the call."""
         return self._stream(ANSWERS, request, timeout, metadata)
+
+    @overload
+    async def generate_json(
+        self,
+        prompt: str | Sequence[skills_pb2.Message],
+        schema: type[_T],
+        *,
+        timeout: float | None = None,  # noqa: ASYNC109  # as above
+        metadata: Metadata | None = None,
+        **fields: Any,
+    ) -> _T: ...
+
+    @overload
+    async def generate_json(
+        self,
+        prompt: str | Sequence[skills_pb2.Message],
+        schema: object,
+        *,
+        timeout: float | None = None,  # noqa: ASYNC109  # as above
+        metadata: Metadata | None = None,
+        **fields: Any,
+    ) -> Any: ...
+
+    async def generate_json(
+        self,
+        prompt: str | Sequence[skills_pb2.Message],
+        schema: object,
+        *,
+        timeout: float | None = None,  # noqa: ASYNC109  # as above
+        metadata: Metadata | None = None,
+        **fields: Any,
+    ) -> Any:
+        """Answers with an object."""
+        shape = shape_of(schema)
+        request = shape.request(prompt, fields)
+        return shape.parse(request, await self.Generate(request, timeout, metadata))
 
     async def Health(  # noqa: N802  # the stub's name
         self,

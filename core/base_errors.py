@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
+    from skills import skills_pb2
+
 _E = TypeVar("_E", bound="SaraiError")
 
 
@@ -90,6 +92,38 @@ class PoolClosedError(SaraiError):
     """The pool, or the client, was closed before."""
 
     caller_fault = True
+
+
+class AnswerError(SaraiError):
+    """An answer came, but the object that was asked for cannot be made of it.
+
+    Attributes:
+        text: the answer.
+        response: the answer with all that the skill said of it.
+    """
+
+    def __init__(self, what: str, response: skills_pb2.GenResp) -> None:
+        super().__init__(one_line(what))
+        self.response = response
+        self.text = response.text
+
+
+class CutAnswerError(AnswerError):
+    """The answer was ended before it was whole. Its text is what was written so far."""
+
+    caller_fault = True
+
+
+class InvalidAnswerError(AnswerError):
+    """The answer is whole, but not valid: its type asks for more than a JSON schema can say.
+
+    Attributes:
+        error: what is wrong with it; a `pydantic.ValidationError` where a type was asked for.
+    """
+
+    def __init__(self, what: str, response: skills_pb2.GenResp, error: BaseException) -> None:
+        super().__init__(what, response)
+        self.error = error
 
 
 def one_line(text: str) -> str:

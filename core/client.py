@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from functools import partial
-from typing import TYPE_CHECKING, Any, Generic, Self, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, Self, TypeVar, overload
 
 from core.calls import ANSWERS, LOOK_AGAIN_S, Call, CallPath, ClientFace, Metadata, result_of
 from core.channels import open_channel
@@ -15,15 +15,17 @@ from core.replicas import ReplicaSet
 from core.replicas.lease import Takeover
 from core.replicas.watcher import CHECK_TIMEOUT_S
 from core.rpc_status import call_error
+from core.structured import shape_of
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from core.config import PoolConfig
     from core.replicas import Lease
     from core.skill import SkillSpec
     from skills import skills_pb2
 
+_T = TypeVar("_T")
 _Chunk = TypeVar("_Chunk")
 
 
@@ -80,6 +82,64 @@ class SkillClient(ClientFace):
     ) -> AnswerStream[skills_pb2.GenChunk]:
         """The same answer in pieces. Closing the stream cancels the call."""
         return self._stream(ANSWERS, request, timeout, metadata)
+
+    @overload
+    def generate_json(
+        self,
+        prompt: str | Sequence[skills_pb2.Message],
+        schema: type[_T],
+        *,
+        timeout: float | None = None,
+        metadata: Metadata | None = None,
+        **fields: Any,
+    ) -> _T: ...
+
+    @overload
+    def generate_json(
+        self,
+        prompt: str | Sequence[skills_pb2.Message],
+        schema: object,
+        *,
+        timeout: float | None = None,
+        metadata: Metadata | None = None,
+        **fields: Any,
+    ) -> Any: ...
+
+    def generate_json(
+        self,
+        prompt: str | Sequence[skills_pb2.Message],
+        schema: object,
+        *,
+        timeout: float | None = None,
+        metadata: Metadata | None = None,
+        **fields: Any,
+    ) -> Any:
+        """Answers with an object.
+
+        The answer is constrained to the schema, read, and validated where a type is given.
+
+            person = draft.generate_json("Ana is 31 years old.", Person, temperature=0)
+
+        Args:
+            prompt: what to answer, or the turns of a conversation. The model sees no more than this: the schema is not
+                put into it.
+            schema: a type that pydantic has a JSON schema for (a model, a dataclass, a TypedDict, `list[…]`), for which
+                pydantic must be installed; or a JSON schema, as a dictionary or as text.
+            timeout: as for every method, seconds.
+            metadata: as for every method.
+            fields: other fields of GenReq: max_tokens, temperature, seed, system, close_json and so on.
+
+        Returns:
+            An object of that type; for a JSON schema what `json.loads` makes of the answer.
+
+        Raises:
+            CutAnswerError: the answer was ended before it was whole.
+            InvalidAnswerError: the type asks for more than a schema can say, and the answer is not that.
+            ConfigError: the schema is none.
+        """
+        shape = shape_of(schema)
+        request = shape.request(prompt, fields)
+        return shape.parse(request, self.Generate(request, timeout, metadata))
 
     def Health(  # noqa: N802  # the stub's name
         self,

@@ -21,10 +21,12 @@ class Conversation:
         config: the settings of the requests.
         prompt: the first turn.
         seed: the seed of all requests, None for none.
+        json_schema: what drafts and corrections must fit, None where they need not.
     """
 
-    def __init__(self, config: LoopConfig, prompt: str, *, seed: int | None) -> None:
+    def __init__(self, config: LoopConfig, prompt: str, *, seed: int | None, json_schema: str | None) -> None:
         self._config = config
+        self._json_schema = json_schema
         self._seed = seed
         self._messages: list[skills_pb2.Message] = []
         if config.system:
@@ -47,7 +49,7 @@ class Conversation:
         """The request for the next answer.
 
         Args:
-            stage: what it is; a reflection is short, and is not held to grammar and stop strings.
+            stage: what it is; a reflection is short, and is not held to a grammar, a schema or stop strings.
             time_budget_ms: when the answer so far is wanted; 0 for no budget.
         """
         config = self._config
@@ -69,8 +71,16 @@ class Conversation:
             lookup=config.lookup,
             progress=config.progress,
         )
-        if config.grammar is not None and not reflecting:
-            request.grammar = config.grammar
-        if config.json_schema is not None and not reflecting:
-            request.json_schema = config.json_schema
+        if not reflecting:
+            self._constrain(request)
         return request
+
+    def _constrain(self, request: skills_pb2.GenReq) -> None:
+        config = self._config
+        request.close_json, request.allow_weaker_schema = config.close_json, config.allow_weaker_schema
+        if config.grammar is not None:
+            request.grammar = config.grammar
+        if config.regex is not None:
+            request.regex = config.regex
+        if self._json_schema is not None:
+            request.json_schema = self._json_schema

@@ -10,6 +10,9 @@
     ├── SkillStartError           the local server of a skill did not come up; also a grpc.RpcError, UNAVAILABLE
     │   ├── SkillStartTimeoutError
     │   └── SkillRestartLimitError
+    ├── AnswerError               an answer came, but the object that was asked for cannot be made of it
+    │   ├── CutAnswerError        it was ended before it was whole
+    │   └── InvalidAnswerError    it does not satisfy its type
     └── CallError                 a call failed; also a grpc.RpcError
         ├── InvalidRequestError   INVALID_ARGUMENT, OUT_OF_RANGE, NOT_FOUND, ALREADY_EXISTS, FAILED_PRECONDITION
         │   └── RequestTooLargeError
@@ -31,8 +34,11 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from core.base_errors import (
+    AnswerError,
     ComposeError,
     ConfigError,
+    CutAnswerError,
+    InvalidAnswerError,
     NoComposeError,
     PluginError,
     PoolClosedError,
@@ -49,12 +55,15 @@ if TYPE_CHECKING:
 __all__ = [
     "ERROR_OF_CODE",
     "AccessDeniedError",
+    "AnswerError",
     "CallCancelledError",
     "CallError",
     "ComposeError",
     "ConfigError",
+    "CutAnswerError",
     "DeadlineError",
     "FieldViolation",
+    "InvalidAnswerError",
     "InvalidRequestError",
     "NoComposeError",
     "OverloadedError",

@@ -55,9 +55,16 @@ class LoopConfig:
     stop: tuple[str, ...] = ()
     """Ends drafts and corrections; reflections are not looked through for them."""
     grammar: str | None = None
-    """GBNF that drafts and corrections must fit. Not together with `json_schema`."""
-    json_schema: str | None = None
-    """JSON schema that drafts and corrections must fit."""
+    """GBNF that drafts and corrections must fit. At most one of `grammar`, `json_schema` and `regex`."""
+    json_schema: object = None
+    """What drafts and corrections are to be, and the result's `parsed` is: a JSON schema, as text or as a dictionary,
+    or a type that pydantic has a schema for."""
+    regex: str | None = None
+    """Regular expression that drafts and corrections must match."""
+    close_json: int = 0
+    """An answer that is cut off is brought to a valid end with at most so many more tokens; 0: it is not."""
+    allow_weaker_schema: bool = False
+    """Whether what the skill does not support is left out of `json_schema`, instead of refused."""
     batch: bool = False
     """Whether nobody waits for the answer: interactive requests go first."""
     progress: bool = False
@@ -79,5 +86,6 @@ class LoopConfig:
         for name in ("max_tokens", "reflection_max_tokens"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"{name} must be at least 1, not {getattr(self, name)!r}")
-        if self.grammar is not None and self.json_schema is not None:
-            raise ConfigError("give grammar or json_schema, not both")
+        given = [name for name in ("grammar", "json_schema", "regex") if getattr(self, name) is not None]
+        if len(given) > 1:
+            raise ConfigError(f"give {' or '.join(given)}, not both")

@@ -112,6 +112,8 @@ class Iteration:
     """Of the answer alone."""
     reflection: Reflection | None = None
     """None for the draft."""
+    fits: bool = True
+    """Whether it is what `LoopConfig.json_schema` asks for: whole and valid."""
 
     @property
     def repeats_reflection(self) -> bool:
@@ -149,6 +151,8 @@ class LoopResult:
     target: str
     latency_ms: float
     """From the first call to the end as the caller saw it. The start of a local server is not in it."""
+    parsed: Any = None
+    """The answer as the object that `LoopConfig.json_schema` asks for, None where it asks for none."""
 
     def calls(self) -> Iterator[CallFigures]:
         """The figures of all calls, in order."""
@@ -175,18 +179,27 @@ class LoopResult:
         return sum(call.cached_tokens for call in self.calls())
 
     def as_dict(self) -> dict[str, Any]:
-        """The result as plain values, ready for JSON."""
+        """The result as plain values, ready for JSON; without `parsed`, which is `answer` once more."""
         totals = {"tokens": self.tokens, "prompt_tokens": self.prompt_tokens, "cached_tokens": self.cached_tokens}
-        return dataclasses.asdict(self) | totals
+        plain = dataclasses.asdict(dataclasses.replace(self, parsed=None))
+        del plain["parsed"]
+        return plain | totals
 
 
 def best_of(iterations: Sequence[Iteration]) -> Iteration:
     """The iteration with the best answer.
 
-    Something is better than nothing, an answer better than talk about one, a whole one better than one that was cut
-    off; then the score decides, and the later one where it is equal.
+    Something is better than nothing, what fits its schema better than what does not, an answer better than talk about
+    one, a whole one better than one that was cut off; then the score decides, and the later one where it is equal.
     """
     return max(
         iterations,
-        key=lambda i: (bool(i.text.strip()), not i.repeats_reflection, not i.figures.cut_off, i.score, i.number),
+        key=lambda i: (
+            bool(i.text.strip()),
+            i.fits,
+            not i.repeats_reflection,
+            not i.figures.cut_off,
+            i.score,
+            i.number,
+        ),
     )

@@ -7,12 +7,12 @@ import math
 import secrets
 import time
 from collections.abc import Generator, Iterator
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Any, cast
 
 from core.confidence import confidence_of
 from core.conversation import Conversation
 from core.deadlines import Deadlines
-from core.errors import DeadlineError, SaraiError, SkillFailedError, one_line
+from core.errors import AnswerError, DeadlineError, SaraiError, SkillFailedError, one_line
 from core.loop_events import (
     CallProgress,
     IterationFinished,
@@ -31,20 +31,21 @@ if TYPE_CHECKING:
     from core.client import SkillClient
     from core.loop_config import LoopConfig
     from core.plugins import Plugins
+    from core.structured import Shape
     from skills import skills_pb2
 
 _log = logging.getLogger(__name__)
 
 
 class LoopError(SaraiError):
-    """There is no answer: the draft failed.
+    """There is no answer: the draft failed, or no answer is what `json_schema` asks for.
 
     Attributes:
         error: why. Its text is this one's, and it is its `__cause__` too.
     """
 
     def __init__(self, error: SaraiError) -> None:
-        super().__init__(f"no draft: {error}")
+        super().__init__(f"no answer: {error}")
         self.error = error
         self.caller_fault = error.caller_fault
         self.retryable = error.retryable
@@ -58,9 +59,12 @@ class LoopRun:
         client: the client of the skill that answers.
         plugins: whose hooks score answers and word reflections.
         prompt: what to answer.
+        shape: what the answer is to be, None for text.
     """
 
-    def __init__(self, config: LoopConfig, client: SkillClient, plugins: Plugins, prompt: str) -> None:
+    def __init__(
+        self, config: LoopConfig, client: SkillClient, plugins: Plugins, prompt: str, shape: Shape[Any] | None = None
+    ) -> None:
         self._config = config
         self._client = client
         self._hook = plugins.hook
@@ -69,9 +73,13 @@ class LoopRun:
         self._seed = config.seed
         if self._seed is None and config.temperature > 0:
             self._seed = secrets.randbits(32)
-        self._conversation = Conversation(config, prompt, seed=self._seed)
+        self._shape = shape
+        json_schema = None if shape is None else shape.json_schema
+        self._conversation = Conversation(config, prompt, seed=self._seed, json_schema=json_schema)
         self._deadlines = Deadlines(timeout_s=config.timeout_s, time_budget_s=config.time_budget_s)
         self._iterations: list[Iteration] = []
+        self._parsed: dict[int, Any] = {}
+        self._misfits: dict[int, AnswerError] = {}
         self._reflection: Reflection | None = None  # the last one, while no correction followed
         self._model = ""
 
@@ -79,7 +87,7 @@ class LoopRun:
         """Runs it. Closing the iterator cancels the call that is under way.
 
         Raises:
-            LoopError: the draft failed.
+            LoopError: the draft failed, or no answer is what was asked for.
         """
         client = self._client
         yield LoopStarted(skill=client.skill, language=self._language, origin=client.origin, target=client.target)
@@ -125,6 +133,7 @@ class LoopRun:
         request = self._conversation.request(stage, time_budget_ms=self._deadlines.time_budget_ms())
         response = yield from self._call(stage, number, request)
         confidence = confidence_of(response)
+        self._parse(number, request, response)
         iteration = Iteration(
             number=number,
             stage=stage,
@@ -134,10 +143,19 @@ class LoopRun:
             latency_ms=(time.monotonic() - started_s) * 1000,
             figures=CallFigures.of(response),
             reflection=self._reflection,
+            fits=number not in self._misfits,
         )
         self._iterations.append(iteration)
         self._reflection = None
         yield IterationFinished(iteration=iteration)
+
+    def _parse(self, number: int, request: skills_pb2.GenReq, response: skills_pb2.GenResp) -> None:
+        """Makes the object of an iteration's answer, or notes why there is none."""
+        if self._shape is not None:
+            try:
+                self._parsed[number] = self._shape.parse(request, response)
+            except AnswerError as error:
+                self._misfits[number] = error
 
     def _call(
         self, stage: Stage, number: int, request: skills_pb2.GenReq | None = None
@@ -176,7 +194,7 @@ class LoopRun:
             return StopReason.CONTEXT_FULL
         if len(self._iterations) > 1 and last.text.split() == self._iterations[-2].text.split():
             return StopReason.UNCHANGED
-        if threshold is not None and last.score >= threshold and not last.repeats_reflection:
+        if threshold is not None and last.score >= threshold and last.fits and not last.repeats_reflection:
             return StopReason.CONFIDENT
         if last.number >= self._config.max_iterations:
             return StopReason.MAX_ITERATIONS
@@ -203,6 +221,8 @@ class LoopRun:
 
     def _result(self, stopped: StopReason, failure: str | None) -> LoopResult:
         best = best_of(self._iterations)
+        if (misfit := self._misfits.get(best.number)) is not None:
+            raise LoopError(misfit) from misfit
         return LoopResult(
             answer=best.text,
             best=best.number,
@@ -217,6 +237,7 @@ class LoopRun:
             origin=self._client.origin,
             target=self._client.target,
             latency_ms=(time.monotonic() - self._deadlines.started_s) * 1000,
+            parsed=self._parsed.get(best.number),
         )
 
 

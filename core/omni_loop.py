@@ -17,6 +17,7 @@ from core.loop_events import (
 from core.loop_result import CallFigures, Iteration, LoopResult, Reflection, Stage, StopReason
 from core.loop_run import LoopError, LoopRun
 from core.model_pool import get_model_pool
+from core.structured import shape_of
 
 if TYPE_CHECKING:
     from collections.abc import Generator
@@ -54,6 +55,9 @@ class OmniLoop:
         config: the settings.
         pool: where the skill's client comes from; by default the pool of the process.
         skill: the name of the skill that answers.
+
+    Raises:
+        ConfigError: the config's `json_schema` is none.
     """
 
     def __init__(
@@ -62,13 +66,15 @@ class OmniLoop:
         self.config = LoopConfig() if config is None else config
         self.skill = skill
         self._pool = pool
+        schema = self.config.json_schema
+        self._shape = None if schema is None else shape_of(schema)
 
     def run(self, prompt: str) -> LoopResult:
         """Runs to the end.
 
         Raises:
             ValueError: the prompt is empty.
-            LoopError: the draft failed, so there is no answer at all.
+            LoopError: there is no answer: the draft failed, or no answer is what `json_schema` asks for.
             UnknownSkillError, SkillStartError: there is nobody to ask.
         """
         for event in self.stream(prompt):
@@ -89,4 +95,4 @@ class OmniLoop:
     def _events(self, prompt: str) -> Generator[LoopEvent, None, None]:
         pool = get_model_pool() if self._pool is None else self._pool
         client = pool.get_skill_client(self.skill)
-        yield from LoopRun(self.config, client, pool.plugins, prompt).events()
+        yield from LoopRun(self.config, client, pool.plugins, prompt, self._shape).events()

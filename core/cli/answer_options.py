@@ -10,11 +10,12 @@ from typing import TYPE_CHECKING, Any, Self
 import click
 
 from core.cli.texts import decoded
-from core.cli.types import EscapedText, Whole
+from core.cli.types import EscapedText, SchemaOrFile, Whole
 
 if TYPE_CHECKING:
     from skills import skills_pb2
 
+_CONSTRAINTS = ("grammar", "json_schema", "json_object", "regex")
 _FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 
 
@@ -35,6 +36,9 @@ class AnswerOptions:
     system: str
     grammar: str | None
     json_schema: str | None
+    regex: str | None
+    close_json: int | None
+    allow_weaker_schema: bool
     batch: bool
     lookup: bool
 
@@ -43,13 +47,16 @@ class AnswerOptions:
         """Takes its own out of the parameters of a command, and reads the files that they name.
 
         Raises:
-            UsageError: a file is no text, or both a grammar and a schema were given.
+            UsageError: a file is no text, or more than one constraint was given.
         """
+        given = [f"--{name.replace('_', '-')}" for name in _CONSTRAINTS if parameters[name]]
+        if len(given) > 1:
+            raise click.UsageError(f"give {' or '.join(given)}, not both")
+        if parameters.pop("json_object"):
+            parameters["json_schema"] = '{"type": "object"}'
         own = {name: parameters.pop(name) for name in cls.__dataclass_fields__ if name in parameters}
-        if own["grammar"] and own["json_schema"]:
-            raise click.UsageError("give --grammar or --json-schema, not both")
         for name in ("grammar", "json_schema"):
-            own[name] = None if own[name] is None else _read_text(own[name])
+            own[name] = _read_text(own[name]) if isinstance(own[name], Path) else own[name]
         return cls(batch=parameters.pop("priority") == "batch", lookup=not parameters.pop("no_lookup"), **own)
 
     def settings(self) -> dict[str, Any]:
@@ -104,7 +111,17 @@ def answer_options(*, temperature: str) -> Callable[[Callable[..., Any]], Callab
         "--system": {"default": "", "envvar": "SARAI_SYSTEM", "help": "A system prompt.", "metavar": "TEXT"},
         "--grammar": {"type": _FILE, "help": "A file with a GBNF grammar that the answer must fit.", "metavar": "FILE"},
         "--json-schema": {
-            "type": _FILE, "help": "A file with a JSON schema that the answer must fit.", "metavar": "FILE"
+            "type": SchemaOrFile(), "help": "A JSON schema that the answer must fit, or a file that holds it.",
+            "metavar": "FILE|TEXT",
+        },
+        "--json-object": {"is_flag": True, "help": "The answer is a JSON object, whichever."},
+        "--regex": {"help": "A regular expression that the whole answer must match.", "metavar": "PATTERN"},
+        "--close-json": {
+            "type": Whole(0), "metavar": "TOKENS",
+            "help": "Bring an answer that is cut off to a valid end, with at most this many more tokens.",
+        },
+        "--allow-weaker-schema": {
+            "is_flag": True, "help": "Leave out of the schema what is not supported, instead of refusing it."
         },
         "--priority": {
             "type": click.Choice(["interactive", "batch"]), "default": "interactive", "show_default": True,

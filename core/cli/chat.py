@@ -49,6 +49,8 @@ def chat(skill: str, target: str | None, timeout: float | None, no_markdown: boo
     """
     settings = start_command()
     template = AnswerOptions.take(parameters).request()
+    # JSON, and whatever else has a form of its own, is shown as it is.
+    markdown = not (no_markdown or template.WhichOneof("constraint"))
     bar = PromptBar(settings)
     template.progress = bar.shown
 
@@ -56,7 +58,7 @@ def chat(skill: str, target: str | None, timeout: float | None, no_markdown: boo
 
     with open_pool(skill, target) as pool:
         session = ChatSession(pool.get_skill_client(skill), template, timeout_s=timeout, watch=bar.over)
-        return _Chat(session, settings, markdown=not no_markdown).run()
+        return _Chat(session, settings, markdown=markdown).run()
 
 
 class _Chat:

@@ -29,6 +29,7 @@ Examples:
   sarai draft --temperature 0 --max-tokens 40 --stop '\\n' "The capital of Spain is"
   sarai draft --json "Hello" | jq -r 'select(.event == "result").text'
   sarai draft --json-schema person.json "Invent a person"
+  sarai draft --regex '(yes|no)' "Is a whale a fish?"
 """
 
 
@@ -68,6 +69,8 @@ def draft(
     request = options.request()
     request.prompt, request.raw, request.num_candidates = text, raw, candidates
     request.time_budget_ms = int((time_budget or 0) * 1000)
+    # JSON, and whatever else has a form of its own, is shown as it is.
+    markdown = not (raw or no_markdown or request.WhichOneof("constraint"))
     bar = PromptBar(settings)
     request.progress = bar.shown
     with open_pool(skill, target) as pool:
@@ -79,8 +82,13 @@ def draft(
             elif candidates > 1:
                 response = _show_several(pieces)
             else:
-                response = _show_text(pieces, markdown=not (raw or no_markdown))
-        return _conclude(response, settings, origin=client.origin, target=client.target)
+                response = _show_text(pieces, markdown=markdown)
+        code = _conclude(response, settings, origin=client.origin, target=client.target)
+    if response is not None and request.json_schema:
+        from core.structured import shape_of
+
+        shape_of(request.json_schema).parse(request, response)  # the error says why it is not the JSON asked for
+    return code
 
 
 def _show_text(stream: Iterator[skills_pb2.GenChunk], *, markdown: bool) -> skills_pb2.GenResp | None:

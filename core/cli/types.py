@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -69,3 +70,14 @@ class EscapedText(_Str):
             return unescape(value)
         except EscapeError as error:
             self.fail(str(error), param, ctx)
+
+
+class SchemaOrFile(click.Path):
+    """A JSON schema, which begins with a brace, or the file that holds it."""
+
+    def __init__(self) -> None:
+        super().__init__(exists=True, dir_okay=False, path_type=Path)
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """The schema as it is, or the path."""
+        return value if str(value).lstrip().startswith("{") else super().convert(value, param, ctx)

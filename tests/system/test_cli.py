@@ -113,6 +113,15 @@ def test_loop_leaves_the_answer_alone_on_standard_output(environ: dict[str, str]
     assert (run.returncode, run.stdout, run.stderr) == (0, "the correction\n", "")
 
 
+@pytest.mark.parametrize("command", ["draft", "loop"])
+def test_json_that_was_cut_off_is_a_failure_that_says_so(environ: dict[str, str], command: str) -> None:
+    cut = Reply(text='{"a": ', finish_reason=skills_pb2.FINISH_REASON_LENGTH)
+    with StubSkill([cut, "NOTHING TO CORRECT"]) as skill:
+        run = sarai(environ, command, "--json-object", "x", target=skill.target)
+    assert run.returncode == 1
+    assert "cut off (LENGTH) after 2 tokens" in run.stderr
+
+
 def test_loop_shows_its_work_where_it_is_asked_to(environ: dict[str, str]) -> None:
     with StubSkill(SCRIPT) as skill:
         run = sarai(environ, "loop", "--progress", "plain", "What is it?", target=skill.target)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import json
 import sys
 import threading
 import time
@@ -13,9 +14,18 @@ from typing import Any
 
 import grpc
 import pytest
+from pydantic import BaseModel, field_validator
 
 from core.config import PoolConfig
-from core.errors import InvalidRequestError, UnavailableError, UnknownSkillError
+from core.errors import (
+    AnswerError,
+    ConfigError,
+    CutAnswerError,
+    InvalidAnswerError,
+    InvalidRequestError,
+    UnavailableError,
+    UnknownSkillError,
+)
 from core.model_pool import ModelPool
 from core.omni_loop import (
     IterationFinished,
@@ -257,14 +267,85 @@ def test_full_context_ends_it(loop_at: OpenLoop) -> None:
 
 
 def test_reflection_is_free_of_the_form_of_the_answer(loop_at: OpenLoop) -> None:
-    settings: dict[str, Any] = {"json_schema": "{}", "stop": ("x",), "max_tokens": 50, "reflection_max_tokens": 20}
+    settings: dict[str, Any] = {"grammar": "{}", "stop": ("x",), "max_tokens": 50, "reflection_max_tokens": 20}
     _, requests = run(loop_at, SCRIPT, **settings, top_k=7, lookup=False, batch=True)
     draft, reflection, correction = requests[:3]
-    assert (draft.json_schema, list(draft.stop), draft.max_tokens) == ("{}", ["x"], 50)
-    assert (correction.json_schema, list(correction.stop), correction.max_tokens) == ("{}", ["x"], 50)
+    assert (draft.grammar, list(draft.stop), draft.max_tokens) == ("{}", ["x"], 50)
+    assert (correction.grammar, list(correction.stop), correction.max_tokens) == ("{}", ["x"], 50)
     assert (reflection.WhichOneof("constraint"), list(reflection.stop), reflection.max_tokens) == (None, [], 20)
     for request in requests:
         assert (request.top_k, request.lookup, request.priority) == (7, False, skills_pb2.PRIORITY_BATCH)
+
+
+class Word(BaseModel):
+    word: str
+
+    @field_validator("word")
+    @classmethod
+    def is_short(cls, word: str) -> str:
+        if len(word) > 5:
+            raise ValueError("is too long")
+        return word
+
+
+def test_answer_is_parsed_and_its_drafts_and_corrections_are_constrained(loop_at: OpenLoop) -> None:
+    script = [unsure('{"word": "one"}'), unsure("Hm."), unsure('{"word": "two"}')]
+    settings: dict[str, Any] = {"close_json": 9, "allow_weaker_schema": True}
+    result, requests = run(loop_at, script, json_schema=Word, max_iterations=2, **settings)
+    assert (result.parsed, result.answer, result.best) == (Word(word="two"), '{"word": "two"}', 2)
+    for request in (requests[0], requests[2]):
+        assert json.loads(request.json_schema)["required"] == ["word"]
+        assert (request.close_json, request.allow_weaker_schema) == (9, True)
+    assert requests[1].WhichOneof("constraint") is None
+    assert (requests[1].close_json, requests[1].allow_weaker_schema) == (0, False)
+    assert "parsed" not in json.loads(json.dumps(result.as_dict()))
+
+
+@pytest.mark.parametrize("schema", [{"type": "object"}, '{"type": "object"}'])
+def test_answer_to_a_json_schema_is_parsed_too(loop_at: OpenLoop, schema: object) -> None:
+    result, _ = run(loop_at, [Reply(text='{"a": 1}')], json_schema=schema)
+    assert result.parsed == {"a": 1}
+
+
+def test_answer_that_is_not_valid_is_corrected_however_sure_it_is(loop_at: OpenLoop) -> None:
+    sure = Reply(text='{"word": "too long"}', logprob=0.0)
+    result, _ = run(loop_at, [sure, unsure("Shorter!"), unsure('{"word": "short"}')], json_schema=Word)
+    assert [iteration.fits for iteration in result.iterations] == [False, True]
+    assert (result.parsed, result.stopped) == (Word(word="short"), StopReason.FAILED)
+
+
+def test_correction_that_is_not_valid_does_not_beat_a_draft_that_is(loop_at: OpenLoop) -> None:
+    script = [unsure('{"word": "a"}'), unsure("Hm."), unsure('{"word": "too long"}', -0.1)]
+    result, _ = run(loop_at, script, json_schema=Word, max_iterations=2)
+    assert result.parsed == Word(word="a")
+
+
+@pytest.mark.parametrize(
+    ("draft", "error"),
+    [
+        (unsure('{"word": "too long"}'), InvalidAnswerError),
+        (unsure('{"word": "a', finish_reason=skills_pb2.FINISH_REASON_LENGTH), CutAnswerError),
+        (unsure('{"word": "a', finish_reason=skills_pb2.FINISH_REASON_TIME_BUDGET), CutAnswerError),
+    ],
+)
+def test_no_answer_that_fits_is_an_error_that_holds_the_answer(
+    loop_at: OpenLoop, draft: Reply, error: type[AnswerError]
+) -> None:
+    with pytest.raises(LoopError) as caught:
+        run(loop_at, [draft, unsure("NOTHING TO CORRECT")], json_schema=Word)
+    assert type(caught.value.error) is error
+    assert caught.value.error.text == draft.text
+
+
+def test_schema_that_is_none_is_refused_when_the_loop_is_made() -> None:
+    with pytest.raises(ConfigError, match="JSON"):
+        OmniLoop(LoopConfig(json_schema="{"))
+
+
+def test_regular_expression_holds_for_answers_alone(loop_at: OpenLoop) -> None:
+    result, requests = run(loop_at, SCRIPT, regex="[a-z ]*", max_iterations=2)
+    assert [request.regex for request in requests] == ["[a-z ]*", "", "[a-z ]*"]
+    assert result.parsed is None
 
 
 def test_it_is_greedy_by_default_and_leaves_the_rest_to_the_skill(loop_at: OpenLoop) -> None:

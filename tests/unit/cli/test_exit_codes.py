@@ -8,6 +8,7 @@ import pytest
 from core import errors
 from core.cli.exit_codes import ExitCode, exit_code_of
 from core.loop_run import LoopError
+from skills import skills_pb2
 
 EXPECTED = {
     errors.SaraiError: ExitCode.FAILED,
@@ -15,6 +16,9 @@ EXPECTED = {
     errors.PluginError: ExitCode.FAILED,
     errors.UnknownSkillError: ExitCode.USAGE,
     errors.PoolClosedError: ExitCode.FAILED,
+    errors.AnswerError: ExitCode.FAILED,
+    errors.CutAnswerError: ExitCode.FAILED,
+    errors.InvalidAnswerError: ExitCode.FAILED,
     errors.ComposeError: ExitCode.FAILED,
     errors.NoComposeError: ExitCode.UNAVAILABLE,
     errors.SkillStartError: ExitCode.UNAVAILABLE,
@@ -42,6 +46,9 @@ def make(kind: type[errors.SaraiError]) -> errors.SaraiError:
         return kind(name="p", path="x", exception=ValueError())
     if issubclass(kind, errors.UnknownSkillError):
         return kind("s", ())
+    if issubclass(kind, errors.AnswerError):
+        invalid = (ValueError(),) if issubclass(kind, errors.InvalidAnswerError) else ()
+        return kind("text", skills_pb2.GenResp(), *invalid)
     return kind("text")
 
 

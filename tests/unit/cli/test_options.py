@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import itertools
 import json
 from pathlib import Path
 from typing import Any
@@ -51,7 +52,7 @@ def test_every_option_reaches_the_request(tmp_path: Path) -> None:
             "4294967295",
         ),
         *("--stop", r"\n", "--stop", "END", "--system", "Be brief.", "--json-schema", str(schema)),
-        *("--priority", "batch", "--no-lookup"),
+        *("--close-json", "9", "--allow-weaker-schema", "--priority", "batch", "--no-lookup"),
     ).request()
     assert request.HasField("temperature")
     assert request.HasField("top_k")
@@ -62,6 +63,7 @@ def test_every_option_reaches_the_request(tmp_path: Path) -> None:
     assert request.frequency_penalty == pytest.approx(-0.5)
     assert (list(request.stop), request.system) == (["\n", "END"], "Be brief.")
     assert request.json_schema == '{"type": "object"}'
+    assert (request.close_json, request.allow_weaker_schema) == (9, True)
     assert request.priority == skills_pb2.PRIORITY_BATCH
 
 
@@ -86,6 +88,8 @@ def test_every_option_is_a_setting_of_the_loop() -> None:
         ["draft", "--candidates", "9", "x"],
         ["draft", "--temperature", "hot", "x"],
         ["draft", "--grammar", "/nowhere", "x"],
+        ["draft", "--json-schema", "/nowhere", "x"],
+        ["draft", "--close-json", "-1", "x"],
         ["loop", "--max-iterations", "4", "x"],
         ["loop", "--language", "fr", "x"],
         ["health", "--interval", "0"],
@@ -104,12 +108,25 @@ def test_wrong_usage_ends_with_2(arguments: list[str]) -> None:
     assert "Error:" in result.stderr
 
 
-def test_grammar_and_schema_exclude_each_other(tmp_path: Path) -> None:
-    file = tmp_path / "file"
-    file.write_text("{}")
-    result = CliRunner().invoke(cli, ["draft", "--grammar", str(file), "--json-schema", str(file), "x"])
+def test_schema_may_be_given_as_text() -> None:
+    assert parse("--json-schema", ' {"a": 1}').request().json_schema == ' {"a": 1}'
+
+
+def test_further_constraints_reach_the_request() -> None:
+    assert parse("--regex", "(a|b)").request().regex == "(a|b)"
+    assert json.loads(parse("--json-object").request().json_schema) == {"type": "object"}
+
+
+CONSTRAINTS = {"--grammar": [__file__], "--json-schema": ["{}"], "--regex": ["a"], "--json-object": []}
+
+
+@pytest.mark.parametrize("names", list(itertools.combinations(CONSTRAINTS, 2)))
+def test_constraints_exclude_each_other(names: tuple[str, str]) -> None:
+    arguments = [word for name in names for word in (name, *CONSTRAINTS[name])]
+    result = CliRunner().invoke(cli, ["draft", *arguments, "x"])
     assert result.exit_code == 2
     assert "not both" in result.stderr
+    assert all(name in result.stderr for name in names)
 
 
 def prompt_of(arguments: list[str], piped: bytes = b"") -> str:

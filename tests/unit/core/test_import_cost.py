@@ -18,13 +18,13 @@ print(json.dumps([rss_kb, sorted(sys.modules), os.environ.get("GRPC_VERBOSITY")]
 """
 
 
-@pytest.mark.parametrize("module", ["core", "core.model_pool"])
+@pytest.mark.parametrize("module", ["core", "core.model_pool", "core.client"])
 def test_importing_core_is_cheap(module: str) -> None:
     run = subprocess.run(
         [sys.executable, "-c", PROBE.format(module=module)], cwd=ROOT, capture_output=True, text=True, check=True
     )
     rss_kb, modules, verbosity = json.loads(run.stdout)
     assert rss_kb < 60 * 1000
-    assert not {"llama_cpp", "numpy", "rich", "click", "jinja2"} & set(modules)
+    assert not {"llama_cpp", "numpy", "rich", "click", "jinja2", "pydantic"} & set(modules)
     assert not [name for name in modules if name.startswith("skills")]
     assert verbosity is None, "the environment of the host was changed"

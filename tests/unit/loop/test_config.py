@@ -35,6 +35,8 @@ def test_setting_out_of_its_range_is_named(setting: str, value: Any) -> None:
 def test_grammar_and_schema_exclude_each_other() -> None:
     with pytest.raises(ConfigError, match="json_schema"):
         LoopConfig(grammar="root ::= [a]", json_schema="{}")
+    with pytest.raises(ConfigError, match="regex"):
+        LoopConfig(regex="a", json_schema="{}")
 
 
 @pytest.mark.parametrize("prompt", ["", " \n"])
