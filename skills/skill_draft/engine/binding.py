@@ -220,10 +220,14 @@ class Vocab:
         """The bytes that a token writes; none for a control token."""
         piece = self._pieces.get(token)
         if piece is None:
-            buffer = ctypes.create_string_buffer(256)
-            n = L.llama_token_to_piece(self.handle, token, buffer, len(buffer), 0, False)
-            piece = self._pieces[token] = buffer.raw[:n] if n > 0 else b""
+            piece = self._pieces[token] = self.read_piece(token)
         return piece
+
+    def read_piece(self, token: int) -> bytes:
+        """The same without remembering it: all pieces of a large vocabulary would take 20 MB."""
+        buffer = ctypes.create_string_buffer(256)
+        n = L.llama_token_to_piece(self.handle, token, buffer, len(buffer), 0, False)
+        return buffer.raw[:n] if n > 0 else b""
 
 
 class Model:

@@ -100,7 +100,7 @@ def _fit(
         sizes = config.sizes or choose(config, costs, n_ctx_train=model.n_ctx_train, free=room)
         context = _context(config, model, sizes, exact=exact)
         sizes = dataclasses.replace(sizes, n_cells=context.n_cells)
-        taken = mapped + sizes.block_cells * costs.cell + spare
+        taken = mapped + sizes.block_cells * costs.cell + costs.vocabulary + spare
         if config.sizes:
             return context, sizes, memory_available() - taken - sizes.parked_bytes + spare
         # What is reserved and not touched yet bounds what will be: only where that is too much is it worth a step.

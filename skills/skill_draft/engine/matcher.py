@@ -6,6 +6,7 @@ llama.cpp computes, it would only take one of the cores from it.
 
 from __future__ import annotations
 
+import os
 import re
 from collections import OrderedDict
 
@@ -13,13 +14,16 @@ import numpy as np
 import numpy.typing as npt
 from llguidance import LLMatcher, LLParserLimits, LLTokenizer, TokenizerWrapper
 
+from skills.runtime.resources import anonymous_bytes
+
 from .binding import Vocab
 from .constraint import MAX_MESSAGE, ConstraintError, to_grammar
 from .messages import Constraint, ConstraintKind
 from .schema import explained
 from .trial import LIMITS, Trial
 
-_MAX_KEPT = 32  # compiled grammars, of up to 40 MB each if somebody means ill
+_MAX_KEPT = 32  # compiled grammars
+_MAX_KEPT_BYTES = 32 << 20  # of them all; a usual one takes 60 kB, one that means ill up to 40 MB
 _WORD = 32  # tokens
 _PLACE = re.compile(r"^(at )?\d+\(\d+\): ")
 
@@ -102,24 +106,27 @@ class Matchers:
     def __init__(self, vocab: Vocab) -> None:
         self._vocab, self._trial = vocab, Trial()
         self._tokenizer: LLTokenizer | None = None
-        self._kept: OrderedDict[Constraint, Matcher | str] = OrderedDict()
+        self._kept: OrderedDict[Constraint, tuple[Matcher | str, int]] = OrderedDict()
 
     def start(self, constraint: Constraint) -> Matcher:
         """The beginning of an answer; raises `ConstraintError`."""
-        kept = self._kept.pop(constraint, None)
+        kept, size = self._kept.pop(constraint, (None, 0))
         if kept is None or (isinstance(kept, Matcher) and kept.failed):  # it may have learned more than it may keep
+            tokenizer = self._tokenizer = self._tokenizer or tokenizer_of(self._vocab)
+            before = anonymous_bytes([os.getpid()])
             try:
-                kept = self._compile(constraint)
+                kept = self._compile(constraint, tokenizer)
             except ConstraintError as error:
                 kept = str(error)
-        self._kept[constraint] = kept
-        while len(self._kept) > _MAX_KEPT:
+            size = max(0, anonymous_bytes([os.getpid()]) - before)
+        self._kept[constraint] = kept, size
+        while len(self._kept) > _MAX_KEPT or sum(size for _, size in self._kept.values()) > _MAX_KEPT_BYTES:
             self._kept.popitem(last=False)
         if isinstance(kept, str):
             raise ConstraintError(kept)
         return kept.copy()
 
-    def _compile(self, constraint: Constraint) -> Matcher:
+    def _compile(self, constraint: Constraint, tokenizer: LLTokenizer) -> Matcher:
         grammar = to_grammar(constraint)
         if complaint := self._trial.complaint(grammar):
             if constraint.kind is ConstraintKind.JSON_SCHEMA:
@@ -128,8 +135,7 @@ class Matchers:
                 complaint = _PLACE.sub("", complaint)  # in a text that the caller has not seen
             raise ConstraintError(_reason(complaint))
         limits = LLParserLimits(**LIMITS)  # type: ignore[arg-type]
-        self._tokenizer = self._tokenizer or tokenizer_of(self._vocab)
-        state = LLMatcher(self._tokenizer, grammar, log_level=0, limits=limits)
+        state = LLMatcher(tokenizer, grammar, log_level=0, limits=limits)
         matcher = Matcher(state, self._vocab, constraint.kind)
         matcher.allowed()
         return matcher
@@ -137,7 +143,7 @@ class Matchers:
 
 def tokenizer_of(vocab: Vocab) -> LLTokenizer:
     """The vocabulary as llguidance needs it. Control tokens have no bytes: no grammar can write one."""
-    pieces = [b"" if t in vocab.control or t in vocab.eog else vocab.piece(t) for t in range(vocab.n_tokens)]
+    pieces = [b"" if t in vocab.control or t in vocab.eog else vocab.read_piece(t) for t in range(vocab.n_tokens)]
     ends = sorted(vocab.eog)
     try:
         return LLTokenizer.from_llamacpp(  # type: ignore[attr-defined,no-any-return]

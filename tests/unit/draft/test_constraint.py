@@ -102,7 +102,7 @@ def test_what_cannot_be_had_is_refused_with_the_reason(kind: ConstraintKind, tex
         ({"allOf": [{"multipleOf": 65536}, {"multipleOf": 65537}]}, "/allOf/0: multipleOf is not supported"),
         ({"items": {"exclusiveMinimum": 0, "maximum": 0.5}}, "/items: exclusiveMinimum 0"),
         ({"allOf": [{"exclusiveMaximum": 3}, {"minimum": 2.5}]}, "exclusiveMaximum 3"),
-        ({"multipleOf": 4294967291, "maximum": 1e15}, "2 s to compile"),
+        ({"multipleOf": 4294967291, "maximum": 1e15}, "to compile"),
         (False, "JSON object"),
     ],
 )

@@ -13,7 +13,7 @@ from skills.skill_draft.engine.memory import MIB, MIN_N_CTX, OWN_SLOTS, USEFUL_C
 from skills.skill_draft.engine.messages import EngineConfig, Sizes
 
 # Qwen3-VL-4B in IQ4_NL: 110 KiB a cell, a vocabulary of 151,936.
-FOUR_B = Costs(cell=110 * 1024, row=178_176, output=4 * 151_936)
+FOUR_B = Costs(cell=110 * 1024, row=178_176, output=4 * 151_936, vocabulary=260 * 151_936)
 CONFIG = EngineConfig(model="any.gguf")
 
 
@@ -50,8 +50,8 @@ def test_whatever_the_model_and_the_limit_sizes_fit_or_are_refused(
 
 
 def test_the_4b_in_3_gb_holds_four_callers_with_a_thousand_tokens_each() -> None:
-    weights, processes, limit = 2325, 75, 3072
-    sizes = choose(CONFIG, FOUR_B, n_ctx_train=262_144, free=(0.95 * limit - weights - processes) * MIB)
+    weights, others, limit = 2269, 70, 3072  # MiB, as measured; the others are Python and the kernel
+    sizes = choose(CONFIG, FOUR_B, n_ctx_train=262_144, free=(0.95 * limit - weights - others) * MIB)
     assert sizes.n_cells >= USEFUL_CELLS
     assert sizes.slots == CONFIG.slots
 
