@@ -17,6 +17,7 @@ from pathlib import Path
 
 from tools.llama_wheel import HOOK_OPTION, WITHOUT_AMX, get_wheel
 from tools.locked import entries, requirement
+from tools.setup_venv import choose_wheel
 from tools.step import StepError, run_step
 
 BENCH = Path(__file__).resolve().parent
@@ -46,7 +47,8 @@ def set_up() -> None:
         venv.create(VENV, with_pip=True)
     packages = "".join(text for name, text in entries(LOCK) if name not in {PYTHON_BINDINGS, PROGRAMS})
     _install("installing packages", packages, 30.0)
-    _pip("installing llama-cpp-python", ["--no-index", str(get_wheel())], 5.0)
+    wheel = get_wheel(portable=choose_wheel() == "portable")  # the one that .venv has
+    _pip("installing llama-cpp-python", ["--no-index", str(wheel)], 5.0)
     cpus = len(os.sched_getaffinity(0))
     # CMAKE_BUILD_PARALLEL_LEVEL has no effect here: this package's own build passes a bare -j, as many jobs as files.
     jobs = {"LLAMA_CPP_BUILD_JOBS": str(cpus), "CMAKE_ARGS": " ".join(_CMAKE_ARGS)}
