@@ -5,6 +5,8 @@
 PYTHON ?= $(shell command -v python3.11 || command -v python3 || echo python3)
 # More arguments for the command behind a target: make test ARGS="-k health -x"
 ARGS ?=
+# What `make bench` does: run, memory, masks, overhead, table or publish.
+COMMAND ?= run
 
 BIN := .venv/bin
 
@@ -47,7 +49,7 @@ soak: setup ## 10,000 short requests with cancellations: nothing leaks, nothing 
 
 bench: setup ## Measures against llama.cpp's own server, on a quiet machine: make bench [ARGS="--quick --model 135m"]
 	@$(PYTHON) -m bench.set_up
-	@exec bench/.venv/bin/python -m bench run $(ARGS)
+	@exec bench/.venv/bin/python -m bench $(COMMAND) $(ARGS)
 
 # llama.cpp is compiled on this machine where that gives what the image's builder would compile, so that it is kept.
 image: ## Builds the draft skill's image, sarai-skill-draft:v2.16

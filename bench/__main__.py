@@ -1,4 +1,4 @@
-"""`python -m bench run|table|publish|overhead|memory`; `make bench` is the first one with everything set up."""
+"""`python -m bench run|table|publish|overhead|memory|masks`; `make bench` is the first one with everything set up."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import time
 from pathlib import Path
 
 from bench.container_memory import container_memory
+from bench.masks import masks
 from bench.overhead import overhead
 from bench.plots import plots
 from bench.records import PUBLISHED, RESULTS, Journal, about_this_run, read_results, warn_if_busy
@@ -44,6 +45,7 @@ def _parser() -> argparse.ArgumentParser:
     share = commands.add_parser("overhead", help="Python's share of an engine step")
     share.add_argument("--threads", type=int, default=usable_cpus())
     share.add_argument("--steps", type=int, default=60, help="steps that are measured at each number of sequences")
+    commands.add_parser("masks", help="what a constraint costs")
     memory = commands.add_parser("memory", help="the 4B in its container: baseline, mean and peak under mixed requests")
     memory.add_argument("--requests", type=int, default=500)
     memory.add_argument("--callers", type=int, default=4)
@@ -102,6 +104,8 @@ def main() -> int:
         return _run(arguments)
     if arguments.command == "overhead":
         return overhead(threads=arguments.threads, steps=arguments.steps)
+    if arguments.command == "masks":
+        return masks()
     if arguments.command == "memory":
         return container_memory(requests=arguments.requests, callers=arguments.callers, seed=arguments.seed)
     return _table(arguments)
