@@ -265,7 +265,7 @@ def test_no_answer_in_time_is_1(environ: dict[str, str]) -> None:
         for command in ("draft", "loop"):
             run = sarai(environ, command, "--time-budget", "5", "x", target=skill.target)
             assert run.returncode == 1
-            assert "time budget" in run.stderr
+            assert "none yet when its time was over" in run.stderr
 
 
 def test_health_is_3_where_nobody_serves(environ: dict[str, str]) -> None:

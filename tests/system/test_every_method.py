@@ -79,7 +79,7 @@ def test_a_refusal_that_quotes_its_caller_arrives_whatever_its_size(letter: str,
         for size in SIZES:
             word = letter * (size // len(letter.encode()))
             for request in (
-                skills_pb2.GenReq(prompt="Hello", json_schema=f'{{"{word}": 1}}'),
+                skills_pb2.GenReq(prompt="Hello", json_schema=f'{{"properties": {{"{word}": {{"not": {{}}}}}}}}'),
                 skills_pb2.GenReq(prompt="Hello", json_schema=f'{{"type": "{word}"}}'),
                 skills_pb2.GenReq(prompt="Hello", grammar=f"root ::= {word}"),
                 skills_pb2.GenReq(messages=[skills_pb2.Message(role=word, content="Hello")]),
