@@ -19,8 +19,8 @@ import grpc
 from bench.containers import container, docker, docker_log, epoch_s, inspect, open_channel, target, wait_serving
 from skills import skills_pb2, skills_pb2_grpc
 
-_STEP_TIMEOUT_S = 2.0
-_PAUSE_S = 3.0
+_STEP_TIMEOUT_S = 4.0
+_PAUSE_S = 5.0
 _REQUEST = skills_pb2.GenReq(prompt="Hello", max_tokens=1, temperature=0)
 # Run inside, one interpreter for each process of the skill.
 _SERVER = "import time; t = time.perf_counter(); import skills.skill_draft.server; print(time.perf_counter() - t)"

@@ -47,8 +47,8 @@ class Seen:
 
 
 def _request(rng: random.Random, *, long_words: int) -> skills_pb2.GenReq:
-    """One of a mix: mostly short, one in ten as long as a caller's share of the cache."""
-    words = long_words if rng.random() < 0.1 else rng.randint(5, 60)
+    """One of a mix: mostly short, one in twenty as long as a caller's share of the cache."""
+    words = long_words if rng.random() < 0.05 else rng.randint(5, 60)
     request = skills_pb2.GenReq(
         prompt=" ".join(rng.choices(_WORDS, k=words)),
         max_tokens=rng.randint(2, 24),

@@ -13,6 +13,7 @@ import pytest
 
 from tests import summary
 from tests.folders import folder_of
+from tests.plugin_tree import tree  # noqa: F401  # a fixture of all folders
 from tools import containers
 from tools.step import StepError
 

@@ -126,10 +126,10 @@ def test_health_probe_says_what_is_wrong(draft: Draft) -> None:
 
 
 def test_a_paused_standby_answers_at_once_when_it_is_wanted(own_tiny: OwnTiny) -> None:
-    with own_tiny(environment={"SKILL_DRAFT_STEP_TIMEOUT_S": "2"}) as (client, container):
+    with own_tiny(environment={"SKILL_DRAFT_STEP_TIMEOUT_S": "4"}) as (client, container):
         first = client.Generate(greedy(), timeout=60)
         container.docker("pause")
-        time.sleep(3)  # longer than a running engine may be silent
+        time.sleep(5)  # longer than a running engine may be silent
         container.docker("unpause")
         begin = time.monotonic()
         assert client.Generate(greedy(), timeout=60).text == first.text

@@ -61,10 +61,13 @@ def test_candidates_share_one_prefill(engine: EngineUnderTest) -> None:
     assert engine.engine.stats().kv_used < prompt + 8 * 6
 
 
-def test_a_request_that_cannot_meet_its_deadline_costs_nothing(engine: EngineUnderTest) -> None:
+@pytest.mark.parametrize("candidates", [1, 3])
+def test_a_request_that_cannot_meet_its_deadline_costs_nothing(engine: EngineUnderTest, candidates: int) -> None:
     engine.answer(ask("Say hello."))
     steps = engine.engine.stats().steps
-    failed = engine.answer(with_system("Say hello.", deadline=time.monotonic() + 1e-5))
+    late = with_system("Say hello.", deadline=time.monotonic() + 0.05, num_candidates=candidates)
+    engine.engine._threads.costs.observe(512, 60_000, time.monotonic())  # reading takes a minute, as far as it knows
+    failed = engine.answer(late)
     assert isinstance(failed, Failed)
     assert failed.kind is FailureKind.DEADLINE
     assert not any(isinstance(event, Admitted) for event in engine.events[failed.id])

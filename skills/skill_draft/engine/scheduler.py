@@ -99,6 +99,8 @@ class Scheduler:
         for sequence in list(self.waiting):
             if len(self.running) >= self.max_running:
                 return
+            if sequence not in self.waiting:  # its call was failed a moment ago, with all its candidates
+                continue
             if sequence.leader is not None:
                 leader, length = sequence.leader
                 if leader in self.running and (leader.slot is None or leader.slot.length < length):

@@ -1,3 +1,5 @@
+"""A folder for plugins of a test's own."""
+
 from __future__ import annotations
 
 import sys
