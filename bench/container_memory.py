@@ -116,10 +116,10 @@ def container_memory(*, requests: int, callers: int, seed: int) -> int:
         seconds = time.monotonic() - begin
     peak, mean = max(seen.samples), statistics.fmean(seen.samples)
     sys.stdout.write(
-        f"| callers | requests | cells | baseline, MiB | mean, MiB | peak, MiB | of | engines killed | failed |\n"
+        f"| callers | requests | cells | baseline, MiB | mean, MiB | peak, MiB | of | killed for memory | failed |\n"
         f"| --- | --- | --- | --- | --- | --- | --- | --- | --- |\n"
         f"| {callers} | {requests} in {seconds:,.0f} s | {health.kv_cells:,} | {baseline:,.0f} | {mean:,.0f} "
-        f"| {peak:,.0f} | {LIMIT_MIB:,} | {health.engine_restarts} | {len(seen.failed)} |\n"
+        f"| {peak:,.0f} | {LIMIT_MIB:,} | {health.memory_kills} | {len(seen.failed)} |\n"
     )
     for text in sorted(set(seen.failed)):
         sys.stderr.write(f"{seen.failed.count(text)} x {text}\n")
