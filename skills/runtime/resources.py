@@ -63,8 +63,9 @@ def memory_limit() -> float:
 
 
 def memory_size() -> float:
-    """Bytes that this process and its neighbours under the same limit may have together: the limit, or the machine."""
-    return min(memory_limit(), _meminfo("MemTotal"))
+    """Bytes of which a share has to stay free: the cgroup's limit; where there is none, what the machine has left."""
+    limit = memory_limit()
+    return limit if limit < _meminfo("MemTotal") else memory_available()
 
 
 def memory_kills() -> int:

@@ -73,3 +73,29 @@ def test_a_process_is_measured() -> None:
     assert resources.anonymous_bytes([os.getpid()]) > len(ballast)
     assert resources.cpu_seconds([os.getpid()]) > 0
     assert resources.anonymous_bytes([2**22 + 1]) == 0, "a process that is gone uses nothing"
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "line"),
+    [
+        ("memory.events", "low 0\noom 3\noom_kill 2\n", "0::/a\n"),
+        ("memory.oom_control", "oom_kill_disable 0\nunder_oom 0\noom_kill 2\n", "9:memory:/a\n"),
+    ],
+    ids=["v2", "v1"],
+)
+def test_kills_for_memory_are_counted_as_the_kernel_does(
+    cgroup: Path, monkeypatch: pytest.MonkeyPatch, name: str, content: str, line: str
+) -> None:
+    own_cgroup(monkeypatch, line)
+    folder = cgroup / "memory/a" if "memory" in line else cgroup / "a"
+    write(folder / name, content)
+    assert resources.memory_kills() == 2
+
+
+def test_the_size_is_the_limit_or_what_is_left_of_the_machine(cgroup: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    own_cgroup(monkeypatch, "0::/a\n")
+    write(cgroup / "a/memory.max", "max\n")
+    left = resources.memory_available()
+    assert abs(resources.memory_size() - left) < 0.2 * left
+    write(cgroup / "a/memory.max", f"{300 << 20}\n")
+    assert resources.memory_size() == 300 << 20
