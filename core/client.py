@@ -10,6 +10,7 @@ from core.calls import ANSWERS, LOOK_AGAIN_S, Call, CallPath, ClientFace, Metada
 from core.channels import open_channel
 from core.errors import CallError, PoolClosedError
 from core.interrupts import HeldInterrupts
+from core.lost_ends import tell_lost_end
 from core.quiet_grpc import grpc
 from core.replicas import ReplicaSet
 from core.replicas.lease import Takeover
@@ -228,7 +229,7 @@ class _SyncPath(CallPath):
         call = lease.call
         rpc = self.begin_at(lease, call.next_request(), metadata)
         ask_rival = partial(self._ask_rival, lease, metadata) if call.answer is not None else None
-        lease.sent(rpc.cancel, self.silence_check(lease), ask_rival)
+        lease.sent(rpc.cancel, self.silence_check(lease), ask_rival, partial(tell_lost_end, rpc))
         return rpc
 
     def begin_at(self, lease: Lease, request: Any, metadata: Metadata | None) -> Any:
@@ -253,7 +254,7 @@ class _SyncPath(CallPath):
             if rival.broken_off:  # it was settled before this had its turn
                 return
             rpc = self.begin_at(rival, request, metadata)
-            rival.sent(rpc.cancel, self.silence_check(rival))
+            rival.sent(rpc.cancel, self.silence_check(rival), None, partial(tell_lost_end, rpc))
             piece = next((piece for piece in rpc if not lease.call.is_progress(piece)), None)
             won = piece is not None and lease.give_way(Takeover(rival, rpc, piece))
         except grpc.RpcError as error:

@@ -30,7 +30,7 @@ class Lease:
 
     __slots__ = (
         "_ask_rival", "_cancel", "_guard", "_rival", "_takeover", "began_s", "broken_off", "call", "heard_s",
-        "is_silent", "longest_wait_s", "member", "settled", "tokens",
+        "is_silent", "longest_wait_s", "member", "settled", "tell_lost_end", "tokens",
     )  # fmt: skip
 
     def __init__(self, call: Call, member: Member) -> None:
@@ -44,6 +44,8 @@ class Lease:
         self._cancel: Callable[[], object] | None = None
         self.is_silent: Callable[[], bool] | None = None
         """Asks the replica over the call's own connection; whether it does not answer. Takes seconds, in any thread."""
+        self.tell_lost_end: Callable[[], object] | None = None
+        """Has the reader hear of an end that gRPC has lost; None where it loses none."""
         self.settled = False
         """Whether no rival can have the call any more."""
         self._ask_rival: Callable[[Lease], object] | None = None
@@ -56,6 +58,7 @@ class Lease:
         cancel: Callable[[], object],
         is_silent: Callable[[], bool],
         ask_rival: Callable[[Lease], object] | None = None,
+        tell_lost_end: Callable[[], object] | None = None,
     ) -> None:
         """The request is on its way.
 
@@ -64,8 +67,10 @@ class Lease:
             is_silent: see the attribute.
             ask_rival: begins the same call at another replica, from any thread, and returns at once; None where it
                 cannot be asked of two.
+            tell_lost_end: see the attribute.
         """
         self._cancel, self.is_silent, self._ask_rival = cancel, is_silent, ask_rival
+        self.tell_lost_end = tell_lost_end
         if self.broken_off:
             cancel()
 

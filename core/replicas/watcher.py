@@ -201,6 +201,9 @@ class Watcher:
     def _check_if_silent(self, member: Member) -> None:
         now = time.monotonic()
         silent = [lease for lease in tuple(member.leases) if now - lease.heard_s >= SILENT_S]
+        for lease in silent:
+            if lease.tell_lost_end is not None:
+                lease.tell_lost_end()
         rests = member.starts_itself or member.down or now - member.checked_s < SILENT_S / 2
         if not silent or rests or member in self._checking:
             return

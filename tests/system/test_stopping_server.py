@@ -37,7 +37,4 @@ def test_a_call_at_the_last_moment_is_unavailable_never_cancelled(tmp_path: Path
         assert server.process.wait(20) == 0
         for caller in callers:
             caller.join(30)
-        assert set(ends) == {grpc.StatusCode.UNAVAILABLE}
-        # gRPC 1.85 itself loses a call now and then whose connection ends: nothing of it arrives any more, not even the
-        # end of its deadline, while the deadlines of other calls do.
-        assert len(ends) >= len(callers) - 1
+        assert ends == [grpc.StatusCode.UNAVAILABLE] * 8, "also where gRPC loses the end of a call (core/lost_ends.py)"
