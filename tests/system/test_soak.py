@@ -71,7 +71,7 @@ def one(server: DraftServer, number: int) -> str:
 @pytest.mark.timeout(900)
 def test_many_requests_leave_nothing_behind(server: DraftServer) -> None:
     pids = [server.process.pid, server.engine_pid()]
-    warm_up = 1500  # caches of pieces, buffers and prefixes are filled by then
+    warm_up = 4000  # caches of pieces, buffers, prefixes and compiled grammars are filled by then
     with ThreadPoolExecutor(CONCURRENCY) as pool:
         list(pool.map(lambda n: one(server, n), range(warm_up)))
         server.wait_idle()
