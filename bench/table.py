@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from bench.arrivals import ARRIVALS
 from bench.records import Record
 from bench.run import CEILING
 from bench.servers import KINDS
@@ -52,6 +53,18 @@ def _per_concurrency(n: int) -> tuple[Metric, ...]:
     )
 
 
+def _per_arrivals(kind: str, n: int) -> tuple[Metric, ...]:
+    label = f"(i) {n} {'in a burst' if kind == 'burst' else 'by chance'}: "
+    aims = (("first_ms", "first token", 1.3), ("first_p95_ms", "first token, p95", None),
+            ("whole_ms", "whole answer", 1.3), ("whole_p95_ms", "whole answer, p95", None),
+            ("gap_ms", "longest gap", None))  # fmt: skip
+    return tuple(
+        Metric(workload="i", figure=f"{kind}_{figure}@{n}", label=label + words, unit="ms", less_is_better=True,
+               target=target)
+        for figure, words, target in aims
+    )  # fmt: skip
+
+
 METRICS = (
     Metric(workload="a", figure="decode_tok_s", label="(a) one stream: decode", target=1.0, of_ceiling=0.95),
     Metric(workload="a", figure="first_token_ms", label="(a) one stream: first token", unit="ms", less_is_better=True),
@@ -73,6 +86,7 @@ METRICS = (
     Metric(workload="h", figure="fields_tok_s", label="(h) twenty fields by a schema", target=1.3),
     Metric(workload="h", figure="text_tok_s", label="(h) free text in a schema", target=1.0),
     Metric(workload="h", figure="text_by_plain", label="(h) that by the same without a schema (aim: 0.97)", unit=""),
+    *(metric for kind in ARRIVALS for n in (2, 4, 8, 16) for metric in _per_arrivals(kind, n)),
 )  # fmt: skip
 
 
