@@ -5,7 +5,7 @@
 PYTHON ?= $(shell command -v python3.11 || command -v python3 || echo python3)
 # More arguments for the command behind a target: make test ARGS="-k health -x"
 ARGS ?=
-# What `make bench` does: run, memory, masks, overhead, table or publish.
+# What `make bench` does: run, kernels, memory, masks, overhead, table or publish.
 COMMAND ?= run
 
 BIN := .venv/bin
