@@ -179,7 +179,7 @@ def test_a_broken_wheel_in_the_cache_is_not_used(tmp_path: Path) -> None:
     built.write_bytes(b"a wheel")
     folder = tmp_path / "cache"
     folder.mkdir()
-    build = llama_wheel.Build(requirement="", cmake_args=(), cmake_hook="", platform="", compiler="")
+    build = llama_wheel.Build(requirement="", cmake_args=(), ours="", platform="", compiler="")
     assert llama_wheel.kept_wheel(folder) is None
     kept = llama_wheel._keep(built, build, folder)
     assert llama_wheel.kept_wheel(folder) == kept
