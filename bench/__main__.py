@@ -93,8 +93,10 @@ def _table(arguments: argparse.Namespace) -> int:
     if arguments.command == "table":
         sys.stdout.write(text + "\n")
         return 0
-    write_into_readme(text)
-    plots(records, PUBLISHED.parent / "plots")
+    folder = PUBLISHED.parent / "plots"
+    for earlier in folder.glob("*.png"):
+        earlier.unlink()
+    write_into_readme(text, plots(records, folder))
     if arguments.results.resolve() != PUBLISHED.resolve():
         shutil.copyfile(arguments.results, PUBLISHED)
     return 0

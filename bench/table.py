@@ -152,11 +152,11 @@ def _verdict(metric: Metric, values: dict[str, Value | None]) -> tuple[str, str,
     if not ours or not peers or metric.figure == "copied_share":
         return "", "", ""
     better = min(peers) if metric.less_is_better else max(peers)
-    checks = [("", _ratio(metric, ours.median, better), metric.target)]
+    checks = [("", ratio(metric, ours.median, better), metric.target)]
     if metric.of_defaults and (defaults := values.get("llama")):
-        checks.append((" of its defaults", _ratio(metric, ours.median, defaults.median), metric.of_defaults))
+        checks.append((" of its defaults", ratio(metric, ours.median, defaults.median), metric.of_defaults))
     if metric.of_ceiling and (ceiling := values.get(CEILING)):
-        checks.append((" of the ceiling", _ratio(metric, ours.median, ceiling.median), metric.of_ceiling))
+        checks.append((" of the ceiling", ratio(metric, ours.median, ceiling.median), metric.of_ceiling))
     ratios = ", ".join(f"{ratio:.2f}{words}" for words, ratio, _ in checks)
     aims = ", ".join(f"{aim:g}{words}" for words, _, aim in checks if aim is not None)
     if not aims:
@@ -164,7 +164,7 @@ def _verdict(metric: Metric, values: dict[str, Value | None]) -> tuple[str, str,
     return ratios, aims, "yes" if all(aim is None or ratio >= aim for _, ratio, aim in checks) else "**no**"
 
 
-def _ratio(metric: Metric, ours: float, theirs: float) -> float:
+def ratio(metric: Metric, ours: float, theirs: float) -> float:
     """How many times better ours is."""
     above, below = (theirs, ours) if metric.less_is_better else (ours, theirs)
     return above / below if below else 0.0
@@ -174,9 +174,10 @@ def _number(value_: float) -> str:
     return f"{value_:,.0f}" if abs(value_) >= 100 else f"{value_:.3g}"
 
 
-def write_into_readme(text: str) -> None:
-    """Replaces what stands between the marks."""
+def write_into_readme(text: str, pictures: Sequence[Path]) -> None:
+    """Replaces what stands between the marks: the pictures, then the tables."""
     readme = README.read_text(encoding="utf-8")
     before, rest = readme.split(BEGIN)
     after = rest.split(END)[1]
-    README.write_text(f"{before}{BEGIN}\n{text}\n{END}{after}", encoding="utf-8")
+    shown = "\n".join(f"![{path.stem}]({path.relative_to(README.parent)})" for path in pictures)
+    README.write_text(f"{before}{BEGIN}\n{shown}\n\n{text}\n{END}{after}", encoding="utf-8")
