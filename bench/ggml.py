@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 # Of `enum ggml_type`.
-F32, F16 = 0, 1
+F32, F16, I32 = 0, 1, 26
 TYPES = {"IQ4_NL": 20, "Q8_0": 8, "Q4_0": 2, "Q4_K": 12, "Q5_K": 13, "Q6_K": 14}
 _CONTEXT_BYTES = 4 << 20
 _NODES = 4096
@@ -31,6 +31,7 @@ _FUNCTIONS: dict[str, tuple[object, list[object]]] = {
     "ggml_init": (c_void_p, [_InitParams]),
     "ggml_new_tensor": (c_void_p, [c_void_p, c_int, c_int, c_void_p]),
     "ggml_mul_mat": (c_void_p, [c_void_p] * 3),
+    "ggml_get_rows": (c_void_p, [c_void_p] * 3),
     "ggml_permute": (c_void_p, [c_void_p, c_void_p, c_int, c_int, c_int, c_int]),
     "ggml_flash_attn_ext": (c_void_p, [c_void_p] * 5 + [c_float] * 3),
     "ggml_new_graph_custom": (c_void_p, [c_void_p, c_size_t, ctypes.c_bool]),
@@ -51,6 +52,7 @@ _FUNCTIONS: dict[str, tuple[object, list[object]]] = {
     "ggml_backend_buffer_free": (None, [c_void_p]),
     "ggml_backend_tensor_alloc": (c_int, [c_void_p, c_void_p, c_void_p]),
     "ggml_backend_tensor_set": (None, [c_void_p, c_void_p, c_size_t, c_size_t]),
+    "ggml_backend_tensor_get": (None, [c_void_p, c_void_p, c_size_t, c_size_t]),
     "ggml_backend_alloc_ctx_tensors_from_buft": (c_void_p, [c_void_p, c_void_p]),
     "ggml_backend_graph_compute": (c_int, [c_void_p, c_void_p]),
 }
@@ -111,6 +113,8 @@ class Ggml:
         extras = self._base.ggml_backend_reg_get_proc_address(registry, b"ggml_backend_dev_get_extra_bufts")
         found = ctypes.CFUNCTYPE(ctypes.POINTER(c_void_p), c_void_p)(extras)(self._device)
         self._buffer_types = [*_until_null(found), self._plain]
+        self.buffer_types = {self._base.ggml_backend_buft_name(each).decode(): each for each in self._buffer_types}
+        """Where weights can lie, by name, in the order in which llama.cpp asks."""
 
     def graph(self) -> Graph:
         """An empty one."""
@@ -138,12 +142,16 @@ class Ggml:
             head.buffer = None
             probe.close()
 
+    def quantized(self, type_: int, values: npt.NDArray[np.float32]) -> npt.NDArray[np.uint8]:
+        """Rows of values as a file holds them."""
+        rows, k = values.shape
+        packed = np.empty((rows, row_bytes(type_, k)), np.uint8)
+        self._base.ggml_quantize_chunk(type_, values.ctypes.data, packed.ctypes.data, 0, rows, k, None)
+        return packed
+
     def _random(self, type_: int, k: int, columns: int) -> npt.NDArray[np.uint8]:
-        rng = np.random.default_rng(0)
-        values = rng.standard_normal((_QUANTIZED_ROWS, k), np.float32)
-        some = np.empty((_QUANTIZED_ROWS, row_bytes(type_, k)), np.uint8)
-        self._base.ggml_quantize_chunk(type_, values.ctypes.data, some.ctypes.data, 0, _QUANTIZED_ROWS, k, None)
-        return np.resize(some, (columns, row_bytes(type_, k)))
+        values = np.random.default_rng(0).standard_normal((_QUANTIZED_ROWS, k), np.float32)
+        return np.resize(self.quantized(type_, values), (columns, row_bytes(type_, k)))
 
 
 class Graph:
@@ -177,6 +185,16 @@ class Graph:
     def set(self, tensor: int, data: npt.NDArray[np.generic]) -> None:
         """Copies values in."""
         self._base.ggml_backend_tensor_set(tensor, data.ctypes.data, 0, data.nbytes)
+
+    def read(self, tensor: int, *shape: int) -> npt.NDArray[np.float32]:
+        """Copies floats out; the last dimension is the one whose neighbours lie side by side."""
+        values = np.empty(shape, np.float32)
+        self._base.ggml_backend_tensor_get(tensor, values.ctypes.data, 0, values.nbytes)
+        return values
+
+    def picked(self, weights: int, columns: int) -> int:
+        """A node that reads columns of weights as floats."""
+        return int(self._base.ggml_get_rows(self.context, weights, columns))
 
     def product(self, weights: int, rows: int) -> int:
         """A node that multiplies rows with a matrix."""
