@@ -5,7 +5,7 @@
 PYTHON ?= $(shell command -v python3.11 || command -v python3 || echo python3)
 # More arguments for the command behind a target: make test ARGS="-k health -x"
 ARGS ?=
-# What `make bench` does: run, memory, masks, overhead, table or publish.
+# What `make bench` does: run, kernels, memory, masks, overhead, table or publish.
 COMMAND ?= run
 
 BIN := .venv/bin
@@ -17,7 +17,7 @@ export LOOP_PROMPT := $(value PROMPT)
 
 .DEFAULT_GOAL := help
 .PHONY: help setup loop serve test test-unit chaos soak bench lint format types stubs stubs-check proto-lint proto-breaking docs docs-check \
-	image base-image context context-check lock lock-check check hooks clean
+	kernels image base-image context context-check lock lock-check check hooks clean
 
 help: ## This list
 	@sed -n 's/^\([a-z-]*\):[^#]*## \(.*\)/  make \1\t\2/p' $(firstword $(MAKEFILE_LIST)) | expand -t 24
@@ -50,6 +50,9 @@ soak: setup ## 10,000 short requests with cancellations: nothing leaks, nothing 
 bench: setup ## Measures against llama.cpp's own server, on a quiet machine: make bench [ARGS="--quick --model 135m"]
 	@$(PYTHON) -m bench.set_up
 	@exec bench/.venv/bin/python -m bench $(COMMAND) $(ARGS)
+
+kernels: setup ## Compiles only our kernels and puts them into .venv: seconds instead of minutes, for who works on them
+	@exec $(PYTHON) -m tools.kernels $(ARGS)
 
 # llama.cpp is compiled on this machine where that gives what the image's builder would compile, so that it is kept.
 image: ## Builds the draft skill's image, sarai-skill-draft:v2.16

@@ -1,4 +1,4 @@
-"""`python -m bench run|table|publish|overhead|memory|masks`; `make bench` is the first one with everything set up."""
+"""`python -m bench run|table|publish|kernels|overhead|memory|masks`; `make bench` is the first one, all set up."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import time
 from pathlib import Path
 
 from bench.container_memory import container_memory
+from bench.kernels import kernels
 from bench.masks import masks
 from bench.overhead import overhead
 from bench.plots import plots
@@ -45,6 +46,10 @@ def _parser() -> argparse.ArgumentParser:
     share = commands.add_parser("overhead", help="Python's share of an engine step")
     share.add_argument("--threads", type=int, default=usable_cpus())
     share.add_argument("--steps", type=int, default=60, help="steps that are measured at each number of sequences")
+    nodes = commands.add_parser("kernels", help="our kernels and llama.cpp's, node by node and in whole steps")
+    nodes.add_argument("--variants", type=_words, default=(), help="of the CPU library: zen4,haswell")
+    nodes.add_argument("--model", choices=tuple(SIZES), help="whole steps of this one only")
+    nodes.add_argument("--threads", type=int, nargs="+", default=sorted({1, usable_cpus()}))
     commands.add_parser("masks", help="what a constraint costs")
     memory = commands.add_parser("memory", help="the 4B in its container: baseline, mean and peak under mixed requests")
     memory.add_argument("--requests", type=int, default=500)
@@ -88,8 +93,10 @@ def _table(arguments: argparse.Namespace) -> int:
     if arguments.command == "table":
         sys.stdout.write(text + "\n")
         return 0
-    write_into_readme(text)
-    plots(records, PUBLISHED.parent / "plots")
+    folder = PUBLISHED.parent / "plots"
+    for earlier in folder.glob("*.png"):
+        earlier.unlink()
+    write_into_readme(text, plots(records, folder))
     if arguments.results.resolve() != PUBLISHED.resolve():
         shutil.copyfile(arguments.results, PUBLISHED)
     return 0
@@ -104,6 +111,9 @@ def main() -> int:
         return _run(arguments)
     if arguments.command == "overhead":
         return overhead(threads=arguments.threads, steps=arguments.steps)
+    if arguments.command == "kernels":
+        models = (arguments.model,) if arguments.model else tuple(SIZES)
+        return kernels(names=arguments.variants, models=models, threads=arguments.threads)
     if arguments.command == "masks":
         return masks()
     if arguments.command == "memory":

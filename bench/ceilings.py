@@ -7,9 +7,10 @@ import subprocess
 from pathlib import Path
 from typing import Any
 
+from bench.prompting import WRITE_ON_TOKENS
 from bench.servers import CELLS, llama_binary
+from bench.site import Figures
 from bench.sizes import Sizes
-from bench.workloads import WRITE_ON_TOKENS, Figures
 
 TIMEOUT_S = 600.0
 

@@ -8,6 +8,9 @@ from pathlib import Path
 from skills.skill_draft.catalog import EMBEDDED, find_model, models_dir
 from skills.skill_draft.engine.binding import Model, ModelParams, Vocab
 
+# What makes a small model write on: answers that end early leave the others alone, on some servers and not on others.
+WRITE_ON = "Write a long story about that, of many paragraphs."
+WRITE_ON_TOKENS = 11
 FOLDER = Path(__file__).parent / "prompts"
 TEMPLATE_TOKENS = 9  # of a chat template, without the system prompt that all prompts of SmolLM2 begin with
 
@@ -22,10 +25,11 @@ class Prompts:
 
     def __init__(self, vocab: Vocab, seed: str) -> None:
         self._vocab = vocab
-        self._random = random.Random(seed)  # noqa: S311 - not for secrets
+        self.random = random.Random(seed)  # noqa: S311 - not for secrets
+        """For whatever else a workload draws."""
         self._questions = _lines("questions.txt")
         self._paragraphs = _paragraphs("texts.txt")
-        self._random.shuffle(self._questions)
+        self.random.shuffle(self._questions)
         self._next = 0
 
     def question(self) -> str:
@@ -37,19 +41,19 @@ class Prompts:
         """A prompt of `n_tokens`, not counting what all begin with: a number of its own, real text, a question."""
         question = self.question()
         room = n_tokens - TEMPLATE_TOKENS - len(self._tokens(question))
-        begin = f"Case {self._random.randrange(10**8)}.\n"
+        begin = f"Case {self.random.randrange(10**8)}.\n"
         return f"{begin}{self._text(max(room - len(self._tokens(begin)), 1))}\n{question}"
 
     def system(self, n_tokens: int) -> str:
         """A system prompt of `n_tokens`."""
-        begin = f"You are assistant {self._random.randrange(10**8)} of a library. Answer from these notes.\n"
+        begin = f"You are assistant {self.random.randrange(10**8)} of a library. Answer from these notes.\n"
         return begin + self._text(n_tokens - len(self._tokens(begin)))
 
     def _text(self, n_tokens: int) -> str:
         """Paragraphs in random order, cut to a length."""
         chosen: list[str] = []
         while sum(len(p) for p in chosen) < 8 * n_tokens:
-            chosen += self._random.sample(self._paragraphs, len(self._paragraphs))
+            chosen += self.random.sample(self._paragraphs, len(self._paragraphs))
         tokens = self._tokens("\n".join(chosen))[:n_tokens]
         return b"".join(map(self._vocab.piece, tokens)).decode("utf-8", "ignore")
 

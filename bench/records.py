@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from bench.servers import ROOT
-from bench.workloads import Figures
+from bench.site import Figures
 
 RESULTS = Path(__file__).parent / "results"
 PUBLISHED = Path(__file__).parent / "results.json"

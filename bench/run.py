@@ -16,12 +16,13 @@ from bench.prompting import Prompts, vocabulary
 from bench.records import Journal, Record
 from bench.servers import KINDS, Kind, client, running
 from bench.shape_model import shape_model
+from bench.site import Figures, Site
 from bench.sizes import SIZES, Sizes, quick
-from bench.workloads import WORKLOADS, Figures, Site, warm_up
+from bench.workloads import WORKLOADS, warm_up
 from skills.skill_draft.embedded import make_embedded
 from skills.skill_draft.engine.binding import Vocab
 
-WORKLOAD_TIMEOUT_S = 400.0
+WORKLOAD_TIMEOUT_S = 900.0
 CEILING = "ceiling"
 
 

@@ -37,7 +37,7 @@ class Kind:
     label: str
     arguments: tuple[str, ...]
     """After the model, the port and the number of threads."""
-    workloads: str = "abcdefgh"
+    workloads: str = "abcdefghi"
     """Those that it takes part in."""
     models: tuple[str, ...] = ("135m", "4b")
     rounds: int = 99

@@ -41,6 +41,14 @@ class Sizes:
     candidates_new: int = 48
     fields_new: int = 400
     """(h) the answers with a schema, at most."""
+    arriving: tuple[int, ...] = (2, 4, 8, 16)
+    """(i) callers of a group."""
+    arriving_least: int = 8
+    """(i) callers at each number, at least: small groups come several times."""
+    arriving_prompt: tuple[int, int] = (50, 1000)
+    arriving_new: tuple[int, int] = (48, 64)
+    arrival_s: float = 0.3
+    """(i) seconds between two callers who come by chance, on average."""
     neighbours: bool = True
     """(g) whether it is done at all."""
 
@@ -62,6 +70,10 @@ SIZES = {
         candidates_prompt=256,
         candidates_new=24,
         fields_new=160,
+        arriving_least=2,
+        arriving_prompt=(50, 500),
+        arriving_new=(24, 32),
+        arrival_s=4.0,
         neighbours=False,
     ),
 }
@@ -88,4 +100,9 @@ def quick(sizes: Sizes) -> Sizes:
         candidates_prompt=64,
         candidates_new=4,
         fields_new=24,
+        arriving=(2, 4),
+        arriving_least=2,
+        arriving_prompt=(50, 100),
+        arriving_new=(4, 6),
+        arrival_s=0.1,
     )

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from bench.arrivals import ARRIVALS
 from bench.records import Record
 from bench.run import CEILING
 from bench.servers import KINDS
@@ -52,6 +53,18 @@ def _per_concurrency(n: int) -> tuple[Metric, ...]:
     )
 
 
+def _per_arrivals(kind: str, n: int) -> tuple[Metric, ...]:
+    label = f"(i) {n} {'in a burst' if kind == 'burst' else 'by chance'}: "
+    aims = (("first_ms", "first token", 1.3), ("first_p95_ms", "first token, p95", None),
+            ("whole_ms", "whole answer", 1.3), ("whole_p95_ms", "whole answer, p95", None),
+            ("gap_ms", "longest gap", None))  # fmt: skip
+    return tuple(
+        Metric(workload="i", figure=f"{kind}_{figure}@{n}", label=label + words, unit="ms", less_is_better=True,
+               target=target)
+        for figure, words, target in aims
+    )  # fmt: skip
+
+
 METRICS = (
     Metric(workload="a", figure="decode_tok_s", label="(a) one stream: decode", target=1.0, of_ceiling=0.95),
     Metric(workload="a", figure="first_token_ms", label="(a) one stream: first token", unit="ms", less_is_better=True),
@@ -73,6 +86,7 @@ METRICS = (
     Metric(workload="h", figure="fields_tok_s", label="(h) twenty fields by a schema", target=1.3),
     Metric(workload="h", figure="text_tok_s", label="(h) free text in a schema", target=1.0),
     Metric(workload="h", figure="text_by_plain", label="(h) that by the same without a schema (aim: 0.97)", unit=""),
+    *(metric for kind in ARRIVALS for n in (2, 4, 8, 16) for metric in _per_arrivals(kind, n)),
 )  # fmt: skip
 
 
@@ -138,11 +152,11 @@ def _verdict(metric: Metric, values: dict[str, Value | None]) -> tuple[str, str,
     if not ours or not peers or metric.figure == "copied_share":
         return "", "", ""
     better = min(peers) if metric.less_is_better else max(peers)
-    checks = [("", _ratio(metric, ours.median, better), metric.target)]
+    checks = [("", ratio(metric, ours.median, better), metric.target)]
     if metric.of_defaults and (defaults := values.get("llama")):
-        checks.append((" of its defaults", _ratio(metric, ours.median, defaults.median), metric.of_defaults))
+        checks.append((" of its defaults", ratio(metric, ours.median, defaults.median), metric.of_defaults))
     if metric.of_ceiling and (ceiling := values.get(CEILING)):
-        checks.append((" of the ceiling", _ratio(metric, ours.median, ceiling.median), metric.of_ceiling))
+        checks.append((" of the ceiling", ratio(metric, ours.median, ceiling.median), metric.of_ceiling))
     ratios = ", ".join(f"{ratio:.2f}{words}" for words, ratio, _ in checks)
     aims = ", ".join(f"{aim:g}{words}" for words, _, aim in checks if aim is not None)
     if not aims:
@@ -150,7 +164,7 @@ def _verdict(metric: Metric, values: dict[str, Value | None]) -> tuple[str, str,
     return ratios, aims, "yes" if all(aim is None or ratio >= aim for _, ratio, aim in checks) else "**no**"
 
 
-def _ratio(metric: Metric, ours: float, theirs: float) -> float:
+def ratio(metric: Metric, ours: float, theirs: float) -> float:
     """How many times better ours is."""
     above, below = (theirs, ours) if metric.less_is_better else (ours, theirs)
     return above / below if below else 0.0
@@ -160,9 +174,10 @@ def _number(value_: float) -> str:
     return f"{value_:,.0f}" if abs(value_) >= 100 else f"{value_:.3g}"
 
 
-def write_into_readme(text: str) -> None:
-    """Replaces what stands between the marks."""
+def write_into_readme(text: str, pictures: Sequence[Path]) -> None:
+    """Replaces what stands between the marks: the pictures, then the tables."""
     readme = README.read_text(encoding="utf-8")
     before, rest = readme.split(BEGIN)
     after = rest.split(END)[1]
-    README.write_text(f"{before}{BEGIN}\n{text}\n{END}{after}", encoding="utf-8")
+    shown = "\n".join(f"![{path.stem}]({path.relative_to(README.parent)})" for path in pictures)
+    README.write_text(f"{before}{BEGIN}\n{shown}\n\n{text}\n{END}{after}", encoding="utf-8")

@@ -1,4 +1,4 @@
-"""(a) to (h): what is done to a server, and the figures that come of it."""
+"""(a) to (h): what is done to a server, and the figures that come of it. (i) is in `arrivals.py`."""
 
 from __future__ import annotations
 
@@ -13,12 +13,11 @@ import subprocess
 import sys
 import time
 from collections.abc import Awaitable, Callable, Sequence
-from contextlib import AbstractContextManager
-from dataclasses import dataclass
 
-from bench.prompting import Prompts
-from bench.servers import Kind, client, end_group
-from bench.sizes import Sizes
+from bench.arrivals import arrivals
+from bench.prompting import WRITE_ON
+from bench.servers import client, end_group
+from bench.site import Figures, Site
 from bench.wire import Answer, Ask, Client, Turn, ask
 from core.prompts import correction_prompt, reflection_prompt
 
@@ -28,24 +27,7 @@ CANDIDATES = 4
 SETTLED_TOKENS = 8
 _STALL_TIMEOUT_S = 240.0
 _COPIED_WORDS = 4
-# What makes a small model write on: answers that end early leave the others alone, on some servers and not on others.
-_WRITE_ON = "Write a long story about that, of many paragraphs."
-WRITE_ON_TOKENS = 11
 _CROWDED_S = 60.0  # a server with a busy neighbour may need minutes for a paragraph
-
-Figures = dict[str, float | list[float]]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Site:
-    """A running server and what is needed to work on it."""
-
-    kind: Kind
-    client: Client
-    prompts: Prompts
-    sizes: Sizes
-    second: Callable[[], AbstractContextManager[int]]
-    """Starts another server of the same kind; gives its port."""
 
 
 async def warm_up(site: Site) -> None:
@@ -83,7 +65,7 @@ async def concurrent(site: Site) -> Figures:
 async def _wave(site: Site, callers: int) -> Figures:
     sizes = site.sizes
     waves = sizes.few_waves if callers <= 4 else 1
-    asks = [ask(f"{site.prompts.of_length(sizes.prompt)} {_WRITE_ON}", sizes.new) for _ in range(callers * waves)]
+    asks = [ask(f"{site.prompts.of_length(sizes.prompt)} {WRITE_ON}", sizes.new) for _ in range(callers * waves)]
     start = time.perf_counter()
     answers = await _by_callers(site.client, asks, callers)
     wall = time.perf_counter() - start
@@ -138,7 +120,7 @@ async def stall(site: Site) -> Figures:
         length = sizes.stream_new * (i + 1) // STREAMS
         while True:
             streams.append(Answer(start=0.0))
-            prompt = f"{site.prompts.of_length(64)} {_WRITE_ON}"
+            prompt = f"{site.prompts.of_length(64)} {WRITE_ON}"
             await site.client.ask(ask(prompt, length), streams[-1])
             length = sizes.stream_new
 
@@ -309,7 +291,7 @@ async def structured(site: Site) -> Figures:
     for name, schema in (("fields", _TWENTY_FIELDS), ("text", _FREE_TEXT), ("plain", "")):
         rates = []
         for _ in range(3):
-            request = ask(f"{site.prompts.of_length(sizes.prompt)} {_WRITE_ON}", sizes.fields_new)
+            request = ask(f"{site.prompts.of_length(sizes.prompt)} {WRITE_ON}", sizes.fields_new)
             answer = await site.client.ask(dataclasses.replace(request, json_schema=schema))
             rates.append(answer.num_tokens / (answer.end - answer.times[0]))
         figures[f"{name}_tok_s"] = statistics.median(rates)
@@ -326,4 +308,5 @@ WORKLOADS: dict[str, Callable[[Site], Awaitable[Figures]]] = {
     "f": candidates,
     "g": neighbours,
     "h": structured,
+    "i": arrivals,
 }

@@ -3,7 +3,8 @@
 PyPI has only its source, which takes minutes to compile. The wheel is kept in
 `${XDG_CACHE_HOME:-~/.cache}/sarai/wheels/KEY/`, so the next clone on the machine takes it from there. KEY covers
 whatever decides what comes out: the source's hash, the build options, the compiler and the CPU features that it
-compiles for. llama.cpp's `common` library, 40 % of the work, is left out: the bindings never load it.
+compiles for. llama.cpp's `common` library, 40 % of the work, is left out: the bindings never load it. On x86-64 our own
+kernels (`kernels/`) go into its CPU libraries.
 
 Run as `python3 -m tools.llama_wheel`; it prints the wheel's path. Needs a C++ compiler; cmake and ninja come from
 the package index, with their hashes checked, as the source is.
@@ -32,6 +33,7 @@ from tools.step import StepError, run_step
 ROOT = Path(__file__).resolve().parent.parent
 LOCK = ROOT / "requirements.lock"
 BUILD_TOOLS_LOCK = ROOT / "tools" / "llama_wheel.lock"
+KERNELS = ROOT / "kernels"
 PACKAGE = "llama-cpp-python"
 
 # CMake reads this inside llama.cpp's project() call. That is after the bindings have forced the option on, and a plain
@@ -52,7 +54,7 @@ function(leave_out_amx)
 endfunction()
 cmake_language(DEFER CALL leave_out_amx)
 """
-CMAKE_HOOK = WITHOUT_COMMON + WITHOUT_AMX
+CMAKE_HOOK = WITHOUT_COMMON + WITHOUT_AMX + f"include({KERNELS}/llama_cpp.cmake)\n"
 HOOK_OPTION = "CMAKE_PROJECT_llama.cpp_INCLUDE"
 
 # One build for every x86-64 (or arm64) CPU: each CPU family has its own library, the best one is loaded at run time.
@@ -79,8 +81,8 @@ class Build:
     """The lock's entry: version and hashes of the source."""
     cmake_args: tuple[str, ...]
     """Our options and those of the environment variable CMAKE_ARGS."""
-    cmake_hook: str
-    """What is changed in llama.cpp's own files for CMake."""
+    ours: str
+    """A hash of what we change in llama.cpp: options set in its files for CMake, and our kernels."""
     platform: str
     """Operating system, machine and C library."""
     compiler: str
@@ -102,7 +104,7 @@ def describe(*, portable: bool, lock: Path = LOCK) -> Build:
     return Build(
         requirement=requirement(lock, PACKAGE),
         cmake_args=(*(PORTABLE if portable else ()), *os.environ.get("CMAKE_ARGS", "").split()),
-        cmake_hook=CMAKE_HOOK,
+        ours=ours(),
         platform=" ".join((sys.platform, platform.machine(), *platform.libc_ver())),
         compiler=_compiler(native=not portable),
     )
@@ -161,16 +163,22 @@ def export(into: Path, *, lock: Path = LOCK) -> bool:
     """
     shutil.rmtree(into, ignore_errors=True)
     into.mkdir(parents=True)
-    wanted = (requirement(lock, PACKAGE), list(PORTABLE), CMAKE_HOOK)
+    wanted = (requirement(lock, PACKAGE), list(PORTABLE), ours())
     for folder in sorted(cache_dir().glob("*")):
         if (wheel := kept_wheel(folder)) is None:
             continue
         about = json.loads((folder / "about.json").read_text(encoding="utf-8"))
-        if (about["requirement"], about["cmake_args"], about["cmake_hook"]) == wanted:
+        if (about["requirement"], about["cmake_args"], about.get("ours")) == wanted:
             (into / folder.name).mkdir()
             for file in (wheel, folder / "about.json"):
                 shutil.copyfile(file, into / folder.name / file.name)
     return any(into.iterdir())
+
+
+def ours() -> str:
+    """Gives a hash of the CMake hook and of our kernels' sources, wherever they lie."""
+    content = [WITHOUT_COMMON + WITHOUT_AMX, *(path.read_text(encoding="utf-8") for path in sorted(KERNELS.iterdir()))]
+    return hashlib.sha256("\0".join(content).encode()).hexdigest()
 
 
 def _build(build: Build, folder: Path, *, portable: bool) -> Path:
@@ -182,8 +190,8 @@ def _build(build: Build, folder: Path, *, portable: bool) -> Path:
     )
     with tempfile.TemporaryDirectory(prefix="sarai-wheel-") as temporary:
         work = Path(temporary)
-        tools = _build_tools(work / "tools", folder)
-        (hook := work / "hook.cmake").write_text(build.cmake_hook, encoding="utf-8")
+        tools = build_tools(work / "tools", folder)
+        (hook := work / "hook.cmake").write_text(CMAKE_HOOK, encoding="utf-8")
         (work / "requirement.txt").write_text(build.requirement, encoding="utf-8")
         env = {
             **os.environ,
@@ -199,15 +207,15 @@ def _build(build: Build, folder: Path, *, portable: bool) -> Path:
             [*pip, *fresh, "--wheel-dir", str(work / "out"), "--requirement", str(work / "requirement.txt")],
             log=folder / "build.log",
             expected_s=expected_s(portable=portable),
-            read_progress=_ninja_progress,
+            read_progress=ninja_progress,
             env=env,
         )
         (built,) = (work / "out").glob("*.whl")
         return _keep(built, build, folder)
 
 
-def _build_tools(target: Path, folder: Path) -> Path:
-    """Makes an environment with cmake, ninja and the build backend."""
+def build_tools(target: Path, folder: Path) -> Path:
+    """Makes an environment with cmake, ninja and the build backend; logs go to `folder`."""
     venv.create(target, with_pip=True)
     pip = [str(target / "bin" / "python"), "-m", "pip", "install", "--no-deps", "--require-hashes"]
     run_step(
@@ -232,7 +240,8 @@ def _keep(built: Path, build: Build, folder: Path) -> Path:
     return wheel
 
 
-def _ninja_progress(line: str) -> tuple[float, str] | None:
+def ninja_progress(line: str) -> tuple[float, str] | None:
+    """Reads how far a build by ninja is."""
     if (found := _NINJA_STEP.match(line)) is None:
         return None
     done, steps = int(found[1]), int(found[2])

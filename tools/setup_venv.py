@@ -21,7 +21,7 @@ import venv
 from collections.abc import Callable
 from pathlib import Path
 
-from tools.llama_wheel import LOCK, PACKAGE, ROOT, get_wheel, is_kept
+from tools.llama_wheel import LOCK, PACKAGE, ROOT, get_wheel, is_kept, ours
 from tools.locked import canonical, entries, without
 from tools.step import StepError, run_step
 
@@ -116,7 +116,7 @@ def _done() -> Path:
 
 def _key() -> str:
     content = b"".join((ROOT / name).read_bytes() for name in INPUTS)
-    return hashlib.sha256(content + str(ROOT).encode()).hexdigest()
+    return hashlib.sha256(content + f"{ROOT}{ours()}".encode()).hexdigest()
 
 
 def _last() -> tuple[str, str]:

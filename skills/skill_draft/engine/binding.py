@@ -72,6 +72,7 @@ class DecodeError(RuntimeError):
     """`llama_decode` failed: the state of the context is unknown and the process should be replaced."""
 
 
+_CPU = 0  # of `enum ggml_backend_dev_type`
 _log_tail: list[str] = []
 
 
@@ -114,6 +115,19 @@ class ContextParams:
 def system_info() -> str:
     """What the library was compiled for and uses, as llama.cpp prints it: `CPU : AVX2 = 1 | FMA = 1 | …`."""
     return str(L.llama_print_system_info().decode())
+
+
+def has_our_kernels() -> bool:
+    """Whether llama.cpp computes with this project's kernels (`kernels/`): on x86 with AVX2, in a build of ours."""
+    lib = L._lib  # noqa: SLF001 - the bindings leave these functions of the library out
+    lib.ggml_backend_dev_by_type.restype = lib.ggml_backend_dev_backend_reg.restype = ctypes.c_void_p
+    lib.ggml_backend_reg_get_proc_address.restype = ctypes.c_void_p
+    lib.ggml_backend_buft_name.restype = ctypes.c_char_p
+    device = ctypes.c_void_p(lib.ggml_backend_dev_by_type(_CPU))
+    registry = ctypes.c_void_p(lib.ggml_backend_dev_backend_reg(device))
+    address = lib.ggml_backend_reg_get_proc_address(registry, b"ggml_backend_dev_get_extra_bufts")
+    first = ctypes.CFUNCTYPE(ctypes.POINTER(ctypes.c_void_p), ctypes.c_void_p)(address)(device)[0]
+    return bool(first) and lib.ggml_backend_buft_name(ctypes.c_void_p(first)) == b"SARAi"
 
 
 def tensor_types(path: Path) -> set[str]:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from skills.runtime.resources import anonymous_bytes, memory_available, memory_size, reserved_bytes
 
-from .binding import Context, ContextParams, Model, ModelError, ModelParams, system_info, tensor_types
+from .binding import Context, ContextParams, Model, ModelError, ModelParams, has_our_kernels, system_info, tensor_types
 from .build import why_not_exact
 from .memory import MIB, SPARE_SHARE, USEFUL_CELLS, Costs, choose, rehearse
 from .messages import EngineConfig, Sizes
@@ -18,9 +18,12 @@ from .messages import EngineConfig, Sizes
 # Where the worst step left too little memory: how often sizes are chosen anew.
 _TRIES = 4
 _MOST_SPARE = 0.4  # of the memory limit, after many kills
-# Matrices whose kernels give a row the same bits in every batch (measured with `bench/same_bits.py`).
+# Matrices that our kernels multiply, the same bits in every batch. They are packed on loading, into memory of the
+# process's own.
+_OURS = {"IQ4_NL", "Q4_0", "Q8_0", "Q4_K", "Q5_K", "Q6_K"}
+# Without our kernels: matrices whose kernels in llama.cpp give a row the same bits in every batch (measured with
+# `bench/same_bits.py`), and those that it packs on loading.
 _EXACT = {"Q4_1", "Q8_0", "IQ4_NL", "Q5_K", "Q6_K"}
-# Matrices that llama.cpp rewrites for this CPU on loading, into memory of the process's own.
 _REPACKED = {"IQ4_NL", "Q4_0", "Q4_K"}
 # Exact only if they are not rewritten, which costs speed.
 _EXACT_UNPACKED = {"Q4_K", "Q5_K", "Q6_K"}
@@ -43,7 +46,7 @@ def load(config: EngineConfig) -> Loaded:
     if not path.is_file():
         raise ModelError(f"no such file: {path}")
     types = tensor_types(path)
-    params, exact, notes = _choose_kernels(types, config.exact, system_info())
+    params, exact, notes = _choose_kernels(types, config.exact, system_info(), ours=has_our_kernels())
     weights, available = path.stat().st_size, memory_available()
     processes = anonymous_bytes([os.getpid(), os.getppid()])
     if weights > available:
@@ -141,17 +144,20 @@ def _too_few_cells(model: Model, sizes: Sizes, cell_bytes: float, *, config: Eng
     return [note]
 
 
-def _choose_kernels(types: set[str], want_exact: bool, build: str) -> tuple[ModelParams, bool, list[str]]:
+def _choose_kernels(
+    types: set[str], want_exact: bool, build: str, *, ours: bool
+) -> tuple[ModelParams, bool, list[str]]:
     """How to load matrices of these types so that numerics are exact, and whether they then are."""
-    # What is rewritten need not stay mapped as well: that would show the model twice in the process's memory.
-    usual = ModelParams(mmap=not types & _REPACKED, repack=True)
+    # What is packed need not stay mapped as well: that would show the model twice in the process's memory.
+    usual = ModelParams(mmap=not types & (_OURS if ours else _REPACKED), repack=True)
+    exact_types = _EXACT | _OURS if ours else _EXACT
     if want_exact and (why := why_not_exact(build)):
         return usual, False, [f"numerics are fast, not exact: {why}"]
-    if not want_exact or types <= _EXACT:
+    if not want_exact or types <= exact_types:
         return usual, want_exact, []
-    if types <= _EXACT | _EXACT_UNPACKED and "IQ4_NL" not in types:
+    if types <= exact_types | _EXACT_UNPACKED and "IQ4_NL" not in types:
         note = "Q4_K is exact only without repacking, which is slower; SKILL_DRAFT_NUMERICS=fast repacks it"
         return ModelParams(mmap=True, repack=False), True, [note]
-    inexact = "/".join(sorted(types - _EXACT))
+    inexact = "/".join(sorted(types - exact_types))
     note = f"numerics are fast, not exact: the kernels for {inexact} give an answer other bits in another batch"
     return usual, False, [note]

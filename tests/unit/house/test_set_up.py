@@ -179,7 +179,7 @@ def test_a_broken_wheel_in_the_cache_is_not_used(tmp_path: Path) -> None:
     built.write_bytes(b"a wheel")
     folder = tmp_path / "cache"
     folder.mkdir()
-    build = llama_wheel.Build(requirement="", cmake_args=(), cmake_hook="", platform="", compiler="")
+    build = llama_wheel.Build(requirement="", cmake_args=(), ours="", platform="", compiler="")
     assert llama_wheel.kept_wheel(folder) is None
     kept = llama_wheel._keep(built, build, folder)
     assert llama_wheel.kept_wheel(folder) == kept
@@ -196,8 +196,8 @@ def test_a_wheel_for_other_options_has_another_key(monkeypatch: pytest.MonkeyPat
 
 
 def test_ninjas_steps_move_the_bar() -> None:
-    assert llama_wheel._ninja_progress("  [34/136] /usr/bin/c++ -DGGML\n") == (0.25, "(34 of 136 files)")
-    assert llama_wheel._ninja_progress("*** Building project with Ninja...\n") is None
+    assert llama_wheel.ninja_progress("  [34/136] /usr/bin/c++ -DGGML\n") == (0.25, "(34 of 136 files)")
+    assert llama_wheel.ninja_progress("*** Building project with Ninja...\n") is None
 
 
 def test_progress_without_a_terminal_writes_few_plain_lines() -> None:

@@ -1,0 +1,26 @@
+"""A running server as a workload sees it, and what a workload gives back."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+
+from bench.prompting import Prompts
+from bench.servers import Kind
+from bench.sizes import Sizes
+from bench.wire import Client
+
+Figures = dict[str, float | list[float]]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Site:
+    """A running server and what is needed to work on it."""
+
+    kind: Kind
+    client: Client
+    prompts: Prompts
+    sizes: Sizes
+    second: Callable[[], AbstractContextManager[int]]
+    """Starts another server of the same kind; gives its port."""

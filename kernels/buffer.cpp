@@ -1,0 +1,247 @@
+// The way in: a buffer type for weights, and the nodes of a graph that this project computes itself.
+//
+// ggml asks each "extra" buffer type of its CPU backend two things: which weights it wants to hold, in a layout of its
+// own, and which nodes it computes (traits.h). Ours stands in front of ggml's own repacking one. It takes the seat that
+// ggml keeps for Arm's KleidiAI, which is empty on x86: ggml-cpu.cpp calls `ggml_backend_cpu_kleidiai_buffer_type` when
+// it is compiled with GGML_USE_CPU_KLEIDIAI (llama_cpp.cmake). So nothing in llama.cpp's text is changed.
+//
+// The environment variable SARAI_KERNELS=off leaves everything to ggml; it is read once, when the backend starts.
+
+#include <sys/mman.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cstdlib>
+#include <cstring>
+#include <string_view>
+#include <thread>
+#include <vector>
+
+#include "attention.h"
+#include "ggml-backend-impl.h"
+#include "ggml-cpu-impl.h"
+#include "ggml-cpu.h"
+#include "kleidiai/kleidiai.h"
+#include "matrix.h"
+#include "traits.h"
+
+namespace sarai {
+namespace {
+
+constexpr size_t ALIGNMENT = 64;
+
+int64_t n_tiles(const matrix_type & type, int64_t columns) { return (columns + type.tile - 1) / type.tile; }
+
+size_t packed_bytes(const matrix_type & type, const ggml_tensor * weights) {
+    return n_tiles(type, weights->ne[1]) * type.tile_bytes(weights->ne[0]);
+}
+
+// The type's kernels where they can hold these weights: a matrix, whole.
+const matrix_type * type_for(const ggml_tensor * weights) {
+    if (ggml_n_dims(weights) > 2 || weights->view_src != nullptr || !ggml_is_contiguous(weights)) {
+        return nullptr;
+    }
+    const matrix_type * type = block_type(weights->type);
+    return type != nullptr ? type : superblock_type(weights->type);
+}
+
+char * row_of(const ggml_tensor * t, int64_t row) {
+    const int64_t i1 = row % t->ne[1], i2 = row / t->ne[1] % t->ne[2], i3 = row / (t->ne[1] * t->ne[2]);
+    return static_cast<char *>(t->data) + i1 * t->nb[1] + i2 * t->nb[2] + i3 * t->nb[3];
+}
+
+// The product of a matrix of weights with rows of activations, and the reading of single columns.
+class matrix_traits final : public ggml::cpu::tensor_traits {
+  public:
+    explicit matrix_traits(const matrix_type & type) : type(type) {}
+
+    bool work_size(int /* n_threads */, const ggml_tensor * node, size_t & size) override {
+        size = node->op == GGML_OP_MUL_MAT ? ggml_nrows(node->src[1]) * type.row_bytes(node->src[1]->ne[0]) + ALIGNMENT : 0;
+        return true;
+    }
+
+    bool compute_forward(ggml_compute_params * params, ggml_tensor * node) override {
+        if (node->op == GGML_OP_MUL_MAT) {
+            multiply(params, node);
+        } else {
+            get_rows(params, node);
+        }
+        return true;
+    }
+
+    const matrix_type & type;
+
+  private:
+    void multiply(ggml_compute_params * params, ggml_tensor * node) const {
+        const ggml_tensor * weights = node->src[0];
+        const ggml_tensor * activations = node->src[1];
+        const int64_t k = weights->ne[0], columns = weights->ne[1], n_rows = ggml_nrows(activations);
+        const size_t row_bytes = type.row_bytes(k), tile_bytes = type.tile_bytes(k);
+
+        char * rows = reinterpret_cast<char *>(GGML_PAD(reinterpret_cast<uintptr_t>(params->wdata), ALIGNMENT));
+        for (int64_t row = params->ith; row < n_rows; row += params->nth) {
+            type.quantize(reinterpret_cast<const float *>(row_of(activations, row)), k, rows + row * row_bytes);
+        }
+        if (params->ith == 0) {
+            ggml_threadpool_chunk_set(params->threadpool, params->nth);
+        }
+        ggml_barrier(params->threadpool);
+
+        // Four chunks a thread: whoever is done first takes the next one.
+        const int64_t tiles = n_tiles(type, columns);
+        const int64_t chunk = params->nth == 1 ? tiles : std::max<int64_t>(1, (tiles + 4 * params->nth - 1) / (4 * params->nth));
+        for (int64_t begin = params->ith * chunk; begin < tiles;
+             begin = ggml_threadpool_chunk_add(params->threadpool, 1) * chunk) {
+            const int64_t end = std::min(begin + chunk, tiles);
+            const int64_t last = std::min(type.tile, columns - (end - 1) * type.tile);
+            type.multiply(static_cast<const char *>(weights->data) + begin * tile_bytes, end - begin, last, rows, n_rows, k,
+                          static_cast<float *>(node->data) + begin * type.tile, columns);
+        }
+    }
+
+    void get_rows(ggml_compute_params * params, ggml_tensor * node) const {
+        const ggml_tensor * weights = node->src[0];
+        const ggml_tensor * wanted = node->src[1];
+        const int64_t k = weights->ne[0];
+        for (int64_t row = params->ith; row < ggml_nrows(node); row += params->nth) {
+            const int64_t column = *reinterpret_cast<const int32_t *>(row_of(wanted, row / wanted->ne[0]) + row % wanted->ne[0] * wanted->nb[0]);
+            GGML_ASSERT(column >= 0 && column < weights->ne[1]);
+            const char * tile = static_cast<const char *>(weights->data) + column / type.tile * type.tile_bytes(k);
+            type.unpack(tile, column % type.tile, k, reinterpret_cast<float *>(row_of(node, row)));
+        }
+    }
+};
+
+class attention_traits final : public ggml::cpu::tensor_traits {
+    bool work_size(int n_threads, const ggml_tensor * node, size_t & size) override {
+        size = attention_work_bytes(node, n_threads);
+        return true;
+    }
+
+    bool compute_forward(ggml_compute_params * params, ggml_tensor * node) override {
+        if (params->use_ref) {
+            return false;
+        }
+        attention(params, node);
+        return true;
+    }
+};
+
+ggml_status init_tensor(ggml_backend_buffer_t /* buffer */, ggml_tensor * tensor) {
+    // One object for each type, for as long as the process lives: tensors refer to it.
+    static std::vector<matrix_traits *> all;
+    const matrix_type * type = type_for(tensor);
+    tensor->extra = nullptr;
+    if (type != nullptr) {
+        auto known = std::find_if(all.begin(), all.end(), [&](const matrix_traits * one) { return &one->type == type; });
+        tensor->extra = known != all.end() ? *known : all.emplace_back(new matrix_traits(*type));
+    }
+    return GGML_STATUS_SUCCESS;
+}
+
+void set_tensor(ggml_backend_buffer_t /* buffer */, ggml_tensor * tensor, const void * data, size_t offset, size_t size) {
+    GGML_ASSERT(offset == 0 && size == ggml_nbytes(tensor) && tensor->extra != nullptr);
+    const matrix_type & type = static_cast<const matrix_traits *>(tensor->extra)->type;
+    const int64_t k = tensor->ne[0], tiles = n_tiles(type, tensor->ne[1]);
+
+    auto pack = [&](int64_t begin, int64_t end) {
+        for (int64_t i = begin; i < end; i++) {
+            const int64_t count = std::min(type.tile, tensor->ne[1] - i * type.tile);
+            type.pack(static_cast<const char *>(data) + i * type.tile * tensor->nb[1], count, k,
+                      static_cast<char *>(tensor->data) + i * type.tile_bytes(k));
+        }
+    };
+    // Loading a model waits for this: a large matrix is packed by two threads.
+    if (size < (size_t(1) << 22)) {
+        pack(0, tiles);
+    } else {
+        std::thread half(pack, 0, tiles / 2);
+        pack(tiles / 2, tiles);
+        half.join();
+    }
+}
+
+const char * get_name(ggml_backend_buffer_type_t /* buft */) { return "SARAi"; }
+
+size_t get_alignment(ggml_backend_buffer_type_t /* buft */) { return ALIGNMENT; }
+
+size_t get_alloc_size(ggml_backend_buffer_type_t /* buft */, const ggml_tensor * tensor) {
+    const matrix_type * type = type_for(tensor);
+    return type != nullptr ? std::max(packed_bytes(*type, tensor), ggml_nbytes(tensor)) : ggml_nbytes(tensor);
+}
+
+ggml_backend_buffer_t alloc_buffer(ggml_backend_buffer_type_t buft, size_t size) {
+    ggml_backend_buffer_t buffer = ggml_backend_buft_alloc_buffer(ggml_backend_cpu_buffer_type(), size);
+    if (buffer == nullptr) {
+        return nullptr;
+    }
+    // One row of activations runs at the memory's own rate only in huge pages. Where the kernel has none to give, small
+    // ones do.
+    const uintptr_t page = sysconf(_SC_PAGESIZE), base = reinterpret_cast<uintptr_t>(ggml_backend_buffer_get_base(buffer));
+    const uintptr_t begin = GGML_PAD(base, page), end = (base + size) / page * page;
+    if (begin < end) {
+        madvise(reinterpret_cast<void *>(begin), end - begin, MADV_HUGEPAGE);
+    }
+    buffer->buft = buft;
+    buffer->iface.init_tensor = init_tensor;
+    buffer->iface.set_tensor = set_tensor;
+    buffer->iface.get_tensor = nullptr;
+    buffer->iface.cpy_tensor = nullptr;
+    return buffer;
+}
+
+class buffer_type final : public ggml::cpu::extra_buffer_type {
+  public:
+    ggml_backend_buffer_type * self = nullptr;
+
+    bool supports_op(ggml_backend_dev_t /* device */, const ggml_tensor * node) override {
+        const ggml_tensor * weights = node->src[0];
+        if (!holds(weights) || type_for(weights) == nullptr) {
+            return false;
+        }
+        const ggml_tensor * other = node->src[1];
+        if (other->buffer != nullptr && !ggml_backend_buft_is_host(other->buffer->buft)) {
+            return false;
+        }
+        return node->op == GGML_OP_MUL_MAT ? other->type == GGML_TYPE_F32 : node->op == GGML_OP_GET_ROWS;
+    }
+
+    ggml::cpu::tensor_traits * get_tensor_traits(const ggml_tensor * node) override {
+        if (node->op == GGML_OP_MUL_MAT || node->op == GGML_OP_GET_ROWS) {
+            return holds(node->src[0]) ? static_cast<ggml::cpu::tensor_traits *>(node->src[0]->extra) : nullptr;
+        }
+        static attention_traits of_attention;
+        return node->op == GGML_OP_FLASH_ATTN_EXT && attention_takes(node) ? &of_attention : nullptr;
+    }
+
+  private:
+    bool holds(const ggml_tensor * weights) const {
+        return weights != nullptr && weights->buffer != nullptr && weights->buffer->buft == self;
+    }
+};
+
+}  // namespace
+}  // namespace sarai
+
+ggml_backend_buffer_type_t ggml_backend_cpu_kleidiai_buffer_type(void) {
+    static const char * wanted = std::getenv("SARAI_KERNELS");
+    if (wanted != nullptr && std::string_view(wanted) == "off") {
+        return nullptr;
+    }
+    static sarai::buffer_type context;
+    static ggml_backend_buffer_type buft = {
+        /* .iface   = */ {
+            /* .get_name       = */ sarai::get_name,
+            /* .alloc_buffer   = */ sarai::alloc_buffer,
+            /* .get_alignment  = */ sarai::get_alignment,
+            /* .get_max_size   = */ nullptr,
+            /* .get_alloc_size = */ sarai::get_alloc_size,
+            /* .is_host        = */ nullptr,
+        },
+        /* .device  = */ ggml_backend_reg_dev_get(ggml_backend_cpu_reg(), 0),
+        // As the base class, which is what ggml casts it back to.
+        /* .context = */ static_cast<ggml::cpu::extra_buffer_type *>(&context),
+    };
+    context.self = &buft;
+    return &buft;
+}

@@ -1,0 +1,26 @@
+# Puts our kernels into llama.cpp's CPU libraries. Read inside llama.cpp's project() call (CMAKE_PROJECT_..._INCLUDE),
+# run at the end of its own files: then every variant of the CPU library is a target with its flags, which say what our
+# sources may use.
+set(SARAI_KERNELS ${CMAKE_CURRENT_LIST_DIR})
+
+function(add_our_kernels)
+  if(NOT CMAKE_SYSTEM_PROCESSOR MATCHES "x86_64|AMD64")
+    return()
+  endif()
+  file(GLOB sources CONFIGURE_DEPENDS ${SARAI_KERNELS}/*.cpp)
+  get_property(targets DIRECTORY ${CMAKE_CURRENT_SOURCE_DIR}/ggml/src PROPERTY BUILDSYSTEM_TARGETS)
+  foreach(target IN LISTS targets)
+    if(NOT target MATCHES "^ggml-cpu(-[a-z0-9]+)?$" OR target MATCHES "-feats$")
+      continue()
+    endif()
+    get_target_property(folder ${target} SOURCE_DIR)
+    set(registry ${folder}/ggml-cpu/ggml-cpu.cpp)
+    file(STRINGS ${registry} seat REGEX "push_back\\(ggml_backend_cpu_kleidiai_buffer_type\\(\\)\\)")
+    if(NOT seat)
+      message(FATAL_ERROR "${registry} has no seat for an extra buffer type any more: see kernels/buffer.cpp")
+    endif()
+    set_property(SOURCE ${registry} TARGET_DIRECTORY ${target} APPEND PROPERTY COMPILE_DEFINITIONS GGML_USE_CPU_KLEIDIAI)
+    target_sources(${target} PRIVATE ${sources})
+  endforeach()
+endfunction()
+cmake_language(DEFER CALL add_our_kernels)
