@@ -87,7 +87,7 @@ _NAME = {"type": "string", "minLength": 1, "maxLength": 6}
 _TYPES = {"type": "array", "items": {"enum": ["string", "integer", "null"]}, "minItems": 1, "uniqueItems": True}
 _SCALARS = [
     _typed("string", minLength=_number(0, 4), maxLength=_number(4, 9)),
-    _typed("string", pattern={"enum": ["^[a-z]{2,5}$", "[0-9]", r"^\d{3}-\w+$", "^(yes|no)$"]}),
+    _typed("string", pattern={"enum": ["^[a-z]{2,5}$", "[0-9]", "^[0-9]{3}-[a-z]+$", "^(yes|no)$"]}),
     _typed("string", format={"enum": ["date", "date-time", "email", "ipv4", "uuid"]}),
     _typed("integer", minimum=_number(-99, 0), maximum=_number(0, 99), multipleOf=_number(1, 12)),
     _typed("number", exclusiveMinimum=_number(-99, 0, "number"), maximum=_number(1, 99, "number")),
