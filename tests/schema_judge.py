@@ -71,14 +71,14 @@ def judge(folder: Path) -> dict[str, Verdict]:
 
 def _faults(matcher: Matcher, tests: list[dict[str, Any]], narrower: str | None) -> Iterator[str]:
     for test in tests:
-        written = [text for text in _texts(test["data"]) if writes(matcher, text)]
+        written = [text for text in texts(test["data"]) if writes(matcher, text)]
         if written and not test["valid"]:
             yield f"{written[0][:80]} can be written, and does not fit"
         if not written and test["valid"] and not (narrower and re.search(narrower, json.dumps(test["data"]))):
             yield f"{json.dumps(test['data'])[:80]} fits, and cannot be written"
 
 
-def _texts(document: Any) -> Iterator[str]:
+def texts(document: Any) -> Iterator[str]:
     """A document in several styles, with its keys in each order and its numbers in two spellings."""
     for same in itertools.chain.from_iterable((ordered, _whole(ordered)) for ordered in _orders(document)):
         yield json.dumps(same, ensure_ascii=False)

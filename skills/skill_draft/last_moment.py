@@ -13,6 +13,8 @@ from .flight import Flight
 HARD_DEADLINES = ("sarai-deadline", "error")
 # How long before a deadline it is asked how long the way back is: calls that end earlier, nearly all, need not know.
 ASK_S = 2.0
+# It is asked again each time half of what is left is over, until this is left: a machine may get busy within a second.
+LAST_S = 0.05
 
 
 class LastMoment:
@@ -44,4 +46,8 @@ class LastMoment:
         now = loop.time()
         self._way_back.note_delay(now - when, now)
         needs_s = self._way_back.needs_s(self._peer, deadline - self._flight.request.arrived)
-        self._timer = loop.call_at(deadline - needs_s, self._flight.time_is_up)
+        end = deadline - needs_s
+        if (left_s := end - now) > LAST_S:
+            self._timer = loop.call_at(when := now + left_s / 2, self._ask, loop, deadline, when)
+        else:
+            self._timer = loop.call_at(end, self._flight.time_is_up)

@@ -1,10 +1,15 @@
-"""JSON schemas at random, of the keywords that are taken."""
+"""JSON schemas at random, of the keywords that are taken.
+
+Most are documents of a schema of schemas, made by hypothesis-jsonschema. It knows no references, no `required` of names
+that `properties` has, and no two bounds of which one is the greater: schemas with those are put together here.
+"""
 
 from __future__ import annotations
 
 from typing import Any
 
 from hypothesis import strategies as st
+from hypothesis_jsonschema import from_schema
 
 Schema = dict[str, Any]
 
@@ -58,7 +63,60 @@ def _larger(inner: st.SearchStrategy[Schema]) -> st.SearchStrategy[Schema]:
     )  # fmt: skip
 
 
-def random_schemas() -> st.SearchStrategy[Schema]:
+def composed_schemas() -> st.SearchStrategy[Schema]:
     """Schemas of some levels. What is referred to lies at the top, so that is where such a part can be."""
     nested = st.recursive(_scalars(), _larger, max_leaves=5)
     return nested.filter(lambda schema: "$defs" not in str(schema) or "$defs" in schema)
+
+
+def _part(keywords: Schema, *required: str) -> Schema:
+    return {"type": "object", "properties": keywords, "required": required, "additionalProperties": False}
+
+
+def _typed(name: str, **keywords: Schema) -> Schema:
+    return _part({"type": {"const": name}, **keywords}, "type", *(key for key in keywords if key in _ALWAYS))
+
+
+def _number(low: int, high: int, kind: str = "integer") -> Schema:
+    return {"type": kind, "minimum": low, "maximum": high}
+
+
+_ALWAYS = ("pattern", "format", "properties", "items", "prefixItems")
+_VALUE = {"type": ["string", "integer", "boolean", "null"], "maxLength": 8, "minimum": -1000, "maximum": 1000}
+_NAME = {"type": "string", "minLength": 1, "maxLength": 6}
+_TYPES = {"type": "array", "items": {"enum": ["string", "integer", "null"]}, "minItems": 1, "uniqueItems": True}
+_SCALARS = [
+    _typed("string", minLength=_number(0, 4), maxLength=_number(4, 9)),
+    _typed("string", pattern={"enum": ["^[a-z]{2,5}$", "[0-9]", "^[0-9]{3}-[a-z]+$", "^(yes|no)$"]}),
+    _typed("string", format={"enum": ["date", "date-time", "email", "ipv4", "uuid"]}),
+    _typed("integer", minimum=_number(-99, 0), maximum=_number(0, 99), multipleOf=_number(1, 12)),
+    _typed("number", exclusiveMinimum=_number(-99, 0, "number"), maximum=_number(1, 99, "number")),
+    _part({"type": _TYPES, "maxLength": _number(0, 5), "minimum": _number(-9, 9)}, "type"),
+    _part({"enum": {"type": "array", "items": _VALUE, "minItems": 1, "maxItems": 4}}, "enum"),
+    _part({"const": _VALUE}, "const"),
+]
+
+
+def _schema_of_schemas(depth: int) -> Schema:
+    if not depth:
+        return {"anyOf": _SCALARS}
+    inner = _schema_of_schemas(depth - 1)
+    parts = {"type": "object", "propertyNames": _NAME, "additionalProperties": inner, "maxProperties": 3}
+    names = {"type": "array", "items": _NAME, "maxItems": 2, "uniqueItems": True}
+    few = {"type": "array", "items": inner, "minItems": 1, "maxItems": 3}
+    others = {"anyOf": [{"type": "boolean"}, inner]}
+    return {
+        "anyOf": [
+            *_SCALARS,
+            _typed("object", properties=parts, required=names, additionalProperties=others),
+            _typed("array", items=inner, minItems=_number(0, 1), maxItems=_number(1, 3)),
+            _typed("array", prefixItems=few, items={"const": False}, minItems=_number(0, 1)),
+            _part({"anyOf": few}, "anyOf"),
+        ]
+    }
+
+
+def made_schemas() -> st.SearchStrategy[Schema]:
+    """Schemas of up to three levels."""
+    schemas: st.SearchStrategy[Any] = from_schema(_schema_of_schemas(2))
+    return schemas

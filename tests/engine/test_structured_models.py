@@ -3,22 +3,21 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import hypothesis
 import jsonschema
 import pytest
 from hypothesis import HealthCheck, Phase, given, settings
+from hypothesis.strategies import SearchStrategy
 
 from skills.skill_draft.embedded import make_embedded
 from skills.skill_draft.engine.messages import Done, FinishReason, Sampling
 
 from .harness import EngineUnderTest, ask
 from .models import MODELS
-from .schemas import random_schemas
-
-SCHEMAS = 200
+from .schemas import Schema, composed_schemas, made_schemas
 
 
 @pytest.fixture(scope="module")
@@ -27,20 +26,20 @@ def engine() -> Iterator[EngineUnderTest]:
         yield running
 
 
-def drawn(number: int) -> list[dict[str, Any]]:
+def drawn(schemas: SearchStrategy[Schema], number: int) -> list[Schema]:
     """So many different schemas, always the same ones."""
-    found: dict[str, dict[str, Any]] = {}
+    found: dict[str, Schema] = {}
 
     @hypothesis.seed(2020)
     @settings(
-        max_examples=3 * number,
+        max_examples=number * 3 // 2,
         deadline=None,
         database=None,
         phases=[Phase.generate],
         suppress_health_check=list(HealthCheck),
     )
-    @given(schema=random_schemas())
-    def draw(schema: dict[str, Any]) -> None:
+    @given(schema=schemas)
+    def draw(schema: Schema) -> None:
         if len(found) < number:
             found.setdefault(json.dumps(schema), schema)
 
@@ -67,11 +66,14 @@ def check(schema: Any, text: str) -> None:
 
 
 @pytest.mark.timeout(600)
-def test_answers_to_schemas_at_random_fit_them(engine: EngineUnderTest) -> None:
+@pytest.mark.parametrize(("kind", "number"), [(made_schemas, 200), (composed_schemas, 60)])
+def test_answers_to_schemas_at_random_fit_them(
+    engine: EngineUnderTest, kind: Callable[[], SearchStrategy[Schema]], number: int
+) -> None:
     taken = ended = 0
-    schemas = drawn(SCHEMAS)
-    assert len(schemas) == SCHEMAS
-    for begin in range(0, SCHEMAS, 50):
+    schemas = drawn(kind(), number)
+    assert len(schemas) == number
+    for begin in range(0, number, 50):
         for schema, done in answers(engine, schemas[begin : begin + 50], max_tokens=24, close_json=120):
             if not isinstance(done, Done):
                 continue
@@ -81,8 +83,8 @@ def test_answers_to_schemas_at_random_fit_them(engine: EngineUnderTest) -> None:
             if ending.reason is FinishReason.STOP or closed:
                 ended += 1
                 check(schema, ending.text)
-    print(f"{SCHEMAS} schemas, {taken} taken, {ended} answers with an end")
-    assert taken > 0.9 * SCHEMAS
+    print(f"{number} schemas, {taken} taken, {ended} answers with an end")
+    assert taken > 0.9 * number
     assert ended > 0.9 * taken
 
 

@@ -19,6 +19,8 @@ from .pattern import to_rust
 # Between the parts of JSON: nothing, a space, or a new line with its indentation. Bounded, so that no answer is lost in
 # white space without end.
 WHITE_SPACE = r" |\n[ \t]{0,64}"
+# Without \u0041: llguidance would take a named key that is spelled so for another one, with any value.
+ONE_SPELLING = 'nrbtf\\"'
 
 _MAPS = frozenset(("properties", "patternProperties", "$defs", "definitions", "dependentSchemas"))
 _DATA = frozenset(("const", "enum", "default", "examples", "example", "required"))
@@ -37,13 +39,15 @@ def schema_to_grammar(text: str, *, weaker: bool = False) -> str:
     if not isinstance(schema, dict):
         raise ValueError("must be a JSON object")  # noqa: TRY004 - it is what the caller sent
     numbers = Numbers()
+    options: Any = {"whitespace_pattern": WHITE_SPACE, "lenient": weaker}
     for part, path in places(schema):
+        if _has_other_keys(part):
+            options["json_allowed_escapes"] = ONE_SPELLING
         if not weaker:
             _check(part, path)
             numbers.add(part, path)
         _translate(part, path)
     numbers.check()
-    options: Any = {"whitespace_pattern": WHITE_SPACE, "lenient": weaker}
     return LLMatcher.grammar_from_json_schema(json.dumps(schema), overrides=options)
 
 
@@ -74,6 +78,12 @@ def explained(message: str, text: str) -> str:
         if used := sorted(keywords & part.keys()):
             return f"{path} uses {used[0]!r}, which is not supported"
     return message
+
+
+def _has_other_keys(part: dict[str, Any]) -> bool:
+    """Whether an object may have keys beside those that it names."""
+    names = any(part.get(key) for key in ("properties", "patternProperties", "required"))
+    return names and part.get("additionalProperties") is not False
 
 
 def _check(part: dict[str, Any], path: str) -> None:

@@ -157,6 +157,23 @@ def test_a_schema_lets_through_what_fits_it(schema: Any, yes: list[Any], no: lis
     assert [value for value in no if writes(matcher, json.dumps(value, ensure_ascii=False))] == []
 
 
+@pytest.mark.parametrize(
+    "schema",
+    [
+        {"properties": {"a": {"const": 1}}},
+        {"patternProperties": {"^a": {"const": 1}}},
+        {"allOf": [{"properties": {"a": {"const": 1}}}, {"additionalProperties": {"type": "integer"}}]},
+        {"required": ["a"], "minProperties": 2, "additionalProperties": {"const": 1}},
+    ],
+)
+def test_a_named_key_has_one_spelling(schema: Any) -> None:
+    """Else it could be written as another one, with any value."""
+    matcher = of_schema({"type": "object", **schema})
+    assert writes(matcher, '{"a": 1, "b": 1}')
+    assert not writes(matcher, '{"\\u0061": 2}')
+    assert not writes(matcher, '{"a": 1, "\\u0061": 1}')
+
+
 def test_white_space_has_an_end() -> None:
     matcher = of_schema({"type": "object"})
     assert writes(matcher, "{\n" + " " * 64 + "}")
