@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import ctypes
 import functools
-import importlib.util
 from collections.abc import Iterator
 from ctypes import c_char_p, c_float, c_int, c_int64, c_size_t, c_void_p
 from pathlib import Path
@@ -15,6 +14,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+ROOT = Path(__file__).resolve().parents[1]
 # Of `enum ggml_type`.
 F32, F16, I32 = 0, 1, 26
 TYPES = {"IQ4_NL": 20, "Q8_0": 8, "Q4_0": 2, "Q4_K": 12, "Q5_K": 13, "Q6_K": 14}
@@ -65,11 +65,11 @@ class _TensorHead(ctypes.Structure):
 
 
 def folder() -> Path:
-    """Where the wheel has its libraries."""
-    spec = importlib.util.find_spec("llama_cpp")
-    if spec is None or spec.origin is None:
+    """Where the project's own environment has llama.cpp's libraries, with our kernels as they were compiled last."""
+    found = next(ROOT.glob(".venv/lib/python*/site-packages/llama_cpp/lib"), None)
+    if found is None:
         raise FileNotFoundError("llama-cpp-python is not installed: run `make setup`")
-    return Path(spec.origin).parent / "lib"
+    return found
 
 
 @functools.cache

@@ -16,11 +16,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from bench.ggml import TYPES, row_bytes, variants
+from bench.ggml import ROOT, TYPES, row_bytes, variants
 from bench.nodes import ATTENTION, SHAPES
 from bench.records import warn_if_busy
 from bench.run import model_path
-from bench.servers import ROOT
 
 ROWS = (1, 2, 3, 4, 8, 12, 16, 32, 64)
 ROUNDS = 2
@@ -92,9 +91,9 @@ def _lines(module: str, arguments: Sequence[str], *, ours: bool) -> Iterator[dic
     environment = {k: v for k, v in os.environ.items() if not k.startswith(("SARAI_", "SKILL_DRAFT_", "GGML_"))}
     if not ours:
         environment["SARAI_KERNELS"] = "off"
+    python = str(ROOT / ".venv" / "bin" / "python")
     done = subprocess.run(
-        [sys.executable, "-m", module, *arguments], cwd=ROOT, env=environment, check=False, text=True,
-        capture_output=True,
+        [python, "-m", module, *arguments], cwd=ROOT, env=environment, check=False, text=True, capture_output=True
     )  # fmt: skip
     if done.returncode:
         raise RuntimeError(f"{module} failed:\n{done.stderr[-2000:]}")
@@ -155,7 +154,7 @@ def _of_model(model: str, threads: int) -> None:
             _row("reading a prompt, tok/s", f"{seen[OURS]:.4g}", f"{seen[STOCK]:.4g}",
                  f"{seen[OURS] / seen[STOCK]:.2f}")  # fmt: skip
         else:
-            _row(f"{case['rows']} rows, {case['cells']} cells each, ms", *_compared(seen))
+            _row(f"{case['rows']} row{'s' * (case['rows'] > 1)}, {case['cells']} cells each, ms", *_compared(seen))
 
 
 def _key(**case: object) -> tuple[Any, ...]:

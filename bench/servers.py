@@ -109,6 +109,8 @@ def running(kind: Kind, model: Path, *, threads: int, log: Path) -> Iterator[int
     """
     port = free_port()
     clean = {k: v for k, v in os.environ.items() if not k.startswith(("SKILL_DRAFT_", "SARAI_", "LLAMA_"))}
+    if not kind.ours:  # the bindings of one peer may have our kernels compiled in
+        clean["SARAI_KERNELS"] = "off"
     with log.open("ab") as stream:
         process = subprocess.Popen(
             kind.command(model, port, threads), cwd=ROOT, env=clean, start_new_session=True,

@@ -5,13 +5,17 @@ from __future__ import annotations
 import math
 from bisect import bisect_left
 
-# llama.cpp's kernels take rows four at a time, and those that are left over one by one: three cost more than four.
+# llama.cpp's own kernels take rows four at a time, and those that are left over one by one: three cost more than four.
+# Ours have no such steps. What is measured decides; above the sizes that are remembered, whole tiles suit both.
 TILE_ROWS = 4
+# Prompts get so many rows of a step, however many answers are written in it.
+LEAST_ROWS = 4
 # Each of these sizes is remembered by itself; steps of other sizes cost what the next larger one does. The last one
 # stands for all that are larger: they go by the row, and what a row costs grows with the text before it.
 _ROWS: tuple[int, ...] = (*range(1, 17), 20, 24, 32, 64)
 _LARGE = len(_ROWS) - 1
-# How their costs relate to one another, to begin with: a 4B model in IQ4_NL on two cores.
+# How their costs relate to one another, to begin with: a 4B model in IQ4_NL on two cores with llama.cpp's own kernels.
+# So whole tiles are tried, and where they are not the cheapest, that is learned.
 _SHAPE: tuple[float, ...] = (
     1.0, 1.8, 2.5, 1.9, 2.7, 3.4, 4.2, 3.4, 4.2, 4.9, 5.8, 5.0, 5.8, 6.5, 7.3, 5.5,
     7.2, 8.8, 10.9, 15.0,
@@ -24,6 +28,8 @@ _FORGET_S = 0.5  # an old measurement counts for little beside a new one
 _BELIEVED_S = 2.0
 # One slow step says little about the shape.
 _SURPRISE = 1.5
+# A chunk may have more rows than where a row costs least if each costs so much more at most.
+_HARDLY_MORE = 1.05
 # A tile is filled with rows of no use if the step is expected to cost less than this share then.
 _FILLED = 0.97
 
@@ -106,13 +112,14 @@ class StepCosts:
         return self.ms(rows, believed_s=_BELIEVED_S)
 
     def rows_within(self, ms: float, limit: int) -> int:
-        """The most rows, in whole tiles, that a step can have in `ms`; at least one tile, at most `limit`."""
+        """The most rows that `ms` allow, `limit` at most, at which one costs hardly more than at any smaller number."""
         large = _ROWS[_LARGE]
-        rows = int(ms * large / self.lately_ms(large))
-        if rows <= _ROWS[_LARGE - 1]:
-            tiles = range(TILE_ROWS, _ROWS[_LARGE - 1] + 1, TILE_ROWS)
-            rows = max((size for size in tiles if self.lately_ms(size) <= ms), default=TILE_ROWS)
-        return max(TILE_ROWS, min(rows, limit) // TILE_ROWS * TILE_ROWS)
+        rows = min(limit, int(ms * large / self.lately_ms(large)))
+        if rows > _ROWS[_LARGE - 1]:
+            return rows // TILE_ROWS * TILE_ROWS
+        costs = {n: cost for n in _ROWS[:_LARGE] if LEAST_ROWS <= n <= limit and (cost := self.lately_ms(n)) <= ms}
+        least = min((cost / n for n, cost in costs.items()), default=0.0)
+        return max((n for n, cost in costs.items() if cost / n <= _HARDLY_MORE * least), default=LEAST_ROWS)
 
     def filled(self, rows: int) -> int:
         """How many rows a step over `rows` rows should have: with its last tile filled, if it costs less then.

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence as ListOf
 
 from .messages import Progress
-from .scheduler import LONGER, Scheduler
+from .scheduler import ALIKE, Scheduler
 from .sequence import Sequence
 from .threads import Threads
 from .waiting import WaitEstimate
@@ -28,9 +28,9 @@ class Outlook:
             wait_s = self._wait.until_start_s(place, self._scheduler.running, self._threads.costs, self._n_batch, now)
         else:
             pending = max(s.pending for s in sequences)
-            # The prompts beside it are read in the same steps.
-            beside = (s for s in self._scheduler.running if s not in sequences and not s.decodes)
-            wait_s = self.reading_s(pending + sum(min(s.pending, LONGER * pending) for s in beside))
+            # Shorter ones are read before it, and others like it may be read beside it.
+            before = (s for s in self._scheduler.running if s not in sequences and not s.decodes)
+            wait_s = self.reading_s(pending + sum(s.pending for s in before if s.pending <= ALIKE * pending))
         return Progress(
             id=first.request.id,
             place=place,

@@ -1,27 +1,33 @@
 """Who runs in the next step.
 
-Decodes go first, then prompts side by side, and lookup drafts take what pays. Knows no llama.cpp.
+Decodes go first, then prompts, the shortest before the others, and lookup drafts take what pays. Knows no llama.cpp.
 """
 
 from __future__ import annotations
 
+import math
 from bisect import insort
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from itertools import groupby
 
-from .costs import TILE_ROWS
+from .costs import LEAST_ROWS, TILE_ROWS
 from .sequence import Sequence
 from .threads import Threads
 
 # A prompt that nobody has to wait for, and the guesses of who runs alone, may take steps as long as this; a cancelled
 # call is gone within one.
 QUIET_STEP_MS = 1000.0
-# A prompt that is longer than the shortest one gets more rows of a step, but no more than so many times its rows.
-LONGER = 2
+# Prompts that are read together are at most so many times as long as the shortest one.
+ALIKE = 2
+# The oldest prompt has this share of the rows, however many shorter ones come after it.
+OLDEST = 1 / 4
+# Reading beside answers takes short steps. Where a row costs less than this share of what it costs in them if steps may
+# be long, prompts had better be read together first, and answered together.
+_DEAR = 0.85
 # Guesses that promise less than this are not worth the risk.
 _WORTH = 1.05
-# Rows that guesses fill, together with those of the last tile that are there already.
+# Sizes of steps that guesses fill up to, counted from the last whole tile of rows that is there already.
 _BLOCKS = (4, 8, 12, 16, 24, 32)
 
 
@@ -113,19 +119,27 @@ class Scheduler:
         slower = 2 if trial else 1
         shares = [Share.of(s, 1) for s in self.running if s.decodes]
         if prompts := [s for s in self.running if not s.decodes]:
-            limit_ms = self._gap_ms if shares else QUIET_STEP_MS
-            rows = self._threads.costs.rows_within(limit_ms / slower, self._n_batch)
-            # The oldest prompt always moves on, however many decode: prompts have a tile of rows at least.
-            left = max(TILE_ROWS, rows - len(shares))
+            left, together = self._reading(min(s.pending for s in prompts), len(shares), slower)
             for _, equals in groupby(prompts, key=lambda s: s.request.priority):
                 if left > 0:
-                    read = _side_by_side(list(equals), left)
+                    read = _divide(list(equals), left, together=together)
                     left -= sum(share.n for share in read)
                     shares += read
         limit_ms = self._gap_ms if len(self.running) > 1 else max(self._gap_ms, QUIET_STEP_MS)
         self._add_guesses(shares, limit_ms / slower)
         self._fill_tile(shares)
         return shares
+
+    def _reading(self, shortest: int, decodes: int, slower: int) -> tuple[int, bool]:
+        """How many rows of prompts the step has, and whether prompts of like length had better end together."""
+        costs, n = self._threads.costs, self._n_batch
+        short, long = (costs.rows_within(ms / slower, n) for ms in (self._gap_ms, QUIET_STEP_MS))
+        together = costs.lately_ms(long) / long < _DEAR * costs.lately_ms(short) / short
+        if decodes:
+            # The oldest prompt always moves on, however many decode.
+            return max(LEAST_ROWS, short - decodes), together
+        # Nobody is held up by a long step, but for the one whose prompt is complete in it.
+        return long if together else min(long, max(short, shortest)), together
 
     def _add_guesses(self, shares: list[Share], limit_ms: float) -> None:
         """Gives guesses to the shares where tokens a second are expected to grow by it, most promising first."""
@@ -141,7 +155,7 @@ class Scheduler:
             best, best_rate = 0, _WORTH * tokens / costs.lately_ms(costs.filled(rows))
             for length in _lengths(rows):
                 if length > most or costs.lately_ms(rows + length) > limit_ms:
-                    break
+                    continue
                 rate = (tokens + guesser.expected(length)) / costs.lately_ms(rows + length)
                 if rate > best_rate:
                     best, best_rate = length, rate
@@ -173,30 +187,39 @@ def _outputs(shares: list[Share]) -> int:
     return sum(1 + len(share.guesses) for share in shares if share.complete)
 
 
-def _side_by_side(prompts: list[Sequence], rows: int) -> list[Share]:
-    """Divides `rows` among prompts, the oldest of which comes first and always gets some.
+def _divide(prompts: list[Sequence], rows: int, *, together: bool) -> list[Share]:
+    """Divides `rows` among prompts, the oldest of which comes first. Who has the least left to read is served first.
 
-    In proportion to what is left of each: prompts of like length end in one step, and decode together from then on. So
-    nobody is read beside answers, a few rows at a time, only because others were a little shorter. But a short prompt
-    does not wait for a long one.
+    So first tokens come as early as they can on average, and a short prompt does not wait for a long one. The oldest
+    moves on whatever comes.
+
+    Args:
+        prompts: in the order of their age.
+        rows: how many there are.
+        together: whether prompts of like length are read in proportion to what is left of them: they end in one step,
+            and decode together from then on. Else one after the other is read, each beside the answers before it.
     """
-    oldest, kept = prompts[0], 1
-    most = LONGER * min(s.pending for s in prompts)
-    total = sum(min(s.pending, most) for s in prompts)
-    shares = []
-    # The shortest first: what one does not need is there for those after it.
-    for sequence in sorted(prompts, key=lambda s: s.pending):
-        if sequence is oldest:
-            kept = 0
-        weight = min(sequence.pending, most)
-        if n := min(rows - kept, max(1, rows * weight // total)):
-            shares.append(Share.of(sequence, n))
-            rows -= shares[-1].n
-        total -= weight
-    return shares
+    order = sorted(prompts, key=lambda s: s.pending)
+    alike = [s for s in order if s.pending <= ALIKE * order[0].pending] if together else order[:1]
+    given, oldest = dict.fromkeys(order, 0), prompts[0]
+    given[oldest] = 1 if oldest in alike else min(oldest.pending, math.ceil(OLDEST * rows))
+    left, total = rows - given[oldest], sum(s.pending for s in alike)
+    for sequence in alike:
+        left += given[sequence]
+        given[sequence] = min(left, sequence.pending, max(1, left * sequence.pending // total))
+        left, total = left - given[sequence], total - sequence.pending
+    for sequence in order:
+        more = min(left, sequence.pending - given[sequence])
+        given[sequence] += more
+        left -= more
+    return [Share.of(sequence, n) for sequence, n in given.items() if n]
 
 
 def _lengths(rows: int) -> list[int]:
-    """Numbers of guesses that end a tile, given the rows that are there already: 3, 7, 15 and 31 beside one row."""
+    """Numbers of guesses to think of, given the rows that are there already: 1, 2, 3, 7, 11 and so on beside one row.
+
+    Whole tiles, as these are cheapest with llama.cpp's own kernels; and few guesses, as ours have no steps.
+    """
     used = rows % TILE_ROWS
-    return [n for size in _BLOCKS if (n := size - used) > 0]
+    whole = [n for size in _BLOCKS if (n := size - used) > 0]
+    return [*range(1, whole[0]), *whole]

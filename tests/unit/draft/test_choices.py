@@ -63,10 +63,21 @@ def test_chunks_keep_to_the_gap_once_it_is_known(ms_per_row: float) -> None:
     rows = 0
     for i in range(30):
         rows = costs.rows_within(250, 512)
-        assert rows % 4 == 0
         costs.observe(rows, 5 + ms_per_row * rows, i * 0.2)
     assert 5 + ms_per_row * rows <= 260
     assert rows == 512 or 5 + ms_per_row * rows > 110, "and use what there is"
+
+
+@pytest.mark.parametrize(("tile_ms", "row_ms", "ms", "wanted"), [(100, 70, 320, 8), (80, 20, 255, 11)])
+def test_a_chunk_has_the_number_of_rows_at_which_a_row_costs_least(
+    tile_ms: int, row_ms: int, ms: int, wanted: int
+) -> None:
+    """Whole tiles where left-over rows are taken one by one; as many rows as possible where costs have no steps."""
+    costs = StepCosts()
+    for rows in (*range(1, 17), 64):
+        tiles, others = divmod(rows, 4)
+        costs.observe(rows, 30 + tiles * tile_ms + others * row_ms, rows / 1000)
+    assert costs.rows_within(ms, 512) == wanted
 
 
 def test_chunks_shrink_as_a_prompt_grows_longer_and_grow_again_with_the_next_one() -> None:
