@@ -32,13 +32,10 @@ LIBRARIES = [path for path in variants() if path.stem not in WITHOUT]
 _libraries: list[Path] = []
 
 
-<<<<<<< HEAD
-=======
 def _load(library: Path) -> None:
     _libraries.append(library)
 
 
->>>>>>> katt
 @functools.cache
 def ggml(threads: int = 1) -> Ggml:
     """This process's library, with that many threads."""
@@ -49,11 +46,7 @@ def ggml(threads: int = 1) -> Ggml:
 def run(request: pytest.FixtureRequest) -> Iterator[Run]:
     """Runs a check in a process that has loaded one of the libraries."""
     spawn = multiprocessing.get_context("spawn")
-<<<<<<< HEAD
-    with ProcessPoolExecutor(1, mp_context=spawn, initializer=_libraries.append, initargs=(request.param,)) as pool:
-=======
     with ProcessPoolExecutor(1, mp_context=spawn, initializer=_load, initargs=(request.param,)) as pool:
->>>>>>> katt
         yield lambda check, *arguments: pool.submit(check, *arguments).result(timeout=120)
 
 
@@ -83,12 +76,8 @@ class Cache:
             graph.set(q, queries)
             for tensor, values, type_ in ((k, self.keys, self.types[0]), (v, self.values, self.types[1])):
                 graph.set(tensor, lib.quantized(type_, np.ascontiguousarray(values[cells]).reshape(-1, size)))
-<<<<<<< HEAD
-            graph.set(seen, np.where(mask[rows][:, cells], 0, -np.inf).astype(np.float16))
-=======
             values_of_mask = np.where(mask[rows][:, cells], 0, -np.inf)
             graph.set(seen, np.ascontiguousarray(values_of_mask, np.float16))
->>>>>>> katt
             graph.compute()
             return graph.read(node, n, heads, size)
         finally:
