@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from .constraint import ConstraintError
 from .matcher import Matcher
 
 _STRUCTURE = b"}]:,"  # outside of strings, the best first
@@ -55,10 +56,13 @@ def ending(matcher: Matcher, so_far: bytes, max_tokens: int) -> list[int]:
     begin.read(so_far)
     place: _Place | None = begin
     left = [_MAX_PLACES]
-    while place and not place.matcher.is_accepting:
-        if len(place.way) > 8 * max_tokens or left[0] <= 0:
-            return []
-        place = _closer(place, left)
+    try:
+        while place and not place.matcher.is_accepting:
+            if len(place.way) > 8 * max_tokens or left[0] <= 0:
+                return []
+            place = _closer(place, left)
+    except ConstraintError:  # too costly on the way; the answer itself stands where it stood
+        return []
     tokens = matcher.respelled(place.way) if place else []
     return tokens if len(tokens) <= max_tokens else []
 

@@ -70,7 +70,9 @@ class Matcher:
 
     def forced(self) -> list[int]:
         """The tokens that follow in any case, as the model's tokenizer writes them: masks allow no others there."""
-        return self._state.compute_ff_tokens()
+        tokens = self._state.compute_ff_tokens()
+        # In the middle of a character it may give tokens that it does not take itself.
+        return tokens[: self.fitting(tokens)]
 
     def fitting(self, tokens: list[int]) -> int:
         """How many of the tokens could follow, one after the other."""
