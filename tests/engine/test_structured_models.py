@@ -32,7 +32,7 @@ def drawn(schemas: SearchStrategy[Schema], number: int) -> list[Schema]:
 
     @hypothesis.seed(2020)
     @settings(
-        max_examples=number * 3 // 2,
+        max_examples=number * 11 // 10,
         deadline=None,
         database=None,
         phases=[Phase.generate],
