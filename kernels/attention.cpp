@@ -79,11 +79,11 @@ template <class Keys> void compute(const ggml_compute_params * params, const ggm
 
 // Calls f with the way in which a node's keys are unpacked.
 template <class F> auto with_keys([[maybe_unused]] const ggml_tensor * node, F f) {
-#ifdef SARAI_DOT4
-    if (node->src[1]->type == GGML_TYPE_Q8_0) {
-        return f(byte_keys());
+    if constexpr (VNNI) {
+        if (node->src[1]->type == GGML_TYPE_Q8_0) {
+            return f(byte_keys());
+        }
     }
-#endif
     return f(float_keys());
 }
 

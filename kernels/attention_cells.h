@@ -1,7 +1,7 @@
 // Blocks of cells of the cache, and reading them as floats.
 #pragma once
 
-#include "lanes.h"
+#include "simd.h"
 
 #ifdef SARAI_LANES
 
@@ -38,16 +38,16 @@ struct cache_rows {
     }
 };
 
-// Reads `lanes` values of a row from value `i` on.
+// Reads LANES values of a row from value `i` on.
 template <ggml_type type> inline floats read(const char * row, int64_t i) {
     if constexpr (type == GGML_TYPE_F32) {
         return load((const float *) row + i);
     } else if constexpr (type == GGML_TYPE_F16) {
-        return from_halfs((const uint16_t *) row + i);
+        return load_halves((const uint16_t *) row + i);
     } else {
         static_assert(type == GGML_TYPE_Q8_0);
         const block_q8_0 & block = ((const block_q8_0 *) row)[i / QK8_0];
-        return mul(broadcast(half_to_float(block.d)), from_bytes(block.qs + i % QK8_0));
+        return broadcast(half_to_float(block.d)) * to_floats(load_bytes(block.qs + i % QK8_0));
     }
 }
 
@@ -55,7 +55,7 @@ template <ggml_type type> inline floats read(const char * row, int64_t i) {
 template <ggml_type type> void read_rows(const cache_rows & cells, int64_t first, int64_t end, int64_t n, float * out) {
     for (int64_t c = first; c < end; c++) {
         cells.fetch_next(c);
-        for (int64_t i = 0; i < n; i += lanes, out += lanes) {
+        for (int64_t i = 0; i < n; i += LANES, out += LANES) {
             store(out, read<type>(cells.rows[c], i));
         }
     }

@@ -53,7 +53,7 @@ struct job {
 
     int64_t queries() const { return std::max(max_queries, sharing); }  // at most, in a unit of work
     int64_t segments() const { return (cells + segment_cells - 1) / segment_cells; }
-    int64_t sum_floats() const { return value_size + lanes; }  // a weighted sum, then its maximum and its total
+    int64_t sum_floats() const { return value_size + LANES; }  // a weighted sum, then its maximum and its total
 
     const uint16_t * mask_of(int64_t row) const {
         const int64_t stream = row / rows_of_stream;
@@ -73,7 +73,7 @@ struct job {
 // A bit for each of the 32 values from `from` on, or as many as there are, that is not `value`.
 inline uint32_t others_than(uint16_t value, const uint16_t * mask, int64_t from, int64_t n) {
     if (from + 32 <= n) {
-        return ~equal_halfs(mask + from, value);
+        return ~equal_halves(mask + from, value);
     }
     uint32_t bits = 0;
     for (int64_t i = from; i < n; i++) {

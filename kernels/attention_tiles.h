@@ -2,7 +2,7 @@
 //
 // A *query* is one head of one row. All queries of a tile look at the same cells of the same key head, so a block of 64
 // cells is unpacked once for all of them. Keys are unpacked so that a vector holds the same value, or the same four
-// bytes, of `lanes` cells: a score then is one chain of additions in a lane of its own, in the order of the head's
+// bytes, of LANES cells: a score then is one chain of additions in a lane of its own, in the order of the head's
 // values. Values are unpacked as rows of floats; an element of the result is one chain in the order of the cells.
 // Neither knows how many queries or cells are computed beside it, so bits do not depend on it.
 #pragma once
@@ -31,27 +31,27 @@ template <class F> inline void in_fours(int64_t n, F f) {
 
 // Keys as floats: value d of cell c is at [d * block_cells + c].
 struct float_keys {
-    static constexpr int tile_vectors = lanes == 16 ? 4 : 2;  // as many as registers hold for four queries
+    static constexpr int tile_vectors = LANES == 16 ? 4 : 2;  // as many as registers hold for four queries
 
     static size_t block_bytes(int64_t n) { return block_cells * n * sizeof(float); }
     static size_t query_bytes(int64_t n) { return n * sizeof(float); }
 
     static void prepare(const float * x, int64_t n, char * query) { memcpy(query, x, n * sizeof(float)); }
 
-    // Unpacks keys. `room` is for `lanes` of them. (Inlined, it would hold all the rows' addresses in vectors.)
+    // Unpacks keys. `room` is for LANES of them. (Inlined, it would hold all the rows' addresses in vectors.)
     [[gnu::noinline]] static void pack(const cache_rows & cells, int64_t n, row_reader read, float * room,
                                        char * block) {
-        const char * rows[lanes];
-        for (int i = 0; i < lanes; i++) {
+        const char * rows[LANES];
+        for (int i = 0; i < LANES; i++) {
             rows[i] = (const char *) (room + i * n);
         }
-        for (int64_t c = 0; c < cells.count; c += lanes) {
-            read(cells, c, c + lanes, n, room);
+        for (int64_t c = 0; c < cells.count; c += LANES) {
+            read(cells, c, c + LANES, n, room);
             for (int64_t d = 0; d < n; d += 4) {
                 ints values[4];
                 transpose(rows, d * sizeof(float), values);
                 for (int j = 0; j < 4; j++) {
-                    store_ints(block + ((d + j) * block_cells + c) * sizeof(float), values[j]);
+                    store(block + ((d + j) * block_cells + c) * sizeof(float), values[j]);
                 }
             }
         }
@@ -71,7 +71,7 @@ struct float_keys {
         for (int64_t d = 0; d < n; d++) {
             floats key[NV];
             for (int v = 0; v < NV; v++) {
-                key[v] = in_register(load(y + d * block_cells + v * lanes));
+                key[v] = in_register(load(y + d * block_cells + v * LANES));
             }
             for (int q = 0; q < NQ; q++) {
                 const floats value = broadcast(x[q * n + d]);
@@ -82,13 +82,11 @@ struct float_keys {
         }
         for (int q = 0; q < NQ; q++) {
             for (int v = 0; v < NV; v++) {
-                store(scores + q * segment_cells + cell + v * lanes, sums[q][v]);
+                store(scores + q * segment_cells + cell + v * LANES, sums[q][v]);
             }
         }
     }
 };
-
-#ifdef SARAI_DOT4
 
 // Keys in Q8_0 as they are, for queries that are quantized in the same way. dot4 wants one side without signs, so keys
 // are stored plus 128, and each sum starts at -128 times the sum of the query's block. Sums are exact.
@@ -108,17 +106,11 @@ struct byte_keys {
     static void prepare(const float * x, int64_t n, char * query) {
         block_of_query * blocks = (block_of_query *) query;
         for (int64_t b = 0; b < n / QK8_0; b++, x += QK8_0) {
-            floats top = broadcast(0.0f);
-            for (int i = 0; i < QK8_0; i += lanes) {
-                top = larger(magnitude(load(x + i)), top);
-            }
-            const float most = largest(top);
+            const float most = largest_magnitude(x, QK8_0);
             const float inverse = most > 1e-30f ? 127.0f / most : 0.0f;  // of less the inverse may be infinite
             blocks[b].scale = most / 127.0f;
+            round_to_bytes(x, inverse, QK8_0, blocks[b].values);
             int32_t total = 0;
-            for (int i = 0; i < QK8_0; i += lanes) {
-                store_bytes(blocks[b].values + i, to_ints(mul(load(x + i), broadcast(inverse))));
-            }
             for (int8_t value : blocks[b].values) {
                 total += value;
             }
@@ -127,9 +119,9 @@ struct byte_keys {
     }
 
     [[gnu::noinline]] static void pack(const cache_rows & cells, int64_t n, row_reader, float *, char * block) {
-        const ints signs = broadcast_int((int32_t) 0x80808080);
-        for (int64_t c = 0; c < cells.count; c += lanes) {
-            for (int i = 0; i < lanes; i++) {
+        const ints signs = broadcast((int32_t) 0x80808080);
+        for (int64_t c = 0; c < cells.count; c += LANES) {
+            for (int i = 0; i < LANES; i++) {
                 cells.fetch_next(c + i);
             }
             for (int64_t d = 0; d < n; d += 16) {
@@ -137,18 +129,18 @@ struct byte_keys {
                 ints values[4];
                 transpose(cells.rows + c, place, values);
                 for (int j = 0; j < 4; j++) {
-                    store_ints(block + ((d / 4 + j) * block_cells + c) * 4, exclusive_or(values[j], signs));
+                    store(block + ((d / 4 + j) * block_cells + c) * 4, values[j] ^ signs);
                 }
             }
         }
         float * scales = (float *) (block + block_cells * n);
         for (int64_t b = 0; b < n / QK8_0; b++, scales += block_cells) {
-            uint16_t halfs[block_cells];
-            for (int64_t c = 0; c < GGML_PAD(cells.count, lanes); c++) {
-                halfs[c] = ((const block_q8_0 *) cells.rows[c])[b].d;
+            uint16_t halves[block_cells];
+            for (int64_t c = 0; c < GGML_PAD(cells.count, LANES); c++) {
+                halves[c] = ((const block_q8_0 *) cells.rows[c])[b].d;
             }
-            for (int64_t c = 0; c < cells.count; c += lanes) {
-                store(scales + c, from_halfs(halfs + c));
+            for (int64_t c = 0; c < cells.count; c += LANES) {
+                store(scales + c, load_halves(halves + c));
             }
         }
     }
@@ -169,39 +161,36 @@ struct byte_keys {
             for (int q = 0; q < NQ; q++) {
                 x[q] = (const block_of_query *) (queries + q * query_bytes(n)) + b;
                 for (int v = 0; v < NV; v++) {
-                    products[q][v] = broadcast_int(x[q]->start);
+                    products[q][v] = broadcast(x[q]->start);
                 }
             }
             for (int j = 0; j < QK8_0 / 4; j++, bytes += block_cells * 4) {
                 ints key[NV];
                 for (int v = 0; v < NV; v++) {
-                    key[v] = in_register(load_ints(bytes + v * lanes * 4));
+                    key[v] = in_register(load_ints(bytes + v * LANES * 4));
                 }
                 for (int q = 0; q < NQ; q++) {
-                    int32_t four;
-                    memcpy(&four, x[q]->values + 4 * j, 4);
+                    const ints four = broadcast_four(x[q]->values + 4 * j);
                     for (int v = 0; v < NV; v++) {
-                        products[q][v] = dot4(products[q][v], key[v], broadcast_int(four));
+                        products[q][v] = dot4(products[q][v], key[v], four);
                     }
                 }
             }
             for (int v = 0; v < NV; v++) {
-                const floats scale = load(scales + b * block_cells + v * lanes);
+                const floats scale = load(scales + b * block_cells + v * LANES);
                 for (int q = 0; q < NQ; q++) {
-                    const floats both = mul(scale, broadcast(x[q]->scale));
+                    const floats both = scale * broadcast(x[q]->scale);
                     sums[q][v] = fma(to_floats(products[q][v]), both, sums[q][v]);
                 }
             }
         }
         for (int q = 0; q < NQ; q++) {
             for (int v = 0; v < NV; v++) {
-                store(scores + q * segment_cells + cell + v * lanes, sums[q][v]);
+                store(scores + q * segment_cells + cell + v * LANES, sums[q][v]);
             }
         }
     }
 };
-
-#endif
 
 // Scores of n_queries queries, one after the other, and the first `count` cells of a block (rounded up to a vector).
 template <class Keys>
@@ -212,10 +201,10 @@ inline void score(const char * queries, int64_t n_queries, const char * block, i
         float * out = scores + q * segment_cells;
         int64_t cell = 0;
         constexpr int64_t most = Keys::tile_vectors;
-        for (; cell + (most - 1) * lanes < count; cell += most * lanes) {
+        for (; cell + (most - 1) * LANES < count; cell += most * LANES) {
             Keys::template multiply<number, most>(x, block, cell, n, out);
         }
-        for (; cell < count; cell += lanes) {
+        for (; cell < count; cell += LANES) {
             Keys::template multiply<number, 1>(x, block, cell, n, out);
         }
     });
@@ -225,18 +214,19 @@ inline void score(const char * queries, int64_t n_queries, const char * block, i
 inline void weigh(float * scores, int64_t count, float scale, const float * bias, float * maximum_and_total) {
     const floats none = broadcast(-INFINITY);
     floats top = none;
-    for (int64_t i = 0; i < count; i += lanes) {
-        floats x = mul(load(scores + i), broadcast(scale));
-        x = first(count - i, bias ? add(x, load(bias + i)) : x, none);
+    for (int64_t i = 0; i < count; i += LANES) {
+        const floats score = load(scores + i), factor = broadcast(scale);
+        const floats scaled = bias ? fma(score, factor, load(bias + i)) : score * factor;
+        const floats x = first(count - i, scaled, none);
         store(scores + i, x);
         top = larger(top, x);
     }
     const float maximum = largest(top);
     floats total = broadcast(0.0f);
-    for (int64_t i = 0; i < count; i += lanes) {
-        const floats x = exp_of_negative(sub(load(scores + i), broadcast(maximum)));
+    for (int64_t i = 0; i < count; i += LANES) {
+        const floats x = exp_of_negative(load(scores + i) - broadcast(maximum));
         store(scores + i, x);
-        total = add(total, x);
+        total = total + x;
     }
     maximum_and_total[0] = maximum;
     maximum_and_total[1] = sum(total);
@@ -249,13 +239,13 @@ inline void add_weighted(const float * weights, const float * values, int64_t co
     floats sums[NQ][NV];
     for (int q = 0; q < NQ; q++) {
         for (int v = 0; v < NV; v++) {
-            sums[q][v] = load(out + q * stride + v * lanes);
+            sums[q][v] = load(out + q * stride + v * LANES);
         }
     }
     for (int64_t c = 0; c < count; c++, values += n) {
         floats value[NV];
         for (int v = 0; v < NV; v++) {
-            value[v] = in_register(load(values + v * lanes));
+            value[v] = in_register(load(values + v * LANES));
         }
         for (int q = 0; q < NQ; q++) {
             const floats weight = broadcast(weights[q * segment_cells + c]);
@@ -266,7 +256,7 @@ inline void add_weighted(const float * weights, const float * values, int64_t co
     }
     for (int q = 0; q < NQ; q++) {
         for (int v = 0; v < NV; v++) {
-            store(out + q * stride + v * lanes, sums[q][v]);
+            store(out + q * stride + v * LANES, sums[q][v]);
         }
     }
 }
@@ -274,15 +264,15 @@ inline void add_weighted(const float * weights, const float * values, int64_t co
 // The same for all n values of all queries.
 inline void add_values(const float * weights, int64_t n_queries, const float * values, int64_t count, int64_t n,
                        float * out, int64_t stride) {
-    constexpr int most = lanes == 16 ? 4 : 2;
+    constexpr int most = LANES == 16 ? 4 : 2;
     in_fours(n_queries, [=](auto number, int64_t q) {
         const float * w = weights + q * segment_cells;
         float * x = out + q * stride;
         int64_t d = 0;
-        for (; d + most * lanes <= n; d += most * lanes) {
+        for (; d + most * LANES <= n; d += most * LANES) {
             add_weighted<number, most>(w, values + d, count, n, x + d, stride);
         }
-        for (; d < n; d += lanes) {
+        for (; d < n; d += LANES) {
             add_weighted<number, 1>(w, values + d, count, n, x + d, stride);
         }
     });

@@ -45,7 +45,7 @@ template <class Keys> uintptr_t lay_out(const job & job, int thread, uintptr_t a
         take(r.lists, max_lists * job.cells);
         take(r.queries, job.queries() * Keys::query_bytes(job.key_size));
         take(r.keys, Keys::block_bytes(job.key_size));
-        take(r.key_rows, lanes * job.key_size);
+        take(r.key_rows, LANES * job.key_size);
         take(r.values, block_cells * job.value_size);
         take(r.scores, job.queries() * segment_cells);
         take(r.bias, segment_cells);
@@ -59,11 +59,11 @@ template <class Keys> uintptr_t lay_out(const job & job, int thread, uintptr_t a
 void add_segment(float * sums, const float * part, int64_t n) {
     const float maximum = std::max(sums[n], part[n]);
     const floats both = first(1, broadcast(sums[n] - maximum), broadcast(part[n] - maximum));
-    float factors[lanes];
+    float factors[LANES];
     store(factors, exp_of_negative(both));
     const floats old = broadcast(factors[0]), added = broadcast(factors[1]);
-    for (int64_t d = 0; d < n; d += lanes) {
-        store(sums + d, fma(load(part + d), added, mul(load(sums + d), old)));
+    for (int64_t d = 0; d < n; d += LANES) {
+        store(sums + d, fma(load(part + d), added, load(sums + d) * old));
     }
     sums[n] = maximum;
     sums[n + 1] = std::fma(part[n + 1], factors[1], sums[n + 1] * factors[0]);
@@ -77,8 +77,8 @@ void clear_sums(float * sums, int64_t n) {
 
 void write_result(const float * sums, int64_t n, float * out) {
     const floats inverse = broadcast(sums[n + 1] == 0.0f ? 0.0f : 1.0f / sums[n + 1]);
-    for (int64_t d = 0; d < n; d += lanes) {
-        store(out + d, mul(load(sums + d), inverse));
+    for (int64_t d = 0; d < n; d += LANES) {
+        store(out + d, load(sums + d) * inverse);
     }
 }
 
@@ -198,7 +198,7 @@ template <class Keys> class worker {
                             row / job_.rows_of_stream * tensor->nb[3];
         const int32_t * list = lists_[row - group_.first] + block * block_cells;
         const int64_t count = cells_in(block, row);
-        for (int64_t c = 0; c < GGML_PAD(count, lanes); c++) {
+        for (int64_t c = 0; c < GGML_PAD(count, LANES); c++) {
             rows[c] = head + list[std::min(c, count - 1)] * tensor->nb[1];
         }
         return count;

@@ -20,8 +20,8 @@
 #include <array>
 #include <utility>
 
-#include "dot4.h"
 #include "matrix.h"
+#include "simd.h"
 
 #ifdef SARAI_LANES
 
@@ -53,6 +53,43 @@ template <class T> struct packed_block {
     uint8_t codes[TILE * BLOCK * T::CODE_BITS / 8];
 };
 
+// --- Sums of a block -------------------------------------------------------------------------------------------------
+
+// How many planes unsigned bytes of `bits` bits are taken apart into: byte = plane 0 + 16 * plane 1. Without VNNI sums
+// have 16 bits. That is enough for 16 products of nibbles, at most 16 * 15 * 128 = 30,720, not for products of bytes.
+template <int bits> constexpr int PLANES = VNNI ? 1 : bits / 4;
+
+inline void take_apart(ints bytes, ints (&plane)[1]) { plane[0] = bytes; }
+inline void take_apart(ints bytes, ints (&plane)[2]) {
+    plane[0] = low_nibbles(bytes);
+    plane[1] = high_nibbles(bytes);
+}
+
+// In each lane a number to start with, and the sum of 32 products of unsigned weights with activations.
+template <int bits> struct sums {
+    int32_t first;
+    ints plane[PLANES<bits>];
+
+    void start(int32_t x) {
+        first = x;
+        for (ints & p : plane) p = broadcast(VNNI ? first : 0);
+    }
+
+    void add(const ints (&weights)[PLANES<bits>], ints activations) {
+        for (int p = 0; p < PLANES<bits>; p++) {
+            plane[p] = dot4(plane[p], weights[p], activations);
+            if (!VNNI) plane[p] = in_register(plane[p]);  // GCC would add up as a tree, and run out of registers
+        }
+    }
+
+    ints finish() const {
+        if constexpr (VNNI) return plane[0];
+        ints total = dot2(broadcast(first), plane[0], broadcast(0x00010001));
+        if constexpr (PLANES<bits> == 2) total = dot2(total, plane[1], broadcast(0x00100010));
+        return total;
+    }
+};
+
 // --- The types: what a code means, and unsigned weights from vectors of codes ---------------------------------------
 
 struct q8_0 {
@@ -80,7 +117,7 @@ struct iq4_nl {
 
     ints table[PLANES<BITS>];
 
-    iq4_nl() { take_apart(flip(load_four_times((const __m128i *) kvalues_iq4nl), every_byte(-128)), table); }
+    iq4_nl() { take_apart(repeat_16_bytes(kvalues_iq4nl) ^ int32_t(0x80808080), table); }
 
     static int weight(int code) { return kvalues_iq4nl[code]; }
     void weights(ints codes, ints (&w)[PLANES<BITS>]) const {
@@ -98,7 +135,7 @@ inline void unpack_group(const T & type, const packed_block<T> & block, int grou
     constexpr int apart = GROUPS * T::CODE_BITS / 8;  // groups that lie side by side; nibbles have others above them
 #pragma GCC unroll 2
     for (int v = 0; v < VECTORS; v++) {
-        const ints codes = load(block.codes + (group % apart * TILE + v * LANES) * 4);
+        const ints codes = load_ints(block.codes + (group % apart * TILE + v * LANES) * 4);
         if constexpr (T::CODE_BITS == 8) {
             type.weights(codes, w[v]);
         } else {
@@ -112,11 +149,7 @@ constexpr int UNROLLED_ROWS = LANES == 16 ? MAX_ROWS : 1;
 
 // Rows whose sums are built side by side. Where the weights of a block fit into registers one at a time is best;
 // elsewhere each vector of weights that is loaded should serve several.
-#if SARAI_LANES == 16 && defined(SARAI_VNNI)
-template <class T> constexpr int BESIDE = 1;
-#else
-template <class T> constexpr int BESIDE = 4 / PLANES<T::BITS>;
-#endif
+template <class T> constexpr int BESIDE = LANES == 16 && VNNI ? 1 : 4 / PLANES<T::BITS>;
 
 // Adds the products of a block with N rows to their results. `unpacked` has the block's weights, or is null.
 template <class T, int N>
@@ -135,7 +168,7 @@ inline void add_block(const T & type, const packed_block<T> & block, const group
         const group_weights<T> & w = unpacked ? unpacked[g] : here;
 #pragma GCC unroll 4
         for (int r = 0; r < N; r++) {
-            const ints four = every_four(rows[r][b].values + g * 4);
+            const ints four = broadcast_four(rows[r][b].values + g * 4);
 #pragma GCC unroll 2
             for (int v = 0; v < VECTORS; v++) sum[r][v].add(w[v], four);
         }
@@ -146,8 +179,8 @@ inline void add_block(const T & type, const packed_block<T> & block, const group
         const floats scales = load_halves(block.scales + v * LANES);
 #pragma GCC unroll 4
         for (int r = 0; r < N; r++) {
-            const floats scale = product(scales, every(rows[r][b].scale));
-            results[r][v] = fused_multiply_add(to_floats(sum[r][v].finish()), scale, results[r][v]);
+            const floats scale = scales * broadcast(rows[r][b].scale);
+            results[r][v] = fma(to_floats(sum[r][v].finish()), scale, results[r][v]);
         }
     }
 }
@@ -160,7 +193,7 @@ void multiply_tile(const packed_block<T> * tile, const activations * const * row
     const T type;
     floats results[R][VECTORS];
     for (auto & row : results)
-        for (floats & x : row) x = every(0.0f);
+        for (floats & x : row) x = broadcast(0.0f);
 
     for (int64_t b = 0; b < blocks; b++) {
         const char * next = (const char *) &tile[b] + AHEAD_BYTES;
@@ -264,32 +297,12 @@ template <class T> void unpack(const void * packed, int64_t column, int64_t k, f
     }
 }
 
-// The largest magnitude of 32 floats.
-inline float largest(const __m256 (&x)[4]) {
-    const __m256 sign = _mm256_set1_ps(-0.0f);
-    __m256 of8 = _mm256_andnot_ps(sign, x[0]);
-    for (int i = 1; i < 4; i++) of8 = _mm256_max_ps(of8, _mm256_andnot_ps(sign, x[i]));
-    __m128 of4 = _mm_max_ps(_mm256_extractf128_ps(of8, 1), _mm256_castps256_ps128(of8));
-    of4 = _mm_max_ps(of4, _mm_movehl_ps(of4, of4));
-    return _mm_cvtss_f32(_mm_max_ss(of4, _mm_movehdup_ps(of4)));
-}
-
 // As quantize_row_q8_0 does it, operation by operation.
 template <class T> void quantize(const float * x, int64_t k, void * row) {
     auto * to = (activations *) row;
     for (int64_t b = 0; b < k / BLOCK; b++, x += BLOCK) {
-        __m256 from[4];
-        for (int i = 0; i < 4; i++) from[i] = _mm256_loadu_ps(x + i * 8);
-        const float max = largest(from);
-        const __m256 factor = _mm256_set1_ps(max != 0.0f ? 127.0f / max : 0.0f);
-        __m256i n[4];
-        for (int i = 0; i < 4; i++) n[i] = _mm256_cvtps_epi32(_mm256_mul_ps(from[i], factor));
-
-        // Numbers become narrower in each half of a vector, so words of four bytes have to be put in order.
-        const __m256i mixed = _mm256_packs_epi16(_mm256_packs_epi32(n[0], n[1]), _mm256_packs_epi32(n[2], n[3]));
-        const __m256i order = _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7);
-        _mm256_storeu_si256((__m256i *) to[b].values, _mm256_permutevar8x32_epi32(mixed, order));
-
+        const float max = largest_magnitude(x, BLOCK);
+        round_to_bytes(x, max != 0.0f ? 127.0f / max : 0.0f, BLOCK, to[b].values);
         to[b].scale = _cvtsh_ss(_cvtss_sh(max / 127.0f, _MM_FROUND_TO_NEAREST_INT));  // ggml stores a half
         int sum = 0;
         for (int8_t value : to[b].values) sum += value;

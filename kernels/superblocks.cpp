@@ -80,30 +80,14 @@ size_t row_bytes(int64_t k) {
 
 // As quantize_row_q8_K: the value that is farthest from zero becomes -127. Returns the scale.
 float quantize_values(const float * x, int8_t * values) {
-    const __m256 sign = _mm256_set1_ps(-0.0f);
-    __m256 largest = _mm256_setzero_ps();
-    for (int i = 0; i < QK_K; i += 8) largest = _mm256_max_ps(_mm256_andnot_ps(sign, _mm256_loadu_ps(x + i)), largest);
-    float lanes[8];
-    _mm256_storeu_ps(lanes, largest);
-    const float magnitude = *std::max_element(lanes, lanes + 8);
-
+    const float magnitude = largest_magnitude(x, QK_K);
     const float * farthest = std::find_if(x, x + QK_K, [=](float one) { return std::fabs(one) == magnitude; });
     const float inverse = farthest == x + QK_K ? INFINITY : -127.0f / *farthest;
     if (std::isinf(inverse)) {  // nothing but zeros, or so little that its scale is zero
         std::memset(values, 0, QK_K);
         return 0.0f;
     }
-    const __m256 factor = _mm256_set1_ps(inverse);
-    const __m256i order = _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7);
-    for (int i = 0; i < QK_K; i += 32) {
-        __m256i part[4];
-        for (int p = 0; p < 4; p++) {
-            part[p] = _mm256_cvtps_epi32(_mm256_mul_ps(factor, _mm256_loadu_ps(x + i + 8 * p)));
-        }
-        const __m256i first = _mm256_packs_epi32(part[0], part[1]), second = _mm256_packs_epi32(part[2], part[3]);
-        const __m256i bytes = _mm256_packs_epi16(first, second);
-        _mm256_storeu_si256((__m256i *)(values + i), _mm256_permutevar8x32_epi32(bytes, order));
-    }
+    round_to_bytes(x, inverse, QK_K, values);
     return 1 / inverse;
 }
 
@@ -150,9 +134,7 @@ void multiply_tile(const void * tile, const char * rows, size_t row_bytes, int64
                     ints sum = Type::start(row(r), j);
 #pragma GCC unroll 8
                     for (int v = group; v < group + GROUP; v++) {
-                        int32_t four;
-                        std::memcpy(&four, values + 4 * v, 4);
-                        sum = dot4(sum, weights[v], broadcast(four));
+                        sum = dot4(sum, weights[v], broadcast_four(values + 4 * v));
                     }
                     totals[r] = add_scaled(totals[r], sum, scale);
                 }

@@ -2,20 +2,9 @@
 // what is done with them.
 #pragma once
 
-#if defined(__AVX512F__) && defined(__AVX512BW__) && defined(__AVX512VL__)
-#define SARAI_LANES 16
-#elif defined(__AVX2__) && defined(__FMA__) && defined(__F16C__)
-#define SARAI_LANES 8
-#endif
+#include "simd.h"
 
 #ifdef SARAI_LANES
-
-// GCC 12 takes the undefined operands inside of its own AVX-512 intrinsics for mistakes.
-#pragma GCC diagnostic push
-#pragma GCC diagnostic ignored "-Wuninitialized"
-#pragma GCC diagnostic ignored "-Wmaybe-uninitialized"
-#include <immintrin.h>
-#pragma GCC diagnostic pop
 
 #include <cstddef>
 #include <cstring>
@@ -28,68 +17,6 @@
 namespace sarai {
 namespace {
 
-constexpr int LANES = SARAI_LANES;
-typedef int32_t ints __attribute__((vector_size(4 * LANES)));
-typedef float floats __attribute__((vector_size(4 * LANES)));
-
-// --- Vectors -------------------------------------------------------------------------------------------------------
-
-#if SARAI_LANES == 16
-ints load(const uint32_t * words) { return (ints)_mm512_loadu_si512(words); }
-ints broadcast(int32_t word) { return (ints)_mm512_set1_epi32(word); }
-floats broadcast(float x) { return (floats)_mm512_set1_ps(x); }
-floats load_halves(const ggml_half * x) { return (floats)_mm512_cvtph_ps(_mm256_loadu_si256((const __m256i *)x)); }
-floats fma(floats a, floats b, floats c) { return (floats)_mm512_fmadd_ps((__m512)a, (__m512)b, (__m512)c); }
-#else
-ints load(const uint32_t * words) { return (ints)_mm256_loadu_si256((const __m256i *)words); }
-ints broadcast(int32_t word) { return (ints)_mm256_set1_epi32(word); }
-floats broadcast(float x) { return (floats)_mm256_set1_ps(x); }
-floats load_halves(const ggml_half * x) { return (floats)_mm256_cvtph_ps(_mm_loadu_si128((const __m128i *)x)); }
-floats fma(floats a, floats b, floats c) { return (floats)_mm256_fmadd_ps((__m256)a, (__m256)b, (__m256)c); }
-#endif
-
-// Adds the products of two pairs of 16-bit numbers in each lane.
-ints dot2(ints sum, ints a, ints b) {
-#if SARAI_LANES == 16 && defined(__AVX512VNNI__)
-    return (ints)_mm512_dpwssd_epi32((__m512i)sum, (__m512i)a, (__m512i)b);
-#elif SARAI_LANES == 16
-    return sum + (ints)_mm512_madd_epi16((__m512i)a, (__m512i)b);
-#elif defined(__AVXVNNI__)
-    return (ints)_mm256_dpwssd_avx_epi32((__m256i)sum, (__m256i)a, (__m256i)b);
-#else
-    return sum + (ints)_mm256_madd_epi16((__m256i)a, (__m256i)b);
-#endif
-}
-
-// With VNNI the products of a sub-block add up to one 32-bit number in each lane. Without, they add up to two 16-bit
-// numbers (of values 0, 1 and of values 2, 3 of each four), and a scale stands in both halves of its lane.
-#if (SARAI_LANES == 16 && defined(__AVX512VNNI__)) || (SARAI_LANES == 8 && defined(__AVXVNNI__))
-constexpr bool VNNI = true;
-ints dot4(ints sum, ints weights, ints activations) {
-#if SARAI_LANES == 16
-    return (ints)_mm512_dpbusd_epi32((__m512i)sum, (__m512i)weights, (__m512i)activations);
-#else
-    return (ints)_mm256_dpbusd_avx_epi32((__m256i)sum, (__m256i)weights, (__m256i)activations);
-#endif
-}
-ints as_scale(ints x) { return x; }
-ints add_scaled(ints total, ints sum, ints scale) { return total + sum * scale; }
-#else
-constexpr bool VNNI = false;
-ints dot4(ints sum, ints weights, ints activations) {
-#if SARAI_LANES == 16
-    return (ints)_mm512_add_epi16((__m512i)sum, _mm512_maddubs_epi16((__m512i)weights, (__m512i)activations));
-#else
-    return (ints)_mm256_add_epi16((__m256i)sum, _mm256_maddubs_epi16((__m256i)weights, (__m256i)activations));
-#endif
-}
-ints as_scale(ints x) { return (x & 0xffff) | x << 16; }
-ints add_scaled(ints total, ints sum, ints scale) { return dot2(total, sum, scale); }
-#endif
-
-
-// --- Types ---------------------------------------------------------------------------------------------------------
-
 // Values of a tile that lie side by side: the same word of each column.
 typedef uint32_t words[LANES];
 
@@ -100,6 +27,11 @@ struct activations {
     int32_t sums[Type::SUMS];  // of the values, as Type::sum_up arranges them
     int8_t values[QK_K];
 };
+
+// With VNNI the products of a sub-block add up to one 32-bit number in each lane. Without, they add up to two 16-bit
+// numbers (of values 0, 1 and of values 2, 3 of each four), and a scale stands in both halves of its lane.
+ints as_scale(ints x) { return VNNI ? x : (x & 0xffff) | x << 16; }
+ints add_scaled(ints total, ints sum, ints scale) { return VNNI ? total + sum * scale : dot2(total, sum, scale); }
 
 // Two numbers of 16 bits in one of 32.
 int32_t pair_of(int low, int high) { return (low & 0xffff) | high * 65536; }
@@ -189,11 +121,11 @@ struct q6_K {
     explicit q6_K(const packed & tile) : tile(tile) {}
 
     void weights(int j, ints (&w)[VALUES / 4]) const {
-        take_apart(load(tile.bits[j][0]), load(tile.bits[j][1]), load(tile.bits[j][2]), w);
+        take_apart(load_ints(tile.bits[j][0]), load_ints(tile.bits[j][1]), load_ints(tile.bits[j][2]), w);
     }
-    ints scale(int j) const { return as_scale(load(tile.scales[j / 4]) << (24 - j % 4 * 8) >> 24); }
+    ints scale(int j) const { return as_scale(load_ints(tile.scales[j / 4]) << (24 - j % 4 * 8) >> 24); }
     floats value(ints total, const activations<q6_K> &) const {
-        return __builtin_convertvector(total, floats) * load_halves(tile.d);
+        return to_floats(total) * load_halves(tile.d);
     }
 
     const packed & tile;
@@ -264,7 +196,7 @@ struct q45_K {
     // 12 bytes of scales: the low 6 bits of the first 8 bytes are scales and minima 0 to 3; their high 2 bits and the
     // nibbles of the last 4 are scales and minima 4 to 7.
     explicit q45_K(const packed & tile) : tile(tile) {
-        const ints a = load(tile.scales[0]), b = load(tile.scales[1]), c = load(tile.scales[2]);
+        const ints a = load_ints(tile.scales[0]), b = load_ints(tile.scales[1]), c = load_ints(tile.scales[2]);
         scales[0] = a & 0x3f3f3f3f;
         scales[1] = (c & 0x0f0f0f0f) | (a >> 2 & 0x30303030);
         const ints low = b & 0x3f3f3f3f, high = (c >> 4 & 0x0f0f0f0f) | (b >> 2 & 0x30303030);
@@ -277,9 +209,9 @@ struct q45_K {
     // The weights of sub-block j: two nibbles of each of four words, and bit i of the fifth for vector i.
     void weights(int j, ints (&w)[VALUES / 4]) const {
         for (int i = 0; i < VALUES / 4; i++) {
-            w[i] = load(tile.bits[j][i / 2]) >> i % 2 * 4 & 0x0f0f0f0f;
+            w[i] = load_ints(tile.bits[j][i / 2]) >> i % 2 * 4 & 0x0f0f0f0f;
             if constexpr (BITS == 5) {
-                const ints fifth = load(tile.bits[j][4]);
+                const ints fifth = load_ints(tile.bits[j][4]);
                 w[i] |= (i < 4 ? fifth << (4 - i) : fifth >> (i - 4)) & 0x10101010;
             }
         }
@@ -288,8 +220,8 @@ struct q45_K {
     floats value(ints total, const activations<q45_K> & row) const {
         ints minimum = {};
         for (int i = 0; i < SUMS; i++) minimum = dot2(minimum, minima[i], broadcast(row.sums[i]));
-        const floats minus = __builtin_convertvector(-minimum, floats) * load_halves(tile.dmin);
-        return fma(__builtin_convertvector(total, floats), load_halves(tile.d), minus);
+        const floats minus = to_floats(-minimum) * load_halves(tile.dmin);
+        return fma(to_floats(total), load_halves(tile.d), minus);
     }
 
     const packed & tile;
