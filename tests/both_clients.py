@@ -19,7 +19,7 @@ import pytest
 
 from core.aio import AsyncAnswerStream, AsyncSkillClient
 from core.client import SkillClient
-from core.replicas import ReplicaSet
+from core.pool.replica_set import ReplicaSet
 from skills import skills_pb2
 
 T = TypeVar("T")

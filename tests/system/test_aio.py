@@ -9,7 +9,7 @@ from core.aio import AsyncSkillClient
 from core.backends.address import AddressReplica
 from core.config import PoolConfig
 from core.errors import DeadlineError, PoolClosedError, UnavailableError
-from core.replicas import ReplicaSet
+from core.pool.replica_set import ReplicaSet
 from skills import skills_pb2
 from tests.stub_plugin import free_port, stub_spec
 from tests.stub_skill import Call, Reply, StubSkill

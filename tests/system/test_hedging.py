@@ -10,7 +10,7 @@ import pytest
 
 from core.aio import AsyncSkillClient
 from core.client import SkillClient
-from core.replicas.retry_budget import FLOOR
+from core.pool.retry_budget import FLOOR
 from skills import skills_pb2
 from tests.stub_skill import Answer, Reply, StubSkill
 from tests.system.test_replicas import REQUEST, client_of, replicas, until
@@ -23,7 +23,7 @@ LONG_S = 5.0
 def _all_over(client: SkillClient, *skills: StubSkill) -> None:
     """Until nothing runs any more, at the replicas or here."""
     until(lambda: all(call.ended.is_set() for skill in skills for call in skill.calls))
-    until(lambda: not client._path.replicas.outstanding)
+    until(lambda: not client._wire.pool.outstanding)
 
 
 def test_who_answers_first_has_a_call_that_waits_too_long() -> None:
@@ -65,11 +65,11 @@ def test_two_are_asked_at_most() -> None:
         StubSkill(slow) as one, StubSkill(slow) as two, StubSkill(TEXT) as three,
         client_of(one, two, three, hedge_s=HEDGE_S) as client,
     ):  # fmt: skip
-        third = client._path.replicas.members[2]
-        third.full(60.0)
+        third = client._wire.pool.replicas[2]
+        third.fill(60.0, time.monotonic())
         stream = client.GenerateStream(REQUEST, timeout=10)
         until(lambda: client.stats().hedges == 1)
-        third.full(0.0)  # from here on it could be asked, and would be faster than both
+        third.fill(0.0, time.monotonic())  # from here on it could be asked, and would be faster than both
         assert "".join(chunk.text for chunk in stream) == TEXT
         _all_over(client, one, two, three)
         assert client.stats().attempts == 2

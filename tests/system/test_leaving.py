@@ -10,8 +10,10 @@ from concurrent.futures import ThreadPoolExecutor
 import grpc
 import pytest
 
-from core.calls import ANSWERS, Call
 from core.errors import CallCancelledError, SaraiError
+from core.pool.answer import ANSWERS
+from core.pool.events import Asked, Left
+from core.pool.records import Call
 from skills import skills_pb2
 from tests.both_clients import BOTH, Stream, User
 from tests.stub_skill import Answer, Failure, Reply, StubSkill
@@ -71,17 +73,18 @@ def test_garbage_collector_that_finds_an_answer_while_calls_are_served_disturbs_
         gc.disable()
         try:
             del forgotten
-            (member,) = made.members
-            member.pause()
+            (replica,) = made.replicas
+            replica.pause(time.monotonic())
             # The first to be served runs the collector, in the midst of serving.
-            calls = [Call(ANSWERS, REQUEST, 10.0, caller="") for _ in range(2)]
-            tickets = [made.enter(call, collect) for call in calls]
-            until(lambda: all(made.poll(ticket) == 0.0 for ticket in tickets))
+            calls = [Call(ANSWERS, time.monotonic() + 10) for _ in range(2)]
+            for call in calls:
+                call.wake = collect
+                made.tell(Asked(call))
+            until(lambda: all(call.attempt is not None for call in calls))
         finally:
             gc.enable()
-        for ticket in tickets:
-            assert ticket.lease is not None
-            made.release(ticket.lease)
+        for call in calls:
+            made.tell(Left(call))
         until(lambda: not made.outstanding)
 
 

@@ -33,9 +33,11 @@ from core.errors import (
     SkillFailedError,
     UnavailableError,
 )
-from core.replicas import ReplicaSet
-from core.replicas.member import EJECT_AFTER
-from core.replicas.retry_budget import FLOOR, RetryBudget
+from core.pool.answer import FEW_PIECES
+from core.pool.events import HealthTold, Probed, Targets
+from core.pool.records import EJECT_AFTER
+from core.pool.replica_set import ReplicaSet
+from core.pool.retry_budget import FLOOR, RetryBudget
 from skills import skills_pb2
 from skills.runtime.pieces import HOLD_S
 from tests.fault_proxy import FaultProxy
@@ -131,7 +133,7 @@ def test_unary_answer_that_breaks_does_not_begin_anew() -> None:
 def test_short_answer_to_a_unary_call_is_one_message() -> None:
     text = "one two three four five"
     with StubSkill(text) as skill, client_of(skill) as client:
-        stream = client._stream("GenerateStream", REQUEST, 10.0, client._path.for_the_whole(None))
+        stream = client.GenerateStream(REQUEST, 10.0, metadata=(FEW_PIECES,))
         (only,) = stream
         assert (only.text, only.result.text, len(only.token_ids)) == (text, text, 5)
         assert len(list(client.GenerateStream(REQUEST, timeout=10))) == 6, "whoever reads the pieces gets them all"
@@ -246,7 +248,7 @@ def _state(client: SkillClient, skill: StubSkill) -> str:
 
 
 def _state_at(client: SkillClient, target: str) -> str:
-    (state,) = [each.state for each in client._path.replicas.status().replicas if each.target == target]
+    (state,) = [each.state for each in client._wire.pool.status().replicas if each.target == target]
     return state
 
 
@@ -330,7 +332,7 @@ def test_line_of_waiting_calls_is_bounded() -> None:
     full = Failure(code=FULL, retry_after_s=2.0)
     with StubSkill(full) as skill, client_of(skill, queue_limit=1) as client, ThreadPoolExecutor(1) as threads:
         waiting = threads.submit(client.Generate, REQUEST, 3.0)
-        until(lambda: client._path.replicas.waiting == 1)
+        until(lambda: client._wire.pool.waiting == 1)
         with pytest.raises(OverloadedError, match="wait for a replica already"):
             client.Generate(REQUEST, timeout=10)
         with pytest.raises(OverloadedError):
@@ -413,7 +415,7 @@ def test_call_at_a_replica_that_is_leaving_goes_on_elsewhere_when_it_is_silent()
     ):  # fmt: skip
         with client.GenerateStream(REQUEST, timeout=30) as stream:
             pieces = [next(stream).text]
-            made.update([other.target])
+            made.tell(Targets([other.target]))
             proxy.cut_off()
             pieces += [chunk.text for chunk in stream]
         assert "".join(pieces) == text
@@ -451,6 +453,13 @@ def test_failures_with_a_success_between_are_not_in_a_row(streamed: bool) -> Non
         assert _state(client, skill) == "serving"
 
 
+def _break_off(client: SkillClient) -> None:
+    """As where a connection was found dead."""
+    pool = client._wire.pool
+    pool.tell(Probed(pool.replicas[0], since_s=time.monotonic(), connection_dead=True))
+    pool.tell(HealthTold(pool.replicas[0], serving=True))
+
+
 def test_connections_that_were_given_up_leave_no_descriptor() -> None:
     def descriptors() -> int:
         gc.collect()
@@ -461,7 +470,7 @@ def test_connections_that_were_given_up_leave_no_descriptor() -> None:
         client.Generate(REQUEST, timeout=10)
         before = descriptors()
         for _ in range(10):
-            client._path.replicas.break_off(client._path.replicas.members[0], "a test")  # the next call connects anew
+            _break_off(client)  # the next call connects anew
             with client.GenerateStream(REQUEST, timeout=10) as stream:
                 next(stream)
             client.Generate(REQUEST, timeout=10)
@@ -509,9 +518,9 @@ def test_deadline_holds_while_a_call_waits() -> None:
 def test_address_that_goes_gets_no_new_call_and_one_that_comes_gets_some() -> None:
     with StubSkill("one") as one, StubSkill("two") as two, replicas(one.target) as made, SkillClient(made) as client:
         assert client.Generate(REQUEST, timeout=10).text == "one"
-        made.update([two.target])
+        made.tell(Targets([two.target]))
         assert client.Generate(REQUEST, timeout=10).text == "two"
-        made.update([])
+        made.tell(Targets([]))
         assert client.Generate(REQUEST, timeout=10).text == "two", "nothing found is no reason to have nobody"
 
 
@@ -519,12 +528,11 @@ def test_budget_of_retries_is_a_fifth_of_the_calls_and_three() -> None:
     budget = RetryBudget()
     for _ in range(10):
         budget.call()
-    free = [budget.spend() for _ in range(int(FLOOR) + 2)]
+    free = [budget.spend(7.0) for _ in range(int(FLOOR) + 2)]
     assert free == [0.0] * 5
-    waits = [budget.spend() for _ in range(3)]
-    assert waits == pytest.approx([0.0, 1.0, 2.0], abs=0.1), "what is over it trickles, one a second"
-    assert [budget.spend(most_s=1.0) for _ in range(9)] == pytest.approx([3.0] * 9, abs=0.1)
-    assert budget.spend() == pytest.approx(3.0, abs=0.1), "who cannot wait takes nobody's place"
+    assert [budget.spend(7.0) for _ in range(3)] == [0.0, 1.0, 2.0], "what is over it trickles, one a second"
+    assert [budget.spend(7.0, most_s=1.0) for _ in range(9)] == [3.0] * 9
+    assert budget.spend(7.0) == 3.0, "who cannot wait takes nobody's place"
 
 
 def test_closing_a_client_ends_its_calls_with_one_of_our_errors() -> None:

@@ -16,7 +16,10 @@ import pytest
 from core.backends.address import AddressReplica
 from core.client import SkillClient
 from core.config import PoolConfig
-from core.replicas import ReplicaSet, watcher
+from core.pool import watcher
+from core.pool.events import Targets
+from core.pool.replica_set import ReplicaSet
+from core.pool.state import SILENT_S
 from skills import skills_pb2
 from tests.both_clients import BOTH, User
 from tests.fault_proxy import FaultProxy
@@ -25,7 +28,7 @@ from tests.stub_skill import Reply, StubSkill
 from tests.system.test_replicas import REQUEST, replicas, until
 
 TEXT = "one two three"
-IN_TIME_S = watcher.SILENT_S + 2 * watcher.CHECK_TIMEOUT_S
+IN_TIME_S = SILENT_S + 2 * watcher.CHECK_TIMEOUT_S
 """After this a call leaves a replica that is silent: noticed, asked over its connection, asked over a new one."""
 
 
@@ -113,11 +116,11 @@ def test_replica_that_is_no_target_any_more_leaves_nothing_behind() -> None:
     ):  # fmt: skip
         stream = client.GenerateStream(REQUEST, timeout=30)
         next(stream)
-        gone = weakref.ref(made.members[0])
-        until(lambda: bool(made.members[0].checked_s))  # as it is silent
+        gone = weakref.ref(made.replicas[0])
+        until(lambda: bool(made.replicas[0].checked_s))  # as it is silent
         stream.close()
         del stream
-        made.update([new.target, other.target])
+        made.tell(Targets([new.target, other.target]))
         for number in range(2):
             assert client.Generate(skills_pb2.GenReq(prompt=str(number)), timeout=10).text == "yes"
         until(lambda: not gc.collect() and gone() is None)

@@ -9,7 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 import grpc
 import pytest
 
-from core.calls import HARD_DEADLINES
+from core.pool.answer import HARD_DEADLINES
 from skills.runtime.round_trip import round_trip_s
 from skills.runtime.way_back import LEAST_DELAY_S, MOST_DELAY_S, REMEMBERED_S, WayBack, rounding_s
 from skills.skill_draft import last_moment
