@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Generic, Self, TypeVar, overload
 from core.channels import open_aio_channel, open_channel
 from core.errors import CallCancelledError
 from core.pool.answer import ANSWERS, Answer
-from core.pool.face import ClientFace
+from core.pool.face import ClientFace, StreamFace
 from core.pool.watcher import CHECK_TIMEOUT_S
 from core.pool.wire import END, Caller, Metadata, Wire
 from core.quiet_grpc import grpc
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Sequence
 
     from core.backends import Backend
-    from core.pool.records import Attempt, Replica
+    from core.pool.records import Attempt
     from core.pool.replica_set import ReplicaSet
     from skills import skills_pb2
 
@@ -129,7 +129,7 @@ class AsyncSkillClient(ClientFace):
         await self.close()
 
 
-class AsyncAnswerStream(Generic[_Chunk]):
+class AsyncAnswerStream(StreamFace, Generic[_Chunk]):
     """An answer in pieces, as it comes. The call begins with the first piece that is asked for.
 
     An async context manager; leaving it early cancels the call.
@@ -139,7 +139,7 @@ class AsyncAnswerStream(Generic[_Chunk]):
     """
 
     def __init__(self, answer: Answer) -> None:
-        self._answer = answer
+        super().__init__(answer)
         self._loop: asyncio.AbstractEventLoop | None = None
 
     def __aiter__(self) -> Self:
@@ -160,19 +160,9 @@ class AsyncAnswerStream(Generic[_Chunk]):
             raise StopAsyncIteration
         return chunk
 
-    def close(self) -> None:
-        """Cancel the call if it is not over. Idempotent."""
-        self._answer.let_go()
-
-    cancel = close
-
     async def aclose(self) -> None:
         """The same, as async generators name it."""
         self.close()
-
-    def __del__(self) -> None:
-        if not self._answer.closed:
-            self._answer.forget()
 
     async def __aenter__(self) -> Self:
         return self
@@ -236,7 +226,8 @@ class _AioWire(Wire):
             await channel.close()
 
     def begin(self, attempt: Attempt, request: Any, timeout_s: float, metadata: Metadata | None) -> Any:
-        method = getattr(self.stub_of(attempt.replica), attempt.call.method)
+        channel, stub = self.connect(attempt.replica)
+        method = getattr(stub, attempt.call.method)
         try:
             rpc = method(request, timeout=timeout_s, metadata=metadata)
         except grpc.aio.UsageError:
@@ -244,7 +235,7 @@ class _AioWire(Wire):
             raise
         loop = asyncio.get_running_loop()
         attempt.cancel = partial(_Loop(loop).soon, rpc.cancel)
-        attempt.probe = self._probe(loop, attempt.replica)
+        attempt.probe = partial(self._is_silent, channel, loop)
         return rpc
 
     async def read(self, rpc: Any, *, single: bool) -> Any:
@@ -274,14 +265,13 @@ class _AioWire(Wire):
                 else:
                     _Loop(loop).aside(channel.close())
 
-    def _probe(self, loop: asyncio.AbstractEventLoop, replica: Replica) -> Callable[[], bool]:
+    def _is_silent(self, channel: grpc.aio.Channel, loop: asyncio.AbstractEventLoop) -> bool:
+        """Whether the server at the end of a channel does not answer a health check; asked from any other thread."""
         from grpc_health.v1.health_pb2 import HealthCheckRequest
         from grpc_health.v1.health_pb2_grpc import HealthStub
 
-        channel = self.channel_to(replica)
-        request = HealthCheckRequest(service=self.pool.spec.health_service)
-
         async def ask() -> bool:
+            request = HealthCheckRequest(service=self.pool.spec.health_service)
             try:
                 await HealthStub(channel).Check(request, timeout=CHECK_TIMEOUT_S, wait_for_ready=True)
             except grpc.RpcError as error:
@@ -290,15 +280,12 @@ class _AioWire(Wire):
                 return False
             return False
 
-        def is_silent() -> bool:
-            asking = ask()
-            try:
-                return asyncio.run_coroutine_threadsafe(asking, loop).result(2 * CHECK_TIMEOUT_S)
-            except (RuntimeError, TimeoutError):  # the loop is closed or busy: that says nothing of the replica
-                asking.close()
-                return False
-
-        return is_silent
+        asking = ask()
+        try:
+            return asyncio.run_coroutine_threadsafe(asking, loop).result(2 * CHECK_TIMEOUT_S)
+        except (RuntimeError, TimeoutError):  # the loop is closed or busy: that says nothing of the replica
+            asking.close()
+            return False
 
     def _home(self) -> asyncio.AbstractEventLoop | None:
         """The running event loop: a channel of grpc.aio works in no other one. None outside of any."""

@@ -11,7 +11,7 @@ from core.channels import open_channel
 from core.interrupts import HeldInterrupts
 from core.lost_ends import tell_lost_end
 from core.pool.answer import ANSWERS, Answer
-from core.pool.face import ClientFace
+from core.pool.face import ClientFace, StreamFace
 from core.pool.replica_set import ReplicaSet
 from core.pool.watcher import CHECK_TIMEOUT_S
 from core.pool.wire import END, Caller, Metadata, Wire
@@ -168,7 +168,7 @@ class SkillClient(ClientFace):
         self.close()
 
 
-class AnswerStream(Generic[_Chunk]):
+class AnswerStream(StreamFace, Generic[_Chunk]):
     """An answer in pieces, as it comes: iterate over it once. A context manager; leaving it early cancels the call.
 
     Args:
@@ -176,7 +176,7 @@ class AnswerStream(Generic[_Chunk]):
     """
 
     def __init__(self, answer: Answer) -> None:
-        self._answer = answer
+        super().__init__(answer)
         finish(answer.open())
 
     def __iter__(self) -> Self:
@@ -188,21 +188,11 @@ class AnswerStream(Generic[_Chunk]):
             raise StopIteration
         return chunk
 
-    def close(self) -> None:
-        """Cancel the call if it is not over. Idempotent. May be called from another thread."""
-        self._answer.let_go()
-
-    cancel = close
-
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
         self.close()
-
-    def __del__(self) -> None:
-        if not self._answer.closed:
-            self._answer.forget()
 
 
 def finish(coroutine: Coroutine[Any, Any, _T]) -> _T:
@@ -242,7 +232,8 @@ class _SyncWire(Wire):
             channel.close()
 
     def begin(self, attempt: Attempt, request: Any, timeout_s: float, metadata: Metadata | None) -> Any:
-        method = getattr(self.stub_of(attempt.replica), attempt.call.method)
+        channel, stub = self.connect(attempt.replica)
+        method = getattr(stub, attempt.call.method)
         single = isinstance(method, grpc.UnaryUnaryMultiCallable)
         begin: Any = method.future if single else method
         try:
@@ -254,7 +245,7 @@ class _SyncWire(Wire):
         attempt.cancel = rpc.cancel
         if not single:
             attempt.prod = partial(tell_lost_end, rpc)
-        channel, service = self.channel_to(attempt.replica), self.pool.spec.health_service
+        service = self.pool.spec.health_service
         attempt.probe = partial(is_silent, channel, service, timeout_s=CHECK_TIMEOUT_S)
         return rpc
 

@@ -68,21 +68,23 @@ class Affinity:
     """Remembers by the beginnings of conversations where they were last; the least recently used are forgotten."""
 
     def __init__(self) -> None:
-        self._replicas: OrderedDict[int, Replica] = OrderedDict()
+        # With how often it had been lost by then: after that its cache is gone.
+        self._replicas: OrderedDict[int, tuple[Replica, int]] = OrderedDict()
 
     def find(self, keys: Sequence[int]) -> Replica | None:
         """The replica that has the most of a conversation."""
-        return next((self._replicas[key] for key in reversed(keys) if key in self._replicas), None)
+        found = (self._replicas[key] for key in reversed(keys) if key in self._replicas)
+        return next((replica for replica, losses in found if replica.losses == losses), None)
 
     def note(self, keys: Sequence[int], replica: Replica) -> None:
         """Remember that a replica works on a conversation now."""
         for key in keys:
-            self._replicas[key] = replica
+            self._replicas[key] = (replica, replica.losses)
             self._replicas.move_to_end(key)
         while len(self._replicas) > REMEMBERED:
             self._replicas.popitem(last=False)
 
     def forget(self, replica: Replica) -> None:
-        """Forget a replica whose cache is gone."""
-        for key in [key for key, holder in self._replicas.items() if holder is replica]:
+        """Keep nothing of a replica that is leaving."""
+        for key in [key for key, (holder, _) in self._replicas.items() if holder is replica]:
             del self._replicas[key]

@@ -123,13 +123,7 @@ class Probe(NamedTuple):
 
 
 class Follow(NamedTuple):
-    """Follow a replica's health, over a new connection if it is down."""
-
-    replica: Replica
-
-
-class Unfollow(NamedTuple):
-    """Do not follow a replica's health any more."""
+    """Follow a replica's health: over a new connection if it is down, no more if it is leaving."""
 
     replica: Replica
 
@@ -140,4 +134,4 @@ class Doubt(NamedTuple):
     replica: Replica
 
 
-Action = Begin | End | Fail | Prod | Probe | Follow | Unfollow | Doubt
+Action = Begin | End | Fail | Prod | Probe | Follow | Doubt

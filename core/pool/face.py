@@ -7,6 +7,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from core.pool.answer import Answer
 from core.pool.wire import Metadata, Wire
 from core.quiet_grpc import grpc
 
@@ -52,7 +53,8 @@ class ClientFace(ABC):
     def __getattr__(self, method: str) -> Callable[..., Any]:
         """Any other method of the skill's stub that takes one request."""
         if not method.startswith("_"):
-            stub_method = getattr(self._wire.stub_of(self._wire.pool.replicas[0]), method, None)
+            _, stub = self._wire.connect(self._wire.pool.replicas[0])
+            stub_method = getattr(stub, method, None)
             if isinstance(stub_method, (grpc.UnaryUnaryMultiCallable, grpc.aio.UnaryUnaryMultiCallable)):
                 return partial(_with_positions, self._unary, method)
             if isinstance(stub_method, (grpc.UnaryStreamMultiCallable, grpc.aio.UnaryStreamMultiCallable)):
@@ -67,6 +69,27 @@ class ClientFace(ABC):
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self.skill} at {self.target} ({self.origin})>"
+
+
+class StreamFace:
+    """What the sync and the async stream have in common.
+
+    Args:
+        answer: the call.
+    """
+
+    def __init__(self, answer: Answer) -> None:
+        self._answer = answer
+
+    def close(self) -> None:
+        """Cancel the call if it is not over. Idempotent. May be called from another thread."""
+        self._answer.let_go()
+
+    cancel = close
+
+    def __del__(self) -> None:
+        if not self._answer.closed:
+            self._answer.forget()
 
 
 def _with_positions(

@@ -147,6 +147,8 @@ class Replica:
         """Those that run."""
         self.down = False
         self.why_down = ""
+        self.losses = 0
+        """How often it was lost; its prefix cache may have been, too."""
         self.deaths = 0
         """How often it was gone indeed, and not only a connection broken."""
         self.generation = 0
@@ -198,6 +200,7 @@ class Replica:
 
     def lose(self, why: str, *, gone: bool) -> None:
         """Note that a connection has broken, or, where it is `gone`, that nobody takes one any more."""
+        self.losses += 1
         self.deaths += gone and not self._death_counted
         self._death_counted |= gone
         self.down, self.why_down = True, why

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import threading
 import time
@@ -23,6 +24,8 @@ if TYPE_CHECKING:
     from core.pool.events import Action, Event
     from core.pool.status import CallStats
     from core.skill import SkillSpec
+
+_log = logging.getLogger(__name__)
 
 
 class ReplicaSet:
@@ -50,7 +53,9 @@ class ReplicaSet:
         self._lock = threading.RLock()
         self._events: deque[Event] = deque()
         self._working = False
-        self._watcher = Watcher(self, look)
+        self._watcher = Watcher(
+            spec, tell=self.tell, due_s=lambda: self._state.due_s, is_followed=self._is_followed, look=look
+        )
 
     # --- what happens ---
 
@@ -64,7 +69,7 @@ class ReplicaSet:
             try:
                 while self._events:
                     for action in self._state.on(self._events.popleft(), time.monotonic()):
-                        self._do(action)
+                        self._safely_do(action)
             finally:
                 self._working = False
             due_s = self._state.due_s
@@ -78,7 +83,13 @@ class ReplicaSet:
         """
         self._events.append(event)
 
-    def _do(self, action: Action) -> None:  # noqa: C901  # one line for each kind of action
+    def _safely_do(self, action: Action) -> None:
+        try:
+            self._do(action)
+        except Exception:  # noqa: BLE001  # as where no thread can be started: the other actions are other calls'
+            _log.exception("skill %r: the pool cannot do %r", self.spec.name, action)
+
+    def _do(self, action: Action) -> None:
         match action:
             case events.Begin(attempt):
                 self.backend(attempt.replica).begin_use()
@@ -98,15 +109,8 @@ class ReplicaSet:
                 self._watcher.probe(attempt, since_s)
             case events.Follow(replica):
                 self._watcher.follow(replica)
-            case events.Unfollow(replica):
-                self._watcher.unfollow(replica)
             case events.Doubt(replica):
                 self.backend(replica).lost = True
-
-    @property
-    def due_s(self) -> float:
-        """When the next `Tick` has to come."""
-        return self._state.due_s
 
     # --- how it is ---
 
@@ -114,7 +118,7 @@ class ReplicaSet:
         """What starts and stops a replica; nothing does for an address that came later."""
         return self._backends.get(replica.target) or AddressReplica(replica.target, self.origin)
 
-    def is_followed(self, replica: Replica) -> bool:
+    def _is_followed(self, replica: Replica) -> bool:
         """Whether its health matters: a replica alone is followed only while it is away."""
         return not replica.leaving and (replica.down or self._state.roster.has_choice)
 

@@ -18,7 +18,7 @@ from core.pool.records import Attempt, Call, Replica
 from core.pool.retry_budget import RetryBudget
 from core.pool.roster import Roster
 from core.pool.status import CallStats
-from core.pool.verdicts import Lesson, Outlook, learn
+from core.pool.verdicts import Outlook, learn, lose
 from core.pool.waiting_line import WaitingLine
 from core.rpc_status import never_arrived
 
@@ -188,13 +188,8 @@ class PoolState:
         if attempt.over:
             return
         call = attempt.call
-        match learn(attempt, error, now):
-            case Lesson.LOST:
-                self._lose(attempt.replica, error.details())
-            case Lesson.GOES:
-                self._follow(attempt.replica)
-            case Lesson.DOUBTFUL:
-                self._actions.append(events.Doubt(attempt.replica))
+        if (action := learn(attempt, error, now)) is not None:
+            self._actions.append(action)
         self._end(attempt, why_over)
         if attempt is call.rival:
             call.rival = None  # that is no matter of its call
@@ -235,21 +230,7 @@ class PoolState:
     # --- the health of replicas ---
 
     def _follow_all(self) -> None:
-        for replica in self.roster.replicas:
-            self._follow(replica)
-
-    def _follow(self, replica: Replica) -> None:
-        if not replica.starts_itself:
-            self._actions.append(events.Follow(replica))
-
-    def _lose(self, replica: Replica, why: str) -> None:
-        """Note that nobody answers at a replica: its health is followed until it is back."""
-        replica.lose(why, gone=never_arrived(why))
-        if replica.starts_itself:
-            self._actions.append(events.Doubt(replica))
-        else:
-            self._affinity.forget(replica)
-            self._follow(replica)
+        self._actions += [events.Follow(replica) for replica in self.roster.replicas if not replica.starts_itself]
 
     def _on_health(self, event: events.HealthTold, now: float) -> None:
         replica = event.replica
@@ -270,7 +251,7 @@ class PoolState:
         if not event.why:
             self._break_off(replica, "its connection was dead", event.since_s, now)
         elif self.roster.has_choice or replica.leaving:
-            self._lose(replica, event.why)
+            self._actions.append(lose(replica, event.why))
             self._break_off(replica, event.why, math.inf, now)
 
     def _break_off(self, replica: Replica, why: str, since_s: float, now: float) -> None:
@@ -331,7 +312,7 @@ class PoolState:
             return
         for replica in self.roster.update(targets):
             self._affinity.forget(replica)
-            self._actions.append(events.Unfollow(replica))
+            self._actions.append(events.Follow(replica))
         if self._started and self.roster.has_choice:
             self._follow_all()
         self._serve(now)

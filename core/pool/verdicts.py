@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import enum
 import math
 from collections.abc import Sequence
 
 from core.errors import CallCancelledError, CallError, DeadlineError, OverloadedError, UnavailableError
+from core.pool.events import Action, Doubt, Follow
 from core.pool.records import Attempt, Call, Replica
 from core.quiet_grpc import grpc
 from core.rpc_status import never_arrived
@@ -20,27 +20,21 @@ _REPLICAS_FAULT = frozenset({grpc.StatusCode.INTERNAL, grpc.StatusCode.UNKNOWN, 
 _REFUSALS = frozenset({"DRAINING", "LOADING", "ENGINE_GONE"})
 
 
-class Lesson(enum.Enum):
-    """What is to be done about the replica, beside what it remembers itself."""
-
-    NOTHING = enum.auto()
-    GOES = enum.auto()
-    """It drains: its health is to be followed."""
-    LOST = enum.auto()
-    """Nobody answers there."""
-    DOUBTFUL = enum.auto()
-    """It may hang."""
+def lose(replica: Replica, why: str) -> Action:
+    """Note that nobody answers at a replica. It is followed until it is back, or looked at when used, if it is ours."""
+    replica.lose(why, gone=never_arrived(why))
+    return Doubt(replica) if replica.starts_itself else Follow(replica)
 
 
-def learn(attempt: Attempt, error: CallError, now: float) -> Lesson:
-    """Have the attempt's replica remember the failure. Comes before the attempt is over."""
+def learn(attempt: Attempt, error: CallError, now: float) -> Action | None:
+    """Have the attempt's replica remember the failure, while the attempt still counts. Returns what is to be done."""
     replica = attempt.replica
     match error:
         case UnavailableError() if error.reason in _REFUSALS:
             replica.answer()
             if error.reason == "DRAINING":
                 replica.refuse(error.details())
-                return Lesson.GOES
+                return None if replica.starts_itself else Follow(replica)
             replica.pause(now)
         case UnavailableError() if error.retry_after_s is not None:
             replica.fill(error.retry_after_s, now)
@@ -48,18 +42,18 @@ def learn(attempt: Attempt, error: CallError, now: float) -> Lesson:
             if not never_arrived(error.details()):
                 attempt.call.breaks.append((replica, replica.deaths))
             replica.pause(now)  # a server that only says so is UP again at once, and must not be asked at once
-            return Lesson.LOST
+            return lose(replica, error.details())
         case OverloadedError():
             replica.answer()
             if error.retry_after_s is not None:
                 replica.fill(error.retry_after_s, now)
         case DeadlineError() if replica.starts_itself and not attempt.tokens:
-            return Lesson.DOUBTFUL
+            return Doubt(replica)  # perhaps it hangs
         case _ if error.code() in _REPLICAS_FAULT:
             replica.fail(now)
         case _:
             pass
-    return Lesson.NOTHING
+    return None
 
 
 class Outlook:

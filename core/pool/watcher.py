@@ -14,7 +14,7 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import TYPE_CHECKING, Protocol, TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 from core.backends.health import HealthFeed, why_silent
 from core.pool.events import Event, HealthTold, Probed, Targets, Tick
@@ -36,33 +36,27 @@ _FIRST_WAIT_S = 0.1
 _MOST_WAIT_S = 1.0
 
 
-class Watched(Protocol):
-    """What is watched: a replica set."""
-
-    spec: SkillSpec
-
-    @property
-    def due_s(self) -> float:
-        """When the next `Tick` has to come."""
-
-    def tell(self, event: Event) -> None:
-        """Take in what has happened."""
-
-    def is_followed(self, replica: Replica) -> bool:
-        """Whether a replica's health matters."""
-
-
 class Watcher:
     """See above. Its threads begin with the first call, and end with `close`.
 
     Args:
-        watched: what it tells.
+        spec: the skill.
+        tell: takes what has happened.
+        due_s: when the next `Tick` has to come.
+        is_followed: whether a replica's health matters.
         look: finds the targets that are there now; None where they do not change.
     """
 
-    def __init__(self, watched: Watched, look: Look | None) -> None:
-        self._watched = watched
-        self._look = look
+    def __init__(
+        self,
+        spec: SkillSpec,
+        *,
+        tell: Callable[[Event], None],
+        due_s: Callable[[], float],
+        is_followed: Callable[[Replica], bool],
+        look: Look | None,
+    ) -> None:
+        self._spec, self._tell, self._due_s, self._is_followed, self._look = spec, tell, due_s, is_followed, look
         self._lock = threading.Lock()
         self._followed: dict[Replica, HealthFeed | None] = {}
         self._alarm = threading.Event()
@@ -99,43 +93,36 @@ class Watcher:
     def _keep_time(self) -> None:
         while not self._closing.is_set():
             self._sleeps_until_s = math.inf  # what changes from here on sets the alarm
-            self._sleeps_until_s = due_s = self._watched.due_s
+            self._sleeps_until_s = due_s = self._due_s()
             self._alarm.wait(None if math.isinf(due_s) else max(0.0, due_s - time.monotonic()))
             self._sleeps_until_s = -math.inf
             self._alarm.clear()
-            self._safely(partial(self._watched.tell, Tick()))
+            self._safely(partial(self._tell, Tick()))
 
     def _look_up(self, look: Look) -> None:
         while not self._closing.wait(LOOK_EVERY_S):
-            self._safely(lambda: self._watched.tell(Targets(look())))
+            self._safely(lambda: self._tell(Targets(look())))
 
     def _safely(self, step: Callable[[], _T]) -> _T | None:
         """Do a step of a thread that has to go on whatever comes of it. None where it failed."""
         try:
             return step()
         except Exception as error:  # noqa: BLE001  # whatever it is
-            name = self._watched.spec.name
+            name = self._spec.name
             _log.warning("skill %r: looking after its replicas failed, and goes on: %r", name, error, exc_info=True)
             return None
 
     # --- one replica's health ---
 
     def follow(self, replica: Replica) -> None:
-        """Follow a replica's health, if that is not done already."""
+        """Follow a replica's health, if that is not done already; anew if it is down, no more if it is leaving."""
         with self._lock:
             feed = self._followed.get(replica)
-            if replica not in self._followed and not self._closing.is_set():
+            if replica not in self._followed and not (self._closing.is_set() or replica.leaving):
                 self._followed[replica] = None
                 _thread(partial(self._follow, replica), "sarai-health")
-        if feed is not None and replica.down:
+        if feed is not None and (replica.down or replica.leaving):
             feed.cancel()  # the connection that it has may be a dead one
-
-    def unfollow(self, replica: Replica) -> None:
-        """Stop following a replica that is leaving."""
-        with self._lock:
-            feed = self._followed.get(replica)
-        if feed is not None:
-            feed.cancel()
 
     def _follow(self, replica: Replica) -> None:
         wait_s = _FIRST_WAIT_S
@@ -149,7 +136,7 @@ class Watcher:
     def _goes_on(self, replica: Replica) -> bool:
         """Whether there is something to follow; if not, this is no longer followed from here on."""
         with self._lock:
-            goes_on = not self._closing.is_set() and self._watched.is_followed(replica)
+            goes_on = not self._closing.is_set() and self._is_followed(replica)
             if not goes_on:
                 self._followed.pop(replica, None)
             return goes_on
@@ -161,10 +148,10 @@ class Watcher:
         def tell(serving: bool) -> bool:
             nonlocal served
             served = served or serving
-            self._watched.tell(HealthTold(replica, serving))
-            return self._watched.is_followed(replica)
+            self._tell(HealthTold(replica, serving))
+            return self._is_followed(replica)
 
-        feed = HealthFeed(replica.target, self._watched.spec.health_service)
+        feed = HealthFeed(replica.target, self._spec.health_service)
         with self._lock:
             self._followed[replica] = feed
         if not (self._closing.is_set() or replica.leaving):  # else whoever ends it may have been too early to see it
@@ -172,10 +159,10 @@ class Watcher:
         with self._lock:
             self._followed[replica] = None
         if feed.ended is grpc.StatusCode.UNIMPLEMENTED:  # it cannot be asked: calls will show
-            self._watched.tell(HealthTold(replica, serving=True))
+            self._tell(HealthTold(replica, serving=True))
             self._closing.wait(LOOK_EVERY_S)
         elif feed.ended not in (None, grpc.StatusCode.CANCELLED):
-            self._watched.tell(HealthTold(replica, serving=False, why=feed.why))
+            self._tell(HealthTold(replica, serving=False, why=feed.why))
         return served
 
     # --- silent calls ---
@@ -185,12 +172,12 @@ class Watcher:
         _thread(partial(self._probe, attempt, since_s), "sarai-silence")
 
     def _probe(self, attempt: Attempt, since_s: float) -> None:
-        replica, spec = attempt.replica, self._watched.spec
+        replica, spec = attempt.replica, self._spec
         dead = bool(attempt.probe is not None and self._safely(attempt.probe))
         ask = partial(why_silent, replica.target, spec.health_service, timeout_s=CHECK_TIMEOUT_S)
         why = self._safely(ask) if dead else ""
         if not self._closing.is_set():
-            self._safely(partial(self._watched.tell, Probed(replica, since_s, dead, why or "")))
+            self._safely(partial(self._tell, Probed(replica, since_s, dead, why or "")))
 
 
 def _thread(run: Callable[[], None], name: str) -> None:

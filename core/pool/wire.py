@@ -93,15 +93,8 @@ class Wire(ABC):
         self.closed = True
         self.pool.tell(ClientClosed(self))
 
-    def stub_of(self, replica: Replica) -> Any:
-        """The skill's stub over a channel to a replica."""
-        return self._connection(replica)[1]
-
-    def channel_to(self, replica: Replica) -> Any:
-        """That channel."""
-        return self._connection(replica)[0]
-
-    def _connection(self, replica: Replica) -> tuple[Any, Any]:
+    def connect(self, replica: Replica) -> tuple[Any, Any]:
+        """A channel to a replica, and the skill's stub over it. Made at the first use, and after it was found dead."""
         with self._lock:
             channels = self._channels[self._home()]
             generation, channel, stub = channels.get(replica, (-1, None, None))
