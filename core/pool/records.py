@@ -143,8 +143,8 @@ class Replica:
         self.target = target
         self.known = known
         self.starts_itself = starts_itself
-        self.attempts: set[Attempt] = set()
-        """Those that run."""
+        self.attempts: dict[Attempt, None] = {}
+        """Those that run, the oldest first; a set would not always come in the same order."""
         self.down = False
         self.why_down = ""
         self.losses = 0

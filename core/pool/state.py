@@ -137,7 +137,7 @@ class PoolState:
 
     def _begin(self, call: Call, replica: Replica, now: float, *, hedge: bool = False) -> None:
         attempt = Attempt(call, replica, now, hedge=hedge)
-        replica.attempts.add(attempt)
+        replica.attempts[attempt] = None
         replica.calls += 1
         self.stats.attempt(call, replica, hedge=hedge)
         if hedge:
@@ -207,7 +207,7 @@ class PoolState:
 
     def _end(self, attempt: Attempt, why: str = "") -> None:
         attempt.over, attempt.why_over = True, why
-        attempt.replica.attempts.discard(attempt)
+        attempt.replica.attempts.pop(attempt, None)
         self._actions.append(events.End(attempt))
 
     def _fail(self, call: Call, error: SaraiError) -> None:
@@ -258,7 +258,7 @@ class PoolState:
         """End the attempts that have heard nothing since then; further ones connect anew."""
         replica.generation += 1
         error = self._outlook(now).gone(replica, why)
-        for attempt in sorted(replica.attempts, key=lambda attempt: attempt.began_s):
+        for attempt in tuple(replica.attempts):
             if attempt.heard_s <= since_s:
                 self._fail_attempt(attempt, error, now, why)
         self._serve(now)
