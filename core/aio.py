@@ -187,30 +187,40 @@ class _Loop(Caller):
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._loop = loop
         self._woken = asyncio.Event()
-        self._tasks: set[asyncio.Task[None]] = set()  # the loop itself holds them only weakly
-
-    def soon(self, call: Callable[[], object]) -> bool:
-        """Call something there, from any thread. Returns whether it will be."""
-        try:
-            self._loop.call_soon_threadsafe(call)
-        except RuntimeError:
-            return False
-        return True
 
     def wake(self) -> None:
-        self.soon(self._woken.set)
+        _call_soon(self._loop, self._woken.set)
 
     async def wait(self) -> None:
         await self._woken.wait()
         self._woken.clear()
 
     def aside(self, coroutine: Coroutine[Any, Any, None]) -> None:
-        def start() -> None:
-            self._tasks.add(task := self._loop.create_task(coroutine))
-            task.add_done_callback(self._tasks.discard)
+        _run_soon(self._loop, coroutine)
 
-        if not self.soon(start):
-            coroutine.close()
+
+def _call_soon(loop: asyncio.AbstractEventLoop, call: Callable[[], object]) -> bool:
+    """Call something in a loop, from any thread. Returns whether it will be."""
+    try:
+        loop.call_soon_threadsafe(call)
+    except RuntimeError:
+        return False
+    return True
+
+
+def _run_soon(loop: asyncio.AbstractEventLoop, coroutine: Coroutine[Any, Any, None]) -> None:
+    """Run a coroutine in a loop, from any thread."""
+
+    def start() -> None:
+        _running.add(task := loop.create_task(coroutine))
+        task.add_done_callback(_running.discard)
+
+    if not _call_soon(loop, start):
+        coroutine.close()
+
+
+_running: set[asyncio.Task[None]] = set()
+"""A loop itself holds its tasks only weakly."""
 
 
 class _AioWire(Wire):
@@ -234,7 +244,7 @@ class _AioWire(Wire):
             self.check_open()  # another task has closed it just now
             raise
         loop = asyncio.get_running_loop()
-        attempt.cancel = partial(_Loop(loop).soon, rpc.cancel)
+        attempt.cancel = partial(_call_soon, loop, rpc.cancel)
         attempt.probe = partial(self._is_silent, channel, loop)
         return rpc
 
@@ -263,7 +273,7 @@ class _AioWire(Wire):
                 if loop is None:
                     channel.close()
                 else:
-                    _Loop(loop).aside(channel.close())
+                    _run_soon(loop, channel.close())
 
     def _is_silent(self, channel: grpc.aio.Channel, loop: asyncio.AbstractEventLoop) -> bool:
         """Whether the server at the end of a channel does not answer a health check; asked from any other thread."""

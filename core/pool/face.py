@@ -88,8 +88,9 @@ class StreamFace:
     cancel = close
 
     def __del__(self) -> None:
-        if not self._answer.closed:
-            self._answer.forget()
+        answer: Answer | None = getattr(self, "_answer", None)  # none where a Ctrl-C came before there was one
+        if answer is not None and not answer.closed:
+            answer.forget()
 
 
 def _with_positions(

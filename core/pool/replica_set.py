@@ -72,8 +72,7 @@ class ReplicaSet:
                         self._safely_do(action)
             finally:
                 self._working = False
-            due_s = self._state.due_s
-        self._watcher.wake_by(due_s)
+            self._watcher.wake_by(self._state.due_s)
 
     def tell_later(self, event: Event) -> None:
         """The same at the next event, or tick.

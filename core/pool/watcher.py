@@ -73,11 +73,12 @@ class Watcher:
 
     def _start(self) -> None:
         with self._lock:
-            first, self._started = not self._started, True
-        if first and not self._closing.is_set():
+            if self._started or self._closing.is_set():
+                return
             _thread(self._keep_time, "sarai-replicas")
             if self._look is not None:
                 _thread(partial(self._look_up, self._look), "sarai-names")
+            self._started = True
 
     def close(self) -> None:
         """End the threads, without waiting for them."""

@@ -21,7 +21,7 @@ from core.pool.events import Targets
 from core.pool.replica_set import ReplicaSet
 from core.pool.state import SILENT_S
 from skills import skills_pb2
-from tests.both_clients import BOTH, User
+from tests.both_clients import async_user
 from tests.fault_proxy import FaultProxy
 from tests.stub_plugin import stub_spec
 from tests.stub_skill import Reply, StubSkill
@@ -43,13 +43,12 @@ def looking(look: watcher.Look, *targets: str) -> Iterator[ReplicaSet]:
         made.close()
 
 
-@pytest.mark.parametrize("user", BOTH)
-def test_calls_at_several_silent_replicas_all_go_on_in_the_time_of_one(user: User) -> None:
+def test_calls_at_several_silent_replicas_all_go_on_in_the_time_of_one() -> None:
     with contextlib.ExitStack() as stack:
         skills = [stack.enter_context(StubSkill(Reply(text=TEXT, chunk_delay_s=0.3))) for _ in range(5)]
         proxies = [stack.enter_context(FaultProxy(skill.target)) for skill in skills]
         made = stack.enter_context(replicas(*(proxy.target for proxy in proxies)))
-        client, threads = stack.enter_context(user(made)), stack.enter_context(ThreadPoolExecutor(5))
+        client, threads = stack.enter_context(async_user(made)), stack.enter_context(ThreadPoolExecutor(5))
         streams = [client.begin(skills_pb2.GenReq(prompt=str(number))) for number in range(5)]
         firsts = list(threads.map(lambda stream: next(stream).text, streams))
         assert [len(skill.requests) for skill in skills] == [1] * 5
