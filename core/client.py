@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Generic, Self, TypeVar, overload
 from core.backends.health import is_silent
 from core.channels import open_channel
 from core.interrupts import HeldInterrupts
-from core.lost_ends import tell_lost_end
+from core.lost_ends import cancel_and_tell, tell_lost_end
 from core.pool.answer import ANSWERS, Answer
 from core.pool.face import ClientFace, StreamFace
 from core.pool.replica_set import ReplicaSet
@@ -244,7 +244,7 @@ class _SyncWire(Wire):
             raise
         attempt.cancel = rpc.cancel
         if not single:
-            attempt.prod = partial(tell_lost_end, rpc)
+            attempt.cancel, attempt.prod = partial(cancel_and_tell, rpc), partial(tell_lost_end, rpc)
         service = self.pool.spec.health_service
         attempt.probe = partial(is_silent, channel, service, timeout_s=CHECK_TIMEOUT_S)
         return rpc

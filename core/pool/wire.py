@@ -57,7 +57,7 @@ class Wire(ABC):
         """Whether the replicas end with the client."""
         self.closed = False
         self._pid = os.getpid()
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()  # a handler of signals may close the client in the midst of it
         # By where they belong, and by replica: generation, channel, stub.
         self._channels: defaultdict[Any, dict[Replica, tuple[int, Any, Any]]] = defaultdict(dict)
 

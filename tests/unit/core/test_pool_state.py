@@ -239,6 +239,16 @@ def test_budget_of_retries_is_a_fifth_of_the_calls_and_three() -> None:
     assert budget.spend(7.0) == 3.0, "who cannot wait takes nobody's place"
 
 
+def test_call_whose_replicas_fail_for_long_is_tried_again_once_a_second() -> None:
+    world = World(*"abcd")
+    talk = world.ask(timeout_s=60.0)
+    for _ in range(200):
+        if talk.at:
+            world.fail(talk, failure(details="it loads", reason="LOADING"))  # the world checks the budget
+        world.wait(0.1)
+    assert world.state.stats.attempts >= 20
+
+
 def test_call_that_is_left_while_it_waits_ends_at_once_and_leaves_nothing() -> None:
     world = World("a")
     world.fail(talk := world.ask(), REFUSED)
