@@ -178,6 +178,7 @@ class World:
         leased = {attempt for replica in state.roster.with_calls() for attempt in replica.attempts}
         assert leased == set(self.running), "a place is held as long as its attempt runs"
         assert len(self.running) == len(leased)
+        assert all(each in (each.call.attempt, each.call.rival) for each in leased), "nobody works for nobody"
         for talk in self.talks:
             call = talk.call
             runs = call.attempt in leased

@@ -40,7 +40,7 @@ class Answer:
         whole_only: whether the caller sees nothing of the answer before it has come whole.
 
     Raises:
-        ValueError, PoolClosedError: See `Wire.timeout_s`.
+        ValueError, PoolClosedError: see `Wire.timeout_s`.
     """
 
     def __init__(
@@ -75,7 +75,7 @@ class Answer:
         """Send the request to a replica; to another one as long as it may be tried again.
 
         Raises:
-            CallError: It failed.
+            CallError: it failed.
         """
         try:
             while (attempt := await self._turn()) is not None and attempt.rpc is None:
@@ -88,7 +88,7 @@ class Answer:
         """The next message, `END` after the last one.
 
         Raises:
-            CallError: The call has failed, and there is nothing that its deadline has ended.
+            CallError: the call has failed, and there is nothing that its deadline has ended.
         """
         if self.closed:
             return END
@@ -234,7 +234,7 @@ class Answer:
         """The last message of an answer that its deadline has ended, with what there is of it.
 
         Raises:
-            CallError: The given error, where that is not what has happened, or there is nothing.
+            CallError: the given error, where that is not what has happened, or there is nothing.
         """
         late = isinstance(error, DeadlineError) or self._call.out_of_time
         if not late or self._hard_deadline or self._so_far is None or not self._so_far.has_text:

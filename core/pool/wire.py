@@ -65,8 +65,8 @@ class Wire(ABC):
         """Check what a call is made with. Returns its deadline, seconds.
 
         Raises:
-            ValueError: The timeout is not a number of seconds.
-            PoolClosedError: The client is closed, or belongs to another process.
+            ValueError: the timeout is not a number of seconds.
+            PoolClosedError: the client is closed, or belongs to another process.
         """
         self.check_open()
         if os.getpid() != self._pid:
@@ -137,7 +137,7 @@ class Wire(ABC):
         """The next message of a stream, `END` after the last one; or the message of a call that has but a single one.
 
         Raises:
-            grpc.RpcError: It failed, or was cancelled.
+            grpc.RpcError: it failed, or was cancelled.
         """
 
     @abstractmethod

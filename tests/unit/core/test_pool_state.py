@@ -374,6 +374,12 @@ def test_two_are_asked_at_most_and_the_second_ones_failure_does_not_matter() -> 
     assert world.state.stats.attempts == 2
 
 
+def test_call_whose_first_replica_fails_while_two_are_asked_goes_on_at_one() -> None:
+    world, talk = hedged("a", "b", "c")
+    world.fail(talk)
+    assert [attempt.replica.target for attempt in world.running] == [talk.at]
+
+
 def test_caller_that_leaves_while_two_are_asked_leaves_nothing_behind() -> None:
     world, talk = hedged("a", "b")
     world.leave(talk)
