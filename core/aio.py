@@ -1,26 +1,27 @@
-"""The async twin of the client: the same words over grpc.aio. What decides is shared (core.calls, core.replicas)."""
+"""The async client: the same words over grpc.aio. What a call goes through is shared (core.pool.answer)."""
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
 from collections import defaultdict
 from functools import partial
 from typing import TYPE_CHECKING, Any, Generic, Self, TypeVar, overload
 
-from core.calls import ANSWERS, LOOK_AGAIN_S, Call, CallPath, ClientFace, Metadata, result_of
 from core.channels import open_aio_channel, open_channel
-from core.errors import CallError, PoolClosedError
+from core.errors import CallCancelledError
+from core.pool.answer import ANSWERS, Answer
+from core.pool.face import ClientFace, StreamFace
+from core.pool.watcher import CHECK_TIMEOUT_S
+from core.pool.wire import END, Caller, Metadata, Wire
 from core.quiet_grpc import grpc
-from core.replicas.lease import Takeover
-from core.replicas.refusals import left_behind
-from core.replicas.watcher import CHECK_TIMEOUT_S
 from core.structured import shape_of
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Coroutine, Sequence
 
-    from core.replicas import Lease, ReplicaSet
+    from core.backends import Backend
+    from core.pool.records import Attempt
+    from core.pool.replica_set import ReplicaSet
     from skills import skills_pb2
 
 _T = TypeVar("_T")
@@ -33,10 +34,10 @@ class AsyncSkillClient(ClientFace):
     A stream is read in the event loop that it was begun in.
     """
 
-    _path: _AsyncPath
+    _wire: _AioWire
 
     def __init__(self, replicas: ReplicaSet, *, caller: str = "") -> None:
-        self._path = _AsyncPath(replicas, caller=caller)
+        self._wire = _AioWire(replicas, caller=caller)
 
     async def Generate(  # noqa: N802  # the stub's name
         self,
@@ -45,14 +46,7 @@ class AsyncSkillClient(ClientFace):
         metadata: Metadata | None = None,
     ) -> skills_pb2.GenResp:
         """Answers a prompt."""
-        result, path = None, self._path
-        call = path.begin(ANSWERS, request, timeout, unseen=True)
-        async with AsyncAnswerStream[Any](path, call, path.for_the_whole(metadata)) as stream:
-            async for chunk in stream:  # to its end: the server would count a call that is left as cancelled
-                result = result_of(chunk)
-        if result is None:
-            raise AssertionError("a stream without a result ends with an error")
-        return result
+        return await Answer(self._wire, ANSWERS, request, timeout, metadata, whole_only=True).result()
 
     def GenerateStream(  # noqa: N802  # the stub's name
         self, request: skills_pb2.GenReq, timeout: float | None = None, metadata: Metadata | None = None
@@ -117,35 +111,16 @@ class AsyncSkillClient(ClientFace):
         timeout: float | None,  # noqa: ASYNC109  # as above
         metadata: Metadata | None,
     ) -> Any:
-        path = self._path
-        call = path.begin(method, request, timeout)
-        while True:
-            lease = await path.lease(call)
-            try:
-                rpc = await path.begin_at(lease, call.next_request(), metadata)
-                lease.sent(path.canceller(rpc), path.silence_check(lease))
-                answer = await rpc
-            except grpc.RpcError as error:
-                path.attempt_failed(lease, error)
-            except asyncio.CancelledError:
-                if not path.was_cancelled(lease):
-                    raise
-                path.attempt_failed(lease, _CancelledHereError())
-            else:
-                path.replicas.heard(lease)
-                path.replicas.succeeded(lease)
-                return answer
-            finally:
-                path.replicas.release(lease)
+        return await Answer(self._wire, method, request, timeout, metadata, single=True).only()
 
     def _stream(
         self, method: str, request: Any, timeout: float | None, metadata: Metadata | None
     ) -> AsyncAnswerStream[Any]:
-        return AsyncAnswerStream(self._path, self._path.begin(method, request, timeout), metadata)
+        return AsyncAnswerStream(Answer(self._wire, method, request, timeout, metadata))
 
     async def close(self) -> None:
-        """Ends the client and cancels its running calls. Again does nothing. The replicas go on."""
-        await self._path.close()
+        """End the client and cancel its running calls. Idempotent. The replicas go on."""
+        await self._wire.close()
 
     async def __aenter__(self) -> Self:
         return self
@@ -154,8 +129,50 @@ class AsyncSkillClient(ClientFace):
         await self.close()
 
 
+class AsyncAnswerStream(StreamFace, Generic[_Chunk]):
+    """An answer in pieces, as it comes. The call begins with the first piece that is asked for.
+
+    An async context manager; leaving it early cancels the call.
+
+    Args:
+        answer: the call.
+    """
+
+    def __init__(self, answer: Answer) -> None:
+        super().__init__(answer)
+        self._loop: asyncio.AbstractEventLoop | None = None
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> _Chunk:
+        self._loop = self._loop or asyncio.get_running_loop()
+        if self._loop is not asyncio.get_running_loop():
+            self.close()
+            raise CallCancelledError(
+                code=grpc.StatusCode.CANCELLED,
+                details="it was begun in another event loop: read an answer to its end in one, or ask again",
+                skill=self._answer.pool.spec.name,
+                target=self._answer.pool.target,
+            )
+        chunk: _Chunk = await self._answer.next()
+        if chunk is END:
+            raise StopAsyncIteration
+        return chunk
+
+    async def aclose(self) -> None:
+        """The same, as async generators name it."""
+        self.close()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        self.close()
+
+
 class _CancelledHereError(grpc.RpcError):
-    """An attempt that was ended from here: for a reason that the lease knows, or as stream or client was closed."""
+    """An attempt that was ended from here: gRPC cancels whoever reads it, which must not look like his own end."""
 
     def code(self) -> grpc.StatusCode:
         return grpc.StatusCode.CANCELLED
@@ -164,143 +181,89 @@ class _CancelledHereError(grpc.RpcError):
         return "it was closed, or its client was"
 
 
-def _task_is_cancelled() -> bool:
-    """Whether it is the caller's task that was cancelled, and not only the call."""
-    task = asyncio.current_task()
-    return task is not None and task.cancelling() > 0
+class _Loop(Caller):
+    """An event loop. Nothing is done in one that is closed: nobody waits there."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._loop = loop
+        self._woken = asyncio.Event()
+
+    def wake(self) -> None:
+        _call_soon(self._loop, self._woken.set)
+
+    async def wait(self) -> None:
+        await self._woken.wait()
+        self._woken.clear()
+
+    def aside(self, coroutine: Coroutine[Any, Any, None]) -> None:
+        _run_soon(self._loop, coroutine)
 
 
-class _AsyncPath(CallPath):
-    def __init__(self, replicas: ReplicaSet, *, caller: str) -> None:
-        super().__init__(replicas, caller=caller)
-        self._races: set[asyncio.Task[None]] = set()
+def _call_soon(loop: asyncio.AbstractEventLoop, call: Callable[[], object]) -> bool:
+    """Call something in a loop, from any thread. Returns whether it will be."""
+    try:
+        loop.call_soon_threadsafe(call)
+    except RuntimeError:
+        return False
+    return True
 
-    async def lease(self, call: Call) -> Lease:
-        """A replica for the next attempt; waits for one."""
-        loop, woken = asyncio.get_running_loop(), asyncio.Event()
 
-        def wake() -> None:
-            with contextlib.suppress(RuntimeError):  # its loop is closed: nobody waits
-                loop.call_soon_threadsafe(woken.set)
+def _run_soon(loop: asyncio.AbstractEventLoop, coroutine: Coroutine[Any, Any, None]) -> None:
+    """Run a coroutine in a loop, from any thread."""
 
-        ticket = self.replicas.enter(call, wake)
-        try:
-            self.check_open()
-            while wait_s := self.replicas.poll(ticket):
-                with contextlib.suppress(TimeoutError):
-                    await asyncio.wait_for(woken.wait(), min(wait_s, LOOK_AGAIN_S))
-                woken.clear()
-                self.check_open()
-        except BaseException:
-            self.replicas.leave(ticket)
-            raise
-        assert ticket.lease is not None
-        return ticket.lease
+    def start() -> None:
+        _running.add(task := loop.create_task(coroutine))
+        task.add_done_callback(_running.discard)
 
-    def was_cancelled(self, lease: Lease) -> bool:
-        """Whether a CancelledError is of the attempt alone. For gRPC it is the same, but the caller's task goes on."""
-        return bool(lease.broken_off or lease.call.given_up or self.closed) and not _task_is_cancelled()
+    if not _call_soon(loop, start):
+        coroutine.close()
 
-    async def ready_stub(self, lease: Lease) -> Any:
-        """The stub of a replica, which is started first where that is ours to do."""
-        replica = lease.member.replica
-        if not replica.is_ready():
-            await asyncio.to_thread(replica.ready, lease.call.remaining_s())
+
+_running: set[asyncio.Task[None]] = set()
+"""A loop itself holds its tasks only weakly."""
+
+
+class _AioWire(Wire):
+    reads_to_the_end = True
+
+    def caller_here(self) -> Caller:
+        return _Loop(asyncio.get_running_loop())
+
+    async def ready(self, backend: Backend, timeout_s: float) -> None:
+        if not backend.is_ready():
+            await asyncio.to_thread(backend.ready, timeout_s)
         for channel in self.take_idle_channels():
             await channel.close()
-        return self.stub_of(lease.member)
 
-    def canceller(self, rpc: Any) -> Any:
-        """Cancels a call from any thread."""
-        loop = asyncio.get_running_loop()
-
-        def cancel() -> None:
-            with contextlib.suppress(RuntimeError):  # as above
-                loop.call_soon_threadsafe(rpc.cancel)
-
-        return cancel
-
-    def silence_check(self, lease: Lease) -> Callable[[], bool]:
-        """Asks a replica's health over the connection that a call has, from any thread."""
-        from grpc_health.v1.health_pb2 import HealthCheckRequest
-        from grpc_health.v1.health_pb2_grpc import HealthStub
-
-        loop, channel = asyncio.get_running_loop(), self.channel_to(lease.member)
-        request = HealthCheckRequest(service=self.replicas.spec.health_service)
-
-        async def ask() -> bool:
-            try:
-                await HealthStub(channel).Check(request, timeout=CHECK_TIMEOUT_S, wait_for_ready=True)
-            except grpc.RpcError as error:
-                return bool(error.code() is grpc.StatusCode.DEADLINE_EXCEEDED)
-            except grpc.aio.UsageError:  # the channel is closed
-                return False
-            return False
-
-        def is_silent() -> bool:
-            asking = ask()
-            try:
-                return asyncio.run_coroutine_threadsafe(asking, loop).result(2 * CHECK_TIMEOUT_S)
-            except (RuntimeError, TimeoutError):  # the loop is closed or busy: that says nothing of the replica
-                asking.close()
-                return False
-
-        return is_silent
-
-    async def send(self, lease: Lease, metadata: Metadata | None) -> Any:
-        """Begins a stream at a replica."""
-        call = lease.call
-        rpc = await self.begin_at(lease, call.next_request(), metadata)
-        ask_rival = partial(self._ask_rival, asyncio.get_running_loop(), lease, metadata)
-        lease.sent(self.canceller(rpc), self.silence_check(lease), ask_rival if call.answer is not None else None)
-        return rpc
-
-    async def begin_at(self, lease: Lease, request: Any, metadata: Metadata | None) -> Any:
-        """Sends a request to a replica, and does not wait for its answer."""
-        method = getattr(await self.ready_stub(lease), lease.call.method)
+    def begin(self, attempt: Attempt, request: Any, timeout_s: float, metadata: Metadata | None) -> Any:
+        channel, stub = self.connect(attempt.replica)
+        method = getattr(stub, attempt.call.method)
         try:
-            return method(request, timeout=lease.call.remaining_s(), metadata=metadata)
+            rpc = method(request, timeout=timeout_s, metadata=metadata)
         except grpc.aio.UsageError:
             self.check_open()  # another task has closed it just now
             raise
+        loop = asyncio.get_running_loop()
+        attempt.cancel = partial(_call_soon, loop, rpc.cancel)
+        attempt.probe = partial(self._is_silent, channel, loop)
+        return rpc
 
-    def _ask_rival(
-        self, loop: asyncio.AbstractEventLoop, lease: Lease, metadata: Metadata | None, rival: Lease
-    ) -> None:
-        request = lease.call.next_request()
-
-        def start() -> None:
-            if rival.broken_off:  # it was settled before this had its turn
-                return
-            task = loop.create_task(self._race(lease, rival, request, metadata))
-            self._races.add(task)  # the loop itself holds it only weakly
-            task.add_done_callback(self._races.discard)
-
-        with contextlib.suppress(RuntimeError):  # as above; whoever settles the race gives the lease back
-            loop.call_soon_threadsafe(start)
-
-    async def _race(self, lease: Lease, rival: Lease, request: Any, metadata: Metadata | None) -> None:
-        """Asks another replica as well. Of its answer the first piece is read here, the rest by whoever calls."""
-        rpc, won = None, False
+    async def read(self, rpc: Any, *, single: bool) -> Any:
         try:
-            rpc = await self.begin_at(rival, request, metadata)
-            rival.sent(self.canceller(rpc), self.silence_check(rival))
-            while lease.call.is_progress(piece := await rpc.read()):
-                pass
-            won = piece is not grpc.aio.EOF and lease.give_way(Takeover(rival, rpc, piece))
-        except grpc.RpcError as error:
-            self.rival_failed(rival, error)
-        except (asyncio.CancelledError, PoolClosedError):  # the first one was faster, or the client is closed
-            pass
-        finally:
-            if not won:
-                if rpc is not None:
-                    rpc.cancel()
-                self.replicas.release(rival)
+            message = await (rpc if single else rpc.read())
+        except asyncio.CancelledError:
+            # For gRPC the end of the attempt and that of the caller's task are the same.
+            task = asyncio.current_task()
+            if task is None or task.cancelling():
+                raise
+            raise _CancelledHereError from None
+        return END if message is grpc.aio.EOF else message
+
+    def leave_to_end(self, rpc: Any) -> None:
+        """Not here: the event loop may be about to end."""
 
     async def close(self) -> None:
-        self.closed = True
-        self.replicas.abandon_all(self)
+        self.end_calls()
         for channel in self.take_idle_channels(every=True):
             await channel.close()
         with self._lock:
@@ -309,9 +272,30 @@ class _AsyncPath(CallPath):
             for _, channel, _ in channels.values():
                 if loop is None:
                     channel.close()
-                    continue
-                with contextlib.suppress(RuntimeError):  # as above
-                    loop.call_soon_threadsafe(_close_soon, loop, channel)
+                else:
+                    _run_soon(loop, channel.close())
+
+    def _is_silent(self, channel: grpc.aio.Channel, loop: asyncio.AbstractEventLoop) -> bool:
+        """Whether the server at the end of a channel does not answer a health check; asked from any other thread."""
+        from grpc_health.v1.health_pb2 import HealthCheckRequest
+        from grpc_health.v1.health_pb2_grpc import HealthStub
+
+        async def ask() -> bool:
+            request = HealthCheckRequest(service=self.pool.spec.health_service)
+            try:
+                await HealthStub(channel).Check(request, timeout=CHECK_TIMEOUT_S, wait_for_ready=True)
+            except grpc.RpcError as error:
+                return bool(error.code() is grpc.StatusCode.DEADLINE_EXCEEDED)
+            except grpc.aio.UsageError:  # the channel is closed
+                return False
+            return False
+
+        asking = ask()
+        try:
+            return asyncio.run_coroutine_threadsafe(asking, loop).result(2 * CHECK_TIMEOUT_S)
+        except (RuntimeError, TimeoutError):  # the loop is closed or busy: that says nothing of the replica
+            asking.close()
+            return False
 
     def _home(self) -> asyncio.AbstractEventLoop | None:
         """The running event loop: a channel of grpc.aio works in no other one. None outside of any."""
@@ -325,150 +309,3 @@ class _AsyncPath(CallPath):
             del self._channels[loop]
         # Outside of any loop only the methods of the stub are looked at.
         return open_channel(target) if self._home() is None else open_aio_channel(target)
-
-
-def _close_soon(loop: asyncio.AbstractEventLoop, channel: grpc.aio.Channel) -> None:
-    _closing.add(task := loop.create_task(channel.close()))  # the loop itself holds it only weakly
-    task.add_done_callback(_closing.discard)
-
-
-_closing: set[asyncio.Task[None]] = set()
-
-
-class AsyncAnswerStream(Generic[_Chunk]):
-    """An answer in pieces, as it comes. The call begins with the first piece that is asked for.
-
-    An async context manager; leaving it early cancels the call.
-
-    Args:
-        path: the way to the replicas.
-        call: the call, with its deadline.
-        metadata: goes with every attempt.
-    """
-
-    def __init__(self, path: _AsyncPath, call: Call, metadata: Metadata | None) -> None:
-        self._path = path
-        self._call = call
-        self._metadata = metadata
-        self._closed = False
-        self._loop: asyncio.AbstractEventLoop | None = None
-        self._lease: Lease | None = None
-        self._rpc: Any = None
-
-    def __aiter__(self) -> Self:
-        return self
-
-    async def __anext__(self) -> _Chunk:
-        try:
-            return await self._next()
-        except CallError as error:
-            last: _Chunk = self._call.ended_by(error)
-            return last
-
-    async def _next(self) -> _Chunk:
-        while not self._closed:
-            try:
-                chunk = await self._read()
-            except grpc.RpcError as error:
-                if self._call.is_whole:  # only how the stream ends is lost
-                    self.close()
-                    break
-                self._failed(error)
-            except asyncio.CancelledError:
-                if self._lease is None or not self._path.was_cancelled(self._lease):
-                    self.close()
-                    raise
-                self._failed(_CancelledHereError())
-            except BaseException:
-                self.close()
-                raise
-            else:
-                if chunk is None:
-                    break
-                piece: _Chunk = chunk
-                return piece
-        raise StopAsyncIteration
-
-    async def _read(self) -> Any:
-        """The next piece, None at the end."""
-        call, path = self._call, self._path
-        self._loop = self._loop or asyncio.get_running_loop()
-        if self._loop is not asyncio.get_running_loop():
-            raise left_behind(path.replicas)
-        if self._rpc is None:
-            lease = self._lease = await path.lease(call)
-            self._rpc = await path.send(lease, self._metadata)
-            if self._closed:  # by another task, while this was going over to another replica
-                self.close()
-        chunk = await self._whoever_is_first()
-        assert self._lease is not None
-        if chunk is grpc.aio.EOF:
-            try:
-                path.conclude(self._lease)
-            finally:
-                self.close()
-            return None
-        if not call.is_progress(chunk):
-            path.replicas.heard(self._lease, call.take(chunk))
-        return chunk
-
-    async def _whoever_is_first(self) -> Any:
-        """What comes next, of the replica that is asked or of one that was asked as well and is faster."""
-        try:
-            chunk = await self._rpc.read()
-        except (grpc.RpcError, asyncio.CancelledError) as error:
-            chunk = self._change_over()
-            if chunk is None or (isinstance(error, asyncio.CancelledError) and _task_is_cancelled()):
-                raise
-            return chunk
-        return chunk if self._call.is_progress(chunk) else self._change_over() or chunk
-
-    def _change_over(self) -> Any:
-        """Goes on with the replica that was faster, and gives its first piece; None where none was."""
-        lease = self._lease
-        if lease is None or lease.settled or (first := self._path.replicas.settle(lease)) is None:
-            return None
-        self._lease, self._rpc, piece = first
-        return piece
-
-    def _failed(self, error: grpc.RpcError) -> None:
-        """Returns where the answer goes on at the next replica.
-
-        Raises:
-            CallError: it ends here.
-        """
-        if self._lease is None:  # there was no replica to begin with
-            self.close()
-            raise error
-        try:
-            self._path.attempt_failed(self._lease, error)
-        except BaseException:
-            self.close()
-            raise
-        self._rpc = None
-
-    def close(self) -> None:
-        """Cancels the call if it is not over. Again does nothing."""
-        self._closed = True
-        self._call.give_up()
-        if self._rpc is not None:
-            self._rpc.cancel()
-        if self._lease is not None:
-            self._path.replicas.abandon(self._lease)
-
-    cancel = close
-
-    async def aclose(self) -> None:
-        """The same, as async generators name it."""
-        self.close()
-
-    def __del__(self) -> None:
-        if not self._closed and self._lease is not None:
-            self._lease.break_off("its caller has left")  # the loop may be another thread's, or closed
-            self._path.replicas.forget(self._lease)
-
-    async def __aenter__(self) -> Self:
-        return self
-
-    async def __aexit__(self, *_: object) -> None:
-        self.close()

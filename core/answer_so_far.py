@@ -60,15 +60,19 @@ class AnswerSoFar:
             request.time_budget_ms = max(1, request.time_budget_ms - spent_ms)
         return request
 
+    def is_resumable_after(self, chunk: skills_pb2.GenChunk) -> bool:
+        """Whether another replica can go on behind this piece: all text has to come with its token ids."""
+        return self.can_be_continued and (bool(chunk.token_ids) or not chunk.text)
+
     def take(self, chunk: skills_pb2.GenChunk) -> None:
-        """A piece has come."""
+        """Add a piece."""
+        self.can_be_continued = self.is_resumable_after(chunk)
         if chunk.HasField("result"):
             self.whole = True
             self._conclude(chunk.result)
         if chunk.text:
             self._texts[chunk.candidate] += chunk.text
         if not chunk.token_ids:
-            self.can_be_continued = self.can_be_continued and not chunk.text
             return
         if self._first_piece_s is None:
             self._first_piece_s = time.monotonic()

@@ -6,23 +6,24 @@ import threading
 from functools import partial
 from typing import TYPE_CHECKING, Any, Generic, Self, TypeVar, overload
 
-from core.calls import ANSWERS, LOOK_AGAIN_S, Call, CallPath, ClientFace, Metadata, result_of
+from core.backends.health import is_silent
 from core.channels import open_channel
-from core.errors import CallError, PoolClosedError
 from core.interrupts import HeldInterrupts
-from core.lost_ends import tell_lost_end
+from core.lost_ends import cancel_and_tell, tell_lost_end
+from core.pool.answer import ANSWERS, Answer
+from core.pool.face import ClientFace, StreamFace
+from core.pool.replica_set import ReplicaSet
+from core.pool.watcher import CHECK_TIMEOUT_S
+from core.pool.wire import END, Caller, Metadata, Wire
 from core.quiet_grpc import grpc
-from core.replicas import ReplicaSet
-from core.replicas.lease import Takeover
-from core.replicas.watcher import CHECK_TIMEOUT_S
-from core.rpc_status import call_error
 from core.structured import shape_of
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Coroutine, Sequence
 
+    from core.backends import Backend
     from core.config import PoolConfig
-    from core.replicas import Lease
+    from core.pool.records import Attempt
     from core.skill import SkillSpec
     from skills import skills_pb2
 
@@ -47,10 +48,10 @@ class SkillClient(ClientFace):
         caller: who takes turns with other callers where calls have to wait for a replica.
     """
 
-    _path: _SyncPath
+    _wire: _SyncWire
 
     def __init__(self, replicas: ReplicaSet, *, caller: str = "") -> None:
-        self._path = _SyncPath(replicas, caller=caller)
+        self._wire = _SyncWire(replicas, caller=caller)
 
     @classmethod
     def at(cls, spec: SkillSpec, target: str, config: PoolConfig | None = None) -> Self:
@@ -60,7 +61,7 @@ class SkillClient(ClientFace):
 
         config = PoolConfig.from_env() if config is None else config
         client = cls(ReplicaSet(spec, config, [AddressReplica(target, "address")]))
-        client._path.owns_replicas = True
+        client._wire.owns_pool = True
         return client
 
     def Generate(  # noqa: N802  # the stub's name
@@ -70,13 +71,7 @@ class SkillClient(ClientFace):
 
         It is read as a stream, so that an answer whose replica dies goes on elsewhere instead of beginning anew.
         """
-        path = self._path
-        call = path.begin(ANSWERS, request, timeout, unseen=True)
-        with AnswerStream[Any](path, call, path.for_the_whole(metadata)) as stream:
-            for chunk in stream:
-                if (result := result_of(chunk)) is not None:
-                    return result
-        raise AssertionError("a stream without a result ends with an error")
+        return finish(Answer(self._wire, ANSWERS, request, timeout, metadata, whole_only=True).result())
 
     def GenerateStream(  # noqa: N802  # the stub's name
         self, request: skills_pb2.GenReq, timeout: float | None = None, metadata: Metadata | None = None
@@ -157,34 +152,14 @@ class SkillClient(ClientFace):
         return health
 
     def _unary(self, method: str, request: Any, timeout: float | None, metadata: Metadata | None) -> Any:
-        path = self._path
-        call = path.begin(method, request, timeout)
-        while True:
-            lease = path.lease(call)
-            rpc: Any = None
-            try:
-                rpc = path.begin_at(lease, call.next_request(), metadata)
-                lease.sent(rpc.cancel, path.silence_check(lease))
-                answer = rpc.result()
-            except grpc.FutureCancelledError:
-                path.attempt_failed(lease, rpc)
-            except grpc.RpcError as error:
-                path.attempt_failed(lease, error)
-            else:
-                path.replicas.heard(lease)
-                path.replicas.succeeded(lease)
-                return answer
-            finally:
-                if rpc is not None:
-                    rpc.cancel()  # does nothing to one that is over
-                path.replicas.release(lease)
+        return finish(Answer(self._wire, method, request, timeout, metadata, single=True).only())
 
     def _stream(self, method: str, request: Any, timeout: float | None, metadata: Metadata | None) -> AnswerStream[Any]:
-        return AnswerStream(self._path, self._path.begin(method, request, timeout), metadata)
+        return AnswerStream(Answer(self._wire, method, request, timeout, metadata))
 
     def close(self) -> None:
-        """Ends the client and cancels its running calls. Again does nothing. The replicas go on."""
-        self._path.close()
+        """End the client and cancel its running calls. Idempotent. The replicas go on."""
+        self._wire.close()
 
     def __enter__(self) -> Self:
         return self
@@ -193,226 +168,108 @@ class SkillClient(ClientFace):
         self.close()
 
 
-class _SyncPath(CallPath):
-    def lease(self, call: Call) -> Lease:
-        """A replica for the next attempt; waits for one."""
-        woken = threading.Event()
-        ticket = self.replicas.enter(call, woken.set)
-        try:
-            self.check_open()
-            while wait_s := self.replicas.poll(ticket):
-                woken.wait(min(wait_s, LOOK_AGAIN_S))
-                woken.clear()
-                self.check_open()
-        except BaseException:
-            self.replicas.leave(ticket)
-            raise
-        assert ticket.lease is not None
-        return ticket.lease
+class AnswerStream(StreamFace, Generic[_Chunk]):
+    """An answer in pieces, as it comes: iterate over it once. A context manager; leaving it early cancels the call.
 
-    def ready_stub(self, lease: Lease) -> Any:
-        """The stub of a replica, which is started first where that is ours to do."""
-        lease.member.replica.ready(lease.call.remaining_s())
+    Args:
+        answer: the call. It is sent here.
+    """
+
+    def __init__(self, answer: Answer) -> None:
+        super().__init__(answer)
+        finish(answer.open())
+
+    def __iter__(self) -> Self:
+        return self
+
+    def __next__(self) -> _Chunk:
+        chunk: _Chunk = finish(self._answer.next())
+        if chunk is END:
+            raise StopIteration
+        return chunk
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+def finish(coroutine: Coroutine[Any, Any, _T]) -> _T:
+    """Run a coroutine that never suspends, as none does over `_SyncWire`. Returns what it returns."""
+    try:
+        coroutine.send(None)
+    except StopIteration as done:
+        result: _T = done.value
+        return result
+    raise AssertionError("it has suspended, and there is no event loop")
+
+
+class _Thread(Caller):
+    def __init__(self) -> None:
+        self._woken = threading.Event()
+
+    def wake(self) -> None:
+        self._woken.set()
+
+    async def wait(self) -> None:
+        self._woken.wait()
+        self._woken.clear()
+
+    def aside(self, coroutine: Coroutine[Any, Any, None]) -> None:
+        threading.Thread(target=finish, args=(coroutine,), name="sarai-hedge", daemon=True).start()
+
+
+class _SyncWire(Wire):
+    reads_to_the_end = False
+
+    def caller_here(self) -> Caller:
+        return _Thread()
+
+    async def ready(self, backend: Backend, timeout_s: float) -> None:
+        backend.ready(timeout_s)
         for channel in self.take_idle_channels():
             channel.close()
-        return self.stub_of(lease.member)
 
-    def silence_check(self, lease: Lease) -> Callable[[], bool]:
-        """Asks a replica's health over the connection that a call has."""
-        from core.backends.health import is_silent
-
-        channel, service = self.channel_to(lease.member), self.replicas.spec.health_service
-        return partial(is_silent, channel, service, timeout_s=CHECK_TIMEOUT_S)
-
-    def send(self, lease: Lease, metadata: Metadata | None) -> Any:
-        """Begins a stream at a replica."""
-        call = lease.call
-        rpc = self.begin_at(lease, call.next_request(), metadata)
-        ask_rival = partial(self._ask_rival, lease, metadata) if call.answer is not None else None
-        lease.sent(rpc.cancel, self.silence_check(lease), ask_rival, partial(tell_lost_end, rpc))
-        return rpc
-
-    def begin_at(self, lease: Lease, request: Any, metadata: Metadata | None) -> Any:
-        """Sends a request to a replica, and does not wait."""
-        method = getattr(self.ready_stub(lease), lease.call.method)
-        begin: Any = method.future if isinstance(method, grpc.UnaryUnaryMultiCallable) else method
+    def begin(self, attempt: Attempt, request: Any, timeout_s: float, metadata: Metadata | None) -> Any:
+        channel, stub = self.connect(attempt.replica)
+        method = getattr(stub, attempt.call.method)
+        single = isinstance(method, grpc.UnaryUnaryMultiCallable)
+        begin: Any = method.future if single else method
         try:
             with HeldInterrupts():
-                return begin(request, timeout=lease.call.remaining_s(), metadata=metadata)
+                rpc = begin(request, timeout=timeout_s, metadata=metadata)
         except ValueError:
             self.check_open()  # another thread has closed it just now
             raise
+        attempt.cancel = rpc.cancel
+        if not single:
+            attempt.cancel, attempt.prod = partial(cancel_and_tell, rpc), partial(tell_lost_end, rpc)
+        service = self.pool.spec.health_service
+        attempt.probe = partial(is_silent, channel, service, timeout_s=CHECK_TIMEOUT_S)
+        return rpc
 
-    def _ask_rival(self, lease: Lease, metadata: Metadata | None, rival: Lease) -> None:
-        run = partial(self._race, lease, rival, lease.call.next_request(), metadata)
-        threading.Thread(target=run, name="sarai-hedge", daemon=True).start()
-
-    def _race(self, lease: Lease, rival: Lease, request: Any, metadata: Metadata | None) -> None:
-        """Asks another replica as well. Of its answer the first piece is read here, the rest by whoever calls."""
-        rpc, won = None, False
+    async def read(self, rpc: Any, *, single: bool) -> Any:
+        if not single:
+            return next(rpc, END)
         try:
-            if rival.broken_off:  # it was settled before this had its turn
-                return
-            rpc = self.begin_at(rival, request, metadata)
-            rival.sent(rpc.cancel, self.silence_check(rival), None, partial(tell_lost_end, rpc))
-            piece = next((piece for piece in rpc if not lease.call.is_progress(piece)), None)
-            won = piece is not None and lease.give_way(Takeover(rival, rpc, piece))
-        except grpc.RpcError as error:
-            self.rival_failed(rival, error)
-        except PoolClosedError:
-            pass
-        finally:
-            if not won:
-                if rpc is not None:
-                    rpc.cancel()
-                self.replicas.release(rival)
+            return rpc.result()
+        except grpc.FutureCancelledError:
+            raise rpc from None
+
+    def leave_to_end(self, rpc: Any) -> None:
+        # Held until then, as gRPC cancels what is dropped, and the server counts that.
+        rpc.add_done_callback(_nothing)
 
     def close(self) -> None:
-        self.closed = True
-        self.replicas.abandon_all(self)
+        self.end_calls()
         for channel in self.take_idle_channels(every=True):
             channel.close()
-        if self.owns_replicas:
-            self.replicas.close()
+        if self.owns_pool:
+            self.pool.close()
 
     def _open(self, target: str) -> grpc.Channel:
         return open_channel(target)
 
 
 def _nothing(_: object) -> None: ...
-
-
-class AnswerStream(Generic[_Chunk]):
-    """An answer in pieces, as it comes: iterate over it once. A context manager; leaving it early cancels the call.
-
-    Args:
-        path: the way to the replicas.
-        call: the call, with its deadline.
-        metadata: goes with every attempt.
-    """
-
-    def __init__(self, path: _SyncPath, call: Call, metadata: Metadata | None) -> None:
-        self._path = path
-        self._call = call
-        self._metadata = metadata
-        self._closed = threading.Event()
-        self._lease: Lease | None = None
-        self._rpc: Any = None
-        self._open()
-
-    def __iter__(self) -> Self:
-        return self
-
-    def __next__(self) -> _Chunk:
-        try:
-            return self._next()
-        except CallError as error:
-            last: _Chunk = self._call.ended_by(error)
-            return last
-
-    def _next(self) -> _Chunk:
-        while not self._closed.is_set():
-            lease = self._lease
-            assert lease is not None
-            try:
-                chunk: _Chunk = next(self._rpc)
-            except StopIteration:
-                try:
-                    self._path.conclude(lease)
-                finally:
-                    self.close()
-                break
-            except grpc.RpcError as error:
-                if self._call.is_whole:  # only how the stream ends is lost
-                    self.close()
-                    break
-                if (first := self._path.replicas.settle(lease)) is None:
-                    self._go_on(lease, error)
-                    continue
-                lease, chunk = self._change_over(first)
-            else:
-                if self._call.is_progress(chunk):
-                    return chunk
-                if not lease.settled and (first := self._path.replicas.settle(lease)) is not None:
-                    lease, chunk = self._change_over(first)
-            self._path.replicas.heard(lease, self._call.take(chunk))
-            return chunk
-        raise StopIteration
-
-    def _change_over(self, first: Takeover) -> tuple[Lease, _Chunk]:
-        """Another replica was faster, and has the call now."""
-        self._lease, self._rpc, piece = first
-        self._end_if_closed()
-        return first.lease, piece
-
-    def _open(self) -> None:
-        """Begins the call, or goes on with it, at a replica; at another one as long as it may be tried again."""
-        call = self._call
-        while self._rpc is None:
-            lease = self._lease = self._path.lease(call)
-            try:
-                self._rpc = self._path.send(lease, self._metadata)
-            except grpc.RpcError as error:
-                self._failed(lease, error)
-            except BaseException:
-                self.close()
-                raise
-        self._end_if_closed()
-
-    def _end_if_closed(self) -> None:
-        """Another thread closed this while it was going over to another replica, and could not know of that."""
-        if self._closed.is_set():
-            self.close()
-
-    def _go_on(self, lease: Lease, error: grpc.RpcError) -> None:
-        """Another replica goes on with the answer.
-
-        Raises:
-            CallError: it ends here.
-        """
-        if self._closed.is_set():  # by another thread: this is the end that it asked for
-            raise call_error(error, skill=self._path.replicas.spec.name, target=lease.member.target) from error
-        self._failed(lease, error)
-        self._rpc = None
-        try:
-            self._open()
-        except BaseException:
-            self.close()
-            raise
-
-    def _failed(self, lease: Lease, error: grpc.RpcError) -> None:
-        try:
-            self._path.attempt_failed(lease, error)
-        except BaseException:
-            self.close()
-            raise
-
-    def close(self) -> None:
-        """Cancels the call if it is not over. Again does nothing. May be called from another thread."""
-        self._closed.set()
-        self._call.give_up()
-        self._end_rpc()
-        if self._lease is not None:
-            self._path.replicas.abandon(self._lease)
-
-    cancel = close
-
-    def _end_rpc(self) -> None:
-        if self._rpc is not None:
-            if self._call.is_whole:
-                # Its end is on the way. Held until then, as gRPC cancels what is dropped, and the server counts that.
-                self._rpc.add_done_callback(_nothing)
-            else:
-                self._rpc.cancel()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
-
-    def __del__(self) -> None:
-        if not self._closed.is_set():
-            self._end_rpc()
-            if self._lease is not None:
-                self._path.replicas.forget(self._lease)

@@ -21,3 +21,9 @@ def tell_lost_end(rpc: Any) -> None:
     """
     if not rpc.is_active():
         rpc._call.cancel(_CANCELLED, "its end was lost")  # noqa: SLF001 - gRPC has no public name for this
+
+
+def cancel_and_tell(rpc: Any) -> None:
+    """Cancel a call, and have its reader hear of that even where gRPC had lost its end just before."""
+    rpc.cancel()
+    tell_lost_end(rpc)

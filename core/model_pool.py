@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import atexit
-import math
 import os
 import threading
 from collections import defaultdict
@@ -14,15 +13,15 @@ from weakref import WeakSet
 
 from core.backends.address import AddressReplica, find_running
 from core.backends.embedded import EmbeddedReplica
-from core.calls import ClientFace
 from core.client import SkillClient
 from core.config import PoolConfig
 from core.errors import PluginError, PoolClosedError, SkillStartError, UnknownSkillError
 from core.plugins import Plugins, get_plugins
+from core.pool.face import ClientFace
+from core.pool.replica_set import ReplicaSet
+from core.pool.status import SkillStatus
+from core.pool.targets import names_many, resolve_all, split_targets
 from core.progress import OnProgress, report
-from core.replicas import ReplicaSet
-from core.replicas.status import SkillStatus
-from core.replicas.targets import names_many, resolve_all, split_targets
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -187,8 +186,7 @@ class ModelPool:
         if self._closed:  # while it was looked for: `close` may have been through already
             replicas.close()
         self._check_open()
-        for member in replicas.members:
-            member.replica.ready(math.inf)  # a start has a limit of its own
+        replicas.make_ready()
         return replicas
 
     def _replace(self, name: str, old: ReplicaSet | None, new: ReplicaSet) -> ReplicaSet:

@@ -19,11 +19,12 @@ import pytest
 
 from core.aio import AsyncAnswerStream, AsyncSkillClient
 from core.client import SkillClient
-from core.replicas import ReplicaSet
+from core.pool.replica_set import ReplicaSet
 from skills import skills_pb2
 
 T = TypeVar("T")
 TIMEOUT_S = 30.0
+STREAM = "GenerateStream"
 
 
 class Stream(Protocol):
@@ -40,14 +41,22 @@ class Stream(Protocol):
 class Client(Protocol):
     """One of the clients, for any thread."""
 
-    def ask(self, request: skills_pb2.GenReq, timeout: float = TIMEOUT_S) -> skills_pb2.GenResp:
+    client: Any
+
+    def ask(self, request: skills_pb2.GenReq, timeout: float | None = TIMEOUT_S, **more: Any) -> skills_pb2.GenResp:
         """`Generate`."""
 
-    def begin(self, request: skills_pb2.GenReq, timeout: float = TIMEOUT_S) -> Stream:
-        """`GenerateStream`. Forgotten, it is forgotten by the client too."""
+    def begin(self, request: skills_pb2.GenReq, timeout: float | None = TIMEOUT_S, method: str = STREAM) -> Stream:
+        """`GenerateStream`, or another method like it. Forgotten, it is forgotten by the client too."""
+
+    def call(self, method: str, *request: Any, **more: Any) -> Any:
+        """Another method, `Health` for example."""
 
     def glance(self, request: skills_pb2.GenReq) -> None:
         """Reads the first piece of an answer, and leaves the loop by `break`."""
+
+    def peek(self, request: skills_pb2.GenReq) -> None:
+        """Reads the first piece of an answer, and leaves the `with` around it."""
 
     def close(self) -> None:
         """Closes the client."""
@@ -58,20 +67,28 @@ User = Callable[[ReplicaSet], AbstractContextManager[Client]]
 
 class _Sync:
     def __init__(self, client: SkillClient) -> None:
-        self._client = client
+        self.client = client
 
     def close(self) -> None:
-        self._client.close()
+        self.client.close()
 
-    def ask(self, request: skills_pb2.GenReq, timeout: float = TIMEOUT_S) -> skills_pb2.GenResp:
-        return self._client.Generate(request, timeout)
+    def ask(self, request: skills_pb2.GenReq, timeout: float | None = TIMEOUT_S, **more: Any) -> skills_pb2.GenResp:
+        return self.client.Generate(request, timeout, **more)
 
-    def begin(self, request: skills_pb2.GenReq, timeout: float = TIMEOUT_S) -> Stream:
-        return self._client.GenerateStream(request, timeout)
+    def begin(self, request: skills_pb2.GenReq, timeout: float | None = TIMEOUT_S, method: str = STREAM) -> Stream:
+        stream: Stream = getattr(self.client, method)(request, timeout)
+        return stream
+
+    def call(self, method: str, *request: Any, **more: Any) -> Any:
+        return getattr(self.client, method)(*request, **more)
 
     def glance(self, request: skills_pb2.GenReq) -> None:
-        for _ in self._client.GenerateStream(request, TIMEOUT_S):
+        for _ in self.client.GenerateStream(request, TIMEOUT_S):
             break
+
+    def peek(self, request: skills_pb2.GenReq) -> None:
+        with self.client.GenerateStream(request, TIMEOUT_S) as stream:
+            next(stream)
 
 
 class _Loop:
@@ -114,23 +131,33 @@ class _AsyncStream:
 
 class _Async:
     def __init__(self, loop: _Loop, client: AsyncSkillClient) -> None:
-        self._loop, self._client = loop, client
+        self._loop, self.client = loop, client
 
-    def ask(self, request: skills_pb2.GenReq, timeout: float = TIMEOUT_S) -> skills_pb2.GenResp:
-        return self._loop.run(self._client.Generate(request, timeout))
+    def ask(self, request: skills_pb2.GenReq, timeout: float | None = TIMEOUT_S, **more: Any) -> skills_pb2.GenResp:
+        return self._loop.run(self.client.Generate(request, timeout, **more))
 
-    def begin(self, request: skills_pb2.GenReq, timeout: float = TIMEOUT_S) -> _AsyncStream:
-        return _AsyncStream(self._loop, self._client.GenerateStream(request, timeout))
+    def begin(self, request: skills_pb2.GenReq, timeout: float | None = TIMEOUT_S, method: str = STREAM) -> Stream:
+        return _AsyncStream(self._loop, getattr(self.client, method)(request, timeout))
+
+    def call(self, method: str, *request: Any, **more: Any) -> Any:
+        return self._loop.run(getattr(self.client, method)(*request, **more))
 
     def glance(self, request: skills_pb2.GenReq) -> None:
         async def first() -> None:
-            async for _ in self._client.GenerateStream(request, TIMEOUT_S):
+            async for _ in self.client.GenerateStream(request, TIMEOUT_S):
                 break
 
         self._loop.run(first())
 
+    def peek(self, request: skills_pb2.GenReq) -> None:
+        async def first() -> None:
+            async with self.client.GenerateStream(request, TIMEOUT_S) as stream:
+                await anext(stream)
+
+        self._loop.run(first())
+
     def close(self) -> None:
-        self._loop.run(self._client.close())
+        self._loop.run(self.client.close())
 
 
 @contextlib.contextmanager

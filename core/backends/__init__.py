@@ -10,8 +10,8 @@ Origin = Literal["address", "container", "running", "embedded"]
 does not; a local process of the pool's."""
 
 
-class Replica(Protocol):
-    """One server of a skill."""
+class Backend(Protocol):
+    """What stands behind a replica: an address, or a process of ours."""
 
     lost: bool
     """Whether the last call found nobody there."""

@@ -39,7 +39,7 @@ def health(*, skill: str, target: str | None, timeout: float, watch: bool, inter
     names the default SKILL, SARAI_<NAME>_TARGET its address.
     """
     from core.client import SkillClient
-    from core.replicas.targets import resolve_all, split_targets
+    from core.pool.targets import resolve_all, split_targets
 
     settings = start_command()
     spec = find_spec(skill)

@@ -80,7 +80,7 @@ def skills(*, watch: bool, interval: float) -> int:
 def _rows(spec: SkillSpec, config: PoolConfig) -> list[Row]:
     from core.backends.address import find_running
     from core.backends.shared import SharedServer
-    from core.replicas.targets import resolve_all, split_targets
+    from core.pool.targets import resolve_all, split_targets
 
     text = config.target_of(spec)
     if text is not None:

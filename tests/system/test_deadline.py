@@ -19,7 +19,7 @@ from core.client import SkillClient
 from core.config import PoolConfig
 from core.errors import DeadlineError
 from core.plugins import get_plugins
-from core.replicas import ReplicaSet
+from core.pool.replica_set import ReplicaSet
 from skills import skills_pb2
 from skills.runtime.pieces import FEW_PIECES
 from tests.fault_proxy import FaultProxy

@@ -4,14 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import time
-from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
 from core.aio import AsyncSkillClient
 from core.client import SkillClient
-from core.replicas.retry_budget import FLOOR
-from skills import skills_pb2
 from tests.stub_skill import Answer, Reply, StubSkill
 from tests.system.test_replicas import REQUEST, client_of, replicas, until
 
@@ -23,7 +20,7 @@ LONG_S = 5.0
 def _all_over(client: SkillClient, *skills: StubSkill) -> None:
     """Until nothing runs any more, at the replicas or here."""
     until(lambda: all(call.ended.is_set() for skill in skills for call in skill.calls))
-    until(lambda: not client._path.replicas.outstanding)
+    until(lambda: not client._wire.pool.outstanding)
 
 
 def test_who_answers_first_has_a_call_that_waits_too_long() -> None:
@@ -37,52 +34,6 @@ def test_who_answers_first_has_a_call_that_waits_too_long() -> None:
         assert slow.calls[0].cancelled, "who lost works no more"
         assert slow.requests[0].seed == fast.requests[0].seed, "it is the same answer"
         assert (stats.calls, stats.attempts, stats.hedges, stats.failovers) == (1, 2, 1, 0)
-
-
-def test_who_is_asked_as_well_is_let_go_where_the_first_one_answers() -> None:
-    with StubSkill(Reply(text=TEXT, delay_s=0.6)) as first, StubSkill(Reply(text=TEXT, delay_s=LONG_S)) as second:
-        with client_of(first, second, hedge_s=HEDGE_S) as client:
-            answer = client.Generate(REQUEST, timeout=10)
-            _all_over(client, first, second)
-        assert (answer.text, answer.tokens_generated) == (TEXT, 3)
-        assert second.calls[0].cancelled
-
-
-def test_who_is_asked_as_well_and_fails_does_not_matter() -> None:
-    failing = Reply(text="", break_after=0)
-    with (
-        StubSkill(Reply(text=TEXT, delay_s=0.6)) as first, StubSkill(failing) as second,
-        client_of(first, second, hedge_s=HEDGE_S) as client,
-    ):  # fmt: skip
-        assert client.Generate(REQUEST, timeout=10).text == TEXT
-        _all_over(client, first, second)
-        assert client.stats().attempts == 2
-
-
-def test_two_are_asked_at_most() -> None:
-    slow = Reply(text=TEXT, delay_s=1.2)
-    with (
-        StubSkill(slow) as one, StubSkill(slow) as two, StubSkill(TEXT) as three,
-        client_of(one, two, three, hedge_s=HEDGE_S) as client,
-    ):  # fmt: skip
-        third = client._path.replicas.members[2]
-        third.full(60.0)
-        stream = client.GenerateStream(REQUEST, timeout=10)
-        until(lambda: client.stats().hedges == 1)
-        third.full(0.0)  # from here on it could be asked, and would be faster than both
-        assert "".join(chunk.text for chunk in stream) == TEXT
-        _all_over(client, one, two, three)
-        assert client.stats().attempts == 2
-
-
-def test_slow_replica_that_loses_is_known_to_be_slow() -> None:
-    with (
-        StubSkill(Reply(text=TEXT, delay_s=LONG_S)) as slow, StubSkill(TEXT) as fast,
-        client_of(slow, fast, hedge_s=HEDGE_S) as client,
-    ):  # fmt: skip
-        for number in range(6):
-            client.Generate(skills_pb2.GenReq(prompt=str(number)), timeout=10)
-        assert client.stats().hedges == 1, "it is avoided from then on"
 
 
 def test_answer_that_goes_on_after_a_break_is_raced_from_there() -> None:
@@ -129,23 +80,6 @@ def test_rival_that_answered_is_let_go_where_nobody_reads_on() -> None:
         stream.close()
         _all_over(client, slow, fast)
         assert fast.calls[0].cancelled
-
-
-def test_hedges_are_within_the_budget() -> None:
-    slow = Reply(text="a", delay_s=0.6)
-    with StubSkill(slow) as one, StubSkill(slow) as two, client_of(one, two, hedge_s=0.1) as client:
-        with ThreadPoolExecutor(16) as pool:
-            answers = list(pool.map(lambda _: client.Generate(REQUEST, timeout=10), range(16)))
-        stats = client.stats()
-    assert {answer.text for answer in answers} == {"a"}
-    assert stats.hedges >= 1
-    assert stats.attempts <= 1.2 * stats.calls + FLOOR
-
-
-def test_nothing_is_hedged_where_nobody_asked_for_it() -> None:
-    with StubSkill(Reply(text="a", delay_s=1.0)) as one, StubSkill("a") as two, client_of(one, two) as client:
-        client.Generate(REQUEST, timeout=10)
-        assert client.stats().attempts == 1
 
 
 def test_async_call_goes_to_whoever_answers_first() -> None:

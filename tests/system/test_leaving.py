@@ -10,11 +10,13 @@ from concurrent.futures import ThreadPoolExecutor
 import grpc
 import pytest
 
-from core.calls import ANSWERS, Call
 from core.errors import CallCancelledError, SaraiError
+from core.pool.answer import ANSWERS, Answer
+from core.pool.events import Asked, Left
+from core.pool.records import Attempt, Call
 from skills import skills_pb2
 from tests.both_clients import BOTH, Stream, User
-from tests.stub_skill import Answer, Failure, Reply, StubSkill
+from tests.stub_skill import Failure, Reply, StubSkill
 from tests.system.test_replicas import REQUEST, replicas, until
 
 SLOW = Reply(text="one two three", chunk_delay_s=30)
@@ -43,7 +45,7 @@ def test_loop_over_an_answer_that_is_left_by_break_cancels_the_call(user: User) 
 
 @pytest.mark.parametrize("user", BOTH)
 def test_replica_whose_answers_were_left_is_called_again_after_it_was_full(user: User) -> None:
-    script: list[Answer] = [SLOW, SLOW, SLOW, FULL, "yes"]
+    script: list[Reply | Failure | str] = [SLOW, SLOW, SLOW, FULL, "yes"]
     with StubSkill(script) as skill, replicas(skill.target) as made, user(made) as client:
         for _ in range(3):
             client.glance(REQUEST)
@@ -71,17 +73,18 @@ def test_garbage_collector_that_finds_an_answer_while_calls_are_served_disturbs_
         gc.disable()
         try:
             del forgotten
-            (member,) = made.members
-            member.pause()
+            (replica,) = made.replicas
+            replica.pause(time.monotonic())
             # The first to be served runs the collector, in the midst of serving.
-            calls = [Call(ANSWERS, REQUEST, 10.0, caller="") for _ in range(2)]
-            tickets = [made.enter(call, collect) for call in calls]
-            until(lambda: all(made.poll(ticket) == 0.0 for ticket in tickets))
+            calls = [Call(ANSWERS, time.monotonic() + 10) for _ in range(2)]
+            for call in calls:
+                call.wake = collect
+                made.tell(Asked(call))
+            until(lambda: all(call.attempt is not None for call in calls))
         finally:
             gc.enable()
-        for ticket in tickets:
-            assert ticket.lease is not None
-            made.release(ticket.lease)
+        for call in calls:
+            made.tell(Left(call))
         until(lambda: not made.outstanding)
 
 
@@ -96,6 +99,21 @@ def test_garbage_collector_that_finds_an_answer_wakes_who_waits_for_its_place(us
             del forgotten
             gc.collect()
             assert waiting.result(2).text == "yes"
+
+
+@pytest.mark.parametrize("user", BOTH)
+def test_call_that_is_over_leaves_nothing_to_the_garbage_collector(user: User) -> None:
+    """What holds a connection would else keep it until the collector comes."""
+    broken = Reply(text="one two", break_after=1)
+    with StubSkill([broken, "one two", SLOW]) as skill, replicas(skill.target) as made, user(made) as client:
+        gc.disable()
+        try:
+            assert "".join(chunk.text for chunk in client.begin(REQUEST)) == "one two"
+            client.glance(REQUEST)
+            until(lambda: not made.outstanding)
+            until(lambda: not any(isinstance(each, (Answer, Attempt, Call)) for each in gc.get_objects()))
+        finally:
+            gc.enable()
 
 
 @pytest.mark.parametrize("user", BOTH)

@@ -11,7 +11,7 @@ import pytest
 from core.aio import AsyncSkillClient
 from core.client import SkillClient
 from core.errors import CallError, DeadlineError
-from core.replicas import ReplicaSet
+from core.pool.replica_set import ReplicaSet
 from skills import skills_pb2
 from skills.runtime.pieces import HOLD_S
 from tests.stub_skill import Failure, Reply, StubSkill
@@ -142,7 +142,7 @@ def test_progress_is_passed_on_and_counts_for_nothing(ask: Ask) -> None:
         told = [chunk.progress.prompt_tokens_read for chunk in chunks if chunk.HasField("progress")]
         assert told == [0, 1, 2]
         assert "".join(chunk.text for chunk in chunks) == chunks[-1].result.text == "one two"
-        assert made.members[0].pace("GenerateStream").wait_s >= READING.delay_s, "it was no piece"
+        assert made.replicas[0].pace("GenerateStream").wait_s >= READING.delay_s, "it was no piece"
 
 
 @anyhow

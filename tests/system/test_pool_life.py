@@ -16,7 +16,7 @@ from core.client import SkillClient
 from core.config import PoolConfig
 from core.errors import CallCancelledError, PoolClosedError, SkillStartError, UnavailableError
 from core.model_pool import ModelPool
-from core.replicas import ReplicaSet
+from core.pool.replica_set import ReplicaSet
 from skills import skills_pb2
 from tests.stub_plugin import PluginTree, free_port, stub_spec
 from tests.stub_skill import Reply, StubSkill

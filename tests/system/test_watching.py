@@ -16,16 +16,19 @@ import pytest
 from core.backends.address import AddressReplica
 from core.client import SkillClient
 from core.config import PoolConfig
-from core.replicas import ReplicaSet, watcher
+from core.pool import watcher
+from core.pool.events import Targets
+from core.pool.replica_set import ReplicaSet
+from core.pool.state import SILENT_S
 from skills import skills_pb2
-from tests.both_clients import BOTH, User
+from tests.both_clients import async_user
 from tests.fault_proxy import FaultProxy
 from tests.stub_plugin import stub_spec
 from tests.stub_skill import Reply, StubSkill
 from tests.system.test_replicas import REQUEST, replicas, until
 
 TEXT = "one two three"
-IN_TIME_S = watcher.SILENT_S + 2 * watcher.CHECK_TIMEOUT_S
+IN_TIME_S = SILENT_S + 2 * watcher.CHECK_TIMEOUT_S
 """After this a call leaves a replica that is silent: noticed, asked over its connection, asked over a new one."""
 
 
@@ -40,13 +43,12 @@ def looking(look: watcher.Look, *targets: str) -> Iterator[ReplicaSet]:
         made.close()
 
 
-@pytest.mark.parametrize("user", BOTH)
-def test_calls_at_several_silent_replicas_all_go_on_in_the_time_of_one(user: User) -> None:
+def test_calls_at_several_silent_replicas_all_go_on_in_the_time_of_one() -> None:
     with contextlib.ExitStack() as stack:
         skills = [stack.enter_context(StubSkill(Reply(text=TEXT, chunk_delay_s=0.3))) for _ in range(5)]
         proxies = [stack.enter_context(FaultProxy(skill.target)) for skill in skills]
         made = stack.enter_context(replicas(*(proxy.target for proxy in proxies)))
-        client, threads = stack.enter_context(user(made)), stack.enter_context(ThreadPoolExecutor(5))
+        client, threads = stack.enter_context(async_user(made)), stack.enter_context(ThreadPoolExecutor(5))
         streams = [client.begin(skills_pb2.GenReq(prompt=str(number))) for number in range(5)]
         firsts = list(threads.map(lambda stream: next(stream).text, streams))
         assert [len(skill.requests) for skill in skills] == [1] * 5
@@ -113,11 +115,11 @@ def test_replica_that_is_no_target_any_more_leaves_nothing_behind() -> None:
     ):  # fmt: skip
         stream = client.GenerateStream(REQUEST, timeout=30)
         next(stream)
-        gone = weakref.ref(made.members[0])
-        until(lambda: bool(made.members[0].checked_s))  # as it is silent
+        gone = weakref.ref(made.replicas[0])
+        until(lambda: bool(made.replicas[0].checked_s))  # as it is silent
         stream.close()
         del stream
-        made.update([new.target, other.target])
+        made.tell(Targets([new.target, other.target]))
         for number in range(2):
             assert client.Generate(skills_pb2.GenReq(prompt=str(number)), timeout=10).text == "yes"
         until(lambda: not gc.collect() and gone() is None)

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from core import calls
+from core.pool import answer
 from skills.runtime import pieces
 
 
 def test_pool_and_servers_mean_the_same() -> None:
-    assert calls.FEW_PIECES == pieces.FEW_PIECES
+    assert answer.FEW_PIECES == pieces.FEW_PIECES

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 import pytest
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
+    from collections.abc import Set as AbstractSet
 
 ROOT = Path(__file__).parents[3]
 CONTRACT = ("skills.skills_pb2", "skills.skills_pb2_grpc")
@@ -101,10 +102,64 @@ def test_low_layers_of_core_reach_no_higher(path: str) -> None:
         assert not within(name, "core") or within(name, *LAYERS[path]), f"{path} imports {name}"
 
 
-@pytest.mark.parametrize("path", [*sources("core/backends"), "core/client.py", "core/aio.py", "core/calls.py"])
+# What decides for the pool: the same events at the same moments always give the same actions.
+PURE = [
+    f"core/pool/{name}.py"
+    for name in ("balance", "events", "pace", "records", "retry_budget", "roster", "state", "status", "verdicts",
+                 "waiting_line")
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("path", PURE)
+def test_what_decides_for_the_pool_has_no_clock_no_lock_and_no_wire(path: str) -> None:
+    assert not {"asyncio", "os", "random", "socket", "threading", "time"} & set(top_level(path))
+    for name in imports(path):
+        core = file_of(name) if within(name, "core") else None
+        allowed = ("core/backends/__init__.py", "core/config.py", "core/errors.py", "core/pool/__init__.py",
+                   "core/quiet_grpc.py", "core/rpc_status.py", *PURE)  # fmt: skip
+        assert core is None or core in allowed, f"{path} imports {name}"
+
+
+@pytest.mark.parametrize("path", [*sources("core/backends"), *sources("core/pool"), "core/client.py", "core/aio.py"])
 def test_backends_and_clients_do_not_know_the_pool(path: str) -> None:
     for name in imports(path):
         assert not within(name, "core.model_pool", "core.omni_loop", "core.plugins", "core.cli"), f"{path}: {name}"
+
+
+def file_of(name: str) -> str | None:
+    """The file of ours that a full name stands for, or lies in."""
+    parts = name.split(".")
+    modules = ("/".join(parts[:length]) for length in range(len(parts), 0, -1))
+    candidates = (path for module in modules for path in (f"{module}.py", f"{module}/__init__.py"))
+    return next((path for path in candidates if (ROOT / path).is_file()), None)
+
+
+def circle_in(imported: Mapping[str, AbstractSet[str]]) -> list[str]:
+    """Files each of which imports the next one, and the last one the first; empty where there are none."""
+    done = set[str]()
+
+    def walk(path: str, way: list[str]) -> list[str]:
+        if path in way:
+            return way[way.index(path) :]
+        found: list[str] = []
+        if path not in done:
+            found = next(filter(None, (walk(each, [*way, path]) for each in sorted(imported[path]))), [])
+            done.add(path)
+        return found
+
+    return next(filter(None, (walk(path, []) for path in imported)), [])
+
+
+def test_the_search_finds_a_circle() -> None:
+    assert circle_in({"a": {"b", "c"}, "b": set(), "c": {"d"}, "d": {"b", "c"}}) == ["c", "d"]
+
+
+def test_no_files_of_core_import_each_other_in_a_circle() -> None:
+    """Not even for type checking: who reads one of them would have to read all."""
+    files = sources("core")
+    imported = {path: {file_of(name) or "" for name in imports(path)} & set(files) - {path} for path in files}
+    assert imported["core/pool/state.py"]
+    assert circle_in(imported) == []
 
 
 @pytest.mark.parametrize("path", [path for path in sources("core") if not path.startswith("core/cli")])

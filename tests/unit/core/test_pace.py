@@ -2,34 +2,19 @@
 
 from __future__ import annotations
 
-import time
-
 import pytest
 
-from core.calls import Call
-from core.replicas import Lease, Member
-from core.replicas.pace import FORGOTTEN_S, Fastest, Pace
-from skills import skills_pb2
-from tests.system.test_replicas import replicas
+from core.pool.pace import FORGOTTEN_S, Fastest, Pace
 
-NOW = time.monotonic()
+NOW = 1000.0
 
 
 def _pace(*calls: tuple[float, int], noted_s: float = NOW, first_s: float = 0.01) -> Pace:
     """Of calls that took so many seconds for so many tokens; the first piece came after `first_s`."""
     pace = Pace()
-    with replicas("127.0.0.1:1") as made:
-        (member,) = made.members
-        for seconds, tokens in calls:
-            pace.note(_lease(member, noted_s, seconds, tokens, first_s), noted_s)
+    for seconds, tokens in calls:
+        pace.note(seconds, tokens, first_s, noted_s)
     return pace
-
-
-def _lease(member: Member, ended_s: float, seconds: float, tokens: int, first_s: float) -> Lease:
-    lease = Lease(Call("GenerateStream", skills_pb2.GenReq(prompt="x"), 10.0, caller=""), member)
-    lease.began_s, lease.heard_s = ended_s - seconds, ended_s
-    lease.tokens, lease.longest_wait_s = tokens, first_s
-    return lease
 
 
 def test_replica_with_clearly_longer_tokens_is_slower() -> None:

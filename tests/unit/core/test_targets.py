@@ -5,7 +5,7 @@ import pytest
 from core.config import PoolConfig
 from core.errors import ConfigError
 from core.model_pool import ModelPool
-from core.replicas.targets import names_many, resolve, resolve_all, split_targets
+from core.pool.targets import names_many, resolve, resolve_all, split_targets
 from tests.stub_plugin import PluginTree
 
 

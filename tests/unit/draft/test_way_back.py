@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from core.calls import HARD_DEADLINES
+from core.pool.answer import HARD_DEADLINES
 from skills.runtime.round_trip import round_trip_s
 from skills.runtime.way_back import LEAST_DELAY_S, MOST_DELAY_S, REMEMBERED_S, WayBack, sent_late_s
 from skills.skill_draft import last_moment

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import time
 
 RATIO = 0.2
 FLOOR = 3.0
@@ -12,7 +11,7 @@ TRICKLE_S = 1.0
 
 
 class RetryBudget:
-    """A fifth of the calls, and three (Envoy's figures). Not thread-safe: the replica set's lock is around it.
+    """A fifth of the calls, and three (Envoy's figures).
 
     Each call adds a fifth of a retry, up to a hundred retries; each retry takes one. When nothing is left, one a second
     goes through all the same: a call whose replica has died is never given up while another one lives.
@@ -20,10 +19,10 @@ class RetryBudget:
 
     def __init__(self) -> None:
         self._credit = FLOOR
-        self._last_s = 0.0
+        self._last_s = -math.inf
 
     def call(self) -> None:
-        """A call begins."""
+        """Add the share of a call that begins."""
         self._credit = min(MOST, self._credit + RATIO)
 
     @property
@@ -31,16 +30,15 @@ class RetryBudget:
         """Whether a further attempt can go at once."""
         return self._credit >= 1.0
 
-    def spend(self, most_s: float = math.inf) -> float:
-        """A further attempt is wanted. Returns how long it has to wait, seconds: 0 where there is credit.
+    def spend(self, now: float, most_s: float = math.inf) -> float:
+        """Take a further attempt. Returns how long it has to wait, seconds: 0 where there is credit.
 
-        Whoever cannot wait so long, but `most_s` seconds, leaves the place to others.
+        Whoever cannot wait that long, but `most_s` seconds, leaves the place to others.
         """
-        now = time.monotonic()
         if self._credit >= 1.0:
             self._credit -= 1.0
             return 0.0
         wait_s = max(0.0, self._last_s + TRICKLE_S - now)
-        if wait_s < most_s:
+        if wait_s <= most_s:
             self._last_s = now + wait_s
         return wait_s

@@ -6,6 +6,33 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from core.backends import Origin
+from core.pool.records import Call, Replica
+
+
+@dataclass(slots=True)
+class CallStats:
+    """Calls, and how often they went out."""
+
+    calls: int = 0
+    """Calls that callers made."""
+    attempts: int = 0
+    """Requests that were sent for them."""
+    retries: int = 0
+    """Further attempts at the same replica."""
+    failovers: int = 0
+    """Further attempts at another replica."""
+    hedges: int = 0
+    """Attempts at another replica while the first one still had time."""
+
+    def attempt(self, call: Call, replica: Replica, *, hedge: bool) -> None:
+        """Count an attempt of a call at a replica."""
+        self.attempts += 1
+        if hedge:
+            self.hedges += 1
+        elif call.last_replica is replica:
+            self.retries += 1
+        elif call.last_replica is not None:
+            self.failovers += 1
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

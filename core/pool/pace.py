@@ -1,17 +1,13 @@
-"""How fast a replica answers, beside how fast the others do."""
+"""How fast a replica answers, compared with the others."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterable
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    from core.replicas.lease import Lease
 
 FORGOTTEN_S = 30.0
 CLEARLY_SLOWER = 2.0
-"""Up to so much slower is as fast: that is the noise of different prompts."""
+"""Up to this factor a replica counts as just as fast: that is the noise of different prompts."""
 LEAST_WAIT_S = 0.1
 """A shorter silence says nothing: that is a step of a model, or the turn of another thread."""
 _WEIGHT = 0.3
@@ -25,14 +21,21 @@ class Pace:
         self._waits_s = self._calls = 0.0
         self._noted_s = 0.0
 
-    def note(self, lease: Lease, now: float) -> None:
-        """A call has ended there, or was taken from it."""
+    def note(self, seconds: float, tokens: int, wait_s: float, now: float) -> None:
+        """Learn from a call that has ended there, or was taken from it.
+
+        Args:
+            seconds: how long it took.
+            tokens: how many came in that time.
+            wait_s: the longest time without news, seconds.
+            now: on the monotonic clock.
+        """
         keep = 1.0 - _WEIGHT
         # Seconds and tokens each for themselves: an answer of one token, which is mostly prompt, must not weigh as much
         # as one of a hundred.
-        self._seconds = keep * self._seconds + now - lease.began_s
-        self._tokens = keep * self._tokens + max(1, lease.tokens)
-        self._waits_s = keep * self._waits_s + max(lease.longest_wait_s, now - lease.heard_s)
+        self._seconds = keep * self._seconds + seconds
+        self._tokens = keep * self._tokens + max(1, tokens)
+        self._waits_s = keep * self._waits_s + wait_s
         self._calls = keep * self._calls + 1
         self._noted_s = now
 
@@ -49,7 +52,7 @@ class Pace:
     def slower(self, fastest: Fastest, silent_s: float, now: float) -> float:
         """How many times as long it takes as the fastest, 1 where it is as fast.
 
-        That is forgotten, so that who was slow is tried again; what is silent now counts as it is.
+        That is forgotten, so that a replica that was slow is tried again; a silence that goes on counts as it is.
 
         Args:
             fastest: of the replicas that are chosen from.

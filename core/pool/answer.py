@@ -1,0 +1,275 @@
+"""The way of one call through its attempts to its end, written once for both clients."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING, Any
+
+from core.answer_so_far import AnswerSoFar
+from core.errors import CallError, DeadlineError, PoolClosedError, SaraiError, SkillFailedError
+from core.pool.balance import conversation_keys
+from core.pool.events import Asked, Failed, Heard, Left, Succeeded
+from core.pool.records import Attempt, Call
+from core.pool.wire import END, Caller, Metadata, Wire
+from core.quiet_grpc import grpc
+from core.rpc_status import call_error, initial_metadata
+
+if TYPE_CHECKING:
+    from skills import skills_pb2
+
+ANSWERS = "GenerateStream"
+"""The method whose answer can be continued: its pieces carry token ids, its requests take them."""
+FEW_PIECES = ("sarai-pieces", "few")
+"""Metadata that asks a server to gather the pieces of an answer: only its whole is read (skills/runtime/pieces.py)."""
+HARD_DEADLINES = ("sarai-deadline", "error")
+"""Initial metadata of a server for which an answer that is late is an error (skills/skill_draft/last_moment.py)."""
+
+
+class Answer:
+    """One call: asks for a replica, sends, reads, and goes on at another replica where that is decided.
+
+    Read in one thread or task; `let_go` may be called from any.
+
+    Args:
+        wire: the client's channels.
+        method: the stub's method.
+        request: its message.
+        timeout_s: the deadline of the call, seconds from now; None for the usual one.
+        metadata: goes with every attempt.
+        single: whether its answer is one message.
+        whole_only: whether the caller sees nothing of the answer before it has come whole.
+
+    Raises:
+        ValueError, PoolClosedError: see `Wire.timeout_s`.
+    """
+
+    def __init__(
+        self,
+        wire: Wire,
+        method: str,
+        request: Any,
+        timeout_s: float | None,
+        metadata: Metadata | None,
+        *,
+        single: bool = False,
+        whole_only: bool = False,
+    ) -> None:
+        deadline_s = time.monotonic() + wire.timeout_s(method, timeout_s)
+        if whole_only and not wire.pool.config.hedge_s:  # for a hedge the first piece is to come soon
+            metadata = (*(metadata or ()), FEW_PIECES)
+        self.pool = wire.pool
+        self._wire, self._request, self._metadata = wire, request, metadata
+        self._single, self._whole_only = single, whole_only
+        self._so_far = AnswerSoFar(request) if method == ANSWERS else None
+        self._hard_deadline = bool(getattr(request, "hard_deadline", False))
+        """Whether an answer that is not whole at the deadline is an error."""
+        keys = conversation_keys(request)
+        self._call = Call(method, deadline_s, caller=wire.caller, owner=wire, conversation=keys)
+        if self._so_far is not None:
+            self._call.race = self._begin_race
+        self._caller: Caller | None = None
+        self._whole = False
+        self.closed = False
+
+    async def open(self) -> None:
+        """Send the request to a replica; to another one as long as it may be tried again.
+
+        Raises:
+            CallError: it failed.
+        """
+        try:
+            while (attempt := await self._turn()) is not None and attempt.rpc is None:
+                await self._try_to_send(attempt)
+        except BaseException:
+            self.let_go()
+            raise
+
+    async def next(self) -> Any:
+        """The next message, `END` after the last one.
+
+        Raises:
+            CallError: the call has failed, and there is nothing that its deadline has ended.
+        """
+        if self.closed:
+            return END
+        try:
+            while (attempt := await self._turn()) is not None:
+                if attempt.rpc is None:
+                    await self._try_to_send(attempt)
+                elif (message := await self._read(attempt)) is END:
+                    break
+                elif message is not None:
+                    return message
+        except CallError as error:
+            self.let_go()
+            return self._last_message(error)
+        except BaseException:
+            self.let_go()
+            raise
+        self.let_go()
+        return END
+
+    async def only(self) -> Any:
+        """The message of a call that has but one."""
+        message = await self.next()
+        self.let_go()
+        return message
+
+    async def result(self) -> skills_pb2.GenResp:
+        """The whole answer."""
+        result: skills_pb2.GenResp | None = None
+        while (chunk := await self.next()) is not END:
+            if chunk.HasField("result"):
+                result = chunk.result
+                if not self._wire.reads_to_the_end:
+                    break
+        self.let_go()
+        assert result is not None, "a stream without a result ends with an error"
+        return result
+
+    def let_go(self) -> None:
+        """End the call if it is not over. Idempotent."""
+        self.closed = True
+        self.pool.tell(Left(self._call))
+        self._leave_to_end()
+
+    def forget(self) -> None:
+        """The same soon; for the garbage collector (see `ReplicaSet.tell_later`)."""
+        self.pool.tell_later(Left(self._call))
+        self._leave_to_end()
+
+    def _leave_to_end(self) -> None:
+        call = self._call
+        if self._whole and call.attempt is not None:
+            self._wire.leave_to_end(call.attempt.rpc)
+            call.attempt = None
+
+    # --- one attempt ---
+
+    async def _turn(self) -> Attempt | None:
+        """The attempt that the answer comes from now; waits for one. None where its end is not waited for."""
+        call = self._call
+        if self._caller is None:
+            self._caller = self._wire.caller_here()
+            call.wake = self._caller.wake
+            self.pool.tell(Asked(call))
+        while call.attempt is None:
+            if call.error is not None:
+                raise call.error
+            if self._whole:
+                return None
+            await self._caller.wait()
+        return call.attempt
+
+    async def _try_to_send(self, attempt: Attempt) -> None:
+        request = self._request if self._so_far is None else self._so_far.next_request()
+        try:
+            await self._send(attempt, request)
+        except grpc.RpcError as error:
+            self._failed(attempt, error)
+
+    async def _send(self, attempt: Attempt, request: Any) -> None:
+        call = self._call
+        await self._wire.ready(self.pool.backend(attempt.replica), call.remaining_s(time.monotonic()))
+        attempt.rpc = self._wire.begin(attempt, request, call.remaining_s(time.monotonic()), self._metadata)
+        if attempt.over:  # before there was anything to cancel
+            attempt.cancel()
+
+    async def _read(self, attempt: Attempt) -> Any:
+        """The next message that counts; None where the attempt has failed, or another one has the call by now."""
+        message, attempt.first = attempt.first, None
+        try:
+            if message is None:
+                message = await self._wire.read(attempt.rpc, single=self._single)
+        except grpc.RpcError as error:
+            if self._whole:
+                return END  # only how the stream ends is lost
+            self._failed(attempt, error)
+            return None
+        if self._whole and message is END:
+            return END
+        return message if self._counts(attempt, message) else None
+
+    def _counts(self, attempt: Attempt, message: Any) -> bool:
+        """Report a message, and take it in. Returns False where another attempt has the call by now."""
+        answer, before = self._so_far, attempt.tokens
+        if message is END and answer is not None:
+            self.pool.tell(Failed(attempt, self._silent_cut(attempt)))
+            return False
+        if self._is_progress(message):
+            return not attempt.over
+        tokens, resumable = 1, self._whole_only
+        whole = self._single or message is END
+        if answer is not None:
+            whole = message.HasField("result")
+            tokens = len(message.token_ids) or 1
+            resumable = resumable or answer.is_resumable_after(message)
+        self.pool.tell(Succeeded(attempt, tokens) if whole else Heard(attempt, tokens, resumable))
+        if attempt.tokens == before:
+            return False
+        self._whole = self._whole or whole
+        if answer is not None:
+            answer.take(message)
+        return True
+
+    def _is_progress(self, message: Any) -> bool:
+        """Whether a message says only how far the call is. For whoever waits for the first piece it is nothing."""
+        return self._so_far is not None and message is not END and bool(message.HasField("progress"))
+
+    def _failed(self, attempt: Attempt, error: grpc.RpcError) -> None:
+        """Report that an attempt has failed. Raises what is no failure of the replica."""
+        if isinstance(error, SaraiError):
+            raise error  # the local process did not come up, for example
+        if HARD_DEADLINES in initial_metadata(error):
+            self._hard_deadline = True
+        if attempt.over:
+            return  # the pool itself has ended it, and decided what comes next
+        ours = call_error(error, skill=self.pool.spec.name, target=attempt.replica.target)
+        # It may be raised later, when nobody has come to go on with the call. Until then its traceback would hold the
+        # stream, which could not be forgotten.
+        ours.__cause__ = error.with_traceback(None)
+        self.pool.tell(Failed(attempt, ours))
+
+    def _last_message(self, error: CallError) -> Any:
+        """The last message of an answer that its deadline has ended, with what there is of it.
+
+        Raises:
+            CallError: the given error, where that is not what has happened, or there is nothing.
+        """
+        late = isinstance(error, DeadlineError) or self._call.out_of_time
+        if not late or self._hard_deadline or self._so_far is None or not self._so_far.has_text:
+            raise error
+        return self._so_far.as_it_is()
+
+    # --- another replica is asked as well ---
+
+    def _begin_race(self, attempt: Attempt) -> None:
+        # The pool's lock is held: nobody takes a piece meanwhile, so the request is the same.
+        assert self._so_far is not None
+        assert self._caller is not None
+        self._caller.aside(self._race(attempt, self._so_far.next_request()))
+
+    async def _race(self, attempt: Attempt, request: Any) -> None:
+        """Read the first piece of the second replica's answer; the rest is read by whoever calls."""
+        try:
+            await self._send(attempt, request)
+            while self._is_progress(piece := await self._wire.read(attempt.rpc, single=False)):
+                pass
+            if piece is not END:
+                attempt.first = piece
+                self.pool.tell(Heard(attempt, 0, self._call.resumable))
+        except grpc.RpcError as error:
+            self._failed(attempt, error)
+        except PoolClosedError:
+            pass
+        finally:
+            if self._call.attempt is not attempt:
+                self.pool.tell(Failed(attempt, self._silent_cut(attempt)))  # if nobody has noted yet that it is over
+
+    def _silent_cut(self, attempt: Attempt) -> CallError:
+        return SkillFailedError(
+            code=grpc.StatusCode.DATA_LOSS,
+            details="the stream ended without the whole answer in its last message",
+            skill=self.pool.spec.name,
+            target=attempt.replica.target,
+        )

@@ -1,0 +1,100 @@
+"""What the sync and the async client have in common for their users."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from core.pool.answer import Answer
+from core.pool.wire import Metadata, Wire
+from core.quiet_grpc import grpc
+
+if TYPE_CHECKING:
+    from core.backends import Origin
+    from core.pool.replica_set import ReplicaSet
+    from core.pool.status import CallStats
+
+
+class ClientFace(ABC):
+    """What the sync and the async client have in common: who they are, and the methods of the stub by name."""
+
+    _wire: Wire
+
+    @property
+    def skill(self) -> str:
+        """The skill's name."""
+        return self._wire.pool.spec.name
+
+    @property
+    def target(self) -> str:
+        """The address that is called; where there are several replicas, all of them, separated by commas."""
+        return self._wire.pool.target
+
+    @property
+    def origin(self) -> Origin:
+        """Where the address comes from: `address` (it was set), `running`, `container` (found) or `embedded`."""
+        return self._wire.pool.origin
+
+    @property
+    def closed(self) -> bool:
+        """Whether the client was closed."""
+        return self._wire.closed
+
+    def stats(self) -> CallStats:
+        """What was done for the calls to this skill, by all clients of the pool."""
+        return self._wire.pool.stats
+
+    def calls(self, pool: ReplicaSet) -> bool:
+        """Whether these are the replicas that the client calls."""
+        return self._wire.pool is pool
+
+    def __getattr__(self, method: str) -> Callable[..., Any]:
+        """Any other method of the skill's stub that takes one request."""
+        if not method.startswith("_"):
+            _, stub = self._wire.connect(self._wire.pool.replicas[0])
+            stub_method = getattr(stub, method, None)
+            if isinstance(stub_method, (grpc.UnaryUnaryMultiCallable, grpc.aio.UnaryUnaryMultiCallable)):
+                return partial(_with_positions, self._unary, method)
+            if isinstance(stub_method, (grpc.UnaryStreamMultiCallable, grpc.aio.UnaryStreamMultiCallable)):
+                return partial(_with_positions, self._stream, method)
+        raise AttributeError(f"{type(self).__name__!r} object has no attribute {method!r}")
+
+    @abstractmethod
+    def _unary(self, method: str, request: Any, timeout: float | None, metadata: Metadata | None) -> Any: ...
+
+    @abstractmethod
+    def _stream(self, method: str, request: Any, timeout: float | None, metadata: Metadata | None) -> Any: ...
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} {self.skill} at {self.target} ({self.origin})>"
+
+
+class StreamFace:
+    """What the sync and the async stream have in common.
+
+    Args:
+        answer: the call.
+    """
+
+    def __init__(self, answer: Answer) -> None:
+        self._answer = answer
+
+    def close(self) -> None:
+        """Cancel the call if it is not over. Idempotent. May be called from another thread."""
+        self._answer.let_go()
+
+    cancel = close
+
+    def __del__(self) -> None:
+        answer: Answer | None = getattr(self, "_answer", None)  # none where a Ctrl-C came before there was one
+        if answer is not None and not answer.closed:
+            answer.forget()
+
+
+def _with_positions(
+    call: Callable[..., Any], method: str, request: Any, timeout: float | None = None, metadata: Metadata | None = None
+) -> Any:
+    """Takes the arguments of a stub's method, by position or by name."""
+    return call(method, request, timeout, metadata)

@@ -1,0 +1,195 @@
+"""The replicas of one skill, for any thread: tells the state what happens, and does what it decides."""
+
+from __future__ import annotations
+
+import logging
+import math
+import threading
+import time
+from collections import deque
+from collections.abc import Iterable
+from typing import TYPE_CHECKING
+
+from core.backends.address import AddressReplica
+from core.interrupts import HeldInterrupts
+from core.pool import events
+from core.pool.records import Replica
+from core.pool.state import PoolState
+from core.pool.status import ReplicaStatus, SkillStatus
+from core.pool.watcher import Look, Watcher
+
+if TYPE_CHECKING:
+    from core.backends import Backend, Origin
+    from core.config import PoolConfig
+    from core.pool.events import Action, Event
+    from core.pool.status import CallStats
+    from core.skill import SkillSpec
+
+_log = logging.getLogger(__name__)
+
+
+class ReplicaSet:
+    """The replicas of a skill and the calls that run there or wait. Shared by sync and async clients.
+
+    Args:
+        spec: the skill.
+        config: the pool's settings.
+        backends: those that are there at the beginning.
+        look: finds the targets that are there now; None where they do not change.
+    """
+
+    def __init__(
+        self, spec: SkillSpec, config: PoolConfig, backends: Iterable[Backend], look: Look | None = None
+    ) -> None:
+        self.spec = spec
+        self.config = config
+        self._backends = {backend.target: backend for backend in backends}
+        self.origin: Origin = next(iter(self._backends.values())).origin
+        """Where the addresses come from; the same for all."""
+        known, local = self.origin != "address", self.origin == "embedded"
+        replicas = [Replica(target, known=known, starts_itself=local) for target in self._backends]
+        self._state = PoolState(spec.name, config, replicas, changing=look is not None)
+        # Reentrant, as a handler of signals may run in the midst of anything, in the same thread.
+        self._lock = threading.RLock()
+        self._events: deque[Event] = deque()
+        self._working = False
+        self._watcher = Watcher(
+            spec, tell=self.tell, due_s=lambda: self._state.due_s, is_followed=self._is_followed, look=look
+        )
+
+    # --- what happens ---
+
+    def tell(self, event: Event) -> None:
+        """Take in what has happened, and do what comes of it. Takes microseconds."""
+        self._events.append(event)
+        with HeldInterrupts(), self._lock:
+            if self._working:
+                return  # in the midst of another event: this one has its turn after that
+            self._working = True
+            try:
+                while self._events:
+                    for action in self._state.on(self._events.popleft(), time.monotonic()):
+                        self._safely_do(action)
+            finally:
+                self._working = False
+            self._watcher.wake_by(self._state.due_s)
+
+    def tell_later(self, event: Event) -> None:
+        """The same at the next event, or tick.
+
+        For the garbage collector, which may run in the midst of any method, in the same thread: all that is done here
+        is one append.
+        """
+        self._events.append(event)
+
+    def _safely_do(self, action: Action) -> None:
+        try:
+            self._do(action)
+        except Exception:  # noqa: BLE001  # as where no thread can be started: the other actions are other calls'
+            _log.exception("skill %r: the pool cannot do %r", self.spec.name, action)
+
+    def _do(self, action: Action) -> None:
+        match action:
+            case events.Begin(attempt):
+                self.backend(attempt.replica).begin_use()
+                if attempt.hedge and attempt.call.race is not None:
+                    attempt.call.race(attempt)
+                else:
+                    attempt.call.wake()
+            case events.End(attempt):
+                self.backend(attempt.replica).end_use()
+                if attempt.why_over:
+                    attempt.cancel()
+            case events.Fail(call):
+                call.wake()
+            case events.Prod(attempt):
+                attempt.prod()
+            case events.Probe(attempt, since_s):
+                self._watcher.probe(attempt, since_s)
+            case events.Follow(replica):
+                self._watcher.follow(replica)
+            case events.Doubt(replica):
+                self.backend(replica).lost = True
+
+    # --- how it is ---
+
+    def backend(self, replica: Replica) -> Backend:
+        """What starts and stops a replica; nothing does for an address that came later."""
+        return self._backends.get(replica.target) or AddressReplica(replica.target, self.origin)
+
+    def _is_followed(self, replica: Replica) -> bool:
+        """Whether its health matters: a replica alone is followed only while it is away."""
+        return not replica.leaving and (replica.down or self._state.roster.has_choice)
+
+    def make_ready(self) -> None:
+        """Start what is ours to start. Raises what `Backend.ready` raises."""
+        for backend in self._backends.values():
+            backend.ready(math.inf)  # a start has a limit of its own
+
+    @property
+    def replicas(self) -> tuple[Replica, ...]:
+        """Those that are there now."""
+        return tuple(self._state.roster.replicas)
+
+    @property
+    def target(self) -> str:
+        """The addresses, separated by commas."""
+        return self._state.roster.target
+
+    @property
+    def stats(self) -> CallStats:
+        """What was done for the calls."""
+        return self._state.stats
+
+    @property
+    def lost(self) -> bool:
+        """Whether nobody answers any more."""
+        return all(replica.down for replica in self.replicas)
+
+    @property
+    def outstanding(self) -> int:
+        """Calls that run or wait."""
+        with self._lock:
+            return self._state.outstanding
+
+    @property
+    def waiting(self) -> int:
+        """Calls that wait for a replica."""
+        return len(self._state.line)
+
+    def status(self) -> SkillStatus:
+        """How the replicas are."""
+        with self._lock:
+            return SkillStatus(
+                skill=self.spec.name,
+                origin=self.origin,
+                waiting=self.waiting,
+                calls=self.stats.calls,
+                attempts=self.stats.attempts,
+                failovers=self.stats.failovers,
+                replicas=tuple(map(self._status_of, self.replicas)),
+            )
+
+    def _status_of(self, replica: Replica) -> ReplicaStatus:
+        backend = self.backend(replica)
+        stopped = replica.starts_itself and backend.pid is None
+        return ReplicaStatus(
+            target=replica.target,
+            state="stopped" if stopped else replica.condition(time.monotonic()),
+            why=replica.why_down,
+            outstanding=len(replica.attempts),
+            calls=replica.calls,
+            failures=replica.failures,
+            pid=backend.pid,
+            restarts=backend.restarts,
+            log=backend.log,
+        )
+
+    # --- the end ---
+
+    def close(self) -> None:
+        """Give nobody a replica any more, and tell those who wait. Idempotent."""
+        self.tell(events.Closed())
+        self._watcher.close()
+        for backend in self._backends.values():
+            backend.close()

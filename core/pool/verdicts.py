@@ -1,0 +1,166 @@
+"""What a failure means: for its replica (`learn`), and for its call (`Outlook`)."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+from core.errors import CallCancelledError, CallError, DeadlineError, OverloadedError, UnavailableError
+from core.pool.events import Action, Doubt, Follow
+from core.pool.records import Attempt, Call, Replica
+from core.quiet_grpc import grpc
+from core.rpc_status import never_arrived
+
+STRANGER_S = 1.5
+STRANGER_ATTEMPTS = 5
+"""What replicas get that have never answered: they may come up just now, but most often the address is wrong."""
+MAX_DEATHS = 2
+"""A request that this many replicas died with is not tried at another one."""
+_REPLICAS_FAULT = frozenset({grpc.StatusCode.INTERNAL, grpc.StatusCode.UNKNOWN, grpc.StatusCode.DATA_LOSS})
+_REFUSALS = frozenset({"DRAINING", "LOADING", "ENGINE_GONE"})
+
+
+def lose(replica: Replica, why: str) -> Action:
+    """Note that nobody answers at a replica. It is followed until it is back, or looked at when used, if it is ours."""
+    replica.lose(why, gone=never_arrived(why))
+    return Doubt(replica) if replica.starts_itself else Follow(replica)
+
+
+def learn(attempt: Attempt, error: CallError, now: float) -> Action | None:
+    """Have the attempt's replica remember the failure, while the attempt still counts. Returns what is to be done."""
+    replica = attempt.replica
+    match error:
+        case UnavailableError() if error.reason in _REFUSALS:
+            replica.answer()
+            if error.reason == "DRAINING":
+                replica.refuse(error.details())
+                return None if replica.starts_itself else Follow(replica)
+            replica.pause(now)
+        case UnavailableError() if error.retry_after_s is not None:
+            replica.fill(error.retry_after_s, now)
+        case UnavailableError():
+            if not never_arrived(error.details()):
+                attempt.call.breaks.append((replica, replica.deaths))
+            replica.pause(now)  # a server that only says so is UP again at once, and must not be asked at once
+            return lose(replica, error.details())
+        case OverloadedError():
+            replica.answer()
+            if error.retry_after_s is not None:
+                replica.fill(error.retry_after_s, now)
+        case DeadlineError() if replica.starts_itself and not attempt.tokens:
+            return Doubt(replica)  # perhaps it hangs
+        case _ if error.code() in _REPLICAS_FAULT:
+            replica.fail(now)
+        case _:
+            pass
+    return None
+
+
+class Outlook:
+    """The replicas of a skill at one moment, and what they mean for its calls.
+
+    Args:
+        skill: its name.
+        replicas: those that are among the targets.
+        recovery_s: how long a call waits for one that is away, seconds.
+        now: the moment.
+    """
+
+    def __init__(self, skill: str, replicas: Sequence[Replica], recovery_s: float, now: float) -> None:
+        self._skill = skill
+        self._replicas = replicas
+        self._recovery_s = recovery_s
+        self._now = now
+        self._known = any(replica.known for replica in replicas)
+        self._full = any(replica.is_full(now) for replica in replicas)
+        self._opens_s = min((replica.opens_s() for replica in replicas), default=math.inf)
+
+    def why_final(self, call: Call, error: CallError) -> CallError | None:
+        """What a call fails with after an attempt has; None where it is to be tried again."""
+        if not call.resumable:
+            return error
+        match error:
+            case UnavailableError():
+                return self._why_not_elsewhere(call, error)
+            case OverloadedError():
+                elsewhere = any(replica.takes_calls(self._now) for replica in self._replicas)
+                call.out_of_time = not elsewhere and (error.retry_after_s or 0.0) >= call.remaining_s(self._now)
+                return error if error.retry_after_s is None or call.out_of_time else None
+            case _:
+                return error
+
+    def _why_not_elsewhere(self, call: Call, error: CallError) -> CallError | None:
+        too_long = self._now - call.failing_since_s >= self._recovery_s
+        if too_long if self._known else call.num_attempts >= STRANGER_ATTEMPTS:
+            return error
+        # Whether the last one has died is not known yet; it counts.
+        deaths = sum(replica.deaths > noted for replica, noted in call.breaks[:-1]) + bool(call.breaks)
+        return (
+            self._unavailable(call, f"{deaths} replicas died while they worked on it") if deaths >= MAX_DEATHS else None
+        )
+
+    def waits_until(self, call: Call) -> float | CallError:
+        """When to look again whether a call that waits can go on; what it fails with where waiting makes no sense."""
+        opens_s = max(self._opens_s, call.not_before_s)
+        if math.isfinite(opens_s):
+            if opens_s >= call.deadline_s:  # it cannot be done in time: say so at once
+                call.out_of_time = True
+                return call.last_error or self._too_late(call, opens_s - self._now)
+            return opens_s
+        call.out_of_time = call.remaining_s(self._now) <= 0
+        if self._full and not call.out_of_time:  # until a call of ours ends there
+            return call.deadline_s
+        gives_up_s = call.waiting_since_s + (self._recovery_s if self._known else STRANGER_S)
+        if call.out_of_time or self._now >= gives_up_s:
+            return self._too_late(call, None)
+        return min(gives_up_s, call.deadline_s)
+
+    # --- the errors that are the pool's own ---
+
+    def line_is_full(self, call: Call, waiting: int) -> CallError:
+        """There is no room to wait. What a replica asked the call to wait goes along."""
+        retry_after_s = call.last_error.retry_after_s if call.last_error else None
+        return self._overloaded(f"{waiting} calls wait for a replica already", retry_after_s)
+
+    def left(self, call: Call) -> CallError:
+        """The caller has closed the call, or its client."""
+        why = "it was closed" if call.attempt else "it was closed while it waited for a replica"
+        target = call.attempt.replica.target if call.attempt else self._target
+        return CallCancelledError(code=grpc.StatusCode.CANCELLED, details=why, skill=self._skill, target=target)
+
+    def gone(self, replica: Replica, why: str) -> CallError:
+        """One replica is not there any more, as far as the pool can tell."""
+        code = grpc.StatusCode.UNAVAILABLE
+        return UnavailableError(code=code, details=why, skill=self._skill, target=replica.target)
+
+    def _too_late(self, call: Call, retry_after_s: float | None) -> CallError:
+        if not self._full:
+            return self._unavailable(call)
+        return call.last_error or self._overloaded("no replica has room in time", retry_after_s)
+
+    def _overloaded(self, why: str, retry_after_s: float | None) -> CallError:
+        return OverloadedError(
+            code=grpc.StatusCode.RESOURCE_EXHAUSTED,
+            details=why,
+            skill=self._skill,
+            target=self._target,
+            retry_after_s=retry_after_s,
+        )
+
+    def _unavailable(self, call: Call, why: str = "") -> CallError:
+        """Nobody is left: the error says which replicas were tried, and what each of them said."""
+        if not why and len(self._replicas) == 1 and call.last_error is not None:
+            return call.last_error
+        said = {replica.target: replica.why_down for replica in self._replicas if replica.why_down} | call.tried
+        each = "; ".join(f"{target}: {reason}" for target, reason in said.items())
+        why = why or "no replica answers"
+        return UnavailableError(
+            code=grpc.StatusCode.UNAVAILABLE,
+            details=f"{why} ({each})" if each else why,
+            skill=self._skill,
+            target=self._target,
+        )
+
+    @property
+    def _target(self) -> str:
+        return ",".join(replica.target for replica in self._replicas)

@@ -1,0 +1,145 @@
+"""What differs between the sync and the async client: how a request is sent, read and waited for."""
+
+from __future__ import annotations
+
+import math
+import os
+import threading
+from abc import ABC, abstractmethod
+from collections import defaultdict
+from collections.abc import Coroutine, Sequence
+from typing import TYPE_CHECKING, Any
+
+from core.errors import PoolClosedError
+from core.pool.events import ClientClosed
+
+if TYPE_CHECKING:
+    from core.backends import Backend
+    from core.pool.records import Attempt, Replica
+    from core.pool.replica_set import ReplicaSet
+
+Metadata = Sequence[tuple[str, str | bytes]]
+END: Any = object()
+"""What comes after the last message of a stream."""
+
+
+class Caller(ABC):
+    """Whoever makes a call: a thread, or an event loop."""
+
+    @abstractmethod
+    def wake(self) -> None:
+        """Wake it, from any thread."""
+
+    @abstractmethod
+    async def wait(self) -> None:
+        """Return when it was woken since the last time."""
+
+    @abstractmethod
+    def aside(self, coroutine: Coroutine[Any, Any, None]) -> None:
+        """Run something beside the call, from any thread. Returns at once."""
+
+
+class Wire(ABC):
+    """The channels of one client. In the sync client's own, coroutines never suspend: `core.client.finish` runs them.
+
+    Args:
+        pool: where the calls go.
+        caller: who takes turns with other callers where calls have to wait.
+    """
+
+    reads_to_the_end: bool
+    """Whether a stream that has given its result has to be read on, as the server would else count it as cancelled."""
+
+    def __init__(self, pool: ReplicaSet, *, caller: str) -> None:
+        self.pool = pool
+        self.caller = caller
+        self.owns_pool = False
+        """Whether the replicas end with the client."""
+        self.closed = False
+        self._pid = os.getpid()
+        self._lock = threading.RLock()  # a handler of signals may close the client in the midst of it
+        # By where they belong, and by replica: generation, channel, stub.
+        self._channels: defaultdict[Any, dict[Replica, tuple[int, Any, Any]]] = defaultdict(dict)
+
+    def timeout_s(self, method: str, timeout_s: float | None) -> float:
+        """Check what a call is made with. Returns its deadline, seconds.
+
+        Raises:
+            ValueError: the timeout is not a number of seconds.
+            PoolClosedError: the client is closed, or belongs to another process.
+        """
+        self.check_open()
+        if os.getpid() != self._pid:
+            # gRPC's threads do not live on after a fork: the call would hang.
+            raise PoolClosedError(
+                f"the client of skill {self.pool.spec.name!r} belongs to process {self._pid}; "
+                f"this is process {os.getpid()}: ask get_model_pool() for a new one"
+            )
+        if timeout_s is None:
+            config = self.pool.config
+            timeout_s = config.health_timeout_s if method == "Health" else config.call_timeout_s
+        if not (math.isfinite(timeout_s) and timeout_s >= 0):
+            raise ValueError(f"timeout must be a finite number of seconds from 0 on, not {timeout_s!r}")
+        return timeout_s
+
+    def check_open(self) -> None:
+        """Raise `PoolClosedError` where the client is closed."""
+        if self.closed:
+            skill = self.pool.spec.name
+            raise PoolClosedError(f"the client of skill {skill!r} is closed; get another one from the pool")
+
+    def end_calls(self) -> None:
+        """Close the client for new calls, and end those that run or wait."""
+        self.closed = True
+        self.pool.tell(ClientClosed(self))
+
+    def connect(self, replica: Replica) -> tuple[Any, Any]:
+        """A channel to a replica, and the skill's stub over it. Made at the first use, and after it was found dead."""
+        with self._lock:
+            channels = self._channels[self._home()]
+            generation, channel, stub = channels.get(replica, (-1, None, None))
+            if generation != replica.generation:
+                self.check_open()
+                channel = self._open(replica.target)
+                stub = self.pool.spec.stub(channel)
+                channels[replica] = (replica.generation, channel, stub)
+            return channel, stub
+
+    def take_idle_channels(self, *, every: bool = False) -> list[Any]:
+        """Forget the channels to replicas that are gone, or every channel of here. Returns them, to be closed."""
+        with self._lock:
+            channels = self._channels[self._home()]
+            idle = [replica for replica in channels if every or (replica.leaving and not replica.attempts)]
+            return [channels.pop(replica)[1] for replica in idle]
+
+    def _home(self) -> Any:
+        """Where the channels of this caller belong."""
+        return None
+
+    @abstractmethod
+    def _open(self, target: str) -> Any:
+        """A channel."""
+
+    @abstractmethod
+    def caller_here(self) -> Caller:
+        """Whoever runs this."""
+
+    @abstractmethod
+    async def ready(self, backend: Backend, timeout_s: float) -> None:
+        """Start a local process where that is ours to do, and close the channels to replicas that are gone."""
+
+    @abstractmethod
+    def begin(self, attempt: Attempt, request: Any, timeout_s: float, metadata: Metadata | None) -> Any:
+        """Send a request to the attempt's replica, with the means to cancel and to probe it. Returns gRPC's call."""
+
+    @abstractmethod
+    async def read(self, rpc: Any, *, single: bool) -> Any:
+        """The next message of a stream, `END` after the last one; or the message of a call that has but a single one.
+
+        Raises:
+            grpc.RpcError: it failed, or was cancelled.
+        """
+
+    @abstractmethod
+    def leave_to_end(self, rpc: Any) -> None:
+        """Let a stream that has given its result end by itself."""
