@@ -11,7 +11,7 @@ from typing import Any
 
 from skills import skills_pb2
 
-# What such a caller sends along as metadata. The pool's (core/calls.py) is the same.
+# What such a caller sends along as metadata. The pool's (core/pool/answer.py) is the same.
 FEW_PIECES = ("sarai-pieces", "few")
 HOLD_S = 0.25
 """How long a piece waits at most while others come: so much of an answer is written again if its replica dies."""
