@@ -12,6 +12,8 @@ from .round_trip import round_trip_s
 
 LEAST_DELAY_S = 0.005
 """What is measured is one step of the way. gRPC and the turns of its threads, on both sides, take at least this."""
+LEAST_SHARE, LEAST_SHARE_S = 0.01, 0.05
+"""Of the time that the call has, and at most so many seconds: a caller that is late itself cannot be seen from here."""
 MOST_DELAY_S = 1.0
 """A process that was frozen for a minute says nothing about the next call."""
 REMEMBERED_S = 10.0
@@ -40,7 +42,8 @@ class WayBack:
             timeout_s: the time that the call had when it arrived.
         """
         # Twice: the caller's process is as late as this one.
-        needs_s = sent_late_s(timeout_s) + round_trip_s(peer) + 2 * max(LEAST_DELAY_S, self._delay_s)
+        delay_s = max(LEAST_DELAY_S, min(LEAST_SHARE * timeout_s, LEAST_SHARE_S), self._delay_s)
+        needs_s = sent_late_s(timeout_s) + round_trip_s(peer) + 2 * delay_s
         return min(needs_s, MOST_SHARE * timeout_s)
 
 

@@ -9,7 +9,7 @@ import pytest
 
 from core.pool.answer import HARD_DEADLINES
 from skills.runtime.round_trip import round_trip_s
-from skills.runtime.way_back import LEAST_DELAY_S, MOST_DELAY_S, REMEMBERED_S, WayBack, sent_late_s
+from skills.runtime.way_back import LEAST_SHARE_S, MOST_DELAY_S, REMEMBERED_S, WayBack, sent_late_s
 from skills.skill_draft import last_moment
 from skills.skill_draft.engine.messages import Done, Request
 from skills.skill_draft.flight import Flight
@@ -25,10 +25,10 @@ def test_where_there_is_no_wire_there_is_no_round_trip(peer: str) -> None:
 def test_delays_are_remembered_for_a_while() -> None:
     way = WayBack()
     quiet_s = way.needs_s(NO_WIRE, 5.0)
-    assert quiet_s == pytest.approx(2 * LEAST_DELAY_S + sent_late_s(5.0))
+    assert quiet_s == pytest.approx(2 * LEAST_SHARE_S + sent_late_s(5.0))
     way.note_delay(0.2, now=100.0)
     way.note_delay(0.001, now=100.1)
-    assert way.needs_s(NO_WIRE, 5.0) == pytest.approx(quiet_s + 2 * (0.2 - LEAST_DELAY_S), rel=0.05)
+    assert way.needs_s(NO_WIRE, 5.0) == pytest.approx(quiet_s + 2 * (0.2 - LEAST_SHARE_S), rel=0.05)
     way.note_delay(0.001, now=100.0 + 5 * REMEMBERED_S)
     assert way.needs_s(NO_WIRE, 5.0) == quiet_s
 
