@@ -22,7 +22,7 @@ from .schemas import Schema, made_schemas
 
 # What docs/structured.md excepts: a number with an exponent beside bounds, and some control characters.
 NARROWER = re.compile(r"\\u00|\x7f|\d[eE][+-]?\d")
-NO_DOCUMENT = re.compile(r"(?i)unsatisfiable|empty|no text fits")
+NO_DOCUMENT = re.compile(r"(?i)unsatisfiable|empty|no text fits|control character")
 
 
 def in_draft_7(part: Any) -> Any:

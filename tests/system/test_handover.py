@@ -33,7 +33,7 @@ LETTERS = "root ::= [a-z ] root"
 REQUESTS = {
     "greedy": GenReq(prompt="Count to twenty.", temperature=0, max_tokens=600, grammar=LETTERS),
     "seeded": GenReq(prompt="Who are you?", seed=7, temperature=0.9, top_k=0, max_tokens=600, grammar=LETTERS),
-    "without a grammar": GenReq(prompt="Who are you?", seed=8, max_tokens=600, **HOT),
+    "without a grammar": GenReq(prompt="Who are you?", seed=101, max_tokens=600, **HOT),
     "grammar": GenReq(prompt="Say hello.", temperature=0, max_tokens=900, grammar='root ::= "a" root'),
     "schema": GenReq(
         prompt="Who are you?", seed=5, max_tokens=500, **HOT,

@@ -205,7 +205,7 @@ def test_control_tokens_in_a_prompt_forge_no_turn(server: DraftServer) -> None:
 
 def test_time_budget_gives_the_answer_so_far(server: DraftServer) -> None:
     begin = time.monotonic()
-    answer = server.stub.Generate(endless(time_budget_ms=150), timeout=10)
+    answer = server.stub.Generate(endless(time_budget_ms=40), timeout=10)
     assert answer.finish_reason == TIME_BUDGET
     assert 0 < len(answer.text) < 900
     assert time.monotonic() - begin < 1
@@ -353,7 +353,7 @@ def test_a_client_that_vanishes_frees_its_slot(server: DraftServer) -> None:
 
 def test_the_deadline_holds(server: DraftServer) -> None:
     begin = time.monotonic()
-    code, _, _ = failure(lambda: server.stub.Generate(endless(hard_deadline=True), timeout=0.2))
+    code, _, _ = failure(lambda: server.stub.Generate(endless(hard_deadline=True), timeout=0.05))
     assert code == grpc.StatusCode.DEADLINE_EXCEEDED
     assert time.monotonic() - begin < 1
     server.wait_idle(timeout=1)

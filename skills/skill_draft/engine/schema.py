@@ -21,6 +21,8 @@ from .pattern import to_rust
 WHITE_SPACE = r" |\n[ \t]{0,64}"
 # Without \u0041: llguidance would take a named key that is spelled so for another one, with any value.
 ONE_SPELLING = 'nrbtf\\"'
+# What JSON writes as \u0041 alone, or llguidance does: those escapes it would leave out without a word.
+_WITHOUT_LETTER = re.compile(r"[\x00-\x07\x0b\x0e-\x1f\x7f]")
 
 _MAPS = frozenset(("properties", "patternProperties", "$defs", "definitions", "dependentSchemas"))
 _DATA = frozenset(("const", "enum", "default", "examples", "example", "required"))
@@ -48,6 +50,9 @@ def schema_to_grammar(text: str, *, weaker: bool = False) -> str:
             numbers.add(part, path)
         _translate(part, path)
     numbers.check()
+    if "json_allowed_escapes" in options:
+        for part, path in places(schema):
+            _check_spelling(part, path)
     return LLMatcher.grammar_from_json_schema(json.dumps(schema), overrides=options)
 
 
@@ -84,6 +89,31 @@ def _has_other_keys(part: dict[str, Any]) -> bool:
     """Whether an object may have keys beside those that it names."""
     names = any(part.get(key) for key in ("properties", "patternProperties", "required"))
     return names and part.get("additionalProperties") is not False
+
+
+def _check_spelling(part: dict[str, Any], path: str) -> None:
+    """Refuses texts of which a part could not be written in their one spelling."""
+    for keyword in ("const", "enum", "properties", "required"):
+        value = part.get(keyword)
+        texts = list(value) if keyword == "properties" and isinstance(value, dict) else value
+        if any(_WITHOUT_LETTER.search(text) for text in _strings(texts)):
+            raise ValueError(
+                f"{path.rstrip('/')}/{keyword} has a control character, which cannot be written where an object may "
+                "have other keys: leave it out, or set additionalProperties to false"
+            )
+
+
+def _strings(value: Any) -> Iterator[str]:
+    """All strings in a JSON value, keys included."""
+    pending = [value]
+    while pending:
+        one = pending.pop()
+        if isinstance(one, str):
+            yield one
+        elif isinstance(one, dict):
+            pending += [*one, *one.values()]
+        elif isinstance(one, list):
+            pending += one
 
 
 def _check(part: dict[str, Any], path: str) -> None:
