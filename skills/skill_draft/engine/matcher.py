@@ -170,6 +170,8 @@ def _reason(message: str) -> str:
     """What is wrong, without the text that it is wrong in: a parser of regular expressions says that last."""
     if message.startswith("NoExtension"):
         return "no text fits it from here on"
+    if "forced bytes" in message:
+        return "it demands a character here that this model has no tokens for"
     lines = message.splitlines()
     reason = next((line for line in lines if line.startswith("error: ")), "")
     return (f"invalid regular expression: {reason.removeprefix('error: ')}" if reason else lines[0])[:MAX_MESSAGE]
