@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
-import functools
-import multiprocessing
-from collections.abc import Callable, Iterator
-from concurrent.futures import ProcessPoolExecutor
-from pathlib import Path
-
 import numpy as np
 import numpy.typing as npt
 import pytest
 
-from bench.ggml import F16, F32, TYPES, Ggml, variants
+from bench.ggml import F16, F32, TYPES
+
+from .libraries import Run, ggml, run
+
+__all__ = ["run"]  # a fixture
 
 Floats = npt.NDArray[np.float32]
 Mask = npt.NDArray[np.bool_]
-Run = Callable[..., None]
 Q8_0 = TYPES["Q8_0"]
 # Types of keys and values; heads, key heads and size of a head.
 CACHES = [(Q8_0, F16), (F16, F16), (Q8_0, Q8_0), (F16, Q8_0)]
@@ -24,30 +21,6 @@ SHAPES = [(9, 3, 64), (4, 1, 96), (8, 2, 128), (2, 2, 256)]
 CELLS = 700
 # How far the result may be from the exact one, of its size: what the types' own rounding makes.
 WITHIN = {F16: 0.002, Q8_0: 0.03}
-
-# Libraries for CPUs without AVX2 have none of our kernels.
-WITHOUT = {f"libggml-cpu-{cpu}" for cpu in ("x64", "sse42", "sandybridge", "ivybridge", "piledriver")}
-LIBRARIES = [path for path in variants() if path.stem not in WITHOUT]
-
-_libraries: list[Path] = []
-
-
-def _load(library: Path) -> None:
-    _libraries.append(library)
-
-
-@functools.cache
-def ggml(threads: int = 1) -> Ggml:
-    """This process's library, with that many threads."""
-    return Ggml(_libraries[0], threads=threads)
-
-
-@pytest.fixture(scope="module", params=LIBRARIES, ids=lambda path: path.stem)
-def run(request: pytest.FixtureRequest) -> Iterator[Run]:
-    """Runs a check in a process that has loaded one of the libraries."""
-    spawn = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(1, mp_context=spawn, initializer=_load, initargs=(request.param,)) as pool:
-        yield lambda check, *arguments: pool.submit(check, *arguments).result(timeout=120)
 
 
 class Cache:

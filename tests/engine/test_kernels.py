@@ -2,53 +2,21 @@
 
 from __future__ import annotations
 
-import functools
-import multiprocessing
-from collections.abc import Callable, Iterator
-from concurrent.futures import ProcessPoolExecutor
-from pathlib import Path
-
 import numpy as np
 import numpy.typing as npt
 import pytest
 
-from bench.ggml import F32, I32, TYPES, Ggml, variants
+from bench.ggml import F32, I32, TYPES
+
+from .libraries import Run, ggml, run
+
+__all__ = ["run"]  # a fixture
 
 Floats = npt.NDArray[np.float32]
-Run = Callable[..., None]
 # Odd numbers of columns, one block and many, and a matrix of the embedded model.
 SHAPES = [(256, 1), (256, 17), (512, 33), (2048, 40), (768, 576)]
 # Types whose sums are in the order of ggml's own kernels, and where its weights lie.
 AS_GGML = {"IQ4_NL": "CPU_REPACK", "Q4_0": "CPU_REPACK"}
-
-# Libraries for CPUs without AVX2 have none of our kernels.
-WITHOUT = {f"libggml-cpu-{cpu}" for cpu in ("x64", "sse42", "sandybridge", "ivybridge", "piledriver")}
-LIBRARIES = [path for path in variants() if path.stem not in WITHOUT]
-
-_libraries: list[Path] = []
-
-
-def _load(library: Path) -> None:
-    _libraries.append(library)
-
-
-@functools.cache
-def ggml(threads: int = 1) -> Ggml:
-    """This process's library, with that many threads."""
-    return Ggml(_libraries[0], threads=threads)
-
-
-@pytest.fixture(scope="module", params=LIBRARIES, ids=lambda path: path.stem)
-def run(request: pytest.FixtureRequest) -> Iterator[Run]:
-    """Runs a check in a process that has loaded one of the libraries."""
-    spawn = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(1, mp_context=spawn, initializer=_load, initargs=(request.param,)) as pool:
-        assert pool.submit(has_kernels).result(timeout=60), "this library has none of our kernels"
-        yield lambda check, *arguments: pool.submit(check, *arguments).result(timeout=120)
-
-
-def has_kernels() -> bool:
-    return "SARAi" in ggml().buffer_types
 
 
 def product(packed: npt.NDArray[np.uint8], type_: str, activations: Floats, *, buffer: str, threads: int = 1) -> Floats:
