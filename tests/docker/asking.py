@@ -49,8 +49,13 @@ def greedy(prompt: str = "Count to twenty.", **fields: Any) -> skills_pb2.GenReq
 
 
 def endless(max_tokens: int = 900) -> skills_pb2.GenReq:
-    """A request that writes for as long as it may: the grammar never lets it end."""
-    return greedy("Say hello.", grammar='root ::= "a" root', max_tokens=max_tokens)
+    """A request that writes for as long as it may: the grammar never lets it end.
+
+    Letters are drawn at random, so that each token costs a step: what the grammar forces or lookup guesses is free, and
+    such an answer is whole before a test can disturb it.
+    """
+    drawn = {"temperature": 5, "top_k": 0, "top_p": 1, "min_p": 0, "seed": 3}
+    return greedy("Say hello.", grammar="root ::= [a-z] root", max_tokens=max_tokens, **drawn)
 
 
 def code_of(error: BaseException) -> grpc.StatusCode:
