@@ -7,6 +7,7 @@ import os
 import queue
 import signal
 import subprocess
+import sys
 import threading
 import time
 from collections import deque
@@ -36,6 +37,18 @@ def last_line(text: object) -> str:
 def logs() -> Path:
     """Where the logs of steps lie that are not one tree's, such as those of images."""
     return Path(os.environ.get("XDG_STATE_HOME") or "~/.local/state").expanduser() / "sarai" / "logs"
+
+
+def exit_code(work: Callable[[], object]) -> int:
+    """Run a tool's work and return its exit code: 1 after a failed step, whose text it prints; 130 after Ctrl-C."""
+    try:
+        work()
+    except StepError as error:
+        print(error, file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        return 130
+    return 0
 
 
 def run_step(

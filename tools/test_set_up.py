@@ -11,7 +11,7 @@ import sys
 
 from tools import base_image, containers, llama_wheel, setup_venv, skill_image
 from tools.progress import clock
-from tools.step import StepError
+from tools.step import exit_code
 
 # Measured on two cores.
 _PACKAGES_S = 60.0
@@ -29,15 +29,12 @@ def main() -> int:
         return 1
     with_containers = missing is None
     fresh = "portable" if with_containers and skill_image.compiles_for_the_image() else "native"
-    try:
+
+    def set_up() -> None:
         _announce(plan(fresh, with_containers=with_containers, everything=not arguments.selected), missing)
         setup_venv.set_up(fresh=fresh)
-    except StepError as error:
-        print(error, file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        return 130
-    return 0
+
+    return exit_code(set_up)
 
 
 def _missing_containers() -> str | None:
