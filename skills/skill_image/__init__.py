@@ -1,3 +1,4 @@
 """The image skill: makes of any picture one that a vision model takes as it is."""
 
 VERSION = "0.1.0"
+IMAGE = f"sarai-skill-image:v{VERSION.rpartition('.')[0]}"

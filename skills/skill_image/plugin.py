@@ -7,6 +7,8 @@ from typing import Any
 from core.hookspecs import hookimpl
 from core.skill import Resources, SkillSpec
 
+from . import IMAGE, VERSION
+
 MIB = 1024**2
 
 
@@ -23,8 +25,8 @@ def sarai_skills() -> list[SkillSpec]:
         SkillSpec(
             name="image",
             summary="Makes pictures ready for a vision model: upright, sRGB, in whole tiles",
-            version="0.1.0",
-            image="sarai-skill-image:v0.1",
+            version=VERSION,
+            image=IMAGE,
             container="skill_image",
             port=50061,
             resources=Resources(cpus=1.0, memory_bytes=512 * MIB),

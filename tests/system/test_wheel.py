@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from skills.skill_draft import VERSION
 from tests.own_network import own_network
 from tests.servers import ROOT
 from tests.source_tree import typed
@@ -79,7 +80,7 @@ def test_wheel_holds_all_that_is_no_code(wheel: Path) -> None:
     for wanted in ("core/py.typed", "skills/py.typed", "skills/skills.proto", "skills/skills_pb2.pyi",
                    "skills/skill_draft/catalog.toml", "core/cli/new_skill_template/plugin.py.template"):  # fmt: skip
         assert wanted in names
-    assert {name.split("/")[0] for name in names} == {"core", "skills", "sarai_skills-2.16.0.dist-info"}
+    assert {name.split("/")[0] for name in names} == {"core", "skills", f"sarai_skills-{VERSION}.dist-info"}
 
 
 @pytest.mark.parametrize(

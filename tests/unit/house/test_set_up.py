@@ -16,6 +16,7 @@ from pathlib import Path
 import psutil
 import pytest
 
+from tests.tracked import tracked_texts
 from tools import llama_wheel, lock, locked, setup_venv
 from tools.progress import Progress, clock
 from tools.step import StepError, run_step
@@ -269,15 +270,5 @@ INDEX = re.compile(
 
 
 def test_no_host_of_a_package_index_stands_in_the_tree() -> None:
-    listed = subprocess.run(
-        ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"],
-        cwd=ROOT, check=True, capture_output=True, text=True,
-    )  # fmt: skip
-    texts = {
-        name: (ROOT / name).read_bytes().decode("utf-8", "replace")
-        for name in listed.stdout.split("\0")
-        if name and (ROOT / name).is_file()
-    }
-    assert "Makefile" in texts
-    assert {name: found[0] for name, text in texts.items() if (found := INDEX.search(text))} == {}
+    assert {name: found[0] for name, text in tracked_texts().items() if (found := INDEX.search(text))} == {}
     assert INDEX.search("deb http://deb.{}/debian bookworm main".format("debian" + ".org"))
