@@ -6,14 +6,10 @@ import io
 import os
 import re
 import shutil
-import signal
 import subprocess
 import sys
-import time
-from collections.abc import Callable
 from pathlib import Path
 
-import psutil
 import pytest
 
 from tests.tracked import tracked_texts
@@ -62,13 +58,6 @@ def make(tree: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
         timeout=30,
         check=False,
     )
-
-
-def until(holds: Callable[[], object], within_s: float = 20.0) -> None:
-    end_s = time.monotonic() + within_s
-    while not holds():
-        assert time.monotonic() < end_s
-        time.sleep(0.01)
 
 
 @pytest.mark.parametrize(
@@ -227,39 +216,6 @@ def test_a_failed_step_shows_its_last_lines_and_where_the_log_is(tmp_path: Path)
     assert str(log) in text
     assert "exit code 7" in text
     assert log.read_text(encoding="utf-8").startswith("line 0\n")
-
-
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_step_that_is_told_to_end_leaves_none_of_its_processes_behind(tmp_path: Path, number: int) -> None:
-    # A compiler below a build tool, as pip has them; it outlives the build tool unless somebody ends it too.
-    build_tool = f"sleep 300 & echo $! > {tmp_path}/compiler; wait"
-    step = (
-        "from pathlib import Path; from tools.step import run_step; "
-        f"run_step('building', ['sh', '-c', {build_tool!r}], log=Path({str(tmp_path / 'log')!r}), expected_s=1, "
-        "read_progress=lambda line: None)"
-    )
-    with subprocess.Popen([sys.executable, "-c", step], cwd=ROOT, stderr=subprocess.PIPE, text=True) as set_up:
-        started = tmp_path / "compiler"
-        until(lambda: started.exists() and started.read_text().endswith("\n"))
-        compiler = int(started.read_text())
-        set_up.send_signal(number)
-        _, said = set_up.communicate(timeout=30)
-    assert "building: interrupted" in said
-    assert set_up.returncode != 0
-    until(lambda: not psutil.pid_exists(compiler) or psutil.Process(compiler).status() == psutil.STATUS_ZOMBIE)
-
-
-def test_make_that_is_told_to_end_ends_the_set_up(tree: Path) -> None:
-    python = tree / "python"
-    python.write_text("#!/bin/sh\necho $$ > started\nexec sleep 300\n", encoding="utf-8")
-    python.chmod(0o755)
-    started = tree / "started"
-    with subprocess.Popen(["make", "setup", "PYTHON=./python"], cwd=tree, stderr=subprocess.DEVNULL) as make_setup:
-        until(lambda: started.exists() and started.read_text().endswith("\n"))
-        make_setup.terminate()
-        make_setup.wait(20)
-    set_up = int(started.read_text())
-    until(lambda: not psutil.pid_exists(set_up) or psutil.Process(set_up).status() == psutil.STATUS_ZOMBIE)
 
 
 # Hosts of package indexes, mirrors and image registries: which one to ask is the business of the machine.
