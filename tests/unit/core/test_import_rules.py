@@ -195,9 +195,7 @@ def test_plugin_is_light(path: str) -> None:
     stubs = (f"{own}.{file.stem}" for file in (ROOT / path).parent.glob("*_pb2*.py"))
     light = ("__future__", "typing", "core", *CONTRACT, *stubs, f"{own}.IMAGE", f"{own}.VERSION")
     for name in imports(path):
-        assert within(name, *light), (
-            f"{path} imports {name}"
-        )
+        assert within(name, *light), f"{path} imports {name}"
 
 
 def reached_from(path: str) -> Iterator[tuple[str, str]]:

@@ -8,6 +8,7 @@ import re
 import shutil
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -136,6 +137,26 @@ def test_an_image_is_offered_the_portable_wheels_of_its_version_alone(tmp_path: 
     assert not llama_wheel.export(tmp_path / "wheels", lock=other)
 
 
+@pytest.mark.usefixtures("new_tree")
+def test_uv_is_given_the_wheel_that_is_kept(tmp_path: Path) -> None:
+    keep_wheel(portable=True)
+    code = "import backend, sys; print(backend.build_wheel(sys.argv[1]))"
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(tmp_path)],
+        cwd=ROOT / "tools" / "llama_cpp", env={**os.environ, "SARAI_WHEEL": "portable"},
+        check=True, capture_output=True, text=True,
+    )  # fmt: skip
+    assert done.stdout == "llama_cpp_python-0-portable.whl\n"
+    assert (tmp_path / done.stdout.strip()).read_bytes() == b"a wheel"
+
+
+def test_uv_takes_llama_cpp_from_here_in_the_version_that_is_locked() -> None:
+    ours = tomllib.loads((ROOT / "tools/llama_cpp/pyproject.toml").read_text(encoding="utf-8"))["project"]
+    assert locked.requirement(ROOT / "requirements.lock", ours["name"]).startswith(
+        f"{ours['name']}=={ours['version']} "
+    )
+
+
 def test_lock_files_belong_to_pyproject() -> None:
     assert lock.check() == 0
 
@@ -143,9 +164,12 @@ def test_lock_files_belong_to_pyproject() -> None:
 def test_lock_check_notices_a_new_dependency(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     changed = tmp_path / "pyproject.toml"
     text = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
-    changed.write_text(text.replace('"pluggy>=1.5"', '"pluggy>=1.6"'), encoding="utf-8")
     monkeypatch.setattr(lock, "PYPROJECT", changed)
-    assert lock.check() == 1
+    changed.write_text(text, encoding="utf-8")
+    assert lock.check() == 0
+    for said, other in (('"pluggy>=1.5"', '"pluggy>=1.6"'), ('"pluggy==', '"pluggy==0.')):
+        changed.write_text(text.replace(said, other), encoding="utf-8")
+        assert lock.check() == 1, said
 
 
 @pytest.mark.parametrize("name", LOCK_FILES)
