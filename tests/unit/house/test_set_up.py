@@ -244,7 +244,7 @@ def test_a_failed_step_shows_its_last_lines_and_where_the_log_is(tmp_path: Path)
 
 # Hosts of package indexes, mirrors and image registries: which one to ask is the business of the machine.
 INDEX = re.compile(
-    r"(?:[a-z0-9-]+\.)*(?:debian\.org|ubuntu\.com|pypi\.org|pythonhosted\.org|npmjs\.(?:com|org)|crates\.io|alpinelinux\.org"
+    r"\b(?:debian\.org|ubuntu\.com|pypi\.org|pythonhosted\.org|npmjs\.(?:com|org)|crates\.io|alpinelinux\.org"
     r"|anaconda\.(?:com|org)|conda-forge\.org|ghcr\.io|quay\.io|gcr\.io|(?:registry-1|index|auth|hub)\.docker\.(?:io|com))\b"
 )
 
