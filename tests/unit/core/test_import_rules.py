@@ -47,7 +47,7 @@ def imports_of(tree: ast.Module, package: list[str]) -> Iterator[str]:
             module = ".".join([*base, *([node.module] if node.module else [])])
             # `from a import b` may import the module a.b.
             yield from (f"{module}.{alias.name}" for alias in node.names)
-        elif isinstance(node, ast.Call) and ast.unparse(node.func).rpartition(".")[2] in BY_NAME:
+        elif isinstance(node, ast.Call) and getattr(node.func, "attr", getattr(node.func, "id", "")) in BY_NAME:
             yield from (arg.value for arg in node.args if isinstance(arg, ast.Constant) and isinstance(arg.value, str))
 
 
