@@ -11,22 +11,22 @@ from functools import partial
 from typing import TYPE_CHECKING, Self
 from weakref import WeakSet
 
-from core.backends.address import AddressReplica, find_running
-from core.backends.embedded import EmbeddedReplica
-from core.client import SkillClient
 from core.config import PoolConfig
 from core.errors import PluginError, PoolClosedError, SkillStartError, UnknownSkillError
+from core.local.embedded import EmbeddedReplica
+from core.local.progress import OnProgress, report
 from core.plugins import Plugins, get_plugins
+from core.pool.address import AddressReplica, find_running
+from core.pool.client import SkillClient
 from core.pool.face import ClientFace
 from core.pool.replica_set import ReplicaSet
 from core.pool.status import SkillStatus
 from core.pool.targets import names_many, resolve_all, split_targets
-from core.progress import OnProgress, report
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-    from core.aio import AsyncSkillClient
+    from core.pool.aio import AsyncSkillClient
     from core.skill import SkillSpec
 
 
@@ -40,7 +40,7 @@ class ModelPool:
     Args:
         config: the settings, by default those of the environment.
         plugins: the plugins, by default those of the process.
-        on_progress: called with what happens while a server starts; by default `core.progress.report`.
+        on_progress: called with what happens while a server starts; by default `core.local.progress.report`.
     """
 
     def __init__(
@@ -113,7 +113,7 @@ class ModelPool:
         Raises:
             UnknownSkillError, SkillStartError, PoolClosedError: see `get_skill_client`.
         """
-        from core.aio import AsyncSkillClient
+        from core.pool.aio import AsyncSkillClient
 
         replicas = await asyncio.to_thread(self._ready_replicas, name)
         with self._lock:

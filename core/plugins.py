@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import pluggy
 
 import core.hookspecs
-from core.base_errors import PluginError, one_line
+from core.errors import PluginError, one_line
 from core.hookspecs import ENTRY_POINT_GROUP, PROJECT
 from core.skill import SkillSpec
 

@@ -16,7 +16,7 @@ from core.pool.events import Action, Event
 from core.pool.records import Attempt, Call, Replica
 from core.pool.retry_budget import FLOOR, RATIO
 from core.pool.state import TICK_S, PoolState
-from core.quiet_grpc import grpc
+from core.rpc import grpc
 
 METHOD = "GenerateStream"
 MOST_TICKS = 2000

@@ -101,7 +101,7 @@ class _Chat:
 
     def _show(self, pieces: Any) -> None:
         from core.cli.figures import describe, message_dict, why_empty
-        from core.loop_result import CallFigures
+        from core.loop.result import CallFigures
 
         if self._settings.json:
             for piece in pieces:

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
     from pathlib import Path
 
-    from core.client import SkillClient
+    from core.pool.client import SkillClient
 
 _WHOLE = ("max_tokens", "top_k", "seed", "time_budget_ms")
 DEFAULTS = {

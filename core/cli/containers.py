@@ -22,7 +22,7 @@ from core.cli.types import Whole
 from core.cli.watch import View, show, watch_options
 
 if TYPE_CHECKING:
-    from core.compose import Project
+    from core.local.compose import Project
     from core.skill import SkillSpec
 
 _ESCAPES = re.compile(r"\x1b\[[0-9;]*[A-Za-z]")
@@ -58,7 +58,7 @@ def chosen_skills(project: Project, names: tuple[str, ...]) -> list[SkillSpec]:
         UnknownSkillError: there is no such skill.
         ComposeError: it is no service of this project, or compose failed.
     """
-    from core.base_errors import ComposeError
+    from core.errors import ComposeError
     from core.plugins import get_plugins
 
     services = project.services()
@@ -79,7 +79,7 @@ def tell_command(command: list[str], project: Project, settings: Settings, *, dr
     if settings.json:
         print_json({"event": "would run" if dry_run else "running", "command": command, "folder": str(project.folder)})
         return
-    from core.compose import STEERING
+    from core.local.compose import STEERING
 
     unset = [part for name in STEERING if name in os.environ for part in ("-u", name)]
     line = shlex.join(["env", *unset, *command] if unset else command)
@@ -96,7 +96,7 @@ def run_command(command: list[str], project: Project, settings: Settings) -> int
 
     Where nobody wants progress, it is told only if the command fails.
     """
-    from core.compose import environment
+    from core.local.compose import environment
 
     silent = settings.quiet or settings.json
     done = subprocess.run(
@@ -117,7 +117,7 @@ def down(*, skills: tuple[str, ...], dry_run: bool) -> int:
 
     Running requests finish first. Images, models and other projects' containers stay.
     """
-    from core.compose import find_project
+    from core.local.compose import find_project
 
     settings = start_command()
     project = find_project()
@@ -142,7 +142,7 @@ def ps(*, skills: tuple[str, ...], watch: bool, interval: float) -> int:
 
     The exit code is 3 if there is one that does not run or is unhealthy.
     """
-    from core.compose import find_project
+    from core.local.compose import find_project
 
     settings = start_command()
     project = find_project()
@@ -213,7 +213,7 @@ def _table(rows: list[dict[str, Any]]) -> list[str]:
 @common_options
 def logs(*, skills: tuple[str, ...], follow: bool, tail: int | None) -> int:
     """Shows the log of each SKILL's containers, by default of all. With --json, an object for each line."""
-    from core.compose import environment, find_project
+    from core.local.compose import environment, find_project
 
     settings = start_command()
     project = find_project()

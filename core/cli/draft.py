@@ -85,7 +85,7 @@ def draft(
                 response = _show_text(pieces, markdown=markdown)
         code = _conclude(response, settings, origin=client.origin, target=client.target)
     if response is not None and request.json_schema:
-        from core.structured import shape_of
+        from core.pool.structured import shape_of
 
         shape_of(request.json_schema).parse(request, response)  # the error says why it is not the JSON asked for
     return code
@@ -128,7 +128,7 @@ def _show_json(stream: Iterator[skills_pb2.GenChunk]) -> skills_pb2.GenResp | No
 
 def _conclude(response: skills_pb2.GenResp | None, settings: Settings, *, origin: str, target: str) -> int:
     from core.cli.figures import describe, where, why_empty
-    from core.loop_result import CallFigures
+    from core.loop.result import CallFigures
 
     if response is None:
         print("error: the stream ended without a result", file=sys.stderr)

@@ -38,7 +38,7 @@ _MEANINGS = {
 def exit_code_of(error: SaraiError) -> ExitCode:
     """The exit code for one of our errors."""
     from core import errors
-    from core.loop_run import LoopError
+    from core.loop.run import LoopError
 
     match error:
         case LoopError():

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from core.loop_result import CallFigures
+    from core.loop.result import CallFigures
 
 
 def seconds(milliseconds: float) -> str:

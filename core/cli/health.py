@@ -15,7 +15,7 @@ from core.cli.types import Seconds
 from core.cli.watch import View, show, watch_options
 
 if TYPE_CHECKING:
-    from core.client import SkillClient
+    from core.pool.client import SkillClient
 
 _EPILOG = """\b
 Examples:
@@ -38,7 +38,7 @@ def health(*, skill: str, target: str | None, timeout: float, watch: bool, inter
     The exit code is 0 if one is SERVING and 3 if none is, or none is there. The environment variable SARAI_SKILL
     names the default SKILL, SARAI_<NAME>_TARGET its address.
     """
-    from core.client import SkillClient
+    from core.pool.client import SkillClient
     from core.pool.targets import resolve_all, split_targets
 
     settings = start_command()
@@ -68,9 +68,9 @@ def _lines(state: dict[str, Any]) -> list[str]:
 
 
 def _ask(client: SkillClient, health_service: str, timeout_s: float) -> dict[str, Any]:
-    from core.backends.health import check_serving
     from core.cli.figures import message_dict
     from core.errors import CallError, DeadlineError
+    from core.rpc.health import check_serving
 
     where = {"skill": client.skill, "target": client.target}
     try:

@@ -20,7 +20,7 @@ from core.cli.types import Seconds, Whole
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from core.loop_events import LoopEvent
+    from core.loop.events import LoopEvent
     from core.omni_loop import LoopResult
 
 _EPILOG = """\b
@@ -72,7 +72,7 @@ def loop(
     """
     from core.cli.figures import why_empty
     from core.cli.loop_view import STOPPED
-    from core.loop_config import LoopConfig
+    from core.loop.config import LoopConfig
 
     settings = start_command()
     given = AnswerOptions.take(parameters).settings()
@@ -101,7 +101,7 @@ def loop(
 
 def _show(events: Iterator[LoopEvent], settings: Settings, progress: str, bar: PromptBar) -> LoopResult:
     from core.cli.loop_view import LoopView, event_dict
-    from core.loop_events import CallProgress, LoopFinished
+    from core.loop.events import CallProgress, LoopFinished
 
     view = LoopView(out=Paint(sys.stdout), err=Paint(sys.stderr), settings=settings, progress=progress, bar=bar)
     try:

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 from core.cli.figures import seconds, table, where
-from core.loop_events import (
+from core.loop.events import (
     CallProgress,
     IterationFinished,
     LoopEvent,
@@ -17,7 +17,7 @@ from core.loop_events import (
     ReflectionFinished,
     StageStarted,
 )
-from core.loop_result import CallFigures, LoopResult, Stage, StopReason
+from core.loop.result import CallFigures, LoopResult, Stage, StopReason
 
 if TYPE_CHECKING:
     from core.cli.colors import Paint

@@ -60,7 +60,7 @@ def new_skill(*, name: str, port: int | None, proto: bool, package: Path | None,
     `sarai up NAME` serves it; `sarai serve NAME` and the pool do so without a container.
     """
     from core.cli.new_skill_files import Layout, choose_port, plan, write
-    from core.compose import find_tree
+    from core.local.compose import find_tree
     from core.plugins import get_plugins
 
     settings = start_command()

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Self
 import click
 
 from core.cli.new_skill_compose import add_service
-from core.compose import SCALE_FILE
+from core.local.compose import SCALE_FILE
 
 if TYPE_CHECKING:
     from core.skill import SkillSpec

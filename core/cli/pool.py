@@ -18,8 +18,8 @@ if TYPE_CHECKING:
     from click.shell_completion import CompletionItem
 
     from core.config import PoolConfig
+    from core.local.progress import OnProgress, Progress
     from core.model_pool import ModelPool
-    from core.progress import OnProgress, Progress
     from core.skill import SkillSpec
 
 DEFAULT_SKILL = "draft"
@@ -93,7 +93,7 @@ def open_pool(skill: str, target: str | None) -> Iterator[ModelPool]:
 
 def _progress(settings: Settings) -> OnProgress:
     """Tells on a terminal that something starts, and that it is alive."""
-    from core.progress import Serving, Starting, Waiting, report
+    from core.local.progress import Serving, Starting, Waiting, report
 
     paint = Paint(sys.stderr)
     if settings.quiet or not paint.terminal:

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
     from core.cli.settings import Settings
-    from core.loop_events import CallProgress
+    from core.loop.events import CallProgress
     from skills import skills_pb2
 
 LEAST_WAIT_S = 0.5

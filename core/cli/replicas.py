@@ -55,8 +55,8 @@ def ask_replicas(spec: SkillSpec, targets: Sequence[str], config: PoolConfig) ->
 
 
 def _ask(spec: SkillSpec, target: str, config: PoolConfig) -> Replica:
-    from core.client import SkillClient
     from core.errors import CallError
+    from core.pool.client import SkillClient
 
     with SkillClient.at(spec, target, config) as client:
         try:
@@ -80,7 +80,7 @@ def _ask(spec: SkillSpec, target: str, config: PoolConfig) -> Replica:
 
 
 def _by_the_standard(spec: SkillSpec, target: str, config: PoolConfig) -> Replica:
-    from core.backends.health import check_serving
+    from core.rpc.health import check_serving
 
     serving = check_serving(target, spec.health_service, timeout_s=config.probe_timeout_s)
     return Replica(target=target, serving=serving, message="" if serving else "it does not say SERVING")

@@ -78,8 +78,8 @@ def skills(*, watch: bool, interval: float) -> int:
 
 
 def _rows(spec: SkillSpec, config: PoolConfig) -> list[Row]:
-    from core.backends.address import find_running
-    from core.backends.shared import SharedServer
+    from core.local.shared import SharedServer
+    from core.pool.address import find_running
     from core.pool.targets import resolve_all, split_targets
 
     text = config.target_of(spec)

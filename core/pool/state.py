@@ -17,10 +17,10 @@ from core.pool.events import Action, Event
 from core.pool.records import Attempt, Call, Replica
 from core.pool.retry_budget import RetryBudget
 from core.pool.roster import Roster
+from core.pool.rpc_status import never_arrived
 from core.pool.status import CallStats
 from core.pool.verdicts import Outlook, learn, lose
 from core.pool.waiting_line import WaitingLine
-from core.rpc_status import never_arrived
 
 if TYPE_CHECKING:
     from core.config import PoolConfig

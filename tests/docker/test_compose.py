@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from core.compose import BASE_FILE, SCALE_FILE, Project
+from core.local.compose import BASE_FILE, SCALE_FILE, Project
 from core.testing import SkillContainers
 from skills.skill_draft.plugin import sarai_skills
 from tests.docker.asking import CALL_S, MARKS

@@ -17,19 +17,19 @@ from pathlib import Path
 import grpc
 import pytest
 
-from core.backends.address import AddressReplica
-from core.backends.health import check_serving
-from core.client import SkillClient
 from core.config import PoolConfig
 from core.errors import (
     DeadlineError,
     SkillFailedError,
     UnavailableError,
 )
+from core.pool.address import AddressReplica
 from core.pool.answer import FEW_PIECES
+from core.pool.client import SkillClient
 from core.pool.events import HealthTold, Probed
 from core.pool.records import EJECT_AFTER
 from core.pool.replica_set import ReplicaSet
+from core.rpc.health import check_serving
 from skills import skills_pb2
 from skills.runtime.pieces import HOLD_S
 from tests.both_clients import User, async_user, sync_user

@@ -25,7 +25,7 @@ from PIL import Image
 from core.config import PoolConfig
 from core.errors import CallError, InvalidRequestError, RequestTooLargeError
 from core.model_pool import ModelPool
-from core.rpc_status import call_error
+from core.pool.rpc_status import call_error
 from skills import skills_pb2
 from skills.runtime.testing import served
 from skills.skill_image import image_pb2

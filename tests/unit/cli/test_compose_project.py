@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from core.compose import STEERING
+from core.local.compose import STEERING
 
 ROOT = Path(__file__).parents[3]
 # Stands in for the engine's command: notes where and how it was called, and answers what the command line asks.

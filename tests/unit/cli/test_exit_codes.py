@@ -7,7 +7,7 @@ import pytest
 
 from core import errors
 from core.cli.exit_codes import ExitCode, exit_code_of
-from core.loop_run import LoopError
+from core.loop.run import LoopError
 from skills import skills_pb2
 
 EXPECTED = {

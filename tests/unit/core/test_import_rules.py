@@ -76,23 +76,23 @@ def test_core_names_no_skill(path: str) -> None:
 
 @pytest.mark.parametrize("path", sources("core"))
 def test_core_takes_grpc_from_where_it_is_quiet(path: str) -> None:
-    if path != "core/quiet_grpc.py":
+    if path != "core/rpc/__init__.py":
         assert "grpc" not in top_level(path), f"{path} imports grpc itself"
 
 
 # What the low layers of core may take from core.
 LAYERS = {
     "core/skill.py": (),
-    "core/quiet_grpc.py": (),
-    "core/progress.py": (),
+    "core/rpc/__init__.py": (),
+    "core/local/progress.py": (),
     "core/hookspecs.py": ("core.skill",),
-    "core/base_errors.py": (),
-    "core/errors.py": ("core.base_errors", "core.quiet_grpc"),
+    "core/errors/plain.py": (),
+    "core/errors/calls.py": ("core.errors.plain", "core.rpc"),
     "core/texts.py": (),
     "core/config.py": ("core.skill", "core.errors", "core.texts"),
-    "core/channels.py": ("core.quiet_grpc",),
-    "core/rpc_status.py": ("core.errors", "core.quiet_grpc"),
-    "core/plugins.py": ("core.hookspecs", "core.skill", "core.base_errors"),
+    "core/rpc/channels.py": ("core.rpc",),
+    "core/pool/rpc_status.py": ("core.errors", "core.rpc"),
+    "core/plugins.py": ("core.hookspecs", "core.skill", "core.errors"),
 }
 
 
@@ -115,12 +115,12 @@ def test_what_decides_for_the_pool_has_no_clock_no_lock_and_no_wire(path: str) -
     assert not {"asyncio", "os", "random", "socket", "threading", "time"} & set(top_level(path))
     for name in imports(path):
         core = file_of(name) if within(name, "core") else None
-        allowed = ("core/backends/__init__.py", "core/config.py", "core/errors.py", "core/pool/__init__.py",
-                   "core/quiet_grpc.py", "core/rpc_status.py", *PURE)  # fmt: skip
+        allowed = ("core/pool/backend.py", "core/config.py", "core/errors/__init__.py", "core/pool/__init__.py",
+                   "core/rpc/__init__.py", "core/pool/rpc_status.py", *PURE)  # fmt: skip
         assert core is None or core in allowed, f"{path} imports {name}"
 
 
-@pytest.mark.parametrize("path", [*sources("core/backends"), *sources("core/pool"), "core/client.py", "core/aio.py"])
+@pytest.mark.parametrize("path", [*sources("core/local"), *sources("core/pool")])
 def test_backends_and_clients_do_not_know_the_pool(path: str) -> None:
     for name in imports(path):
         assert not within(name, "core.model_pool", "core.omni_loop", "core.plugins", "core.cli"), f"{path}: {name}"

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from core.loop_result import Iteration, LoopResult, Reflection, Stage
+    from core.loop.result import Iteration, LoopResult, Reflection, Stage
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -5,13 +5,13 @@ from __future__ import annotations
 import socket
 from typing import TYPE_CHECKING
 
-from core.backends.health import ask_health
+from core.rpc.health import ask_health
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from core.backends import Origin
     from core.config import PoolConfig
+    from core.pool.backend import Origin
     from core.skill import SkillSpec
 
 

@@ -12,7 +12,7 @@ import select
 import threading
 from pathlib import Path
 
-from core.backends.descriptors import close_held, open_held
+from core.local.descriptors import close_held, open_held
 
 
 def make_lifeline(path: Path) -> int:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from core.base_errors import ComposeError, NoComposeError, one_line
+from core.errors import ComposeError, NoComposeError, one_line
 
 BASE_FILE = "docker-compose.yml"
 SCALE_FILE = "docker-compose.scale.yml"
@@ -127,7 +127,7 @@ def find_tree() -> Path | None:
     A folder with somebody else's compose file is none.
     """
     here = Path.cwd()
-    for folder in (here, *here.parents, Path(__file__).resolve().parents[1]):
+    for folder in (here, *here.parents, Path(__file__).resolve().parents[2]):
         if (folder / BASE_FILE).is_file() and (folder / "skills" / "skills.proto").is_file():
             return folder
     return None

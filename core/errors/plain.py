@@ -1,7 +1,4 @@
-"""The errors that need no gRPC, so that plugins and the help of the command line load without it.
-
-Import them from `core.errors`, where all of them are.
-"""
+"""The errors that need no gRPC."""
 
 from __future__ import annotations
 

@@ -1,31 +1,4 @@
-"""What can go wrong for a caller.
-
-    SaraiError
-    ├── ConfigError               a setting is out of its range
-    ├── PluginError               a plugin could not be loaded
-    ├── UnknownSkillError         no plugin brings a skill of this name
-    ├── PoolClosedError           the pool was closed
-    ├── ComposeError              compose, or the container engine, failed
-    │   └── NoComposeError        there is none, or no compose project here
-    ├── SkillStartError           the local server of a skill did not come up; also a grpc.RpcError, UNAVAILABLE
-    │   ├── SkillStartTimeoutError
-    │   └── SkillRestartLimitError
-    ├── AnswerError               an answer came, but the object that was asked for cannot be made of it
-    │   ├── CutAnswerError        it was ended before it was whole
-    │   └── InvalidAnswerError    it does not satisfy its type
-    └── CallError                 a call failed; also a grpc.RpcError
-        ├── InvalidRequestError   INVALID_ARGUMENT, OUT_OF_RANGE, NOT_FOUND, ALREADY_EXISTS, FAILED_PRECONDITION
-        │   └── RequestTooLargeError
-        ├── AccessDeniedError     UNAUTHENTICATED, PERMISSION_DENIED
-        ├── OverloadedError       RESOURCE_EXHAUSTED
-        ├── UnavailableError      UNAVAILABLE, ABORTED
-        ├── DeadlineError         DEADLINE_EXCEEDED
-        ├── CallCancelledError    CANCELLED
-        ├── UnsupportedError      UNIMPLEMENTED
-        └── SkillFailedError      INTERNAL, UNKNOWN, DATA_LOSS
-
-The text of each is one line: what happened, where, and what to do.
-"""
+"""The errors that are gRPC's too: a call failed, or the local server that it needs did not come up."""
 
 from __future__ import annotations
 
@@ -33,53 +6,12 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from core.base_errors import (
-    AnswerError,
-    ComposeError,
-    ConfigError,
-    CutAnswerError,
-    InvalidAnswerError,
-    NoComposeError,
-    PluginError,
-    PoolClosedError,
-    SaraiError,
-    UnknownSkillError,
-    one_line,
-)
-from core.quiet_grpc import grpc
+from core.errors.plain import SaraiError, one_line
+from core.rpc import grpc
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
     from pathlib import Path
-
-__all__ = [
-    "ERROR_OF_CODE",
-    "AccessDeniedError",
-    "AnswerError",
-    "CallCancelledError",
-    "CallError",
-    "ComposeError",
-    "ConfigError",
-    "CutAnswerError",
-    "DeadlineError",
-    "FieldViolation",
-    "InvalidAnswerError",
-    "InvalidRequestError",
-    "NoComposeError",
-    "OverloadedError",
-    "PluginError",
-    "PoolClosedError",
-    "RequestTooLargeError",
-    "SaraiError",
-    "SkillFailedError",
-    "SkillRestartLimitError",
-    "SkillStartError",
-    "SkillStartTimeoutError",
-    "UnavailableError",
-    "UnknownSkillError",
-    "UnsupportedError",
-    "one_line",
-]
 
 
 class SkillStartError(SaraiError, grpc.RpcError):

@@ -7,19 +7,19 @@ from collections import defaultdict
 from functools import partial
 from typing import TYPE_CHECKING, Any, Generic, Self, TypeVar, overload
 
-from core.channels import open_aio_channel, open_channel
 from core.errors import CallCancelledError
 from core.pool.answer import ANSWERS, Answer
 from core.pool.face import ClientFace, StreamFace
+from core.pool.structured import shape_of
 from core.pool.watcher import CHECK_TIMEOUT_S
 from core.pool.wire import END, Caller, Metadata, Wire
-from core.quiet_grpc import grpc
-from core.structured import shape_of
+from core.rpc import grpc
+from core.rpc.channels import open_aio_channel, open_channel
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Sequence
 
-    from core.backends import Backend
+    from core.pool.backend import Backend
     from core.pool.records import Attempt
     from core.pool.replica_set import ReplicaSet
     from skills import skills_pb2
@@ -29,7 +29,7 @@ _Chunk = TypeVar("_Chunk")
 
 
 class AsyncSkillClient(ClientFace):
-    """Calls a skill from any event loop. The methods, arguments and errors are those of `core.client.SkillClient`.
+    """Calls a skill from any event loop. The methods, arguments and errors are those of `core.pool.client.SkillClient`.
 
     A stream is read in the event loop that it was begun in.
     """

@@ -9,18 +9,18 @@ from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING
 
-from core.backends.health import HealthWatch, why_silent
-from core.backends.idle import IdleTimer
-from core.backends.shared import SharedServer
 from core.errors import DeadlineError, PoolClosedError, SkillStartError, SkillStartTimeoutError
-from core.progress import OnProgress, Progress, Serving, Starting, Waiting
-from core.quiet_grpc import grpc
+from core.local.idle import IdleTimer
+from core.local.progress import OnProgress, Progress, Serving, Starting, Waiting
+from core.local.shared import SharedServer
+from core.rpc import grpc
+from core.rpc.health import HealthWatch, why_silent
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from core.backends import Origin
     from core.config import PoolConfig
+    from core.pool.backend import Origin
     from core.skill import SkillSpec
 
 _TICK_S = 0.02

@@ -6,23 +6,23 @@ import threading
 from functools import partial
 from typing import TYPE_CHECKING, Any, Generic, Self, TypeVar, overload
 
-from core.backends.health import is_silent
-from core.channels import open_channel
-from core.interrupts import HeldInterrupts
-from core.lost_ends import cancel_and_tell, tell_lost_end
 from core.pool.answer import ANSWERS, Answer
 from core.pool.face import ClientFace, StreamFace
 from core.pool.replica_set import ReplicaSet
+from core.pool.structured import shape_of
 from core.pool.watcher import CHECK_TIMEOUT_S
 from core.pool.wire import END, Caller, Metadata, Wire
-from core.quiet_grpc import grpc
-from core.structured import shape_of
+from core.rpc import grpc
+from core.rpc.channels import open_channel
+from core.rpc.health import is_silent
+from core.rpc.interrupts import HeldInterrupts
+from core.rpc.lost_ends import cancel_and_tell, tell_lost_end
 
 if TYPE_CHECKING:
     from collections.abc import Coroutine, Sequence
 
-    from core.backends import Backend
     from core.config import PoolConfig
+    from core.pool.backend import Backend
     from core.pool.records import Attempt
     from core.skill import SkillSpec
     from skills import skills_pb2
@@ -56,8 +56,8 @@ class SkillClient(ClientFace):
     @classmethod
     def at(cls, spec: SkillSpec, target: str, config: PoolConfig | None = None) -> Self:
         """A client for one address, without a pool."""
-        from core.backends.address import AddressReplica
         from core.config import PoolConfig
+        from core.pool.address import AddressReplica
 
         config = PoolConfig.from_env() if config is None else config
         client = cls(ReplicaSet(spec, config, [AddressReplica(target, "address")]))

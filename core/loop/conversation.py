@@ -7,11 +7,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from core.loop_result import Stage
+from core.loop.result import Stage
 from skills import skills_pb2
 
 if TYPE_CHECKING:
-    from core.loop_config import LoopConfig
+    from core.loop.config import LoopConfig
 
 
 class Conversation:

@@ -30,7 +30,7 @@ os.register_at_fork(after_in_child=_forget_all)
 
 
 class ServerProcess:
-    """A server that was started here. It ends when nobody holds its lifeline any more (`core.backends.lifeline`).
+    """A server that was started here. It ends when nobody holds its lifeline any more (`core.local.lifeline`).
 
     It has a session of its own: Ctrl-C in the terminal reaches only us, and it is one group with all that it starts.
 

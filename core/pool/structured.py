@@ -93,7 +93,7 @@ def shape_of(schema: object) -> Shape[Any]:
     if isinstance(schema, Mapping):
         return _json_shape(schema)
     try:
-        from core.pydantic_types import schema_and_reader
+        from core.pool.pydantic_types import schema_and_reader
     except ImportError as error:
         raise ConfigError(
             f"the schema {schema!r} is no JSON schema, and for types pydantic 2 is needed, which cannot be imported: "

@@ -9,11 +9,11 @@ import time
 from collections.abc import Generator, Iterator
 from typing import TYPE_CHECKING, Any, cast
 
-from core.confidence import confidence_of
-from core.conversation import Conversation
-from core.deadlines import Deadlines
 from core.errors import AnswerError, DeadlineError, SaraiError, SkillFailedError, one_line
-from core.loop_events import (
+from core.loop.confidence import confidence_of
+from core.loop.conversation import Conversation
+from core.loop.deadlines import Deadlines
+from core.loop.events import (
     CallProgress,
     IterationFinished,
     LoopEvent,
@@ -23,15 +23,15 @@ from core.loop_events import (
     ReflectionFinished,
     StageStarted,
 )
-from core.loop_result import CallFigures, Iteration, LoopResult, Reflection, Stage, StopReason, best_of
-from core.prompts import Language, correction_prompt, detect_language, finds_nothing, reflection_prompt
-from core.quiet_grpc import grpc
+from core.loop.prompts import Language, correction_prompt, detect_language, finds_nothing, reflection_prompt
+from core.loop.result import CallFigures, Iteration, LoopResult, Reflection, Stage, StopReason, best_of
+from core.rpc import grpc
 
 if TYPE_CHECKING:
-    from core.client import SkillClient
-    from core.loop_config import LoopConfig
+    from core.loop.config import LoopConfig
     from core.plugins import Plugins
-    from core.structured import Shape
+    from core.pool.client import SkillClient
+    from core.pool.structured import Shape
     from skills import skills_pb2
 
 _log = logging.getLogger(__name__)

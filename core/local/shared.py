@@ -1,7 +1,7 @@
 """A local server that all processes of a user share which want the same one. The last one to leave ends it.
 
-Everything about it lies in one directory (`core.backends.rundir`), which is locked while somebody comes or goes: the
-socket, the lifeline (`core.backends.lifeline`), and a record of what those who come later should know.
+Everything about it lies in one directory (`core.local.rundir`), which is locked while somebody comes or goes: the
+socket, the lifeline (`core.local.lifeline`), and a record of what those who come later should know.
 """
 
 from __future__ import annotations
@@ -13,15 +13,15 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from core.backends.descriptors import close_held
-from core.backends.lifeline import Lifeline, is_read, make_lifeline
-from core.backends.logs import log_tail, new_log
-from core.backends.process import ServerProcess, end_of, kill_group, server_environment
-from core.backends.record import Record
-from core.backends.rundir import RunDir
-from core.backends.share_key import share_key
 from core.errors import SkillRestartLimitError, SkillStartError
-from core.interrupts import HeldInterrupts
+from core.local.descriptors import close_held
+from core.local.lifeline import Lifeline, is_read, make_lifeline
+from core.local.logs import log_tail, new_log
+from core.local.process import ServerProcess, end_of, kill_group, server_environment
+from core.local.record import Record
+from core.local.rundir import RunDir
+from core.local.share_key import share_key
+from core.rpc.interrupts import HeldInterrupts
 
 if TYPE_CHECKING:
     from core.config import PoolConfig

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from core.quiet_grpc import grpc
+from core.rpc import grpc
 
 MAX_MESSAGE_BYTES = 16 * 1024 * 1024
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from core.errors import ERROR_OF_CODE, CallError, FieldViolation, OverloadedError, RequestTooLargeError
-from core.quiet_grpc import grpc
+from core.rpc import grpc
 
 # gRPC's text where a server that stops drops a call that it has not begun. A cancellation of our own has other words
 # ("Locally cancelled by application!", "Channel closed!").

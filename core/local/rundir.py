@@ -14,8 +14,8 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from core.backends.descriptors import close_held, open_held
-from core.backends.lifeline import is_read
+from core.local.descriptors import close_held, open_held
+from core.local.lifeline import is_read
 
 NAME_BYTES = 15
 """What a name is made of, in base 64: 20 characters. More would leave less for the folder of temporary files."""

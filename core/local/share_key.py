@@ -13,7 +13,7 @@ from importlib.machinery import PathFinder
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from core.backends.rundir import NAME_BYTES
+from core.local.rundir import NAME_BYTES
 
 if TYPE_CHECKING:
     from core.skill import SkillSpec
