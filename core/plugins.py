@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import pluggy
 
 import core.hookspecs
-from core.errors import PluginError, one_line
+from core.errors import PluginError, UnknownSkillError, one_line
 from core.hookspecs import ENTRY_POINT_GROUP, PROJECT
 from core.skill import SkillSpec
 
@@ -50,6 +50,16 @@ class Plugins:
     def skills(self) -> Mapping[str, SkillSpec]:
         """All skills by name."""
         return self._skills
+
+    def skill(self, name: str) -> SkillSpec:
+        """What a skill's plugin says of it.
+
+        Raises:
+            UnknownSkillError: there is no such skill.
+        """
+        if name not in self._skills:
+            raise UnknownSkillError(name, self._skills, left_out=(error.name for error in self._errors))
+        return self._skills[name]
 
     @property
     def errors(self) -> tuple[PluginError, ...]:

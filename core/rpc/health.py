@@ -7,8 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from core.rpc import grpc
-from core.rpc.channels import open_channel
+from core.rpc import grpc, open_channel
 
 # What a skill's server in a container adds to its answers, as metadata.
 _IN_CONTAINER = "sarai-container"

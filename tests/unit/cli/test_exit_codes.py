@@ -6,7 +6,7 @@ import grpc
 import pytest
 
 from core import errors
-from core.cli.exit_codes import ExitCode, exit_code_of
+from core.cli.common import ExitCode, exit_code_of
 from core.loop.run import LoopError
 from skills import skills_pb2
 
