@@ -67,6 +67,7 @@ class Plugins:
         return tuple(self._errors)
 
     def _load_tree(self, package: str) -> None:
+        # Not by entry points, which are written at an installation: a tree needs none, nor does a skill that is added.
         for folder in importlib.import_module(package).__path__:
             for path in sorted(Path(folder).glob("skill_*/plugin.py")):
                 name = path.parent.name

@@ -149,10 +149,9 @@ _MEANINGS = {
 def exit_code_of(error: SaraiError) -> ExitCode:
     """The exit code for one of our errors."""
     from core import errors
-    from core.loop.run import LoopError
 
     match error:
-        case LoopError():
+        case errors.LoopError():
             return exit_code_of(error.error)
         case errors.UnavailableError() | errors.SkillStartError() | errors.OverloadedError() | errors.NoComposeError():
             return ExitCode.UNAVAILABLE

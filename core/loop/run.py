@@ -9,7 +9,7 @@ import time
 from collections.abc import Generator, Iterator
 from typing import TYPE_CHECKING, Any, cast
 
-from core.errors import AnswerError, DeadlineError, SaraiError, SkillFailedError, one_line
+from core.errors import AnswerError, DeadlineError, LoopError, SaraiError, SkillFailedError, one_line
 from core.loop.conversation import Conversation
 from core.loop.events import (
     CallProgress,
@@ -34,20 +34,6 @@ if TYPE_CHECKING:
 
 
 _log = logging.getLogger(__name__)
-
-
-class LoopError(SaraiError):
-    """There is no answer: the draft failed, or no answer is what `json_schema` asks for.
-
-    Attributes:
-        error: why. Its text is this one's, and it is its `__cause__` too.
-    """
-
-    def __init__(self, error: SaraiError) -> None:
-        super().__init__(f"no answer: {error}")
-        self.error = error
-        self.caller_fault = error.caller_fault
-        self.retryable = error.retryable
 
 
 class LoopRun:
