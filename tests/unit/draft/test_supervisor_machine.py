@@ -1,0 +1,89 @@
+"""The supervisor's state under everything that can happen to engines and requests, in any order and at any time."""
+
+from __future__ import annotations
+
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, precondition, rule
+
+from skills.skill_draft.engine.messages import Failed, FailureKind
+from skills.skill_draft.sizing import MAX_STEPS
+from tests.engine_world import ENDLESS, STEP_TIMEOUT_S, Caller, World
+
+TEXTS = ("write", "write", "KILL", "LATER", "HANG", "REFUSE", "LARGE2", "LARGE99")
+numbers = st.integers(0, 1000)
+
+
+class SupervisorMachine(RuleBasedStateMachine):
+    """See `tests.engine_world` for what is checked after each event."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.world = World()
+
+    def _caller(self, number: int) -> Caller:
+        """Any, twice as often one that still waits: whoever leaves may have got the whole answer."""
+        callers = self.world.callers
+        pool = [*callers, *(2 * [caller for caller in callers if caller.open])]
+        return pool[number % len(pool)]
+
+    @rule(text=st.sampled_from(TEXTS), max_tokens=st.sampled_from([1, 5, 30, ENDLESS]))
+    def submit(self, text: str, max_tokens: int) -> None:
+        self.world.submit(text, max_tokens)
+
+    @precondition(lambda self: self.world.callers)
+    @rule(number=numbers)
+    def leave(self, number: int) -> None:
+        self.world.leave(self._caller(number))
+
+    @precondition(lambda self: any(caller.open for caller in self.world.callers))
+    @rule(number=numbers)
+    def meet_deadline(self, number: int) -> None:
+        open_ = [caller for caller in self.world.callers if caller.open]
+        self.world.meet_deadline(open_[number % len(open_)])
+
+    @precondition(lambda self: self.world.engine and self.world.engine.running)
+    @rule(number=numbers)
+    def engine_fails_a_request(self, number: int) -> None:
+        engine = self.world.engine
+        assert engine is not None
+        id_ = list(engine.running)[number % len(engine.running)]
+        del engine.running[id_]
+        engine.unproven.discard(id_)
+        self.world.tell(Failed(id=id_, kind=FailureKind.INTERNAL, message="it has failed"))
+
+    @rule(out_of_memory=st.booleans())
+    def die(self, out_of_memory: bool) -> None:
+        self.world.die("SIGKILL", out_of_memory=out_of_memory)
+
+    @precondition(lambda self: self.world.engine)
+    @rule()
+    def freeze_or_thaw(self) -> None:
+        engine = self.world.engine
+        assert engine is not None
+        engine.frozen = not engine.frozen
+
+    @rule(seconds=st.sampled_from([0.1, 5.0, 3600.0]), server_first=st.booleans())
+    def stop_together(self, seconds: float, server_first: bool) -> None:
+        self.world.stop_together(seconds, server_first=server_first)
+
+    @rule(launches=st.sampled_from(["work", "work", "refuse", "die", "hang"]))
+    def launches_change(self, launches: str) -> None:
+        self.world.launches = launches
+
+    @rule(seconds=st.sampled_from([0.25, 0.25, 1.0, 1.5 * STEP_TIMEOUT_S, 12.0]))
+    def time_passes(self, seconds: float) -> None:
+        self.world.wait(seconds)
+
+    def teardown(self) -> None:
+        world = self.world
+        world.come_to_rest()
+        for text in ("KILL", "LATER", "LARGE99"):
+            asked = [caller for caller in world.callers if caller.request.raw == text]
+            # A departure during its trial hides who it was.
+            most = 2 * len(asked) + world.departures + (MAX_STEPS if text == "LARGE99" else 0)
+            assert world.ended_by.get(text, 0) <= most, "a deadly request ends two engines"
+
+
+SupervisorMachine.TestCase.settings = settings(max_examples=200, stateful_step_count=50, deadline=None)
+TestSupervisorMachine = SupervisorMachine.TestCase
