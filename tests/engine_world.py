@@ -52,6 +52,8 @@ from skills.skill_draft.supervisor_state import (
 )
 
 STEP_TIMEOUT_S, START_TIMEOUT_S = 2.0, 5.0
+LATE_S = 3 * TICK_S
+"""What an engine may lack of its time: a look comes a tick late, and a stop of both counts for two."""
 ENDLESS = 1_000_000  # tokens
 SIZES = Sizes(n_ctx=1024, n_cells=2048, n_batch=512, slots=16, n_slots=50, n_outputs=50, block_cells=64)
 GUILTY = "ended the engine twice"
@@ -65,7 +67,7 @@ class Caller(Flight):
         self.world = world
         self.tokens: list[int] = []
         self.ends: list[Done | Failed] = []
-        self.left = False
+        self.left = self.late = False
         self.engines_lost = 0
         """Engines that died with it."""
 
@@ -100,7 +102,7 @@ class Engine:
     """Requests that it was sent and has not said anything of, or no more than what an earlier engine said."""
     ready: bool = False
     refuses: bool = False
-    frozen: bool = False
+    frozen_until: float = 0.0
     stuck: bool = False
     """Whether its intake hangs."""
     hidden_s: float = 0.0
@@ -111,13 +113,13 @@ class Engine:
 class World:
     """Engines, those who call them, and a clock."""
 
-    def __init__(self, launches: str = "work") -> None:
+    def __init__(self, *failures: str) -> None:
         self.now = 1000.0
         self.state = SupervisorState(step_timeout_s=STEP_TIMEOUT_S, start_timeout_s=START_TIMEOUT_S)
         self.engine: Engine | None = None
         self.launch_at: float | None = self.now
-        self.launches = launches
-        """What becomes of the next engines: `work`, `refuse`, `die` or `hang`."""
+        self.failures = list(failures)
+        """How the next engines fail to start: `refuse`, `die` or `hang`. Those after them work."""
         self.callers: list[Caller] = []
         self.ended_by: dict[str, int] = {}
         """How many engines each text has ended."""
@@ -155,8 +157,8 @@ class World:
                     engine.unproven.add(command.id)
             case Kill(why):
                 assert engine is not None
-                late = engine.hidden_s > (STEP_TIMEOUT_S if engine.ready else START_TIMEOUT_S) - TICK_S
-                assert late or engine.stuck_s > STEP_TIMEOUT_S - TICK_S or engine.refuses, "a healthy engine"
+                silent = engine.hidden_s >= (STEP_TIMEOUT_S if engine.ready else START_TIMEOUT_S) - LATE_S
+                assert silent or engine.stuck_s >= STEP_TIMEOUT_S - LATE_S or engine.refuses, "a healthy engine"
                 return why
         return ""
 
@@ -172,9 +174,9 @@ class World:
         self.tell(Left(caller))
 
     def meet_deadline(self, caller: Caller) -> None:
-        """As `LastMoment` does, and the server after it."""
+        """The call's time is up. The server says that it leaves a moment later."""
         caller.time_is_up()
-        self.leave(caller)
+        caller.late = True
 
     def die(self, how: str, *, out_of_memory: bool = False, cause: str = "") -> None:
         """The engine ends. What it has sent is read before that is noticed; what it was sent is lost."""
@@ -196,6 +198,9 @@ class World:
                 self._work()
             if self.engine is not None:
                 self.tell(Tick(TICK_S))
+            for caller in self.callers:
+                if caller.late and not caller.left:
+                    self.leave(caller)
 
     def stop_together(self, seconds: float, *, server_first: bool) -> None:
         """The server and its engine are frozen and thawed."""
@@ -212,8 +217,8 @@ class World:
         self.launch_at = None
         config = self.state.sizing.of_next(EngineConfig(model="any"), limit=1e9)
         self.engine = Engine(config.memory_kills)
-        match self.launches:
-            case "work":
+        match self.failures.pop(0) if self.failures else "":
+            case "":
                 self.engine.ready = True
                 self.tell(Ready(model="any", numerics="exact", notes=(), sizes=config.sizes or SIZES))
             case "refuse":
@@ -227,11 +232,11 @@ class World:
         engine = self.engine
         assert engine is not None
         engine.stuck_s += passed_s if engine.stuck else 0.0
-        if engine.frozen or not engine.ready:
+        if engine.frozen_until >= self.now or not engine.ready:
             engine.hidden_s += passed_s
             return
         engine.hidden_s = 0.0
-        for part in (self._take_in, self._write):
+        for part in (self._write, self._take_in):  # a prompt takes a step to be read
             part(engine)
             if self.engine is not engine:
                 return
@@ -286,14 +291,17 @@ class World:
     # --- what has to hold ---
 
     def check(self) -> None:
-        assert set(self.state.flights) == {caller.request.id for caller in self.callers if caller.open}
+        open_ = {caller.request.id for caller in self.callers if caller.open}
+        late = {caller.request.id for caller in self.callers if caller.late and not caller.left}
+        assert open_ <= set(self.state.flights) <= open_ | late
         if self.state.state is State.DOWN:
             assert not self.state.flights, "nobody waits for an engine that does not start"
         assert (self.engine is not None and self.engine.ready) == (self.state.state is State.SERVING)
 
     def _check_sent(self, request: Request) -> None:
         caller = self.callers[request.id - 1]
-        assert caller.open, "nothing is sent for who has left"
+        assert caller.open or caller.late, "nothing is sent for who has got all"
+        assert not caller.left, "nothing is sent for who has left"
         sent = [token for tokens in request.so_far for token in tokens.token_ids]
         assert sent == caller.tokens, "the engine is told what the caller has"
 
@@ -305,9 +313,7 @@ class World:
 
     def come_to_rest(self) -> None:
         """Once engines start again, every request ends, what is asked then is answered, and nothing is left to do."""
-        self.launches = "work"
-        if self.engine is not None:
-            self.engine.frozen = False
+        self.failures.clear()
         for caller in self.callers:
             if caller.open and caller.request.max_tokens == ENDLESS:
                 self.leave(caller)

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import math
+
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, precondition, rule
 
+from skills.runtime.patience import TICK_S
 from skills.skill_draft.engine.messages import Failed, FailureKind
 from skills.skill_draft.sizing import MAX_STEPS
 from tests.engine_world import ENDLESS, STEP_TIMEOUT_S, Caller, World
 
-TEXTS = ("write", "write", "KILL", "LATER", "HANG", "REFUSE", "LARGE2", "LARGE99")
+TEXTS = ("KILL", "LATER", "HANG", "REFUSE", "LARGE2", "LARGE99")
 numbers = st.integers(0, 1000)
 
 
@@ -27,14 +30,26 @@ class SupervisorMachine(RuleBasedStateMachine):
         pool = [*callers, *(2 * [caller for caller in callers if caller.open])]
         return pool[number % len(pool)]
 
-    @rule(text=st.sampled_from(TEXTS), max_tokens=st.sampled_from([1, 5, 30, ENDLESS]))
-    def submit(self, text: str, max_tokens: int) -> None:
+    @rule(number=st.integers(1, 3), max_tokens=st.sampled_from([1, 30, ENDLESS]))
+    def submit(self, number: int, max_tokens: int) -> None:
+        for _ in range(number):
+            self.world.submit("write", max_tokens)
+
+    @rule(text=st.sampled_from(TEXTS), max_tokens=st.sampled_from([5, ENDLESS]))
+    def submit_what_ends_engines(self, text: str, max_tokens: int) -> None:
         self.world.submit(text, max_tokens)
 
     @precondition(lambda self: self.world.callers)
     @rule(number=numbers)
     def leave(self, number: int) -> None:
         self.world.leave(self._caller(number))
+
+    @precondition(lambda self: self.world.engine and self.world.engine.unproven)
+    @rule()
+    def leave_during_its_trial(self) -> None:
+        engine = self.world.engine
+        assert engine is not None
+        self.world.leave(self.world.callers[min(engine.unproven) - 1])
 
     @precondition(lambda self: any(caller.open for caller in self.world.callers))
     @rule(number=numbers)
@@ -57,21 +72,25 @@ class SupervisorMachine(RuleBasedStateMachine):
         self.world.die("SIGKILL", out_of_memory=out_of_memory)
 
     @precondition(lambda self: self.world.engine)
-    @rule()
-    def freeze_or_thaw(self) -> None:
+    @rule(seconds=st.sampled_from([1.0, STEP_TIMEOUT_S, math.inf]))
+    def freeze(self, seconds: float) -> None:
         engine = self.world.engine
         assert engine is not None
-        engine.frozen = not engine.frozen
+        engine.frozen_until = self.world.now + seconds
 
     @rule(seconds=st.sampled_from([0.1, 5.0, 3600.0]), server_first=st.booleans())
     def stop_together(self, seconds: float, server_first: bool) -> None:
         self.world.stop_together(seconds, server_first=server_first)
 
-    @rule(launches=st.sampled_from(["work", "work", "refuse", "die", "hang"]))
-    def launches_change(self, launches: str) -> None:
-        self.world.launches = launches
+    @rule(failures=st.lists(st.sampled_from(["refuse", "die", "hang"]), max_size=3))
+    def next_launches_fail(self, failures: list[str]) -> None:
+        self.world.failures = failures
 
-    @rule(seconds=st.sampled_from([0.25, 0.25, 1.0, 1.5 * STEP_TIMEOUT_S, 12.0]))
+    @rule(ticks=st.integers(1, 4))
+    def ticks_pass(self, ticks: int) -> None:
+        self.world.wait(ticks * TICK_S)
+
+    @rule(seconds=st.sampled_from([1.5 * STEP_TIMEOUT_S, 12.0]))
     def time_passes(self, seconds: float) -> None:
         self.world.wait(seconds)
 
@@ -85,5 +104,5 @@ class SupervisorMachine(RuleBasedStateMachine):
             assert world.ended_by.get(text, 0) <= most, "a deadly request ends two engines"
 
 
-SupervisorMachine.TestCase.settings = settings(max_examples=200, stateful_step_count=50, deadline=None)
+SupervisorMachine.TestCase.settings = settings(max_examples=100, stateful_step_count=50, deadline=None)
 TestSupervisorMachine = SupervisorMachine.TestCase

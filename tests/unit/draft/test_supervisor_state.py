@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 
 from skills.runtime.patience import TICK_S
@@ -54,7 +56,7 @@ def test_a_request_that_was_given_up_while_no_engine_started_holds_up_nobody_lat
     world = World()
     caller = world.submit()
     world.wait(1.0)
-    world.launches = "refuse"
+    world.failures = 3 * ["refuse"]
     world.die("SIGKILL")
     world.wait(1.0)
     assert world.state.state is State.DOWN
@@ -64,6 +66,19 @@ def test_a_request_that_was_given_up_while_no_engine_started_holds_up_nobody_lat
         assert "the model is broken" in refused.failed.message
     world.come_to_rest()
     assert world.state.message == ""
+
+
+def test_a_caller_who_leaves_during_the_trial_of_its_request_lets_the_next_one_go_on() -> None:
+    world = World()
+    first, second = world.submit(max_tokens=20), world.submit(max_tokens=20)
+    world.wait(1.0)
+    world.die("SIGKILL")
+    world.wait(2 * TICK_S)
+    assert world.engine is not None
+    assert list(world.engine.running) == [first.request.id], "its prompt is read"
+    world.leave(first)
+    world.wait(10.0)
+    assert isinstance(second.ends[0], Done)
 
 
 def test_a_request_that_came_while_no_engine_was_there_is_not_guilty_of_the_first_death_that_it_sees() -> None:
@@ -89,14 +104,16 @@ def test_callers_who_leave_while_no_engine_is_there_leave_nothing_to_do() -> Non
     assert world.state.restarts == 1
 
 
-@pytest.mark.parametrize("launches", ["refuse", "die", "hang"])
-def test_a_first_engine_that_does_not_get_ready_is_the_only_one(launches: str) -> None:
-    world = World(launches)
+@pytest.mark.parametrize(
+    ("failure", "says"),
+    [("refuse", "the model is broken"), ("die", "exit code 3"), ("hang", "the model did not load within 5 s")],
+)
+def test_a_first_engine_that_does_not_get_ready_is_the_only_one(failure: str, says: str) -> None:
+    world = World(failure)
     world.wait(2 * START_TIMEOUT_S)
     assert world.state.state is State.DOWN
     assert world.state.ready is None
-    why = {"refuse": "the model is broken", "die": "exit code 3", "hang": "the model did not load within 5 s"}[launches]
-    assert why in world.state.message
+    assert says in world.state.message
 
 
 def test_an_engine_that_makes_no_step_is_replaced() -> None:
@@ -104,7 +121,7 @@ def test_an_engine_that_makes_no_step_is_replaced() -> None:
     caller = world.submit(max_tokens=20)
     world.wait(1.0)
     assert world.engine is not None
-    world.engine.frozen = True
+    world.engine.frozen_until = math.inf
     world.wait(STEP_TIMEOUT_S + 10.0)
     assert "no step for" in world.log[0]
     assert isinstance(caller.ends[0], Done)
@@ -144,13 +161,12 @@ def test_a_request_that_no_engine_is_small_enough_for_is_given_up_and_the_others
 
 
 def test_engines_killed_for_want_of_memory_while_they_start_are_made_smaller_and_do_not_count() -> None:
-    world = World("hang")
+    world = World(*MAX_STEPS * ["hang"], "hang")
     for _ in range(MAX_STEPS):
         world.die("SIGKILL", out_of_memory=True)
         world.wait(TICK_S)
     assert world.engine is not None
     assert world.engine.smaller == MAX_STEPS
-    world.launches = "work"
     world.die("SIGKILL", out_of_memory=True)
     world.wait(60.0)
     assert world.state.ready is None, "the next one would be as large"
@@ -158,7 +174,7 @@ def test_engines_killed_for_want_of_memory_while_they_start_are_made_smaller_and
 
 def test_further_engines_are_tried_less_and_less_often() -> None:
     world = World()
-    world.launches = "die"
+    world.failures = 10 * ["die"]
     world.die("SIGKILL")
     delays = []
     for _ in range(9):
@@ -167,3 +183,6 @@ def test_further_engines_are_tried_less_and_less_often() -> None:
         world.now = world.launch_at - TICK_S
         world.wait(TICK_S)
     assert delays == [*RESTART_DELAY_S, 10.0, 10.0]
+    world.come_to_rest()
+    world.die("SIGKILL")
+    assert world.launch_at == world.now, "but anew where there has been one"
