@@ -52,6 +52,7 @@ from skills.skill_draft.supervisor_state import (
 )
 
 STEP_TIMEOUT_S, START_TIMEOUT_S = 2.0, 5.0
+READ_STEPS = 2
 LATE_S = 3 * TICK_S
 """What an engine may lack of its time: a look comes a tick late, and a stop of both counts for two."""
 ENDLESS = 1_000_000  # tokens
@@ -98,8 +99,12 @@ class Engine:
     smaller: int
     inbox: list[Request | Cancel] = field(default_factory=list)
     running: dict[int, tuple[Request, Tokens]] = field(default_factory=dict)
+    sent: set[int] = field(default_factory=set)
+    """Requests that it was sent."""
     unproven: set[int] = field(default_factory=set)
-    """Requests that it was sent and has not said anything of, or no more than what an earlier engine said."""
+    """Those of them of which it has said nothing yet, or no more than an earlier engine."""
+    unread: dict[int, int] = field(default_factory=dict)
+    """How many steps the prompt of a request still takes."""
     ready: bool = False
     refuses: bool = False
     frozen_until: float = 0.0
@@ -154,6 +159,7 @@ class World:
                 engine.inbox.append(command)
                 if isinstance(command, Request):
                     self._check_sent(command)
+                    engine.sent.add(command.id)
                     engine.unproven.add(command.id)
             case Kill(why):
                 assert engine is not None
@@ -236,7 +242,7 @@ class World:
             engine.hidden_s += passed_s
             return
         engine.hidden_s = 0.0
-        for part in (self._write, self._take_in):  # a prompt takes a step to be read
+        for part in (self._write, self._take_in):
             part(engine)
             if self.engine is not engine:
                 return
@@ -263,6 +269,7 @@ class World:
         elif text == "REFUSE":
             self._say(engine, Failed(id=request.id, kind=FailureKind.INVALID, message="it is refused"))
         else:
+            engine.unread[request.id] = READ_STEPS
             engine.running[request.id] = request, request.so_far[0] if request.so_far else Tokens()
             self._say(engine, Queued(id=request.id))
             if self.engine is engine:
@@ -270,6 +277,9 @@ class World:
 
     def _write(self, engine: Engine) -> None:
         for id_, (request, tokens) in list(engine.running.items()):
+            if engine.unread[id_]:
+                engine.unread[id_] -= 1
+                continue
             place = len(tokens.token_ids)
             if request.raw == "LATER" and place == 2:
                 self.die("exit code 9", cause="LATER")
@@ -297,6 +307,8 @@ class World:
         if self.state.state is State.DOWN:
             assert not self.state.flights, "nobody waits for an engine that does not start"
         assert (self.engine is not None and self.engine.ready) == (self.state.state is State.SERVING)
+        if self.engine is not None and self.engine.ready:
+            assert self.engine.unproven or open_ <= self.engine.sent, "a trial is all that a request waits for"
 
     def _check_sent(self, request: Request) -> None:
         caller = self.callers[request.id - 1]

@@ -6,7 +6,7 @@ import math
 
 from hypothesis import settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, precondition, rule
+from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule
 
 from skills.runtime.patience import TICK_S
 from skills.skill_draft.engine.messages import Failed, FailureKind
@@ -20,9 +20,16 @@ numbers = st.integers(0, 1000)
 class SupervisorMachine(RuleBasedStateMachine):
     """See `tests.engine_world` for what is checked after each event."""
 
-    def __init__(self) -> None:
-        super().__init__()
+    @initialize(texts=st.lists(st.sampled_from(("write", "write", *TEXTS)), max_size=4), ticks=st.integers(0, 9))
+    def begin(self, texts: list[str], ticks: int) -> None:
+        """An engine, and perhaps some requests that have just lost it."""
         self.world = World()
+        for text in texts:
+            self.world.submit(text, 30)
+        self.world.wait(1.0)
+        if texts:
+            self.world.die("SIGKILL")
+            self.world.wait(ticks * TICK_S)
 
     def _caller(self, number: int) -> Caller:
         """Any, twice as often one that still waits: whoever leaves may have got the whole answer."""
@@ -95,6 +102,8 @@ class SupervisorMachine(RuleBasedStateMachine):
         self.world.wait(seconds)
 
     def teardown(self) -> None:
+        if not hasattr(self, "world"):
+            return
         world = self.world
         world.come_to_rest()
         for text in ("KILL", "LATER", "LARGE99"):
