@@ -92,8 +92,10 @@ class Supervisor:
         """
         self._keeper = asyncio.create_task(self._keep())
         waiting = asyncio.create_task(self._serving.wait())
-        await asyncio.wait((waiting, self._keeper), return_when=asyncio.FIRST_COMPLETED)
-        waiting.cancel()
+        try:
+            await asyncio.wait((waiting, self._keeper), return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            waiting.cancel()
         if not self.ready:
             await self._keeper
             raise EngineGoneError(self.message)
