@@ -42,7 +42,8 @@ from .flight import Flight
 from .last_moment import HARD_DEADLINES, LastMoment
 from .requests import InvalidFieldError, to_request
 from .settings import Settings, SettingsError, load
-from .supervisor import State, Supervisor
+from .supervisor import Supervisor
+from .supervisor_state import State
 
 if TYPE_CHECKING:
     from skills.runtime.metrics import Metrics, Reading
@@ -148,7 +149,7 @@ class DraftSkill(skills_pb2_grpc.SkillsServiceServicer):
     async def _on_state(self, state: State) -> None:
         """A new engine takes under a second, and calls wait for it: only the lack of one is NOT_SERVING."""
         if self._serving and not self._draining:
-            await self._serving.set(state in (State.SERVING, State.RECOVERING))
+            await self._serving.set(state in (State.SERVING, State.REPLAYING))
 
     def cannot_serve(self, why: str) -> None:
         """Health and callers are told, until it can."""
@@ -328,7 +329,7 @@ class DraftSkill(skills_pb2_grpc.SkillsServiceServicer):
         if self._draining:
             return "DRAINING"
         if self._cannot_serve:
-            return State.NOT_SERVING.value
+            return State.DOWN.value
         return (self._engine.state if self._engine else State.LOADING).value
 
 
