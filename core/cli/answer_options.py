@@ -70,9 +70,7 @@ class AnswerOptions:
 
         settings = self.settings()
         batch = settings.pop("batch")
-        return skills_pb2.GenReq(
-            priority=skills_pb2.PRIORITY_BATCH if batch else skills_pb2.PRIORITY_INTERACTIVE, **settings
-        )
+        return skills_pb2.GenReq(priority=skills_pb2.PRIORITY_BATCH if batch else None, **settings)
 
 
 def _read_text(path: Path) -> str:

@@ -8,7 +8,9 @@ from typing import Any, NoReturn
 
 import grpc
 
-from .status import Reason, abort
+from skills.wire import Reason
+
+from .status import abort
 
 # Calls that only look at the server go on, and nobody waits for them.
 _BYSTANDERS = ("/grpc.health.", "/grpc.reflection.")

@@ -12,12 +12,13 @@ from typing import TYPE_CHECKING
 import grpc
 
 from skills import skills_pb2
+from skills.wire import Feature, Reason
 
 from .limits import Limits
 from .resources import CpuMeter, anonymous_bytes, usable_cpus
 from .serving import Serving, StartError
 from .settings import ServerSettings
-from .status import Reason, abort
+from .status import abort
 from .work import BusyError, Work
 
 if TYPE_CHECKING:
@@ -40,6 +41,8 @@ class BaseSkill:
 
     services: Sequence[str] = ()
     bystanders: tuple[str, ...] = ()
+    features: Sequence[Feature] = ()
+    """What Health tells that it can do beyond answering a prompt."""
 
     def __init__(self, settings: ServerSettings, *, name: str, version: str) -> None:
         self.name, self.version = name, version
@@ -133,6 +136,7 @@ class BaseSkill:
             uptime_s=time.monotonic() - self._started_s,
             ram_mb=anonymous_bytes(pids) / 1e6,
             cpu_percent=self._cpu.percent(pids),
+            features=self.features,
         )
 
     # --- metrics ---

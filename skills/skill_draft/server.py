@@ -23,6 +23,7 @@ import logging
 import time
 from collections import deque
 from collections.abc import AsyncIterator, Sequence
+from operator import attrgetter
 from typing import TYPE_CHECKING, NoReturn
 
 import grpc
@@ -32,14 +33,15 @@ from skills.runtime.limits import Limits
 from skills.runtime.pieces import Pieces
 from skills.runtime.resources import CpuMeter, anonymous_bytes, usable_cpus
 from skills.runtime.serving import Serving, StartError, configure_logging, serve
-from skills.runtime.status import Reason, abort
+from skills.runtime.status import abort
+from skills.wire import HARD_DEADLINES, Feature, Reason
 
 from . import VERSION, answers
 from .catalog import ModelNotFoundError, find_model, models_dir
 from .engine.messages import Done, EngineConfig, Failed, FailureKind, Piece, Progress
 from .engine_process import EngineGoneError
 from .flight import Flight
-from .last_moment import HARD_DEADLINES, LastMoment
+from .last_moment import LastMoment
 from .requests import InvalidFieldError, to_request
 from .settings import Settings, SettingsError, load
 from .supervisor import State, Supervisor
@@ -62,18 +64,18 @@ CODES = {
 # Metrics: the name, the field of HealthResp, what it is.
 READINGS = (
     ("requests_total", "total_requests", "Requests"),
-    ("tokens_total", "total_tokens", "Tokens written"),
-    ("prompt_tokens_total", "prompt_tokens", "Tokens of prompts"),
-    ("cached_tokens_total", "cached_tokens", "Tokens of prompts that were found in the prefix cache"),
-    ("lookup_tokens_total", "lookup_tokens", "Lookup tokens tried"),
-    ("lookup_accepted_total", "lookup_accepted", "Lookup tokens that were right"),
-    ("engine_restarts_total", "engine_restarts", "Engines replaced"),
-    ("engine_memory_kills_total", "memory_kills", "Engines that the kernel killed as memory ran out"),
+    ("tokens_total", "engine.total_tokens", "Tokens written"),
+    ("prompt_tokens_total", "engine.prompt_tokens", "Tokens of prompts"),
+    ("cached_tokens_total", "engine.cached_tokens", "Tokens of prompts that were found in the prefix cache"),
+    ("lookup_tokens_total", "engine.lookup_tokens", "Lookup tokens tried"),
+    ("lookup_accepted_total", "engine.lookup_accepted", "Lookup tokens that were right"),
+    ("engine_restarts_total", "engine.restarts", "Engines replaced"),
+    ("engine_memory_kills_total", "engine.memory_kills", "Engines that the kernel killed as memory ran out"),
     ("active_requests", "active_requests", "Requests that run"),
     ("queued_requests", "queued_requests", "Requests that wait"),
     ("threads", "threads", "CPU threads in use"),
-    ("kv_cells", "kv_cells", "Cells of the KV cache"),
-    ("kv_cells_used", "kv_cells_used", "Cells that hold something"),
+    ("kv_cells", "engine.kv_cells", "Cells of the KV cache"),
+    ("kv_cells_used", "engine.kv_cells_used", "Cells that hold something"),
     ("uptime_seconds", "uptime_s", "Since the start"),
 )
 Context = grpc.aio.ServicerContext[object, object]
@@ -85,6 +87,9 @@ class DraftSkill(skills_pb2_grpc.SkillsServiceServicer):
     name = "draft"
     services: Sequence[str] = ("SkillsService",)
     bystanders: tuple[str, ...] = ("/SkillsService/Health",)
+    features = (
+        Feature.RESUME, Feature.GRAMMAR, Feature.JSON_SCHEMA, Feature.REGEX, Feature.LARK, Feature.JSON_OBJECT,
+    )  # fmt: skip
 
     def __init__(self, settings: Settings, *, engine_module: str | None = None) -> None:
         self._settings = settings
@@ -187,8 +192,8 @@ class DraftSkill(skills_pb2_grpc.SkillsServiceServicer):
     async def GenerateStream(  # noqa: N802 - gRPC's name
         self, request: skills_pb2.GenReq, context: Context
     ) -> AsyncIterator[skills_pb2.GenChunk]:
-        """Answers in pieces; the last chunk holds the whole answer."""
-        pieces = Pieces(context)
+        """Answers in pieces; the last chunk holds what is known at the end."""
+        pieces = Pieces(context, request)
         async for event in self._run(request, context):
             chunk = skills_pb2.GenChunk(result=event) if isinstance(event, skills_pb2.GenResp) else answers.chunk(event)
             for sent in pieces.put(chunk):
@@ -252,7 +257,7 @@ class DraftSkill(skills_pb2_grpc.SkillsServiceServicer):
         if self._metrics:
             self._metrics.answered(
                 first_token_s=result.time_to_first_token_ms / 1000,
-                tokens=result.tokens_generated,
+                tokens=result.tokens_generated - result.continued_tokens,
                 duration_s=result.latency_ms / 1000,
             )
         return result
@@ -282,47 +287,58 @@ class DraftSkill(skills_pb2_grpc.SkillsServiceServicer):
         from skills.runtime.metrics import Reading
 
         health = self._health()
-        return [Reading(f"sarai_draft_{name}", help_, float(getattr(health, field))) for name, field, help_ in READINGS]
+        return [
+            Reading(f"sarai_draft_{name}", what, float(attrgetter(field)(health))) for name, field, what in READINGS
+        ]
 
     async def Health(self, request: skills_pb2.HealthReq, context: Context) -> skills_pb2.HealthResp:  # noqa: N802, ARG002
         """What this replica does and how it is; never waits for the engine."""
         return self._health()
 
     def _health(self) -> skills_pb2.HealthResp:
-        engine, now = self._engine, time.monotonic()
-        common = skills_pb2.HealthResp(
+        health = skills_pb2.HealthResp(
             status=self._status(),
             total_requests=self._total_requests,
-            total_tokens=self._total_tokens,
-            uptime_s=now - self._started,
+            uptime_s=time.monotonic() - self._started,
             version=VERSION,
+            message=self._cannot_serve,
+            features=self.features,
+        )
+        if engine := self._engine:
+            health.MergeFrom(
+                skills_pb2.HealthResp(
+                    ram_mb=anonymous_bytes(engine.pids) / 1e6,
+                    cpu_percent=self._cpu.percent(engine.pids),
+                    active_requests=engine.stats.active,
+                    queued_requests=engine.stats.queued,
+                    model=engine.ready.model if engine.ready else "",
+                    threads=engine.stats.threads,
+                    message=self._cannot_serve or engine.message or engine.sizing.note,
+                    engine=self._engine_stats(engine),
+                )
+            )
+        return health
+
+    def _engine_stats(self, engine: Supervisor) -> skills_pb2.EngineStats:
+        tried, right = engine.lookup_totals()
+        stats = skills_pb2.EngineStats(
+            kv_cells_used=engine.stats.kv_used,
+            restarts=engine.restarts,
+            memory_kills=engine.sizing.kills,
+            tokens_per_second=self._tokens_per_second(),
+            total_tokens=self._total_tokens,
             prompt_tokens=self._prompt_tokens,
             cached_tokens=self._cached_tokens,
-            tokens_per_second=sum(n for at, n in self._recent if at >= now - SPEED_WINDOW_S) / SPEED_WINDOW_S,
-            message=self._cannot_serve,
-        )
-        if engine is None:
-            return common
-        tried, right = engine.lookup_totals()
-        common.MergeFrom(
-            skills_pb2.HealthResp(
-                ram_mb=anonymous_bytes(engine.pids) / 1e6,
-                cpu_percent=self._cpu.percent(engine.pids),
-                active_requests=engine.stats.active,
-                queued_requests=engine.stats.queued,
-                threads=engine.stats.threads,
-                kv_cells_used=engine.stats.kv_used,
-                engine_restarts=engine.restarts,
-                lookup_tokens=tried,
-                lookup_accepted=right,
-                memory_kills=engine.sizing.kills,
-                message=self._cannot_serve or engine.message or engine.sizing.note,
-            )
+            lookup_tokens=tried,
+            lookup_accepted=right,
         )
         if ready := engine.ready:
-            common.model, common.numerics = ready.model, ready.numerics
-            common.n_ctx, common.kv_cells = ready.sizes.n_ctx, ready.sizes.n_cells
-        return common
+            stats.numerics, stats.n_ctx, stats.kv_cells = ready.numerics, ready.sizes.n_ctx, ready.sizes.n_cells
+        return stats
+
+    def _tokens_per_second(self) -> float:
+        begin_s = time.monotonic() - SPEED_WINDOW_S
+        return sum(tokens for at, tokens in self._recent if at >= begin_s) / SPEED_WINDOW_S
 
     def _status(self) -> str:
         if self._draining:
