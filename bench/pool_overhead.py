@@ -19,7 +19,7 @@ from collections.abc import Callable, Iterator, Sequence
 
 from core.config import PoolConfig
 from core.model_pool import ModelPool
-from core.rpc.channels import open_channel
+from core.rpc import open_channel
 from skills import skills_pb2, skills_pb2_grpc
 
 NUM_PIECES = (1, 64)

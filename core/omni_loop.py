@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from core.errors import LoopError
 from core.loop.config import MAX_ITERATIONS, LoopConfig
 from core.loop.events import (
     IterationFinished,
@@ -15,7 +16,7 @@ from core.loop.events import (
     StageStarted,
 )
 from core.loop.result import CallFigures, Iteration, LoopResult, Reflection, Stage, StopReason
-from core.loop.run import LoopError, LoopRun
+from core.loop.run import LoopRun
 from core.model_pool import get_model_pool
 from core.pool.structured import shape_of
 

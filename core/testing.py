@@ -160,7 +160,7 @@ class SkillContainers:
         from core.local.compose import build_command, find_project
         from core.plugins import get_plugins
 
-        spec = get_plugins().skills[name]
+        spec = get_plugins().skill(name)
         if spec.image in self._built:
             return spec
         project = find_project()
@@ -194,12 +194,11 @@ def _up(project: Project, spec: SkillSpec, port: int) -> Iterator[None]:
 
     down = "down --volumes --remove-orphans --timeout 3"
     command, files = " ".join(project.command), [str(file) for file in project.files]
-    ports = f"SARAI_{spec.name.upper().replace('-', '_')}_PORTS"
     with contextlib.ExitStack() as stack:
         # Before it is started, as what fails half-way is to be removed too.
         stack.enter_context(get_docker_services(command, files, project.name, [], [down]))
         with pytest.MonkeyPatch.context() as patch:
-            patch.setenv(ports, str(port))
+            patch.setenv(spec.ports_variable, str(port))
             start = [f"up -d --no-build {spec.container}"]
             stack.enter_context(get_docker_services(command, files, project.name, start, []))
         yield

@@ -15,11 +15,10 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from core.cli.exit_codes import ExitCode
-from core.cli.pool import complete_skill, find_spec
-from core.cli.settings import Settings, common_options, print_json, start_command
-from core.cli.types import Whole
-from core.cli.watch import View, show, watch_options
+from core.cli.common import ExitCode, Settings, common_options, print_json, start_command
+from core.cli.parameters import Whole
+from core.cli.pool import complete_skill
+from core.cli.views import HEADINGS, View, ask_replicas, show, table, watch_options
 
 if TYPE_CHECKING:
     from core.local.compose import Project
@@ -61,10 +60,10 @@ def chosen_skills(project: Project, names: tuple[str, ...]) -> list[SkillSpec]:
     from core.errors import ComposeError
     from core.plugins import get_plugins
 
-    services = project.services()
+    services, plugins = project.services(), get_plugins()
     if not names:
-        return [spec for spec in get_plugins().skills.values() if spec.container in services]
-    specs = [find_spec(name) for name in names]
+        return [spec for spec in plugins.skills.values() if spec.container in services]
+    specs = [plugins.skill(name) for name in names]
     for spec in specs:
         if spec.container not in services:
             raise ComposeError(
@@ -158,7 +157,6 @@ def ps(*, skills: tuple[str, ...], watch: bool, interval: float) -> int:
 
 
 def _rows(project: Project, spec: SkillSpec) -> list[dict[str, Any]]:
-    from core.cli.replicas import ask_replicas
     from core.config import PoolConfig
 
     containers = project.containers(spec.container)
@@ -189,9 +187,6 @@ def _as_dict(row: dict[str, Any]) -> dict[str, Any]:
 
 
 def _table(rows: list[dict[str, Any]]) -> list[str]:
-    from core.cli.figures import table
-    from core.cli.replicas import HEADINGS
-
     ours = ("SKILL", "CONTAINER", "STATE", "HEALTH", "TARGET")
     cells = [
         (

@@ -7,15 +7,12 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from core.cli.answer_options import AnswerOptions, answer_options
-from core.cli.answer_view import answer_view
-from core.cli.colors import Paint
-from core.cli.exit_codes import ExitCode
+from core.cli.answer_view import PromptBar, answer_view, describe, where, why_empty
+from core.cli.asking import AnswerOptions, answer_options, read_prompt
+from core.cli.common import ExitCode, Settings, common_options, message_dict, print_json, start_command
+from core.cli.parameters import Seconds, Whole
 from core.cli.pool import open_pool, skill_options
-from core.cli.prompt_bar import PromptBar
-from core.cli.prompt_input import read_prompt
-from core.cli.settings import Settings, common_options, print_json, start_command
-from core.cli.types import Seconds, Whole
+from core.cli.streams import Paint
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -114,8 +111,6 @@ def _show_several(stream: Iterator[skills_pb2.GenChunk]) -> skills_pb2.GenResp |
 
 def _show_json(stream: Iterator[skills_pb2.GenChunk]) -> skills_pb2.GenResp | None:
     """Writes a line for each piece, and one for the whole answer."""
-    from core.cli.figures import message_dict
-
     response = None
     for chunk in stream:
         if chunk.text:
@@ -127,7 +122,6 @@ def _show_json(stream: Iterator[skills_pb2.GenChunk]) -> skills_pb2.GenResp | No
 
 
 def _conclude(response: skills_pb2.GenResp | None, settings: Settings, *, origin: str, target: str) -> int:
-    from core.cli.figures import describe, where, why_empty
     from core.loop.result import CallFigures
 
     if response is None:

@@ -7,7 +7,8 @@ import re
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
-from core.cli.figures import seconds, table, where
+from core.cli.answer_view import seconds, where
+from core.cli.views import table
 from core.loop.events import (
     CallProgress,
     IterationFinished,
@@ -20,9 +21,9 @@ from core.loop.events import (
 from core.loop.result import CallFigures, LoopResult, Stage, StopReason
 
 if TYPE_CHECKING:
-    from core.cli.colors import Paint
-    from core.cli.prompt_bar import PromptBar
-    from core.cli.settings import Settings
+    from core.cli.answer_view import PromptBar
+    from core.cli.common import Settings
+    from core.cli.streams import Paint
 
 STOPPED = {
     StopReason.NOTHING_TO_CORRECT: "the model found nothing to correct",

@@ -9,10 +9,9 @@ from typing import TYPE_CHECKING
 
 import click
 
-from core.cli.colors import Paint
-from core.cli.exit_codes import ExitCode
-from core.cli.settings import Settings, common_options, print_json, start_command
-from core.cli.types import Whole
+from core.cli.common import ExitCode, Settings, common_options, print_json, start_command
+from core.cli.parameters import Whole
+from core.cli.streams import Paint
 
 if TYPE_CHECKING:
     from core.cli.new_skill_files import Layout

@@ -10,11 +10,10 @@ from typing import TYPE_CHECKING
 
 import click
 
-from core.cli.colors import Paint
+from core.cli.common import ExitCode, Settings, common_options, print_json, start_command
 from core.cli.containers import chosen_skills, run_command, skills_argument, tell_command
-from core.cli.exit_codes import ExitCode
-from core.cli.settings import Settings, common_options, print_json, start_command
-from core.cli.types import Seconds, Whole
+from core.cli.parameters import Seconds, Whole
+from core.cli.streams import Paint
 
 if TYPE_CHECKING:
     from core.local.compose import Container, Project

@@ -13,6 +13,7 @@
     ├── AnswerError               an answer came, but the object that was asked for cannot be made of it
     │   ├── CutAnswerError        it was ended before it was whole
     │   └── InvalidAnswerError    it does not satisfy its type
+    ├── LoopError                 a loop has no answer
     └── CallError                 a call failed; also a grpc.RpcError
         ├── InvalidRequestError   INVALID_ARGUMENT, OUT_OF_RANGE, NOT_FOUND, ALREADY_EXISTS, FAILED_PRECONDITION
         │   └── RequestTooLargeError
@@ -37,6 +38,7 @@ from core.errors.plain import (
     ConfigError,
     CutAnswerError,
     InvalidAnswerError,
+    LoopError,
     NoComposeError,
     PluginError,
     PoolClosedError,
@@ -87,6 +89,7 @@ __all__ = [
     "FieldViolation",
     "InvalidAnswerError",
     "InvalidRequestError",
+    "LoopError",
     "NoComposeError",
     "OverloadedError",
     "PluginError",

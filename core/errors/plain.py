@@ -123,6 +123,20 @@ class InvalidAnswerError(AnswerError):
         self.error = error
 
 
+class LoopError(SaraiError):
+    """There is no answer: the draft failed, or no answer is what `json_schema` asks for.
+
+    Attributes:
+        error: why. Its text is this one's, and it is its `__cause__` too.
+    """
+
+    def __init__(self, error: SaraiError) -> None:
+        super().__init__(f"no answer: {error}")
+        self.error = error
+        self.caller_fault = error.caller_fault
+        self.retryable = error.retryable
+
+
 def one_line(text: str) -> str:
     """The text with every run of white space, line ends included, as one space."""
     return " ".join(text.split())

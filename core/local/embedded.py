@@ -7,7 +7,7 @@ import threading
 import time
 from collections.abc import Callable
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from core.errors import DeadlineError, PoolClosedError, SkillStartError, SkillStartTimeoutError
 from core.local.idle import IdleTimer
@@ -20,7 +20,6 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from core.config import PoolConfig
-    from core.pool.backend import Origin
     from core.skill import SkillSpec
 
 _TICK_S = 0.02
@@ -39,7 +38,7 @@ class EmbeddedReplica:
         self._on_progress = on_progress
         self._server = SharedServer(spec, config)
         self.target = self._server.target
-        self.origin: Origin = "embedded"
+        self.origin: Literal["embedded"] = "embedded"
         self.lost = False
         self._pid = os.getpid()
         self._lock = threading.Lock()
@@ -69,7 +68,7 @@ class EmbeddedReplica:
         return self._serving and not self.lost and self._server.is_alive()
 
     def ready(self, timeout_s: float) -> None:
-        """See `Replica.ready`."""
+        """See `core.pool.backend.Backend.ready`."""
         self._idle.touch()
         if self.is_ready() and not self._closing.is_set():
             return

@@ -1,21 +1,31 @@
-"""A private directory for the socket of a server, known by its name to all processes that use the server."""
+"""A private directory for the socket of a server, known by its name to all processes that want the same server."""
 
 from __future__ import annotations
 
+import base64
 import contextlib
 import fcntl
+import hashlib
+import json
 import logging
 import os
 import secrets
 import shutil
 import stat
+import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import asdict, dataclass
+from importlib.machinery import PathFinder
 from pathlib import Path
+from typing import TYPE_CHECKING, Self
 
-from core.local.descriptors import close_held, open_held
-from core.local.lifeline import is_read
+from core.local.lifeline import close_held, is_read, open_held
+
+if TYPE_CHECKING:
+    from core.skill import SkillSpec
+
 
 NAME_BYTES = 15
 """What a name is made of, in base 64: 20 characters. More would leave less for the folder of temporary files."""
@@ -139,3 +149,89 @@ def _sweep(base: Path) -> None:
             if not is_read(path / _LIFELINE):
                 _remove(path)
             close_held(lock)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Record:
+    """A server, as whoever started it has noted it. Times are of the monotonic clock, the same for all processes."""
+
+    log: str
+    started_s: float
+    gives_up_s: float
+    """If it has never served by then, it never will."""
+    restarts: tuple[float, ...] = ()
+    """When one that had ended unasked was replaced, of late."""
+    pid: int | None = None
+
+    @classmethod
+    def read(cls, path: Path) -> Self | None:
+        """What is noted there; None if there is nothing, or who wrote it was killed over it."""
+        try:
+            return cls(**json.loads(path.read_text()))
+        except (OSError, ValueError, TypeError):
+            return None
+
+    def write(self, path: Path) -> None:
+        """Notes it there. The directory is locked."""
+        path.write_text(json.dumps(asdict(self)))
+
+
+_SETTINGS = "SKILL_"
+
+
+def share_key(spec: SkillSpec, environment: Mapping[str, str]) -> str:
+    """A name that is the same where the same server would be started: SHA-256 of all that decides what it serves.
+
+    Args:
+        spec: the skill.
+        environment: what the server would get. Of its variables only the skills' settings and PYTHONPATH count.
+
+    Returns:
+        The first 120 bits, in letters that a file's name may have: the path of a socket has no room for more.
+    """
+    decides = {
+        "user": os.getuid(),
+        # Process ids and paths mean other things in another container, though /tmp may be the same.
+        "namespaces": [_namespace("pid"), _namespace("mnt")],
+        "skill": [spec.name, spec.version],
+        "python": sys.executable,
+        "serve": [_meant(argument) for argument in spec.serve],
+        "modules": _search_path(spec.serve, environment["PYTHONPATH"].split(os.pathsep)),
+        "settings": sorted((name, _meant(value)) for name, value in environment.items() if name.startswith(_SETTINGS)),
+    }
+    digest = hashlib.sha256(json.dumps(decides, sort_keys=True).encode()).digest()
+    return base64.urlsafe_b64encode(digest[:NAME_BYTES]).decode()
+
+
+def _namespace(kind: str) -> str:
+    try:
+        return str(Path(f"/proc/self/ns/{kind}").readlink())
+    except OSError:
+        return ""
+
+
+def _meant(value: str) -> str:
+    """A path that is relative to the working directory in full, since others work elsewhere; anything else as it is."""
+    return str(Path(value).absolute()) if os.path.lexists(value) else value
+
+
+def _search_path(serve: tuple[str, ...], path: list[str]) -> list[str]:
+    """Where the server's modules are looked for.
+
+    Python puts the directory of the program, or the working directory, before all others. It is left out if the server
+    would be found in the same place without it: else only runs of the same program could share.
+    """
+    program = getattr(sys.modules.get("__main__"), "__file__", None)
+    own = {str(Path(program).resolve().parent)} if program else set()
+    with contextlib.suppress(FileNotFoundError):  # the working directory was removed
+        own.add(str(Path.cwd()))
+    if serve[0] == "-m" and len(serve) > 1 and path[0] in own:
+        package = serve[1].partition(".")[0]
+        if _place(package, path) == _place(package, path[1:]):
+            return path[1:]
+    return path
+
+
+def _place(package: str, path: list[str]) -> tuple[str | None, list[str]] | None:
+    found = PathFinder.find_spec(package, path)
+    return (found.origin, list(found.submodule_search_locations or ())) if found else None

@@ -14,14 +14,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from core.errors import SkillRestartLimitError, SkillStartError
-from core.local.descriptors import close_held
-from core.local.lifeline import Lifeline, is_read, make_lifeline
-from core.local.logs import log_tail, new_log
-from core.local.process import ServerProcess, end_of, kill_group, server_environment
-from core.local.record import Record
-from core.local.rundir import RunDir
-from core.local.share_key import share_key
-from core.rpc.interrupts import HeldInterrupts
+from core.local.lifeline import Lifeline, close_held, is_read, make_lifeline
+from core.local.process import ServerProcess, end_of, kill_group, log_tail, new_log, server_environment
+from core.local.rundir import Record, RunDir, share_key
+from core.rpc.faults import HeldInterrupts
 
 if TYPE_CHECKING:
     from core.config import PoolConfig

@@ -14,6 +14,15 @@ if TYPE_CHECKING:
     from core.loop.config import LoopConfig
 
 
+def turn_of(response: skills_pb2.GenResp) -> skills_pb2.Message:
+    """The model's answer as its turn, as the very tokens that it wrote where they spell it."""
+    turn = skills_pb2.Message(role="assistant", content=response.text)
+    # After a stop string the tokens spell more than the text.
+    if response.finish_reason != skills_pb2.FINISH_REASON_STOP_STRING:
+        turn.token_ids.extend(response.token_ids)
+    return turn
+
+
 class Conversation:
     """The turns so far.
 
@@ -38,12 +47,8 @@ class Conversation:
         self._messages.append(skills_pb2.Message(role="user", content=text))
 
     def answered(self, response: skills_pb2.GenResp) -> None:
-        """Adds the model's answer as its turn, as the very tokens that it wrote where they spell it."""
-        turn = skills_pb2.Message(role="assistant", content=response.text)
-        # After a stop string the tokens spell more than the text.
-        if response.finish_reason != skills_pb2.FINISH_REASON_STOP_STRING:
-            turn.token_ids.extend(response.token_ids)
-        self._messages.append(turn)
+        """Adds the model's answer as its turn."""
+        self._messages.append(turn_of(response))
 
     def request(self, stage: Stage, *, time_budget_ms: int = 0) -> skills_pb2.GenReq:
         """The request for the next answer.
@@ -67,7 +72,7 @@ class Conversation:
             presence_penalty=config.presence_penalty,
             frequency_penalty=config.frequency_penalty,
             time_budget_ms=time_budget_ms,
-            priority=skills_pb2.PRIORITY_BATCH if config.batch else None,
+            priority=skills_pb2.PRIORITY_BATCH if config.batch else skills_pb2.PRIORITY_UNSPECIFIED,
             lookup=config.lookup,
             progress=config.progress,
         )

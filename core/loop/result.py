@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
@@ -203,3 +204,14 @@ def best_of(iterations: Sequence[Iteration]) -> Iteration:
             i.number,
         ),
     )
+
+
+def confidence_of(response: skills_pb2.GenResp) -> float:
+    """How sure the model was of an answer: the geometric mean of the probabilities of its tokens, 0 to 1.
+
+    That is e to the mean log-probability, the inverse of the answer's perplexity; its length plays no part. An answer
+    without tokens has 0.
+    """
+    if not response.token_ids or not math.isfinite(response.mean_logprob):
+        return 0.0
+    return math.exp(min(response.mean_logprob, 0.0))

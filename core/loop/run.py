@@ -1,4 +1,4 @@
-"""One run of the loop: the calls in their order, and when it ends."""
+"""One run of the loop: the calls in their order, the time that they have, and when it ends."""
 
 from __future__ import annotations
 
@@ -9,10 +9,8 @@ import time
 from collections.abc import Generator, Iterator
 from typing import TYPE_CHECKING, Any, cast
 
-from core.errors import AnswerError, DeadlineError, SaraiError, SkillFailedError, one_line
-from core.loop.confidence import confidence_of
+from core.errors import AnswerError, DeadlineError, LoopError, SaraiError, SkillFailedError, one_line
 from core.loop.conversation import Conversation
-from core.loop.deadlines import Deadlines
 from core.loop.events import (
     CallProgress,
     IterationFinished,
@@ -24,7 +22,7 @@ from core.loop.events import (
     StageStarted,
 )
 from core.loop.prompts import Language, correction_prompt, detect_language, finds_nothing, reflection_prompt
-from core.loop.result import CallFigures, Iteration, LoopResult, Reflection, Stage, StopReason, best_of
+from core.loop.result import CallFigures, Iteration, LoopResult, Reflection, Stage, StopReason, best_of, confidence_of
 from core.rpc import grpc
 
 if TYPE_CHECKING:
@@ -34,21 +32,8 @@ if TYPE_CHECKING:
     from core.pool.structured import Shape
     from skills import skills_pb2
 
+
 _log = logging.getLogger(__name__)
-
-
-class LoopError(SaraiError):
-    """There is no answer: the draft failed, or no answer is what `json_schema` asks for.
-
-    Attributes:
-        error: why. Its text is this one's, and it is its `__cause__` too.
-    """
-
-    def __init__(self, error: SaraiError) -> None:
-        super().__init__(f"no answer: {error}")
-        self.error = error
-        self.caller_fault = error.caller_fault
-        self.retryable = error.retryable
 
 
 class LoopRun:
@@ -250,3 +235,46 @@ def _progress(number: int, stage: Stage, progress: skills_pb2.Progress) -> CallP
         prompt_tokens_read=progress.prompt_tokens_read,
         prompt_tokens=progress.prompt_tokens,
     )
+
+
+LEAST_CALL_S = 0.05
+"""With less left of the budget than this, no call is begun."""
+GRACE_S = 1.0
+"""How long after the end of the budget an answer is waited for: a step of a large model, and the way back."""
+
+
+class Deadlines:
+    """Counts from its making on.
+
+    Args:
+        timeout_s: for each iteration.
+        time_budget_s: in all, None without bound.
+    """
+
+    def __init__(self, *, timeout_s: float, time_budget_s: float | None) -> None:
+        self.started_s = time.monotonic()
+        self._timeout_s = timeout_s
+        self._budget_end_s = None if time_budget_s is None else self.started_s + time_budget_s
+        self._iteration_end_s = self.started_s + timeout_s
+
+    def next_iteration(self) -> None:
+        """An iteration begins."""
+        self._iteration_end_s = time.monotonic() + self._timeout_s
+
+    @property
+    def budget_is_over(self) -> bool:
+        """Whether no further call is to be begun."""
+        return self._budget_end_s is not None and self._budget_end_s - time.monotonic() < LEAST_CALL_S
+
+    def time_budget_ms(self) -> int:
+        """What a call may take to answer with what it has by then, milliseconds; 0 without a budget."""
+        if self._budget_end_s is None:
+            return 0
+        return max(1, int((self._budget_end_s - time.monotonic()) * 1000))
+
+    def call_timeout_s(self) -> float:
+        """The hard deadline of a call that begins now, seconds."""
+        end_s = self._iteration_end_s
+        if self._budget_end_s is not None:
+            end_s = min(end_s, self._budget_end_s + GRACE_S)
+        return max(0.0, end_s - time.monotonic())

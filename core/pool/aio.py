@@ -13,8 +13,7 @@ from core.pool.face import ClientFace, StreamFace
 from core.pool.structured import shape_of
 from core.pool.watcher import CHECK_TIMEOUT_S
 from core.pool.wire import END, Caller, Metadata, Wire
-from core.rpc import grpc
-from core.rpc.channels import open_aio_channel, open_channel
+from core.rpc import grpc, open_aio_channel, open_channel
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Sequence

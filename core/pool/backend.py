@@ -1,4 +1,4 @@
-"""Where replicas come from: an address that was set, a server found on this host, or a local process."""
+"""What stands behind a replica: an address that was set, a server found on this host, or a local process."""
 
 from __future__ import annotations
 
@@ -59,3 +59,31 @@ class Backend(Protocol):
 
     def close(self) -> None:
         """Stops what was started for it. Again does nothing."""
+
+
+class AddressReplica:
+    """A server at an address. It is neither started nor stopped from here."""
+
+    def __init__(self, target: str, origin: Origin) -> None:
+        self.target = target
+        self.origin: Origin = origin
+        self.lost = False
+        self.log: Path | None = None
+        self.pid: int | None = None
+        self.restarts = 0
+
+    def is_ready(self) -> bool:
+        """Always: whether it answers shows when it is called."""
+        return True
+
+    def ready(self, timeout_s: float) -> None:
+        """Returns at once."""
+
+    def begin_use(self) -> None:
+        """Does nothing: nobody waits for its end."""
+
+    def end_use(self) -> None:
+        """Does nothing."""
+
+    def close(self) -> None:
+        """Does nothing: it is not ours."""

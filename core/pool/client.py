@@ -12,11 +12,9 @@ from core.pool.replica_set import ReplicaSet
 from core.pool.structured import shape_of
 from core.pool.watcher import CHECK_TIMEOUT_S
 from core.pool.wire import END, Caller, Metadata, Wire
-from core.rpc import grpc
-from core.rpc.channels import open_channel
+from core.rpc import grpc, open_channel
+from core.rpc.faults import HeldInterrupts, cancel_and_tell, tell_lost_end
 from core.rpc.health import is_silent
-from core.rpc.interrupts import HeldInterrupts
-from core.rpc.lost_ends import cancel_and_tell, tell_lost_end
 
 if TYPE_CHECKING:
     from collections.abc import Coroutine, Sequence
@@ -57,7 +55,7 @@ class SkillClient(ClientFace):
     def at(cls, spec: SkillSpec, target: str, config: PoolConfig | None = None) -> Self:
         """A client for one address, without a pool."""
         from core.config import PoolConfig
-        from core.pool.address import AddressReplica
+        from core.pool.backend import AddressReplica
 
         config = PoolConfig.from_env() if config is None else config
         client = cls(ReplicaSet(spec, config, [AddressReplica(target, "address")]))

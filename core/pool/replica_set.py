@@ -11,12 +11,12 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 from core.pool import events
-from core.pool.address import AddressReplica
+from core.pool.backend import AddressReplica
 from core.pool.records import Replica
 from core.pool.state import PoolState
 from core.pool.status import ReplicaStatus, SkillStatus
 from core.pool.watcher import Look, Watcher
-from core.rpc.interrupts import HeldInterrupts
+from core.rpc.faults import HeldInterrupts
 
 if TYPE_CHECKING:
     from core.config import PoolConfig

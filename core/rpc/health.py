@@ -7,8 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from core.rpc import grpc
-from core.rpc.channels import open_channel
+from core.rpc import grpc, open_channel
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -20,7 +20,7 @@ from core.errors import (
     SkillFailedError,
     UnavailableError,
 )
-from core.pool.address import AddressReplica
+from core.pool.backend import AddressReplica
 from core.pool.replica_set import ReplicaSet
 from skills import skills_pb2
 from skills.runtime.pieces import HOLD_S

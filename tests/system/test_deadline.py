@@ -17,7 +17,7 @@ import pytest
 from core.config import PoolConfig
 from core.errors import DeadlineError
 from core.plugins import get_plugins
-from core.pool.address import AddressReplica
+from core.pool.backend import AddressReplica
 from core.pool.client import SkillClient
 from core.pool.replica_set import ReplicaSet
 from skills import skills_pb2

@@ -13,8 +13,8 @@ import pytest
 from core.config import PoolConfig
 from core.errors import CallCancelledError, PoolClosedError, SkillStartError, UnavailableError
 from core.model_pool import ModelPool
-from core.pool.address import AddressReplica
 from core.pool.aio import AsyncSkillClient
+from core.pool.backend import AddressReplica
 from core.pool.client import SkillClient
 from core.pool.replica_set import ReplicaSet
 from skills import skills_pb2

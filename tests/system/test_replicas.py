@@ -23,7 +23,7 @@ from core.errors import (
     SkillFailedError,
     UnavailableError,
 )
-from core.pool.address import AddressReplica
+from core.pool.backend import AddressReplica
 from core.pool.client import SkillClient
 from core.pool.events import HealthTold, Probed
 from core.pool.records import EJECT_AFTER

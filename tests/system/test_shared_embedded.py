@@ -23,7 +23,7 @@ ROOT = Path(__file__).parents[2]
 USER = """
 import os, sys, time
 from core.local.embedded import EmbeddedReplica
-from core.rpc.channels import open_channel
+from core.rpc import open_channel
 from core.config import PoolConfig
 from core.local.progress import Starting
 from skills import skills_pb2, skills_pb2_grpc

@@ -330,7 +330,7 @@ def test_command_line_tells_its_health() -> None:
     with ModelPool(PoolConfig()) as pool:
         target = pool.get_skill_client("image").target
         done = subprocess.run(
-            [sys.executable, "-m", "core.cli", "health", "image", "--target", target, "--json"],
+            [sys.executable, "-m", "sarai", "health", "image", "--target", target, "--json"],
             cwd=ROOT, env={**os.environ, "PYTHONPATH": str(ROOT)}, capture_output=True, text=True, timeout=60,
             check=False,
         )  # fmt: skip

@@ -15,7 +15,7 @@ import pytest
 
 from core.config import PoolConfig
 from core.pool import watcher
-from core.pool.address import AddressReplica
+from core.pool.backend import AddressReplica
 from core.pool.client import SkillClient
 from core.pool.events import Targets
 from core.pool.replica_set import ReplicaSet

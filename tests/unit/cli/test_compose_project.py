@@ -65,7 +65,7 @@ class Caller:
             "COMPOSE_PROFILES": "big",
         }
         return subprocess.run(
-            [sys.executable, "-m", "core.cli", *arguments], cwd=cwd, env=environment, stdin=subprocess.DEVNULL,
+            [sys.executable, "-m", "sarai", *arguments], cwd=cwd, env=environment, stdin=subprocess.DEVNULL,
             capture_output=True, text=True, timeout=60, check=False,
         )  # fmt: skip
 

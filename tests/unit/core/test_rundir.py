@@ -9,8 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from core.local.descriptors import close_held
-from core.local.lifeline import Lifeline, make_lifeline
+from core.local.lifeline import Lifeline, close_held, make_lifeline
 from core.local.rundir import NAME_BYTES, RunDir
 
 NAME = "x" * (NAME_BYTES * 4 // 3)

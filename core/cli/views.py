@@ -1,16 +1,26 @@
-"""What `sarai skills` and `sarai ps` ask each replica of a skill: how it is, and what it does just now."""
+"""What `skills`, `ps` and `health` show: replicas as they describe themselves, in columns, once or again and again."""
 
 from __future__ import annotations
 
+import sys
+import time
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
+
+import click
+
+from core.cli.common import ExitCode
+from core.cli.parameters import Seconds
+from core.cli.streams import Paint
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from core.config import PoolConfig
     from core.skill import SkillSpec
+
 
 HEADINGS = ("LOAD", "MEMORY", "TOK/S", "CACHED", "MODEL")
 
@@ -84,3 +94,50 @@ def _by_the_standard(spec: SkillSpec, target: str, config: PoolConfig) -> Replic
 
     serving = check_serving(target, spec.health_service, timeout_s=config.probe_timeout_s)
     return Replica(target=target, serving=serving, message="" if serving else "it does not say SERVING")
+
+
+def table(rows: Sequence[Sequence[str]], *, left: int) -> list[str]:
+    """Rows in columns.
+
+    Args:
+        rows: of equal length, the heading first. Columns that hold nothing below it are left out.
+        left: so many columns stand at their left edge, the others at their right.
+    """
+    columns = [column for column in zip(*rows, strict=True) if any(column[1:])]
+    kept = [i for i, column in enumerate(zip(*rows, strict=True)) if any(column[1:])]
+    widths = [max(map(len, column)) for column in columns]
+    return [
+        "  ".join(
+            f"{row[i]:<{width}}" if i < left else f"{row[i]:>{width}}" for i, width in zip(kept, widths, strict=True)
+        ).rstrip()
+        for row in rows
+    ]
+
+
+View = tuple[list[str], ExitCode]
+"""Lines to show, and the exit code if this is the last view."""
+
+
+def watch_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Adds --watch and --interval."""
+    command = click.option("--interval", type=Seconds(), default=2.0, help="Seconds between two looks. Default: 2.")(
+        command
+    )
+    return click.option("--watch", is_flag=True, help="Look again and again, until Ctrl-C.")(command)
+
+
+def show(look: Callable[[], View], *, watch: bool, interval_s: float) -> ExitCode:
+    """Shows one view, or one after the other: in one place on a terminal, line after line elsewhere."""
+    paint = Paint(sys.stdout)
+    shown = 0
+    while True:
+        lines, code = look()
+        if shown and paint.terminal:
+            # Up to where the last view began, and clear from there on. Nothing to restore at the end.
+            sys.stdout.write(f"\x1b[{shown}F\x1b[J")
+        for line in lines:
+            paint.line(line)
+        if not watch:
+            return code
+        shown = len(lines)
+        time.sleep(interval_s)

@@ -1,4 +1,4 @@
-"""`python -m core.cli`, the same as `sarai`."""
+"""`python -m sarai`, the same as the command `sarai`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What every command understands: --json, --stats, -q, -v, --log-level, --debug."""
+"""What all commands have in common: the options of how they talk, and what they end with."""
 
 from __future__ import annotations
 
@@ -8,11 +8,16 @@ import logging
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from enum import IntEnum
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from core.cli.texts import check_parameters
+from core.cli.parameters import check_parameters
+
+if TYPE_CHECKING:
+    from core.errors import SaraiError
+
 
 _F = TypeVar("_F", bound=Callable[..., Any])
 _LEVELS = ("debug", "info", "warning", "error")
@@ -60,6 +65,28 @@ def print_json(value: Any) -> None:
     sys.stdout.flush()
 
 
+def message_dict(message: Any) -> dict[str, Any]:
+    """A protobuf message as plain values, names as in the proto, 64-bit numbers as numbers."""
+    from google.protobuf.json_format import MessageToDict
+
+    values = MessageToDict(message, preserving_proto_field_name=True, always_print_fields_with_no_presence=True)
+    return _in_order(message.DESCRIPTOR, values)
+
+
+def _in_order(descriptor: Any, values: dict[str, Any]) -> dict[str, Any]:
+    """The values of a message in the proto's order. Protobuf's JSON writes 64-bit numbers as strings."""
+    plain = {}
+    for field in descriptor.fields:
+        value = values.get(field.name)
+        if isinstance(value, dict) and field.message_type:
+            value = _in_order(field.message_type, value)
+        elif isinstance(value, str) and field.cpp_type == field.CPPTYPE_INT64:
+            value = int(value)
+        if value is not None:
+            plain[field.name] = value
+    return plain
+
+
 def _store(context: click.Context, option: click.Parameter, value: Any) -> None:
     # An option may stand before the command and after it: what is not given leaves what was.
     if value not in (None, False, 0):
@@ -100,3 +127,46 @@ def start_command() -> Settings:
     logging.basicConfig(format="%(levelname)s %(name)s: %(message)s", stream=sys.stderr)
     logging.getLogger().setLevel(settings.level)
     return settings
+
+
+class ExitCode(IntEnum):
+    """The exit codes of `sarai`; docs/cli.md shows them."""
+
+    OK = 0
+    FAILED = 1
+    USAGE = 2
+    UNAVAILABLE = 3
+    INTERRUPTED = 130
+
+    @property
+    def meaning(self) -> str:
+        """What it tells, in one line."""
+        return _MEANINGS[self]
+
+
+_MEANINGS = {
+    ExitCode.OK: "It did what it was asked for.",
+    ExitCode.FAILED: "It failed: the skill failed, nothing was written by the deadline.",
+    ExitCode.USAGE: "The command or the request is wrong: an unknown option, command or skill, "
+    "a setting out of its range, no prompt.",
+    ExitCode.UNAVAILABLE: "The skill is not healthy or not there: not serving, does not start, "
+    "cannot be reached, has too much to do.",
+    ExitCode.INTERRUPTED: "Ctrl-C.",
+}
+
+
+def exit_code_of(error: SaraiError) -> ExitCode:
+    """The exit code for one of our errors."""
+    from core import errors
+
+    match error:
+        case errors.LoopError():
+            return exit_code_of(error.error)
+        case errors.UnavailableError() | errors.SkillStartError() | errors.OverloadedError() | errors.NoComposeError():
+            return ExitCode.UNAVAILABLE
+        case errors.ConfigError() | errors.UnknownSkillError() | errors.InvalidRequestError():
+            return ExitCode.USAGE
+        case errors.CallCancelledError():
+            return ExitCode.INTERRUPTED
+        case _:
+            return ExitCode.FAILED

@@ -1,4 +1,4 @@
-"""Ctrl-C at a moment that gRPC does not survive."""
+"""Two faults of gRPC, and what helps: a Ctrl-C as a call begins, and a call's end that its reader never hears of."""
 
 from __future__ import annotations
 
@@ -37,3 +37,27 @@ class HeldInterrupts:
             _signal.signal(_signal.SIGINT, self._handler)
             if self._came:
                 self._handler(*self._came[0])
+
+
+_CANCELLED = 1  # the number of the status
+
+
+def tell_lost_end(rpc: Any) -> None:
+    """Have a stream's reader hear of an end that has come. Does nothing to a call that runs, or was read to its end.
+
+    Seen with grpcio 1.85.1 where several calls of a channel run while their server goes away: the status has come, but
+    the operations for the next message stay open. The reader waits for ever, as no deadline ends what has ended, and so
+    does closing the channel. Cancelling the call in gRPC's core completes them; `cancel` of the call itself does
+    nothing once there is a status.
+
+    Args:
+        rpc: a call of a synchronous stub.
+    """
+    if not rpc.is_active():
+        rpc._call.cancel(_CANCELLED, "its end was lost")  # noqa: SLF001 - gRPC has no public name for this
+
+
+def cancel_and_tell(rpc: Any) -> None:
+    """Cancel a call, and have its reader hear of that even where gRPC had lost its end just before."""
+    rpc.cancel()
+    tell_lost_end(rpc)
