@@ -28,7 +28,7 @@ from skills.runtime.status import RefusedError
 
 from . import VERSION, image_pb2, image_pb2_grpc
 from .cache import Entry, PictureCache, cache_key
-from .decoders import DecoderDiedError, Decoders
+from .workers import DecoderDiedError, Decoders
 from .errors import BadPictureError, Fault
 from .jobs import Job
 from .requests import to_job

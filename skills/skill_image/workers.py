@@ -94,7 +94,7 @@ class _Decoder:
         path = os.pathsep.join(entry or "." for entry in sys.path)  # it finds what this process finds
         return cls(
             await asyncio.create_subprocess_exec(
-                sys.executable, "-m", "skills.skill_image.decoder",
+                sys.executable, "-m", "skills.skill_image.worker",
                 stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE, env={**os.environ, "PYTHONPATH": path},
             )
         )  # fmt: skip

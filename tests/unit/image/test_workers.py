@@ -9,7 +9,7 @@ import time
 
 import pytest
 
-from skills.skill_image.decoders import Decoders
+from skills.skill_image.workers import Decoders
 from skills.skill_image.image_pb2 import NormalizeRequest
 from skills.skill_image.requests import to_job
 from tests.pictures import encoded, quarters
