@@ -1,28 +1,27 @@
-"""The server's side of decoder processes: one for each call that decodes just now, kept for the next."""
+"""The server's side of worker processes: one for each picture that is being decoded, kept for the next one."""
 
 from __future__ import annotations
 
 import asyncio
 import dataclasses
-import os
-import sys
 from typing import Any
 
+from skills.runtime.child import JSON
+from skills.runtime.child_process import ChildProcess
+from skills.runtime.child_start import start
 from skills.runtime.patience import patience
 
-from . import frames
 from .errors import BadPictureError
-from .jobs import Job, Picture
-
-# The decoder's own limit, in case that the server was killed meanwhile: CPU seconds beyond the server's patience.
-_MARGIN_S = 2.0
+from .jobs import WORKER_MODULE, Job, Picture
 
 
-class DecoderDiedError(Exception):
-    """The decoder ended while it had a picture; the message says how."""
+class Worker(ChildProcess[tuple[dict[str, Any], bytes], tuple[dict[str, Any], bytes]]):
+    """One worker process. What it says is read as data alone: it may have been taken over by a stranger's picture."""
+
+    codec = JSON
 
 
-class Decoders:
+class Workers:
     """Normalises pictures in processes.
 
     Args:
@@ -31,87 +30,56 @@ class Decoders:
 
     def __init__(self, *, timeout_s: float) -> None:
         self._timeout_s = timeout_s
-        self._idle: list[_Decoder] = []
-        self._all: set[_Decoder] = set()
+        self._idle: list[Worker] = []
+        self._all: set[Worker] = set()
+        self._ending: set[asyncio.Task[object]] = set()
 
     @property
     def pids(self) -> tuple[int, ...]:
         """The processes that there are."""
-        return tuple(decoder.pid for decoder in self._all)
+        return tuple(worker.pid for worker in self._all)
 
     async def warm_up(self) -> None:
-        """Starts one, so that the first picture does not wait for it."""
+        """Start one, so that the first picture does not wait for it.
+
+        Raises:
+            OSError: It cannot be started.
+        """
         self._idle.append(await self._start())
 
     async def normalize(self, image: bytes, job: Job) -> tuple[Picture, bytes]:
-        """See `normalizing.normalize`. If this is cancelled, the decoder is killed: its picture is nobody's any more.
+        """See `normalizing.normalize`. If this is cancelled, the worker is killed: its picture is nobody's any more.
 
         Raises:
-            BadPictureError: the picture cannot be taken.
-            DecoderDiedError: it ended the decoder.
-            TimeoutError: it took too long.
+            BadPictureError: The picture cannot be taken.
+            ChildGoneError: It ended the worker.
+            TimeoutError: It took too long.
         """
-        decoder = self._idle.pop() if self._idle else await self._start()
+        worker = self._idle.pop() if self._idle else await self._start()
         try:
             async with patience(self._timeout_s):
-                values, encoded = await decoder.ask(
-                    {**dataclasses.asdict(job), "cpu_s": self._timeout_s + _MARGIN_S}, image
-                )
+                values, encoded = await worker.ask((dataclasses.asdict(job), image))
         except BaseException:
-            self._all.discard(decoder)
-            decoder.kill()
+            self._give_up(worker)
             raise
-        self._idle.append(decoder)
+        self._idle.append(worker)
         if fault := values.get("fault"):
             raise BadPictureError(values["message"], fault=fault, field=values["field"])
         return Picture(**values), encoded
 
-    async def _start(self) -> _Decoder:
-        decoder = await _Decoder.start()
-        self._all.add(decoder)
-        return decoder
+    async def _start(self) -> Worker:
+        worker = await Worker.connect(start(WORKER_MODULE))
+        self._all.add(worker)
+        return worker
+
+    def _give_up(self, worker: Worker) -> None:
+        self._all.discard(worker)
+        ending: asyncio.Task[object] = asyncio.create_task(worker.end("its picture was given up"))
+        self._ending.add(ending)
+        ending.add_done_callback(self._ending.discard)
 
     async def close(self) -> None:
-        """Ends them all."""
-        for decoder in self._all:
-            decoder.kill()
-        await asyncio.gather(*(decoder.ended() for decoder in self._all))
+        """End them all."""
+        await asyncio.gather(*self._ending, *(worker.end("the server ends") for worker in self._all))
         self._all.clear()
         self._idle.clear()
-
-
-class _Decoder:
-    """One process and the pipes to it."""
-
-    def __init__(self, process: asyncio.subprocess.Process) -> None:
-        assert process.stdin is not None
-        assert process.stdout is not None
-        self._process, self._to, self._from = process, process.stdin, process.stdout
-        self.pid = process.pid
-
-    @classmethod
-    async def start(cls) -> _Decoder:
-        path = os.pathsep.join(entry or "." for entry in sys.path)  # it finds what this process finds
-        return cls(
-            await asyncio.create_subprocess_exec(
-                sys.executable, "-m", "skills.skill_image.worker",
-                stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE, env={**os.environ, "PYTHONPATH": path},
-            )
-        )  # fmt: skip
-
-    async def ask(self, values: dict[str, Any], image: bytes) -> tuple[dict[str, Any], bytes]:
-        try:
-            self._to.write(frames.pack(values, image))
-            await self._to.drain()
-            head_length, body_length = frames.LENGTHS.unpack(await self._from.readexactly(frames.LENGTHS.size))
-            head = await self._from.readexactly(head_length)
-            return frames.unpack(head), await self._from.readexactly(body_length)
-        except (asyncio.IncompleteReadError, OSError) as error:
-            raise DecoderDiedError(f"the decoder ended with {await self._process.wait()}") from error
-
-    def kill(self) -> None:
-        if self._process.returncode is None:
-            self._process.kill()
-
-    async def ended(self) -> None:
-        await self._process.wait()
