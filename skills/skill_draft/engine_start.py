@@ -19,10 +19,12 @@ def start(module: str, numerics: str) -> child_start.Started:
 
 def start_early(arguments: Sequence[str]) -> None:
     """Start the engine that a server with these arguments will want."""
-    from .settings import SettingsError, load
+    from skills.runtime.settings import SettingsError, load
+
+    from .settings import NAME, Settings
 
     try:
-        settings, _ = load(arguments)
+        settings, _ = load(Settings, NAME, arguments)
     except SettingsError:
         return  # the server will say so
     child_start.start_early(ENGINE_MODULE, SKILL_DRAFT_NUMERICS=settings.numerics)

@@ -31,7 +31,7 @@ import grpc
 from skills.runtime.child_process import ChildGoneError
 from skills.runtime.program import run_server
 from skills.runtime.serving import StartError
-from skills.runtime.skill import BaseSkill, Context
+from skills.runtime.skill import Context, WorkerSkill
 from skills.runtime.status import RefusedError
 
 from . import VERSION, image_pb2, image_pb2_grpc
@@ -55,7 +55,7 @@ CODES: dict[Fault, grpc.StatusCode] = {
 }
 
 
-class ImageSkill(BaseSkill, image_pb2_grpc.ImageServiceServicer):
+class ImageSkill(WorkerSkill, image_pb2_grpc.ImageServiceServicer):
     """`ImageService` over worker processes and a cache."""
 
     services: Sequence[str] = (SERVICE,)
