@@ -29,7 +29,7 @@ class Reason(enum.StrEnum):
     LOADING = "LOADING"
     """It is not ready yet."""
     ENGINE_GONE = "ENGINE_GONE"
-    """It has no engine, and getting one has failed."""
+    """It cannot get ready, or has lost its engine and cannot get another one."""
 
 
 class Feature(enum.StrEnum):

@@ -32,6 +32,7 @@ class RefusedError(Exception):
         code: the status.
         field: the path of the request's field that it is about, for example `messages[2].role`.
         retry_after_s: when another try can help, seconds from now.
+        reason: why this replica is UNAVAILABLE.
     """
 
     def __init__(
@@ -41,9 +42,10 @@ class RefusedError(Exception):
         code: grpc.StatusCode = grpc.StatusCode.INVALID_ARGUMENT,
         field: str = "",
         retry_after_s: float | None = None,
+        reason: Reason | None = None,
     ) -> None:
         super().__init__(message)
-        self.code, self.field, self.retry_after_s = code, field, retry_after_s
+        self.code, self.field, self.retry_after_s, self.reason = code, field, retry_after_s, reason
 
 
 def bounded(text: str, most_bytes: int = MESSAGE_BYTES) -> str:
