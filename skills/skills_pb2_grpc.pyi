@@ -13,19 +13,21 @@ Fields marked `optional` have a default that is not zero, so that an explicit ze
 An answer is a function of its request: the same model file, build and kind of CPU give the same
 answer to the same request (greedy, or with a `seed`), whatever else runs beside it.
 
-How a call fails. The details travel in `grpc-status-details-bin` as a google.rpc.Status.
+How a call fails. Details travel in the trailing metadata `grpc-status-details-bin`, as a google.rpc.Status.
 
   INVALID_ARGUMENT    A field is out of its range, or asks for a feature that the server does not have.
                       google.rpc.BadRequest names the field by its path. Do not try again.
-  RESOURCE_EXHAUSTED  With google.rpc.RetryInfo: the queue is full. Try again after that delay, or at another replica
+  RESOURCE_EXHAUSTED  With google.rpc.RetryInfo, the queue is full: try again after that delay, or at another replica
                       at once. Without it, the request is larger than the server takes: do not try again.
-  UNAVAILABLE         Nobody works on the call any more. Try again at another replica, with what has come of the
-                      answer in `GenReq.continuations`. google.rpc.ErrorInfo (domain `sarai`) may say why: DRAINING
-                      (it is going away), LOADING (it is not ready yet), ENGINE_GONE (it has no engine, and getting
-                      one has failed). With google.rpc.RetryInfo, the same replica may be asked after that delay.
-                      Without a reason, the replica may have died of the request: give up after two of these.
+  UNAVAILABLE         Nobody works on the call any more. Try again, at another replica if there is one. With
+                      google.rpc.RetryInfo the same replica may be asked after that delay. google.rpc.ErrorInfo (domain
+                      `sarai`) says why, if the server can still say so:
+                        DRAINING     it is going away
+                        LOADING      it is not ready yet
+                        ENGINE_GONE  it cannot get ready, or has lost its engine and cannot get another one
+                      Where nothing is said, it may have died of the request: give up after the second time.
   DEADLINE_EXCEEDED   Nothing was written at the deadline, or it was a hard one. Do not try again.
-  INTERNAL            The skill failed; its log says more. Do not try again: it would fail anywhere.
+  INTERNAL            The skill failed, perhaps because of the request; its log says more. Do not try again.
 
 Metadata. The words of this contract that are no fields are constants in skills/wire.py.
 
