@@ -94,8 +94,18 @@ def answer_options(*, temperature: str) -> Callable[[Callable[..., Any]], Callab
     Args:
         temperature: the default temperature, in words for the help.
     """
+
+    def add(command: Callable[..., Any]) -> Callable[..., Any]:
+        for name, settings in reversed(_options(temperature).items()):
+            command = click.option(name, show_envvar="envvar" in settings, **settings)(command)
+        return command
+
+    return add
+
+
+def _options(temperature: str) -> dict[str, dict[str, Any]]:
     number = click.FLOAT
-    options: dict[str, dict[str, Any]] = {
+    return {
         "--max-tokens": {
             "type": Whole(1), "envvar": "SARAI_MAX_TOKENS", "help": "Most tokens of an answer. Default: 256."
         },
@@ -135,13 +145,6 @@ def answer_options(*, temperature: str) -> Callable[[Callable[..., Any]], Callab
         },
         "--no-lookup": {"is_flag": True, "help": "No lookup speculation: slower, the same answer."},
     }  # fmt: skip
-
-    def add(command: Callable[..., Any]) -> Callable[..., Any]:
-        for name, settings in reversed(list(options.items())):
-            command = click.option(name, show_envvar="envvar" in settings, **settings)(command)
-        return command
-
-    return add
 
 
 MAX_PIPED_BYTES = 1024 * 1024

@@ -1,1 +1,1 @@
-"""Servers on this host: those that the programs of one user share (`shared`), and those in containers (`compose`)."""
+"""Servers on this host: local processes that programs of one user share (`shared`), and containers (`compose`)."""

@@ -1,4 +1,4 @@
-"""Docker Compose, whichever is there: v2, a plugin of the docker command, or v1, a command of its own."""
+"""Docker Compose, whichever is installed: v2, a plugin of the docker command, or v1, a command of its own."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ SCALE_FILE = "docker-compose.scale.yml"
 STEERING = (
     "COMPOSE_FILE", "COMPOSE_PATH_SEPARATOR", "COMPOSE_PROJECT_NAME", "COMPOSE_ENV_FILES", "COMPOSE_DISABLE_ENV_FILE",
 )  # fmt: skip
-"""Variables that choose compose's files and project name. The caller's may be meant for another project; what this
-project wants of them stands in the `.env` of its own folder, which compose reads."""
+"""Variables that choose compose's files and project name. The caller's may be meant for another project; this
+project's own are in the `.env` of its folder, which compose reads."""
 _QUICK_S = 60.0
 
 
@@ -34,42 +34,42 @@ class Container:
     state: str
     """created, running, paused, restarting, exited or dead."""
     health: str
-    """starting, healthy or unhealthy; empty where the image says nothing of it."""
+    """starting, healthy or unhealthy; empty if the image has no health check."""
     exit_code: int
     restarts: int
-    """How often the restart policy has started it again."""
+    """Number of restarts by its restart policy."""
     pid: int
-    """Of its first process, on the engine's machine; 0 where it does not run."""
+    """Process id of its first process on the engine's machine; 0 if it does not run."""
     image: str
     started: str
-    """RFC 3339; of the last start."""
+    """Time of the last start, RFC 3339."""
     ports: Mapping[int, str]
-    """Where its ports are published: `{50051: "127.0.0.1:50051"}`."""
+    """Addresses that its ports are published at: `{50051: "127.0.0.1:50051"}`."""
 
     @property
     def ended(self) -> bool:
-        """Whether it has ended and nothing will start it again by itself."""
+        """Whether it has ended, and will not be restarted automatically."""
         return self.state in ("exited", "dead")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Project:
-    """A compose project: a folder with its files, and the command that works on it."""
+    """A compose project: a folder with its files, and the compose command."""
 
     command: tuple[str, ...]
     folder: Path
     files: tuple[Path, ...] = ()
-    """By default those that compose finds itself: the base file and its override."""
+    """By default those that compose finds by itself: the base file and its override."""
     name: str = ""
     """By default compose's own choice, the folder's name."""
 
     def argv(self, *arguments: str) -> list[str]:
-        """The whole command line of a compose command."""
+        """Return the whole command line of a compose command."""
         chosen = [part for file in self.files for part in ("-f", str(file))]
         return [*self.command, *chosen, *(("-p", self.name) if self.name else ()), *arguments]
 
     def ask(self, *arguments: str) -> str:
-        """What a compose command that changes nothing prints.
+        """Run a compose command that changes nothing, and return its output.
 
         Raises:
             ComposeError: It failed.
@@ -77,26 +77,26 @@ class Project:
         return _ask(self.argv(*arguments), cwd=self.folder)
 
     def services(self) -> list[str]:
-        """The names of its services."""
+        """Return the names of its services."""
         return self.ask("config", "--services").split()
 
     def containers(self, *services: str) -> list[Container]:
-        """The containers of some of its services, by default of all, ended ones too."""
+        """Return the containers of some of its services, by default of all, including ended ones."""
         # Compose v2 lists ended containers only with --all, and v1.29 does without an id where there is none.
         ids = self.ask("ps", "--all", "--quiet", *services).split()
         return inspect(ids)
 
 
 def environment() -> dict[str, str]:
-    """This process's environment without what would lead compose to another project. Every compose command gets it."""
+    """Return this environment without what would lead compose to another project, for every compose command."""
     return {name: value for name, value in os.environ.items() if name not in STEERING}
 
 
 def find_command() -> tuple[str, ...]:
-    """The compose command: `docker compose` where the docker command knows it, else `docker-compose`.
+    """Return the compose command: `docker compose` if the docker command has it, else `docker-compose`.
 
     Raises:
-        NoComposeError: There is neither.
+        NoComposeError: Neither is installed.
     """
     if shutil.which("docker") is not None and _succeeds("compose", "version"):
         return ("docker", "compose")
@@ -108,10 +108,10 @@ def find_command() -> tuple[str, ...]:
 
 
 def find_project() -> Project:
-    """The project of the source tree.
+    """Return the project of the source tree.
 
     Raises:
-        NoComposeError: There is none, or no compose, or no engine.
+        NoComposeError: There is no source tree, no compose, or no engine.
     """
     command = find_command()
     _ask(["docker", "version", "--format", "{{.Server.Version}}"])
@@ -122,9 +122,9 @@ def find_project() -> Project:
 
 
 def find_tree() -> Path | None:
-    """The source tree around the current directory, else the one that this file is in.
+    """Return the source tree around the current directory, else the one that this file is in; None if there is neither.
 
-    A folder with somebody else's compose file is none.
+    A folder with another project's compose file does not count.
     """
     here = Path.cwd()
     for folder in (here, *here.parents, Path(__file__).resolve().parents[2]):
@@ -134,22 +134,22 @@ def find_tree() -> Path | None:
 
 
 def build_command(project: Project, service: str, image: str) -> list[str]:
-    """What builds a service's image: the tree's own tool, which also makes the base image where no registry is."""
+    """Return the command that builds a service's image: the tree's tool, which can make the base image, or compose."""
     if (project.folder / "tools" / "skill_image.py").is_file():
         return ["python3", "-m", "tools.skill_image", "--folder", f"skills/{service}", "--tag", image]
     return project.argv("build", service)
 
 
 def has_image(image: str) -> bool:
-    """Whether the engine has an image."""
+    """Return whether the engine has an image."""
     return _succeeds("image", "inspect", image)
 
 
 def inspect(ids: Sequence[str]) -> list[Container]:
-    """What the engine knows of containers.
+    """Inspect containers by their ids.
 
     Raises:
-        ComposeError: One of them is not there.
+        ComposeError: One of them does not exist.
     """
     if not ids:
         return []
@@ -176,13 +176,13 @@ def _container(about: Mapping[str, Any]) -> Container:
 
 def _address(binding: Mapping[str, str]) -> str:
     host = binding["HostIp"]
-    # Published on all addresses: this host's own is the one that always works.
+    # Published on all addresses: the loopback address always works.
     return f"{'127.0.0.1' if host in ('', '0.0.0.0', '::') else host}:{binding['HostPort']}"  # noqa: S104
 
 
 def _succeeds(*arguments: str) -> bool:
     done = subprocess.run(
-        ["docker", *arguments],  # noqa: S607  # it is found where the user's PATH has it
+        ["docker", *arguments],  # noqa: S607  # found by the user's PATH
         stdin=subprocess.DEVNULL, capture_output=True, timeout=_QUICK_S, check=False,
     )  # fmt: skip
     return done.returncode == 0

@@ -1,4 +1,4 @@
-"""A replica as a local process, the default: started when it is first needed, and again when it has died."""
+"""A replica as a local process, the default: started when first needed, and restarted when it has died."""
 
 from __future__ import annotations
 
@@ -27,9 +27,10 @@ _REPORT_EVERY_S = 1.0
 
 
 class EmbeddedReplica:
-    """A server of the skill on a Unix socket, shared with the other processes of this user that want the same one.
+    """A server of the skill on a Unix socket, shared with other processes of this user that want the same one.
 
-    Thread-safe: whoever comes first starts it. One that is not used for a while is let go until it is needed again.
+    Thread-safe: the first caller starts it. After `PoolConfig.idle_stop_s` without calls it is released until it is
+    needed again.
     """
 
     def __init__(self, spec: SkillSpec, config: PoolConfig, on_progress: OnProgress) -> None:
@@ -45,26 +46,26 @@ class EmbeddedReplica:
         self._closing = threading.Event()
         self._serving = False
         self._told = False
-        """Whether something was said of a start that is not over yet."""
-        self._idle = IdleTimer(config.idle_stop_s, self._let_go)
+        """Whether progress was reported for a start that has not finished yet."""
+        self._idle = IdleTimer(config.idle_stop_s, self._release)
 
     @property
     def log(self) -> Path | None:
-        """The file that the server writes its log to, whoever started it; None before the first start."""
+        """File that the server logs to, whichever process started it; None before the first start."""
         return self._server.log
 
     @property
     def pid(self) -> int | None:
-        """The id of the server's process, None while there is none."""
+        """Process id of the server, None while it does not run."""
         return self._server.pid
 
     @property
     def restarts(self) -> int:
-        """How often a server that this replica used ended unasked and was replaced."""
+        """Number of times that its server ended unexpectedly and was replaced."""
         return self._server.restarts
 
     def is_ready(self) -> bool:
-        """Whether the process serves, as far as is known."""
+        """Return whether the process serves, as far as is known."""
         return self._serving and not self.lost and self._server.is_alive()
 
     def ready(self, timeout_s: float) -> None:
@@ -83,15 +84,15 @@ class EmbeddedReplica:
             self._lock.release()
 
     def begin_use(self) -> None:
-        """A call begins: from now on the server is not let go. Comes before `is_ready` and `ready`."""
+        """Note that a call begins; the server is not released until it ends. Call it before `is_ready` and `ready`."""
         self._idle.begin()
 
     def end_use(self) -> None:
-        """The call is over."""
+        """Note that a call has ended."""
         self._idle.end()
 
     def close(self) -> None:
-        """Lets go of the server, which ends with its last user. In a forked child it does nothing."""
+        """Release the server, which ends with its last user. Idempotent; does nothing in a forked child."""
         if os.getpid() != self._pid or self._closing.is_set():
             return
         self._closing.set()
@@ -100,7 +101,7 @@ class EmbeddedReplica:
             self._serving = False
             self._server.leave()
 
-    def _let_go(self) -> None:
+    def _release(self) -> None:
         with self._lock:
             # In this order: a call that begins now finds it not serving and waits for the lock, or is seen by `claim`.
             serving, self._serving = self._serving, False
@@ -125,10 +126,10 @@ class EmbeddedReplica:
         self._serving, self.lost = True, False
 
     def _is_hung(self, until_s: float) -> bool:
-        """Whether a server that has served is silent now, though it is there.
+        """Return whether a running server that has served does not answer any more.
 
         Raises:
-            DeadlineError: that cannot be told in the time that the caller has.
+            DeadlineError: The caller's time is too short to find out.
         """
         patience_s, left_s = self._config.health_timeout_s, until_s - time.monotonic()
         timeout_s = max(0.0, min(patience_s, left_s))
@@ -143,13 +144,13 @@ class EmbeddedReplica:
             asking.join(_TICK_S)
             self._check_open()
             if not self._server.is_alive():
-                return False  # nor is it hung: it was just ending
+                return False  # it was ending, not hung
         if any(why) and left_s < patience_s:
             raise self._too_late()
         return any(why)
 
     def _wait_serving(self, until_s: float, pause: Callable[[], None]) -> bool:
-        """Waits until the server serves. False: it was not started here and has gone, which is no failure of ours."""
+        """Wait until the server serves. Return False if another process's server has gone, which is not a failure."""
         started_s, gives_up_s = self._server.started_s, self._server.gives_up_s(time.monotonic())
         reported_s = time.monotonic()
         watch: HealthWatch | None = None
@@ -171,26 +172,26 @@ class EmbeddedReplica:
         finally:
             if watch is not None:
                 watch.close()
-        if self._told:  # else it was there all the time
+        if self._told:  # otherwise it was already running
             elapsed_s = time.monotonic() - started_s
             self._tell(Serving(skill=self._spec.name, elapsed_s=elapsed_s, target=self.target))
             self._told = False
         return True
 
     def _follow(self, watch: HealthWatch | None, timeout_s: float) -> HealthWatch | None:
-        """Waits a little for news of the server's health."""
+        """Wait briefly for a change of the server's health."""
         if watch is None and self._server.socket.exists():
             watch = HealthWatch(self.target, self._spec.health_service, timeout_s=timeout_s)
         if watch is not None and watch.ended is None:
             watch.wait(_TICK_S)
             return watch
-        if watch is not None:  # it was not quite there, or went away again
+        if watch is not None:  # not listening yet, or gone again
             watch.close()
         self._closing.wait(_TICK_S)
         return None
 
     def _check_start(self, watch: HealthWatch | None, pause: Callable[[], None]) -> bool:
-        """Whether to go on waiting; raises what makes that useless."""
+        """Return whether to keep waiting; raise if that is pointless."""
         self._check_open()
         if not self._server.is_alive():
             if self._server.started_here:
@@ -198,11 +199,11 @@ class EmbeddedReplica:
             return False
         if watch is not None and watch.ended is grpc.StatusCode.UNIMPLEMENTED:
             self._server.kill(pause)
-            raise self._server.failed(SkillStartError, "does not serve grpc.health.v1, which tells when it is ready")
+            raise self._server.failed(SkillStartError, "does not serve grpc.health.v1, which reports when it is ready")
         return True
 
     def _pause(self, until_s: float, gives_up_s: float) -> None:
-        """Between two tries to get at the server's directory."""
+        """Wait between two tries to lock the server's directory."""
         self._check_open()
         if time.monotonic() >= until_s:
             raise self._too_late()

@@ -1,4 +1,4 @@
-"""Tells when something has not been used for a while."""
+"""A timer that fires when something has not been used for a while."""
 
 from __future__ import annotations
 
@@ -8,13 +8,14 @@ from collections.abc import Callable
 
 
 class IdleTimer:
-    """Counts the uses that are under way, and speaks when there has been none for so long. Thread-safe.
+    """Counts current uses, and calls `on_idle` after a period without any. Thread-safe.
 
-    It has a thread while it runs, and none before and after.
+    It has a thread only while it runs.
 
     Args:
-        after_s: how long, seconds; 0: it never speaks.
-        on_idle: called in the timer's thread. It asks `claim` whether that still holds, once no use can begin unseen.
+        after_s: The period, seconds; 0 means never.
+        on_idle: Called in the timer's thread. It must ask `claim` whether that still holds once no use can begin
+            unnoticed.
     """
 
     def __init__(self, after_s: float, on_idle: Callable[[], None]) -> None:
@@ -26,23 +27,23 @@ class IdleTimer:
         self._thread: threading.Thread | None = None
 
     def begin(self) -> None:
-        """A use begins."""
+        """Note that a use begins."""
         with self._news:
             self._uses += 1
 
     def end(self) -> None:
-        """A use is over."""
+        """Note that a use has ended."""
         with self._news:
             self._uses -= 1
             self._since_s = time.monotonic()
 
     def touch(self) -> None:
-        """Something was used just now."""
+        """Restart the period."""
         with self._news:
             self._since_s = time.monotonic()
 
     def start(self) -> None:
-        """Runs from now on. Again does nothing."""
+        """Start the timer. Idempotent."""
         with self._news:
             self._since_s = time.monotonic()
             if self._after_s and self._thread is None:
@@ -50,13 +51,13 @@ class IdleTimer:
                 self._thread.start()
 
     def stop(self) -> None:
-        """Does not run any more."""
+        """Stop the timer. Idempotent."""
         with self._news:
             self._thread = None
             self._news.notify_all()
 
     def claim(self) -> bool:
-        """Whether it runs and nothing is in use, or was of late. If so, it does not run any more."""
+        """Return whether the timer runs and the period is over; if so, stop it."""
         with self._news:
             claimed = self._thread is not None and self._left_s() <= 0
             if claimed:
@@ -68,7 +69,7 @@ class IdleTimer:
             self._on_idle()
 
     def _wait(self) -> bool:
-        """Until it is time to speak: True; or the timer does not run any more."""
+        """Wait until the period is over. Return False if the timer was stopped."""
         with self._news:
             while self._thread is threading.current_thread():
                 if (left_s := self._left_s()) <= 0:
@@ -77,5 +78,5 @@ class IdleTimer:
         return False
 
     def _left_s(self) -> float:
-        # A use that ends while this is waited for is idle for less than that, so it is looked at in time.
+        # A use that ends during this wait restarts the period, which then ends later than the wait.
         return self._after_s if self._uses else self._since_s + self._after_s - time.monotonic()

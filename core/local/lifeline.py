@@ -1,7 +1,7 @@
-"""The lifeline of a server: a FIFO that it reads from, and that each of its users holds a writing end of.
+"""The lifeline of a server: a FIFO that it reads from, of which each of its users holds a writing end.
 
-So the kernel counts the users. The server sees the end of its standard input when the last of them has gone, however
-that came about; and a user sees at once when nobody reads any more, which is when the server has gone.
+So the kernel counts the users. The server sees the end of its standard input when the last user has gone, for whatever
+reason, and a user sees at once that nothing reads any more when the server has gone.
 """
 
 from __future__ import annotations
@@ -13,18 +13,18 @@ import select
 import threading
 from pathlib import Path
 
-# Descriptors that hold something as long as they are open: a lock, a lifeline. Forked children must not keep them.
+# Descriptors that hold a lock or a lifeline as long as they are open, so forked children must not keep them.
 _held: set[int] = set()
-# Taken by whoever forks, so that no child is made between the opening of a descriptor and its being noted here.
-# Programs that are started, not forked, do not get them: Python's descriptors close on exec.
+# Held during a fork, so that no child is made between opening a descriptor and noting it here. Programs that are
+# started, not forked, do not inherit them: Python's descriptors close on exec.
 _forking = threading.RLock()
 
 
 def open_held(path: Path, flags: int) -> int:
-    """Opens a file that is ours, never a link, and that only its owner may use if it is made by this.
+    """Open a file, never a link, with a descriptor that forked children do not keep. A new file is private to the user.
 
     Raises:
-        OSError: as `os.open`.
+        OSError: As `os.open`.
     """
     with _forking:
         descriptor = os.open(path, flags | os.O_NOFOLLOW, 0o600)
@@ -33,7 +33,7 @@ def open_held(path: Path, flags: int) -> int:
 
 
 def close_held(descriptor: int) -> None:
-    """Closes what `open_held` gave."""
+    """Close a descriptor of `open_held`."""
     with _forking:
         if descriptor in _held:
             _held.discard(descriptor)
@@ -52,9 +52,9 @@ os.register_at_fork(before=_forking.acquire, after_in_parent=_forking.release, a
 
 
 def make_lifeline(path: Path) -> int:
-    """Makes a FIFO in the place of what may be there, and gives its reading end, for the server. Close it thereafter.
+    """Make a FIFO, replacing any other, and return its reading end for the server. Close it after the server's start.
 
-    A new one for each server: who holds the one before sees that its server is gone, for good.
+    Each server has its own, so that the users of the one before see that their server is gone for good.
     """
     path.unlink(missing_ok=True)
     os.mkfifo(path, 0o600)
@@ -64,10 +64,10 @@ def make_lifeline(path: Path) -> int:
 
 
 def is_read(path: Path) -> bool:
-    """Whether a server reads from there."""
+    """Return whether a server reads from the FIFO."""
     try:
         close_held(open_held(path, os.O_WRONLY | os.O_NONBLOCK))
-    except OSError:  # nobody reads it (ENXIO), or there is none
+    except OSError:  # no server reads it (ENXIO), or there is none
         return False
     return True
 
@@ -75,10 +75,10 @@ def is_read(path: Path) -> bool:
 class Lifeline:
     """A writing end, held until it is closed. Thread-safe.
 
-    A shared lock on it says that somebody uses the server: that is how who leaves knows whether others stay.
+    A shared lock on it marks a user of the server, so that a user that leaves knows whether others remain.
 
     Raises:
-        OSError: nobody reads from there.
+        OSError: No server reads from the FIFO.
     """
 
     def __init__(self, path: Path) -> None:
@@ -88,16 +88,16 @@ class Lifeline:
         fcntl.flock(self._end, fcntl.LOCK_SH)
 
     def is_read(self) -> bool:
-        """Whether the server is there. Takes microseconds."""
+        """Return whether the server runs. Takes microseconds."""
         with self._guard:
             if self._end is None:
                 return False
             poll = select.poll()
             poll.register(self._end, 0)
-            return not poll.poll(0)  # POLLERR: nobody reads
+            return not poll.poll(0)  # POLLERR: no server reads
 
     def is_current(self) -> bool:
-        """Whether it is still the one at its path: no other server was started since."""
+        """Return whether it is still the FIFO at its path, so that no other server was started since."""
         with self._guard:
             try:
                 return self._end is not None and os.path.samestat(os.fstat(self._end), self._path.lstat())
@@ -105,7 +105,7 @@ class Lifeline:
                 return False
 
     def is_last(self) -> bool:
-        """Whether nobody else holds it. Certain while the directory is locked."""
+        """Return whether it has no other user. Certain only while the directory is locked."""
         with self._guard:
             if self._end is None:
                 return False
@@ -115,11 +115,11 @@ class Lifeline:
                 last = False
             else:
                 last = True
-            fcntl.flock(self._end, fcntl.LOCK_SH)  # the lock that was there may be lost, whether or not the other came
+            fcntl.flock(self._end, fcntl.LOCK_SH)  # converting may have lost the shared lock either way
             return last
 
     def close(self) -> None:
-        """Lets go of the server. Again does nothing."""
+        """Release the server. Idempotent."""
         with self._guard:
             if self._end is not None:
                 close_held(self._end)

@@ -33,30 +33,30 @@ os.register_at_fork(after_in_child=_forget_all)
 
 
 class ServerProcess:
-    """A server that was started here. It ends when nobody holds its lifeline any more (`core.local.lifeline`).
+    """A server that was started here. It ends when its lifeline has no users any more (`core.local.lifeline`).
 
-    It has a session of its own: Ctrl-C in the terminal reaches only us, and it is one group with all that it starts.
+    It has a session of its own: Ctrl-C in the terminal does not reach it, and it forms one group with its children.
 
     Args:
-        spec: the skill.
-        address: where it listens.
-        environment: its environment.
-        lifeline: the descriptor that becomes its standard input.
-        log: the file that it writes to.
+        spec: The skill.
+        address: Where to listen.
+        environment: Its environment.
+        lifeline: Descriptor that becomes its standard input.
+        log: File that it writes to.
 
     Raises:
-        SkillStartError: the process cannot be started.
+        SkillStartError: The process cannot be started.
     """
 
     def __init__(
         self, spec: SkillSpec, *, address: str, environment: Mapping[str, str], lifeline: int, log: Path
     ) -> None:
-        # -P: its modules are those of PYTHONPATH, not those that happen to lie in this process's working directory.
+        # -P: import modules from PYTHONPATH, not those that happen to lie in this process's working directory.
         safe = ("-P",) if spec.serve[0] == "-m" else ()
         command = [sys.executable, *safe, *spec.serve, "--listen", address, "--lifeline"]
         try:
             with log.open("ab") as output:
-                # No `with`: it lives longer than this function, and maybe longer than this process.
+                # No `with`: it outlives this function, and maybe this process.
                 self._process = subprocess.Popen(
                     command,
                     stdin=lifeline,
@@ -71,33 +71,33 @@ class ServerProcess:
         _started.add(self)
 
     def exit_code(self, wait_s: float = 0.0) -> int | None:
-        """What it ended with, negative for a signal; None if it still runs after so many seconds."""
+        """Return its exit code, negative for a signal; None if it still runs after `wait_s`."""
         try:
             return self._process.wait(wait_s) if wait_s else self._process.poll()
         except subprocess.TimeoutExpired:
             return None
 
-    def let_go(self) -> None:
-        """It may live on, for others. When it ends nothing of it stays, and Popen has nothing to warn about."""
+    def release(self) -> None:
+        """Release the process, which may live on for others. It is reaped when it ends, and Popen does not warn."""
         if self._process.poll() is None:
             try:
                 threading.Thread(target=self._process.wait, name="sarai-reaper", daemon=True).start()
-            except RuntimeError:  # this process is ending: init will see to it
+            except RuntimeError:  # this process is ending: init will reap it
                 self.forget()
 
     def forget(self) -> None:
-        """Keeps Popen from asking for, and warning about, what is not this process's child, or soon will not be."""
+        """Keep Popen from waiting for, and warning about, what is not, or soon will not be, this process's child."""
         self._process.returncode = 0
 
 
 def kill_group(pid: int) -> None:
-    """Kills a server with all that it has started. While any of that runs, the number is given to nobody else."""
+    """Kill a server with all that it has started. While any of that runs, the kernel does not reuse its number."""
     with contextlib.suppress(ProcessLookupError):
         os.killpg(pid, signal.SIGKILL)
 
 
 def end_of(exit_code: int | None) -> str:
-    """How a process ended, in words; None: it was not ours to know."""
+    """Return in words how a process ended. None: its exit code is not known here."""
     if exit_code is None:
         return "ended"
     if exit_code >= 0:
@@ -109,7 +109,7 @@ def end_of(exit_code: int | None) -> str:
 
 
 def server_environment() -> dict[str, str]:
-    """Ours, and what lets the server find the modules that this process finds, from wherever they were loaded."""
+    """Return this environment, with a PYTHONPATH by which a server finds the modules that this process finds."""
     path = os.pathsep.join(str(Path(entry).absolute()) for entry in sys.path)
     quiet = {"GRPC_VERBOSITY": "ERROR"}
     return quiet | dict(os.environ) | {"PYTHONPATH": path}
@@ -121,7 +121,7 @@ _TAIL_BYTES = 4096
 
 
 def new_log(folder: Path, skill: str) -> Path:
-    """A new empty log file in the skill's folder, readable for this user only; of the old ones, the newest stay."""
+    """Make an empty log file in the skill's folder, readable by this user only, and remove the oldest ones there."""
     name = f"{time.strftime('%Y%m%dT%H%M%S')}-{os.getpid()}-"
     try:
         own = folder / skill
@@ -129,14 +129,14 @@ def new_log(folder: Path, skill: str) -> Path:
         for old in sorted(own.glob("*.log"))[: -(_KEPT - 1)]:
             old.unlink(missing_ok=True)
         descriptor, path = tempfile.mkstemp(prefix=name, suffix=".log", dir=own)
-    except OSError:  # a home that cannot be written to is no reason not to start
+    except OSError:  # an unwritable home is no reason not to start
         descriptor, path = tempfile.mkstemp(prefix=f"sarai-{skill}-{name}", suffix=".log")
     os.close(descriptor)
     return Path(path)
 
 
 def log_tail(path: Path | None) -> tuple[str, ...]:
-    """The last lines of a log that are not empty."""
+    """Return the last lines of a log that are not empty."""
     if path is None:
         return ()
     try:

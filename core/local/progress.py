@@ -1,4 +1,4 @@
-"""What the pool tells while it starts a local server. `ModelPool(on_progress=…)` shows it your way."""
+"""Events that the pool reports while it starts a local server. `ModelPool(on_progress=…)` takes a handler for them."""
 
 from __future__ import annotations
 
@@ -16,18 +16,18 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Starting:
-    """The server's process was started."""
+    """The process of the server was started."""
 
     skill: str
     log: Path
-    """The file that it writes its log to."""
+    """File that the server logs to."""
     restart: bool
-    """Whether one before it has ended unasked."""
+    """Whether it replaces one that ended unexpectedly."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Waiting:
-    """The server is not ready yet. Comes about every second."""
+    """The server is not ready yet. Reported about every second."""
 
     skill: str
     elapsed_s: float
@@ -42,7 +42,7 @@ class Serving:
     elapsed_s: float
     """Seconds since it was started."""
     target: str
-    """Its address."""
+    """Address of the server."""
 
 
 Progress = Starting | Waiting | Serving
@@ -50,7 +50,7 @@ OnProgress = Callable[[Progress], None]
 
 
 def report(event: Progress) -> None:
-    """The default: one line on standard error when that is a terminal, else the log at INFO."""
+    """Report an event the default way: a line on standard error if that is a terminal, else the log at INFO."""
     match event:
         case Starting(skill=skill, log=log, restart=restart):
             again = " again" if restart else ""

@@ -28,33 +28,33 @@ if TYPE_CHECKING:
 
 
 NAME_BYTES = 15
-"""What a name is made of, in base 64: 20 characters. More would leave less for the folder of temporary files."""
+"""Bytes of a name, which in base 64 has 20 characters. A longer one would leave less room for the folder's path."""
 
 _PREFIX = "sarai-"
 _LOCK = "lock"
 _LIFELINE = "lifeline"
-_SOCKET = "skill.sock"  # short whatever the skill is called
-_MAX_SOCKET_PATH_BYTES = 100  # of the 104 to 108 that systems allow
+_SOCKET = "skill.sock"  # short, whatever the name of the skill
+_MAX_SOCKET_PATH_BYTES = 100  # systems allow 104 to 108
 _STALE_AFTER_S = 60.0
 
 _log = logging.getLogger(__name__)
 
 
 class RunDir:
-    """A directory of mode 0700, made when it is first locked. Whoever uses it last removes it.
+    """A directory of mode 0700, made when it is first locked. Its last user removes it.
 
-    What is in it tells others whether it is in use. Process ids would not do: containers may share a directory for
-    temporary files, but not their ids.
+    Its contents show whether it is in use. Process ids would not do: containers may share a directory for temporary
+    files, but not their ids.
 
     Args:
-        name: the same name is the same directory; None, or one that is not ours, is a directory of its own.
+        name: Equal names share a directory. None, or a name that another user has taken, gives one of its own.
     """
 
     def __init__(self, name: str | None) -> None:
         base = Path(tempfile.gettempdir())
         longest = f"{base}/{_PREFIX}{_any_name()}/{_SOCKET}"
         if len(os.fsencode(longest)) > _MAX_SOCKET_PATH_BYTES:
-            base = Path("/tmp")  # noqa: S108  # ours are private
+            base = Path("/tmp")  # noqa: S108  # our directories are private
         _sweep(base)
         self.path = base / f"{_PREFIX}{name or _any_name()}"
         if _is_taken(self.path):
@@ -66,13 +66,13 @@ class RunDir:
 
     @contextlib.contextmanager
     def locked(self, pause: Callable[[], None]) -> Iterator[None]:
-        """Makes the directory if there is none, and keeps the others out of it.
+        """Make the directory if there is none, and lock it.
 
         Args:
-            pause: called between two tries; waits a little, or raises.
+            pause: Called between two tries; waits a little, or raises.
 
         Raises:
-            OSError: the directory cannot be made, or somebody else's has its name.
+            OSError: The directory cannot be made, or is not a private one of this user.
         """
         while (lock := self._try_lock()) is None:
             pause()
@@ -88,11 +88,11 @@ class RunDir:
             if not _is_ours(self.path):
                 raise PermissionError(f"{self.path} is not a private directory of this user")
             return _lock(self.path, os.O_CREAT)
-        except FileNotFoundError:  # removed between two lines of this
+        except FileNotFoundError:  # removed meanwhile
             return None
 
     def remove(self) -> None:
-        """Removes the directory, which is locked, and what is in it."""
+        """Remove the directory, which must be locked, with its contents."""
         _remove(self.path)
 
 
@@ -101,7 +101,7 @@ def _any_name() -> str:
 
 
 def _is_taken(path: Path) -> bool:
-    """Whether there is something that is not ours."""
+    """Return whether something else has this path."""
     try:
         return not _is_ours(path)
     except FileNotFoundError:
@@ -109,18 +109,18 @@ def _is_taken(path: Path) -> bool:
 
 
 def _is_ours(path: Path) -> bool:
-    """Whether it is a directory, not a link to one, that belongs to this user and that nobody else may enter."""
+    """Return whether a path is a directory, not a link, that belongs to this user and that no other user may enter."""
     status = path.lstat()
     return stat.S_ISDIR(status.st_mode) and status.st_uid == os.getuid() and not status.st_mode & 0o077
 
 
 def _lock(path: Path, how: int) -> int | None:
-    """The lock of a directory, None if somebody has it."""
+    """Return the lock of a directory, None if it is taken."""
     file = path / _LOCK
     lock = open_held(file, os.O_RDWR | how)
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        if os.path.samestat(os.fstat(lock), file.lstat()):  # else the directory was removed since
+        if os.path.samestat(os.fstat(lock), file.lstat()):  # otherwise the directory was removed since
             return lock
     except (BlockingIOError, FileNotFoundError):
         pass
@@ -129,7 +129,7 @@ def _lock(path: Path, how: int) -> int | None:
 
 
 def _remove(path: Path) -> None:
-    # It goes all at once, so that nobody begins to use what is half gone.
+    # Renamed first, so that no process starts to use a directory that is half removed.
     gone = path.with_name(f"{_PREFIX}{_any_name()}")
     with contextlib.suppress(OSError):
         path.rename(gone)
@@ -137,13 +137,13 @@ def _remove(path: Path) -> None:
 
 
 def _sweep(base: Path) -> None:
-    """Removes what users that were killed left behind, as far as it is this user's."""
+    """Remove what killed processes of this user left behind."""
     for path in base.glob(f"{_PREFIX}*"):
         try:
             if not _is_ours(path) or time.time() - path.lstat().st_mtime < _STALE_AFTER_S:
                 continue
             lock = _lock(path, 0)
-        except OSError:  # not one of ours: it has no lock; or just gone
+        except OSError:  # no lock, so not one of ours, or gone meanwhile
             continue
         if lock is not None:
             if not is_read(path / _LIFELINE):
@@ -153,26 +153,26 @@ def _sweep(base: Path) -> None:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Record:
-    """A server, as whoever started it has noted it. Times are of the monotonic clock, the same for all processes."""
+    """A server, as noted by the process that started it. Times are of the monotonic clock that all processes share."""
 
     log: str
     started_s: float
     gives_up_s: float
-    """If it has never served by then, it never will."""
+    """When its time to start is over."""
     restarts: tuple[float, ...] = ()
-    """When one that had ended unasked was replaced, of late."""
+    """Recent times at which a server that had ended unexpectedly was replaced."""
     pid: int | None = None
 
     @classmethod
     def read(cls, path: Path) -> Self | None:
-        """What is noted there; None if there is nothing, or who wrote it was killed over it."""
+        """Read a record; None if there is none, or its writer was killed halfway."""
         try:
             return cls(**json.loads(path.read_text()))
         except (OSError, ValueError, TypeError):
             return None
 
     def write(self, path: Path) -> None:
-        """Notes it there. The directory is locked."""
+        """Write the record. The directory must be locked."""
         path.write_text(json.dumps(asdict(self)))
 
 
@@ -180,18 +180,18 @@ _SETTINGS = "SKILL_"
 
 
 def share_key(spec: SkillSpec, environment: Mapping[str, str]) -> str:
-    """A name that is the same where the same server would be started: SHA-256 of all that decides what it serves.
+    """Return a name that is equal for equal servers: SHA-256 of all that decides what a server serves.
 
     Args:
-        spec: the skill.
-        environment: what the server would get. Of its variables only the skills' settings and PYTHONPATH count.
+        spec: The skill.
+        environment: The server's environment. Of its variables only the skills' settings and PYTHONPATH count.
 
     Returns:
-        The first 120 bits, in letters that a file's name may have: the path of a socket has no room for more.
+        The first 120 bits, in characters that a file name may have: the path of a socket has no room for more.
     """
     decides = {
         "user": os.getuid(),
-        # Process ids and paths mean other things in another container, though /tmp may be the same.
+        # Process ids and paths differ in meaning between containers that share /tmp.
         "namespaces": [_namespace("pid"), _namespace("mnt")],
         "skill": [spec.name, spec.version],
         "python": sys.executable,
@@ -211,15 +211,15 @@ def _namespace(kind: str) -> str:
 
 
 def _meant(value: str) -> str:
-    """A path that is relative to the working directory in full, since others work elsewhere; anything else as it is."""
+    """Return an existing path as an absolute one, since working directories differ; anything else as it is."""
     return str(Path(value).absolute()) if os.path.lexists(value) else value
 
 
 def _search_path(serve: tuple[str, ...], path: list[str]) -> list[str]:
-    """Where the server's modules are looked for.
+    """Return where the server's modules are searched for.
 
     Python puts the directory of the program, or the working directory, before all others. It is left out if the server
-    would be found in the same place without it: else only runs of the same program could share.
+    would be found in the same place without it; otherwise only runs of the same program could share.
     """
     program = getattr(sys.modules.get("__main__"), "__file__", None)
     own = {str(Path(program).resolve().parent)} if program else set()

@@ -1,7 +1,7 @@
-"""A local server that all processes of a user share which want the same one. The last one to leave ends it.
+"""A local server that is shared by all processes of a user that want the same one. The last one to leave ends it.
 
-Everything about it lies in one directory (`core.local.rundir`), which is locked while somebody comes or goes: the
-socket, the lifeline (`core.local.lifeline`), and a record of what those who come later should know.
+Its state lies in one directory (`core.local.rundir`), which is locked while a process joins or leaves: the socket, the
+lifeline (`core.local.lifeline`), and a record for those that join later.
 """
 
 from __future__ import annotations
@@ -24,94 +24,94 @@ if TYPE_CHECKING:
     from core.skill import SkillSpec
 
 Attached = Literal["joined", "started", "restarted"]
-"""It was there; it was started here; one before it had ended unasked, and this one was started here."""
+"""It was running; it was started here; it was started here to replace one that had ended unexpectedly."""
 
 FIRST_BACKOFF_S = 0.1
 MAX_BACKOFF_S = 5.0
-"""Between the end of a server and its restart: doubling with each restart within the window."""
+"""Bounds of the delay before a restart, seconds; it doubles with each restart in the window."""
 
 _TICK_S = 0.01
 _KILLED_WITHIN_S = 5.0
 
 
 class SharedServer:
-    """A server of a skill, held from `attach` to `leave`. One thread at a time may come or go; all may ask.
+    """A server of a skill, held from `attach` to `leave`. One thread at a time may call these; the rest is thread-safe.
 
     Args:
-        spec: the skill.
-        config: the settings.
+        spec: The skill.
+        config: The settings.
     """
 
     def __init__(self, spec: SkillSpec, config: PoolConfig) -> None:
         self._spec = spec
         self._config = config
-        # Taken once: a restart gives the same server, whatever the environment has become.
+        # Read once, so that a restart gives the same server although the environment may have changed.
         self._environment = server_environment()
         self._dir = RunDir(share_key(spec, self._environment) if config.share_embedded else None)
         self.socket = self._dir.socket
         self.target = f"unix:{self.socket}"
         self.record: Record | None = None
-        """Of the server that is held, or was held last."""
+        """Record of the server that is held, or was held last."""
         self.restarts = 0
-        """How often the server that was held here ended unasked and was replaced."""
+        """Number of times that the server held here ended unexpectedly and was replaced."""
         self._lifeline: Lifeline | None = None
         self._process: ServerProcess | None = None
 
     @property
     def log(self) -> Path | None:
-        """The file that it writes its log to."""
+        """File that the server logs to."""
         return Path(self.record.log) if self.record else None
 
     @property
     def pid(self) -> int | None:
-        """The id of its process, None if there is none."""
+        """Process id of the server, None if it does not run."""
         return self.record.pid if self.record and self.is_alive() else None
 
     @property
     def started_s(self) -> float:
-        """When it was started, on the monotonic clock."""
+        """Time of its start on the monotonic clock, seconds."""
         return self.record.started_s if self.record else time.monotonic()
 
     def is_old(self) -> bool:
-        """Whether the time for its start is over, so that it has served, or somebody would have ended it."""
+        """Return whether its time to start is over, so that it must have served: otherwise it would have been ended."""
         return self.record is not None and time.monotonic() >= self.record.gives_up_s
 
     def gives_up_s(self, now_s: float) -> float:
-        """Until when it is to be SERVING, for somebody who begins to wait for that now."""
+        """Return until when a caller that starts to wait at `now_s` should wait for SERVING, on the monotonic clock."""
         if self.record is None or self.is_old():
             return now_s + self._config.startup_timeout_s
         return self.record.gives_up_s
 
     @property
     def started_here(self) -> bool:
-        """Whether it is this process's child."""
+        """Whether the server is a child of this process."""
         return self._process is not None
 
     def is_alive(self) -> bool:
-        """Whether it is held and has not ended. Takes microseconds."""
+        """Return whether the server is held and running. Takes microseconds."""
         lifeline, process = self._lifeline, self._process
         return lifeline is not None and lifeline.is_read() and (process is None or process.exit_code() is None)
 
     def is_there(self) -> bool:
-        """Whether there is one that could be joined, whoever started it. Holds nothing."""
+        """Return whether a server could be joined now, without joining it."""
         return self._config.share_embedded and is_read(self._dir.lifeline)
 
     def attach(self, pause: Callable[[], None]) -> Attached:
-        """Holds the server that there is; starts one if there is none.
+        """Join the running server, or start one.
 
         Args:
-            pause: called between tries; waits a little, or raises.
+            pause: Called between tries; waits a little, or raises.
 
         Raises:
-            SkillRestartLimitError: it has been started too often of late.
-            SkillStartError: it cannot be started.
+            SkillRestartLimitError: It was restarted too often recently.
+            SkillStartError: It cannot be started.
         """
         ended_unasked, noticed_s = self._lifeline is not None, time.monotonic()
         while True:
             try:
                 with self._dir.locked(pause):
                     if self._lifeline is not None and self._lifeline.is_current():
-                        self._await_end(0.0)  # what it had started may still be there
+                        self._await_end(0.0)  # processes that it started may still run
                     attached = self._join() or self._start(noticed_s)
             except OSError as error:
                 raise SkillStartError(f"cannot be started: {error}", skill=self._spec.name, log=None) from error
@@ -129,17 +129,17 @@ class SharedServer:
                     return "joined"
                 lifeline.close()
         except OSError:
-            return None  # nobody reads there
-        # Its users were killed. It is ending, and would strand who comes now.
+            return None  # no server reads from it
+        # Its users were killed, so it is ending; a process that joined it now would soon lose it.
         self._await_end(self._config.stop_grace_s)
         return None
 
     def _start(self, noticed_s: float) -> Attached | None:
-        """Starts a server in place of what has ended, None if it is too early for that."""
+        """Start a server in place of the one that ended; return None if it is too early for that."""
         now = time.monotonic()
         before = Record.read(self._dir.record)
         restarts = tuple(s for s in before.restarts if 0 <= now - s < self._config.restart_window_s) if before else ()
-        # If it is not the one that was held, somebody else has replaced that and counted it.
+        # If that is not the server held here, another process has replaced ours and counted the restart.
         again = self._lifeline is not None and self._lifeline.is_current()
         if again:
             self._check_limit(restarts, now)
@@ -168,7 +168,7 @@ class SharedServer:
         now = time.monotonic()
         record = Record(log=str(log), started_s=now, gives_up_s=now + self._config.startup_timeout_s, restarts=restarts)
         with HeldInterrupts():
-            record.write(self._dir.record)  # without the id of the one before
+            record.write(self._dir.record)  # without the previous process id
             reading = make_lifeline(self._dir.lifeline)
             try:
                 lifeline = Lifeline(self._dir.lifeline)
@@ -183,18 +183,18 @@ class SharedServer:
                 close_held(reading)
             record = replace(record, pid=process.pid)
             self._hold(lifeline, record, process)
-            with contextlib.suppress(OSError):  # a full disk; others will not know whom to kill, if ever they have to
+            with contextlib.suppress(OSError):  # full disk: others will not know which process to kill
                 record.write(self._dir.record)
 
     def _hold(self, lifeline: Lifeline, record: Record | None, process: ServerProcess | None) -> None:
         if self._lifeline is not None:
             self._lifeline.close()
         if self._process is not None:
-            self._process.let_go()
+            self._process.release()
         self._lifeline, self.record, self._process = lifeline, record, process
 
     def leave(self) -> None:
-        """Lets go of the server; ends it if nobody else uses it, and removes what is left."""
+        """Release the server. If no other process uses it, end it and remove its directory."""
         lifeline, process = self._lifeline, self._process
         if lifeline is None:
             return
@@ -209,26 +209,26 @@ class SharedServer:
                         process.exit_code(_KILLED_WITHIN_S)
                     self._dir.remove()
         except OSError:
-            pass  # the directory is not what it was, or stays locked; the kernel counts the users all the same
+            pass  # directory replaced, or still locked; the kernel counts the users anyway
         finally:
             lifeline.close()
             if process is not None:
-                process.let_go()
+                process.release()
 
     def kill(self, pause: Callable[[], None]) -> None:
-        """Kills the server, unless somebody has replaced it already."""
+        """Kill the server, unless it was already replaced."""
         with contextlib.suppress(OSError), self._dir.locked(pause):
             if self._lifeline is not None and self._lifeline.is_current():
                 self._await_end(0.0)
 
     def _await_end(self, grace_s: float) -> None:
-        """Waits so many seconds until the server is gone, then kills it. The directory is locked."""
+        """Wait up to `grace_s` for the server to end, then kill it. The directory must be locked."""
         kill_s = time.monotonic() + grace_s
         killed = False
         while is_read(self._dir.lifeline):
             now = time.monotonic()
             if killed and now >= kill_s + _KILLED_WITHIN_S:
-                return  # not even SIGKILL ends what hangs in the kernel
+                return  # hangs in the kernel, where not even SIGKILL ends it
             if not killed and now >= kill_s:
                 record = Record.read(self._dir.record)
                 if record is not None and record.pid is not None:
@@ -237,17 +237,17 @@ class SharedServer:
             time.sleep(_TICK_S)
 
     def failed(self, kind: type[SkillStartError], what: str) -> SkillStartError:
-        """An error about this server, with what its log says."""
+        """Return an error about this server, with the end of its log."""
         exit_code = self._process.exit_code() if self._process is not None else None
         return kind(what, skill=self._spec.name, log=self.log, exit_code=exit_code, log_tail=log_tail(self.log))
 
     def how_it_ended(self) -> str:
-        """In words. It is gone, or just going."""
+        """Return in words how the server ended. It has ended, or is about to."""
         return end_of(self._process.exit_code(1.0) if self._process is not None else None)
 
 
 class _Patience:
-    """Waits a little each time, so many seconds in all."""
+    """Sleeps briefly at each call, and raises TimeoutError once `seconds` have passed."""
 
     def __init__(self, seconds: float) -> None:
         self._until_s = time.monotonic() + seconds

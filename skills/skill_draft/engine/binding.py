@@ -12,7 +12,6 @@ import importlib.util
 import os
 import sys
 import types
-from collections.abc import Sequence as Seq
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -399,8 +398,3 @@ class Context:
 
 def _as_bytes(array: npt.NDArray[np.uint8]) -> Any:
     return ctypes.cast(array.ctypes.data, ctypes.POINTER(ctypes.c_uint8))
-
-
-def as_tokens(values: Seq[int]) -> npt.NDArray[np.int32]:
-    """A list of token ids as llama.cpp reads it."""
-    return np.fromiter(values, np.int32, len(values))
