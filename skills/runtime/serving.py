@@ -100,26 +100,10 @@ async def serve(
         StartError: the address cannot be bound, or the skill cannot load and `stay` is not set.
     """
     drain = DrainInterceptor(tuple(f"/{service}/Health" for service in skill.services))
-    server = grpc.aio.server(
-        interceptors=[GuardInterceptor(), drain],
-        options=[
-            ("grpc.so_reuseport", 0),
-            ("grpc.max_receive_message_length", max_message_bytes),
-            ("grpc.http2.min_recv_ping_interval_without_data_ms", MIN_PING_INTERVAL_MS),
-            ("grpc.keepalive_permit_without_calls", 1),
-        ],
-    )
     serving = Serving(skill.name, skill.services)
-    health_pb2_grpc.add_HealthServicer_to_server(serving.servicer, server)
-    reflection.enable_server_reflection((*skill.services, health.SERVICE_NAME, reflection.SERVICE_NAME), server)
-    skill.register(server)
+    server = _server(skill, drain, serving, max_message_bytes=max_message_bytes)
     await serving.set(False)
-    try:
-        port = server.add_insecure_port(listen)
-    except RuntimeError as error:
-        raise StartError(f"cannot listen on {listen}: is it in use, or not an address of this machine?") from error
-    await server.start()
-    log.info("listening on %s", listen if listen.startswith("unix:") else f"{listen.rsplit(':', 1)[0]}:{port}")
+    await _listen(server, listen)
     stopping = _Stopping(lifeline=lifeline)
     loading = asyncio.create_task(_load_again_and_again(skill, serving) if stay else skill.load(serving.set))
     asked = asyncio.create_task(stopping.first.wait())
@@ -139,6 +123,31 @@ async def serve(
         await server.stop(None)
         await skill.close()
     return 0
+
+
+def _server(skill: BaseSkill, drain: DrainInterceptor, serving: Serving, *, max_message_bytes: int) -> grpc.aio.Server:
+    server = grpc.aio.server(
+        interceptors=[GuardInterceptor(), drain],
+        options=[
+            ("grpc.so_reuseport", 0),
+            ("grpc.max_receive_message_length", max_message_bytes),
+            ("grpc.http2.min_recv_ping_interval_without_data_ms", MIN_PING_INTERVAL_MS),
+            ("grpc.keepalive_permit_without_calls", 1),
+        ],
+    )
+    health_pb2_grpc.add_HealthServicer_to_server(serving.servicer, server)
+    reflection.enable_server_reflection((*skill.services, health.SERVICE_NAME, reflection.SERVICE_NAME), server)
+    skill.register(server)
+    return server
+
+
+async def _listen(server: grpc.aio.Server, address: str) -> None:
+    try:
+        port = server.add_insecure_port(address)
+    except RuntimeError as error:
+        raise StartError(f"cannot listen on {address}: is it in use, or not an address of this machine?") from error
+    await server.start()
+    log.info("listening on %s", address if address.startswith("unix:") else f"{address.rsplit(':', 1)[0]}:{port}")
 
 
 async def _load_again_and_again(skill: BaseSkill, serving: Serving) -> None:
