@@ -14,7 +14,7 @@ import sys
 Started = tuple["subprocess.Popen[bytes]", socket.socket]
 """The process, and the server's end of the socket to it."""
 
-_early: dict[tuple[str, frozenset[tuple[str, str]]], Started] = {}
+_early: dict[tuple[object, ...], Started] = {}
 
 
 def environment(**variables: str) -> dict[str, str]:
@@ -39,7 +39,7 @@ def start(module: str, **variables: str) -> Started:
     Raises:
         OSError: It cannot be started.
     """
-    if early := _early.pop(_key(module, variables), None):
+    if early := _early.pop((module, *variables.items()), None):
         return early
     ours, theirs = socket.socketpair()
     with theirs:
@@ -54,8 +54,4 @@ def start(module: str, **variables: str) -> Started:
 
 def start_early(module: str, **variables: str) -> None:
     """Start a child that `start` will be asked for; one that is never taken ends with the server."""
-    _early[_key(module, variables)] = start(module, **variables)
-
-
-def _key(module: str, variables: dict[str, str]) -> tuple[str, frozenset[tuple[str, str]]]:
-    return module, frozenset(variables.items())
+    _early[module, *variables.items()] = start(module, **variables)

@@ -6,7 +6,7 @@ import enum
 import logging
 import os
 import time
-from collections.abc import AsyncIterator, Iterable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
 from contextlib import asynccontextmanager
 from operator import attrgetter
 from typing import TYPE_CHECKING
@@ -18,7 +18,6 @@ from skills.wire import Feature, Reason
 
 from .limits import Limits
 from .resources import CpuMeter, anonymous_bytes, usable_cpus
-from .serving import Serving, StartError
 from .settings import ServerSettings, WorkerSettings, variable
 from .status import abort
 from .work import Work
@@ -27,6 +26,10 @@ if TYPE_CHECKING:
     from .metrics import Metrics, Reading
 
 Context = grpc.aio.ServicerContext[object, object]
+
+
+class StartError(Exception):
+    """The server cannot start; the message is what its user reads."""
 
 
 class Status(enum.StrEnum):
@@ -41,10 +44,10 @@ class Status(enum.StrEnum):
 
 
 class BaseSkill:
-    """The part of a skill's server that is the same in all of them; see `skills.runtime.serving.Skill`.
+    """The part of a skill's server that is the same in all of them; `skills.runtime.serving.serve` runs it.
 
-    A subclass says which `services` it has, adds its servicer in `register`, and does each call inside
-    `async with self.call(context)`. One whose work has to be bounded here is a `WorkerSkill`.
+    A subclass says which gRPC `services` it has, each with a method Health, adds its servicers in `register`, and does
+    each call inside `async with self.call(context)`. One whose work has to be bounded here is a `WorkerSkill`.
 
     Args:
         settings: how it runs.
@@ -53,7 +56,6 @@ class BaseSkill:
     """
 
     services: Sequence[str] = ()
-    bystanders: tuple[str, ...] = ()
     features: Sequence[Feature] = ()
     """What Health tells that it can do beyond answering a prompt."""
     measured: Sequence[tuple[str, str, str]] = (
@@ -71,7 +73,7 @@ class BaseSkill:
         self.metrics: Metrics | None = None
         self._cpu = CpuMeter()
         self._started_s = time.monotonic()
-        self._serving: Serving | None = None
+        self._tell_serving: Callable[[bool], Awaitable[None]] | None = None
         self._status, self._message = Status.LOADING, ""
         self._total_requests = 0
 
@@ -121,9 +123,16 @@ class BaseSkill:
 
     # --- the life of the server ---
 
-    async def load(self, serving: Serving) -> None:
-        """Get ready, then serve."""
-        self._serving = serving
+    async def load(self, tell_serving: Callable[[bool], Awaitable[None]]) -> None:
+        """Get ready, then serve.
+
+        Args:
+            tell_serving: tells the standard health service whether this replica can answer, now and later.
+
+        Raises:
+            StartError: It cannot get ready. It may be tried again.
+        """
+        self._tell_serving = tell_serving
         self._serve_metrics()
         await self.prepare()
         if not self._takes_calls:  # getting ready has not said by itself how it is
@@ -144,8 +153,8 @@ class BaseSkill:
         if self._status is Status.DRAINING:
             return
         self._status, self._message = status, message
-        if self._serving:
-            await self._serving.set(self._takes_calls)
+        if self._tell_serving:
+            await self._tell_serving(self._takes_calls)
 
     def draining(self) -> None:
         """Note that no more calls will come in."""

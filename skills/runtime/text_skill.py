@@ -56,7 +56,6 @@ class TextSkill(WorkerSkill, skills_pb2_grpc.SkillsServiceServicer):
     """`SkillsService` over a function."""
 
     services: Sequence[str] = ("SkillsService",)
-    bystanders: tuple[str, ...] = ("/SkillsService/Health",)
 
     def __init__(self, settings: WorkerSettings, answer: Answer | type[Answer], *, name: str, version: str) -> None:
         super().__init__(settings, name=name, version=version)

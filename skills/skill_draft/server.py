@@ -31,8 +31,7 @@ from skills.runtime.limits import Limits
 from skills.runtime.pieces import Pieces
 from skills.runtime.program import run_server
 from skills.runtime.resources import anonymous_bytes, usable_cpus
-from skills.runtime.serving import StartError
-from skills.runtime.skill import BaseSkill, Context, Status
+from skills.runtime.skill import BaseSkill, Context, StartError, Status
 from skills.runtime.status import RefusedError
 from skills.wire import HARD_DEADLINES, Feature, Reason
 
@@ -67,7 +66,6 @@ class DraftSkill(BaseSkill, skills_pb2_grpc.SkillsServiceServicer):
     """
 
     services: Sequence[str] = ("SkillsService",)
-    bystanders: tuple[str, ...] = ("/SkillsService/Health",)
     measured = (*BaseSkill.measured, *MEASURED)
     features = tuple(feature for feature in Feature if feature is not Feature.IMAGES)
 

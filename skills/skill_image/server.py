@@ -30,8 +30,7 @@ import grpc
 
 from skills.runtime.child_process import ChildGoneError
 from skills.runtime.program import run_server
-from skills.runtime.serving import StartError
-from skills.runtime.skill import Context, WorkerSkill
+from skills.runtime.skill import Context, StartError, WorkerSkill
 from skills.runtime.status import RefusedError
 
 from . import VERSION, image_pb2, image_pb2_grpc
@@ -59,7 +58,6 @@ class ImageSkill(WorkerSkill, image_pb2_grpc.ImageServiceServicer):
     """`ImageService` over worker processes and a cache."""
 
     services: Sequence[str] = (SERVICE,)
-    bystanders: tuple[str, ...] = (f"/{SERVICE}/Health",)
 
     def __init__(self, settings: ImageSettings) -> None:
         super().__init__(settings, name="image", version=VERSION)

@@ -23,12 +23,13 @@ SIBLING = """
 import sys
 from pathlib import Path
 from skills.runtime import serving
+from skills.runtime.skill import StartError
 from skills.runtime.text_skill import serve_text
 
 class Shout:
     def __init__(self):
         if not Path({needed!r}).exists():
-            raise serving.StartError("the file is missing")
+            raise StartError("the file is missing")
 
     def __call__(self, request):
         return request.prompt.upper()
