@@ -26,7 +26,7 @@ def contract(tmp_path: Path) -> Path:
 
 
 def problems(contract: Path) -> str:
-    command = [BUF, "breaking", "--against", RELEASED]
+    command = [str(BUF), "breaking", "--against", str(RELEASED)]
     done = subprocess.run(command, cwd=contract, capture_output=True, text=True, check=False)
     assert not done.stderr, done.stderr
     assert bool(done.returncode) == bool(done.stdout)
