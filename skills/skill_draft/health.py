@@ -1,4 +1,4 @@
-"""What Health and the metrics tell of a draft skill beyond what they tell of every skill."""
+"""The figures of a draft skill in Health and metrics, in addition to those of every skill."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ MEASURED = (
     ("kv_cells", "kv_cells", "Cells of the KV cache"),
     ("kv_cells_used", "kv_cells_used", "Cells that hold something"),
 )
-"""Metrics: the name after `sarai_draft_`, the field of HealthResp, what it is."""
+"""Metrics: name after `sarai_draft_`, field of HealthResp, help."""
 _SPEED_WINDOW_S = 10.0
 
 
 class Totals:
-    """What a replica has written since its start, over all its engines, and how fast it writes."""
+    """Tokens of a replica since its start, over all its engines, and its current speed."""
 
     def __init__(self) -> None:
         self._tokens = self._prompt_tokens = self._cached_tokens = 0
@@ -46,7 +46,7 @@ class Totals:
         self._cached_tokens += answer.cached_tokens
 
     def tell(self, health: skills_pb2.HealthResp) -> None:
-        """Write them into Health."""
+        """Write the totals into Health."""
         since = time.monotonic() - _SPEED_WINDOW_S
         health.total_tokens = self._tokens
         health.prompt_tokens, health.cached_tokens = self._prompt_tokens, self._cached_tokens
@@ -54,7 +54,7 @@ class Totals:
 
 
 def tell_engine(engine: Supervisor, health: skills_pb2.HealthResp) -> None:
-    """Write into Health how the engine is."""
+    """Write the engine's figures into Health."""
     stats = engine.stats
     health.active_requests, health.queued_requests = stats.active, stats.queued
     health.threads, health.kv_cells_used = stats.threads, stats.kv_used
