@@ -60,7 +60,7 @@ class BaseSkill:
         ("queued_requests", "queued_requests", "Requests that wait"),
         ("uptime_seconds", "uptime_s", "Since the start"),
     )
-    """The figures of Health that are metrics too: name after `sarai_NAME_`, field of HealthResp, help."""
+    """What of Health is a metric too: the metric's name after `sarai_NAME_`, the field of HealthResp, what it is."""
 
     def __init__(self, settings: ServerSettings, *, name: str, version: str) -> None:
         self.name, self.version = name, version

@@ -21,7 +21,7 @@ MEASURED = (
     ("kv_cells", "kv_cells", "Cells of the KV cache"),
     ("kv_cells_used", "kv_cells_used", "Cells that hold something"),
 )
-"""Metrics: name after `sarai_draft_`, field of HealthResp, help."""
+"""Metrics: the name after `sarai_draft_`, the field of HealthResp, what it is."""
 _SPEED_WINDOW_S = 10.0
 
 
@@ -46,7 +46,7 @@ class Totals:
         self._cached_tokens += answer.cached_tokens
 
     def tell(self, health: skills_pb2.HealthResp) -> None:
-        """Write the totals into Health."""
+        """Write them into Health."""
         since = time.monotonic() - _SPEED_WINDOW_S
         health.total_tokens = self._tokens
         health.prompt_tokens, health.cached_tokens = self._prompt_tokens, self._cached_tokens
@@ -54,7 +54,7 @@ class Totals:
 
 
 def tell_engine(engine: Supervisor, health: skills_pb2.HealthResp) -> None:
-    """Write the engine's figures into Health."""
+    """Write into Health how the engine is."""
     stats = engine.stats
     health.active_requests, health.queued_requests = stats.active, stats.queued
     health.threads, health.kv_cells_used = stats.threads, stats.kv_used

@@ -155,7 +155,7 @@ class DraftSkill(BaseSkill, skills_pb2_grpc.SkillsServiceServicer):
     async def GenerateStream(  # noqa: N802 - gRPC's name
         self, request: skills_pb2.GenReq, context: Context
     ) -> AsyncIterator[skills_pb2.GenChunk]:
-        """Answer in pieces; the last chunk holds the whole answer."""
+        """Answers in pieces; the last chunk holds the whole answer."""
         pieces = Pieces(context)
         async with self.call(context), aclosing(self._run(request, context)) as events:
             async for event in events:
