@@ -1,8 +1,8 @@
 """What a child process of a server does first, and the frames in which the two speak.
 
-A child is started by `child_start` and held by `child_process`. Its `main` begins with `link_to_server`, which sees to
-it that the child never outlives its server and dies before it. Nothing here needs asyncio or gRPC, so a child is free
-of both.
+A child is started by `child_start` and held by `child_process`. Its `main` begins with `link_to_server`, which makes
+sure that the child never outlives its server, and dies first when memory runs out. Nothing here needs asyncio or gRPC,
+so a child is free of both.
 """
 
 from __future__ import annotations
@@ -56,9 +56,9 @@ def _json_value(body: bytes) -> tuple[dict[str, Any], bytes]:
 
 
 PICKLE = Codec(_pickle_frame, pickle.loads)  # nobody but the two holds the socket
-"""Any values, between a server and a child that both run our own code alone."""
+"""Any values. For a child that runs nothing but our own code."""
 JSON = Codec(_json_frame, _json_value)
-"""A mapping and bytes behind it, for a child that reads what strangers have sent: its frames are data alone."""
+"""A mapping followed by bytes. For a child that reads untrusted input: its frames are plain data, never code."""
 
 
 class Link:
@@ -94,8 +94,9 @@ class Link:
 def link_to_server(codec: Codec) -> Link:
     """Make this process a proper child, and return its link to the server that started it.
 
-    From then on the kernel kills this process when the server dies, even if it is stopped or wedged by then. When
-    memory runs out, this process goes and not the server, which can start another one. Ctrl-C is the server's business.
+    From then on the kernel kills this process when the server dies, even if it is stopped or hung by then. When memory
+    runs out, the kernel kills this process and not the server, which can start another one. Ctrl-C is the server's
+    business.
     """
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     with contextlib.suppress(OSError):

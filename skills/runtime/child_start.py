@@ -1,4 +1,4 @@
-"""Starts a child process, if need be before anything else is imported.
+"""Starts a child process, if necessary before anything else is imported.
 
 What a child imports and what its server imports take about as long, for the draft skill half a second together.
 `start_early`, called before the server's imports, lets both happen at once. So this file imports little.
@@ -18,10 +18,10 @@ _early: dict[tuple[object, ...], Started] = {}
 
 
 def environment(**variables: str) -> dict[str, str]:
-    """Return the environment of a Python process that is to find the modules that this one finds.
+    """Return an environment in which a Python process finds the modules that this one finds.
 
     Args:
-        variables: what it has on top.
+        variables: variables in addition to those of this process.
     """
     path = os.pathsep.join(entry or "." for entry in sys.path)
     return {**os.environ, "PYTHONPATH": path, **variables}
@@ -34,7 +34,7 @@ def start(module: str, **variables: str) -> Started:
 
     Args:
         module: the child's code (see `skills.runtime.child`).
-        variables: what it has in its environment on top.
+        variables: environment variables in addition to those of this process.
 
     Raises:
         OSError: It cannot be started.
@@ -53,5 +53,5 @@ def start(module: str, **variables: str) -> Started:
 
 
 def start_early(module: str, **variables: str) -> None:
-    """Start a child that `start` will be asked for; one that is never taken ends with the server."""
+    """Start a child for a later `start` with the same arguments; one that is never taken ends with the server."""
     _early[module, *variables.items()] = start(module, **variables)

@@ -1,6 +1,6 @@
 """The life of a skill server: bind, load, serve, drain.
 
-A skill gives its servicers and how to load; everything that all skills share is here: the standard health service,
+A skill brings its servicers and its way to load. What all skills share is here: the standard health service,
 reflection, signals, and the end of the process.
 """
 
@@ -25,29 +25,29 @@ from skills import wire
 from .drain import DrainInterceptor
 from .guard import GuardInterceptor
 from .limits import watch_limits
-from .skill import BaseSkill, StartError
+from .skill import BaseSkill, StartError, Status
 
 log = logging.getLogger("sarai.runtime")
 
-# The engines' own marks: docker's and podman's.
+# The marks that docker and podman leave in their containers.
 IN_CONTAINER = any(Path(mark).exists() for mark in ("/.dockerenv", "/run/.containerenv"))
-# Clients may ping this often (ms); gRPC's own default of 300 s turns more lively clients away with too_many_pings.
+# How often clients may ping. gRPC's default of 300 s would disconnect livelier ones with too_many_pings.
 MIN_PING_INTERVAL_MS = 10_000
 
 
-# Between one try to load and the next, where the server stays though it cannot serve. Each costs reading the model.
+# Between attempts to load, if the server stays though it cannot serve. Each attempt may read the whole model.
 RELOAD_DELAY_S = (5.0, 10.0, 30.0, 60.0)
-# How long after NOT_SERVING calls are still taken: until their callers have heard of it. Seconds, at most a tenth of
+# How long calls are still taken after NOT_SERVING, until their callers have heard of it. Seconds; at most a tenth of
 # the grace.
 LATECOMERS_S = 0.1
-# How long before the end of the grace what still runs is handed over. Seconds, at most a fifth of the grace.
+# How long before the end of the grace the calls that still run are handed over. Seconds; at most a fifth of the grace.
 HAND_OVER_S = 2.0
 
 
 class _HealthServicer(health.aio.HealthServicer):  # type: ignore[misc]  # it has no types
-    """The standard one; its answers also say which skill it is, and whether it is in a container.
+    """The standard health service, whose answers also say which skill this is and whether it is in a container.
 
-    So callers who look for replicas of a skill can tell what they have found.
+    A caller that looks for replicas of a skill can thus tell what it has found.
     """
 
     def __init__(self, name: str) -> None:
@@ -55,26 +55,26 @@ class _HealthServicer(health.aio.HealthServicer):  # type: ignore[misc]  # it ha
         self._about = ((wire.SKILL, name), *((wire.IN_CONTAINER,) if IN_CONTAINER else ()))
 
     async def Check(self, request: Any, context: Any) -> Any:  # noqa: N802  # gRPC's name
-        """The health of a service."""
+        """Return the health of a service."""
         await context.send_initial_metadata(self._about)
         return await super().Check(request, context)
 
 
 class Serving:
-    """Whether the skill can answer, as the standard health service says it."""
+    """Whether the skill can answer, for the standard health service."""
 
     def __init__(self, name: str, services: Sequence[str]) -> None:
         self._names = ("", *services)
         self.servicer = _HealthServicer(name)
 
     async def set(self, serving: bool) -> None:
-        """SERVING or NOT_SERVING, for the server as a whole and for each of its services."""
+        """Report SERVING or NOT_SERVING, for the server as a whole and for each of its services."""
         status = health_pb2.HealthCheckResponse.SERVING if serving else health_pb2.HealthCheckResponse.NOT_SERVING
         for name in self._names:
             await self.servicer.set(name, status)
 
     async def shut_down(self) -> None:
-        """NOT_SERVING for good."""
+        """Report NOT_SERVING from now on."""
         await self.servicer.enter_graceful_shutdown()
 
 
@@ -87,19 +87,19 @@ async def serve(
     lifeline: bool = False,
     stay: bool = False,
 ) -> int:
-    """Runs a skill server until a signal or the end of the lifeline; returns the process's exit code.
+    """Run a skill's server until a signal or the end of the lifeline, and return the process's exit code.
 
     Args:
         skill: what to serve.
         listen: `HOST:PORT` or `unix:/PATH`.
-        grace_s: how long running calls may take after SIGTERM or SIGINT. Shortly before its end they are ended with
-            UNAVAILABLE and the reason DRAINING, so that their callers go on elsewhere. A second signal does not wait.
+        grace_s: how long running calls may take after SIGTERM or SIGINT. Shortly before that is over they end with
+            UNAVAILABLE and the reason DRAINING, so that their callers go on elsewhere. A second signal ends the wait.
         max_message_bytes: a larger request is answered RESOURCE_EXHAUSTED.
-        lifeline: stop at once when standard input ends: nobody holds the other end any more.
-        stay: if the skill cannot load, say so in the log and in its health, stay NOT_SERVING, and try again.
+        lifeline: stop at once when standard input ends, because no process holds its other end any more.
+        stay: if the skill cannot load, report that in the log and in its health, stay NOT_SERVING, and try again.
 
     Raises:
-        StartError: the address cannot be bound, or the skill cannot load and `stay` is not set.
+        StartError: The address cannot be bound, or the skill cannot load and `stay` is not set.
     """
     drain = DrainInterceptor(tuple(f"/{service}/Health" for service in skill.services))
     serving = Serving(skill.name, skill.services)
@@ -113,7 +113,7 @@ async def serve(
     try:
         await asyncio.wait({loading, asked}, return_when=asyncio.FIRST_COMPLETED)
         if loading.done():
-            await loading  # raises what went wrong
+            await loading  # raises its error, if it has one
         await asked
         await serving.shut_down()
         if not stopping.abandoned.is_set():
@@ -153,14 +153,14 @@ async def _listen(server: grpc.aio.Server, address: str) -> None:
 
 
 async def _load_again_and_again(skill: BaseSkill, serving: Serving) -> None:
-    """Loads, as often as it takes: memory may come free, or a model be put where it is looked for."""
+    """Load, as often as it takes: memory may become free, or the model may appear."""
     for attempt in itertools.count():
         try:
             await skill.load(serving.set)
         except StartError as error:
-            skill.cannot_serve(str(error))
+            await skill.set_status(Status.NOT_SERVING, str(error))
             delay_s = RELOAD_DELAY_S[min(attempt, len(RELOAD_DELAY_S) - 1)]
-            # One line says it all; the next ones show that nothing has changed.
+            # Without a traceback: the message is all there is to know.
             log.error("cannot serve: %s (NOT_SERVING; next try in %g s)", error, delay_s)  # noqa: TRY400
             await asyncio.sleep(delay_s)
         else:
@@ -179,7 +179,7 @@ async def _drain(skill: BaseSkill, drain: DrainInterceptor, stopping: _Stopping,
 
 
 async def _finish_or_hand_over(skill: BaseSkill, drain: DrainInterceptor, grace_s: float) -> bool:
-    """Whether all calls ended within the grace, by themselves or because they were handed over."""
+    """Return whether all calls ended within the grace, by themselves or because they were handed over."""
     moment_s, margin_s = min(LATECOMERS_S, grace_s / 10), min(HAND_OVER_S, grace_s / 5)
     await asyncio.sleep(moment_s)
     drain.refuse()
@@ -191,7 +191,7 @@ async def _finish_or_hand_over(skill: BaseSkill, drain: DrainInterceptor, grace_
 
 
 class _Stopping:
-    """The wish to stop: the first signal drains, a second one or the end of the lifeline does not wait."""
+    """Requests to stop: the first signal drains; a second one, or the end of the lifeline, does not wait."""
 
     def __init__(self, *, lifeline: bool) -> None:
         self.first, self.abandoned = asyncio.Event(), asyncio.Event()
@@ -211,7 +211,7 @@ class _Stopping:
         try:
             ended = not os.read(self._lifeline, 4096)
         except BlockingIOError:
-            return  # the last user has gone, but the next one has come before we looked
+            return  # the last user went, but the next one came before we looked
         if ended:
             asyncio.get_running_loop().remove_reader(self._lifeline)
             log.info("nobody uses this server any more")
@@ -220,9 +220,9 @@ class _Stopping:
 
 
 def _take_standard_input() -> int:
-    """Standard input for this process alone: who holds the other end can tell whether it is there.
+    """Take standard input away from the processes that this one starts, and return its new descriptor.
 
-    What it starts would keep standard input open after it.
+    They would keep it open after this process has ended, and the other end could not tell that it has.
     """
     own = os.dup(sys.stdin.fileno())
     os.set_blocking(own, False)
@@ -233,7 +233,7 @@ def _take_standard_input() -> int:
 
 
 def configure_logging(level: str) -> None:
-    """Log lines to stderr, with the time and the part that speaks."""
+    """Log to standard error, each line with its time and logger."""
     logging.basicConfig(
         stream=sys.stderr, level=level.upper(), format="%(asctime)s %(levelname).1s %(name)s: %(message)s"
     )

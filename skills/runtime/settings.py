@@ -22,22 +22,22 @@ _KINDS: Mapping[str, tuple[type, str]] = {
 
 
 class SettingsError(ValueError):
-    """A setting is out of its range; the message names it as its user wrote it."""
+    """A setting is wrong; the message names it as the user wrote it."""
 
 
 def setting(
     default: str | float, help_: str, *, low: float = -math.inf, high: float = math.inf, choices: tuple[str, ...] = ()
 ) -> typing.Any:
-    """A field of a settings dataclass; its type is `int`, `float` or `str`."""
+    """Return a field of a settings dataclass; its type is `int`, `float` or `str`."""
     return field(default=default, metadata={"help": help_, "low": low, "high": high, "choices": choices})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ServerSettings:
-    """What the server of every skill can be told.
+    """The settings of every skill's server.
 
     Raises:
-        SettingsError: a setting is out of its range.
+        SettingsError: A setting is out of its range.
     """
 
     listen: str = setting("", "address to serve on: HOST:PORT or unix:/PATH; empty: 127.0.0.1 and the skill's port")
@@ -58,7 +58,7 @@ class ServerSettings:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WorkerSettings(ServerSettings):
-    """What the server of a skill can be told that bounds its own work (`skills.runtime.skill.WorkerSkill`)."""
+    """The settings of a server that bounds its own work (`skills.runtime.skill.WorkerSkill`)."""
 
     workers: int = setting(0, "requests that are worked on at once; 0: one for each CPU", low=0, high=256)
 
@@ -67,22 +67,22 @@ _Settings = typing.TypeVar("_Settings", bound=ServerSettings)
 
 
 def flag(name: str) -> str:
-    """A setting's name on the command line."""
+    """Return a setting's name on the command line."""
     return "--" + name.replace("_", "-")
 
 
 def variable(skill: str, name: str) -> str:
-    """A setting's name in the environment."""
+    """Return a setting's name in the environment."""
     return f"SKILL_{skill}_{name}".upper()
 
 
 def load(
     kind: type[_Settings], skill: str, arguments: Sequence[str], environment: Mapping[str, str] = os.environ
 ) -> tuple[_Settings, bool]:
-    """The settings of a skill, and whether `--lifeline` was given.
+    """Return the settings of a skill, and whether `--lifeline` was given.
 
     Raises:
-        SettingsError: a setting cannot be read or is out of its range.
+        SettingsError: A setting cannot be read or is out of its range.
     """
     parsed = vars(_parser(kind, skill).parse_args(arguments))
     values = {}
@@ -95,7 +95,7 @@ def load(
 
 
 def _parser(kind: type[ServerSettings], skill: str) -> argparse.ArgumentParser:
-    """The command line of a server; argparse, as a container has no library for it."""
+    """Return the command line's parser: argparse, since containers have no library for that."""
     parser = argparse.ArgumentParser(
         prog="server.py",
         description=f"Serves the {skill} skill over gRPC. Each setting is also an environment variable: [NAME].",

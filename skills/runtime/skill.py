@@ -1,4 +1,4 @@
-"""The server class that every skill begins with: its life, its health, its statuses and its metrics."""
+"""The base class of every skill's server: its life, its health, its statuses and its metrics."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class Status(enum.StrEnum):
     LOADING = "LOADING"
     SERVING = "SERVING"
     RECOVERING = "RECOVERING"
-    """Something that it needs is being replaced; calls wait for that."""
+    """A process that it needs is being replaced; calls wait for that."""
     DRAINING = "DRAINING"
     NOT_SERVING = "NOT_SERVING"
 
@@ -46,13 +46,13 @@ class Status(enum.StrEnum):
 class BaseSkill:
     """The part of a skill's server that is the same in all of them; `skills.runtime.serving.serve` runs it.
 
-    A subclass says which gRPC `services` it has, each with a method Health, adds its servicers in `register`, and does
-    each call inside `async with self.call(context)`. One whose work has to be bounded here is a `WorkerSkill`.
+    A subclass says which gRPC `services` it has, each with a method Health, adds its servicers in `register`, and
+    handles each call inside `async with self.call(context)`. If its work has to be bounded here, it is a `WorkerSkill`.
 
     Args:
         settings: how it runs.
         name: the skill's name.
-        version: its version, which Health tells.
+        version: its version, for Health.
     """
 
     services: Sequence[str] = ()
@@ -77,14 +77,14 @@ class BaseSkill:
         self._status, self._message = Status.LOADING, ""
         self._total_requests = 0
 
-    # --- what a subclass has of its own ---
+    # --- what a subclass defines ---
 
     def register(self, server: grpc.aio.Server) -> None:
         """Add its servicers."""
         raise NotImplementedError
 
     async def prepare(self) -> None:
-        """Get ready: load a model, start processes. It is called again where that failed and the server stays.
+        """Get ready: load a model, start processes. After a failure it is called again if the server stays.
 
         Raises:
             StartError: It cannot get ready.
@@ -96,11 +96,11 @@ class BaseSkill:
         return ""
 
     def pids(self) -> Iterable[int]:
-        """Return its processes, whose memory and CPU Health tells."""
+        """Return its processes, for the memory and CPU in Health."""
         return (os.getpid(),)
 
     def health(self) -> skills_pb2.HealthResp:
-        """Return how it is. A subclass adds what it knows; nothing here may wait."""
+        """Return how this replica is; must not wait. A subclass adds its own figures."""
         pids = tuple(self.pids())
         return skills_pb2.HealthResp(
             status=self._status,
@@ -115,11 +115,11 @@ class BaseSkill:
         )
 
     def readings(self) -> list[Reading]:
-        """Return metrics that Health does not have."""
+        """Return metrics that are not in Health."""
         return []
 
     def limits_changed(self, now: Limits, before: Limits) -> None:
-        """Follow what this process may use, which has changed while it runs."""
+        """Adapt to limits that have changed while the server runs."""
 
     # --- the life of the server ---
 
@@ -127,28 +127,24 @@ class BaseSkill:
         """Get ready, then serve.
 
         Args:
-            tell_serving: tells the standard health service whether this replica can answer, now and later.
+            tell_serving: reports to the standard health service whether this replica can answer.
 
         Raises:
-            StartError: It cannot get ready. It may be tried again.
+            StartError: It cannot get ready.
         """
         self._tell_serving = tell_serving
         self._serve_metrics()
         await self.prepare()
-        if not self._takes_calls:  # getting ready has not said by itself how it is
+        if not self._takes_calls:  # unless `prepare` has reported a status itself
             await self.set_status(Status.SERVING)
         self.log.info("serving %s after %.2f s", self.model or self.name, time.monotonic() - self._started_s)
 
-    def cannot_serve(self, why: str) -> None:
-        """Tell Health and callers, until it can."""
-        self._status, self._message = Status.NOT_SERVING, why
-
     async def set_status(self, status: Status, message: str = "") -> None:
-        """Tell Health, the standard health service and callers how it is. Once it drains, it only drains.
+        """Report how this replica is to both health services and to callers. DRAINING is final.
 
         Args:
             status: RECOVERING counts as serving.
-            message: why, for Health and for callers who are turned away.
+            message: the reason, for Health and for callers that are refused.
         """
         if self._status is Status.DRAINING:
             return
@@ -171,12 +167,12 @@ class BaseSkill:
 
     @asynccontextmanager
     async def call(self, context: Context) -> AsyncIterator[None]:
-        """Frame a call that does the skill's work: it is counted, and refused while there is nothing to serve it.
+        """Count a call that does the skill's work, or refuse it while this replica cannot serve.
 
-        What goes wrong inside becomes a status, as in every method (`skills.runtime.guard`).
+        An exception inside becomes a status, as in every method (`skills.runtime.guard`).
 
         Args:
-            context: of the call.
+            context: the call's context.
         """
         if not self._takes_calls:
             why, reason = "is not ready yet: wait until Health is SERVING", Reason.LOADING
@@ -192,13 +188,13 @@ class BaseSkill:
                 self.metrics.finished(duration_s=time.monotonic() - begin_s)
 
     async def Health(self, request: skills_pb2.HealthReq, context: Context) -> skills_pb2.HealthResp:  # noqa: N802, ARG002
-        """What this replica does and how it is; never waits for its work."""
+        """Return how this replica is, without waiting for its work."""
         return self.health()
 
     # --- metrics ---
 
     def _serve_metrics(self) -> None:
-        """Serve them, once, though loading may be tried again."""
+        """Serve the metrics, once, even if loading is tried again."""
         if self.metrics or not self._metrics_at:
             return
         from .metrics import Metrics  # its library costs a fifth of a server's imports
@@ -220,7 +216,7 @@ class BaseSkill:
 
 
 class WorkerSkill(BaseSkill):
-    """A skill whose work is bounded here: it does what costs time inside `async with self.work.slot()`."""
+    """A skill whose work is bounded here: what takes time happens inside `async with self.work.slot()`."""
 
     def __init__(self, settings: WorkerSettings, *, name: str, version: str) -> None:
         super().__init__(settings, name=name, version=version)
@@ -228,7 +224,7 @@ class WorkerSkill(BaseSkill):
         self.work = Work(workers=settings.workers or usable_cpus(), queue=settings.queue)
 
     def health(self) -> skills_pb2.HealthResp:
-        """Return how it is, and how much it works."""
+        """Return how this replica is, with its load."""
         health = super().health()
         health.active_requests, health.queued_requests = self.work.active, self.work.waiting
         health.threads = self.work.workers

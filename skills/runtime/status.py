@@ -49,7 +49,7 @@ class RefusedError(Exception):
 
 
 def bounded(text: str, most_bytes: int = MESSAGE_BYTES) -> str:
-    """Return a text of at most so many bytes in UTF-8: where it is longer, its begin and its end."""
+    """Return a text of at most `most_bytes` in UTF-8: of a longer one, its beginning and its end."""
     data = text.encode(errors="replace")
     if len(data) <= most_bytes:
         return data.decode()
@@ -59,11 +59,11 @@ def bounded(text: str, most_bytes: int = MESSAGE_BYTES) -> str:
 
 
 def bounded_metadata(metadata: Iterable[tuple[str, str | bytes]]) -> tuple[tuple[str, str | bytes], ...]:
-    """Return the entries that fit beside a message, in their order."""
+    """Return the entries that fit in addition to a message, in their order."""
     kept: list[tuple[str, str | bytes]] = []
     left = _METADATA_BYTES
     for key, value in metadata or ():
-        size = len(key) + len(value) * 4 // 3 + 32  # what an entry counts for beside its text
+        size = len(key) + len(value) * 4 // 3 + 32  # the overhead of an entry, as HTTP/2 counts it
         if size <= left:
             kept.append((key, value))
             left -= size
@@ -81,7 +81,7 @@ async def abort(
     retry_after_s: float | None = None,
     reason: Reason | None = None,
 ) -> NoReturn:
-    """Ends a call with a status and, in `grpc-status-details-bin`, a google.rpc.Status.
+    """End a call with a status and, in `grpc-status-details-bin`, a google.rpc.Status.
 
     `field` becomes a google.rpc.BadRequest with that path, `retry_after_s` a google.rpc.RetryInfo, `reason` a
     google.rpc.ErrorInfo. A long message or path is shortened.

@@ -1,4 +1,4 @@
-"""`SkillsService` over a function of the author's: a request goes in, text comes out.
+"""`SkillsService` over a function of the skill's author: a request goes in, text comes out.
 
 `serve_text("shout", lambda request: request.prompt.upper(), port=50071, version="0.1.0")` is a whole server.
 """
@@ -32,18 +32,18 @@ class Answer(Protocol):
     """
 
     def __call__(self, request: skills_pb2.GenReq, /) -> str | Iterable[str]:
-        """The text, or its pieces."""
+        """Return the text, or its pieces."""
 
 
 def serve_text(name: str, answer: Answer | type[Answer], *, port: int, version: str) -> int:
-    """Runs the server of a skill that answers with text; returns the process's exit code.
+    """Run the server of a skill that answers with text, and return the process's exit code.
 
     Args:
         name: the skill's name; its variables are `SKILL_<NAME>_…`.
-        answer: the function; or a class whose instances are called. That is made once, in a thread, while Health says
-            LOADING: there it loads what it needs.
-        port: where it listens on 127.0.0.1, unless it is told else.
-        version: what Health tells.
+        answer: the function, or a class whose instance is called. The instance is made once, in a thread, while Health
+            reports LOADING: it loads what it needs there.
+        port: where it listens on 127.0.0.1 by default.
+        version: the skill's version, for Health.
     """
 
     def make(settings: WorkerSettings) -> TextSkill:
@@ -63,11 +63,11 @@ class TextSkill(WorkerSkill, skills_pb2_grpc.SkillsServiceServicer):
         self._answer: Answer | None = None
 
     def register(self, server: grpc.aio.Server) -> None:
-        """Adds `SkillsService`."""
+        """Add `SkillsService`."""
         skills_pb2_grpc.add_SkillsServiceServicer_to_server(self, server)
 
     async def prepare(self) -> None:
-        """Makes the author's object, if it is a class."""
+        """Make the author's object, if a class was given."""
         given = self._given
         self._answer = await asyncio.to_thread(given) if isinstance(given, type) else given
 

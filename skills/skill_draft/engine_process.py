@@ -1,4 +1,4 @@
-"""The engine process as the server holds it. Its frames are pickled: both ends are ours, and nobody else's."""
+"""The server's end of the engine process. Frames are pickled, as both ends run our own code."""
 
 from __future__ import annotations
 

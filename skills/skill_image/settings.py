@@ -1,4 +1,4 @@
-"""The settings of the image skill, beside those of every skill's server."""
+"""The settings of the image skill, in addition to those of every skill's server."""
 
 from __future__ import annotations
 
