@@ -1,4 +1,4 @@
-"""The draft skill as the host sees it: a few values, no model."""
+"""The draft skill as the host sees it: a few values, without a model."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def _stub(channel: Any) -> Any:
 
 @hookimpl
 def sarai_skills() -> list[SkillSpec]:
-    """The draft skill."""
+    """Return the draft skill."""
     return [
         SkillSpec(
             name="draft",

@@ -17,7 +17,7 @@ def _stub(channel: Any) -> Any:
 
 @hookimpl
 def sarai_skills() -> list[SkillSpec]:
-    """The image skill."""
+    """Return the image skill."""
     return [
         SkillSpec(
             name="image",
