@@ -1,4 +1,4 @@
-"""`sarai chat`: a conversation on the terminal, or a turn a line from a pipe."""
+"""`sarai chat`: a conversation on the terminal, or from a pipe with one turn per line."""
 
 from __future__ import annotations
 
@@ -8,15 +8,13 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from core.cli.answer_options import AnswerOptions, answer_options
-from core.cli.answer_view import answer_view
-from core.cli.chat_commands import HELP
-from core.cli.colors import Paint, is_terminal
-from core.cli.exit_codes import ExitCode, exit_code_of
+from core.cli.answer_view import PromptBar, answer_view, describe, why_empty
+from core.cli.asking import AnswerOptions, answer_options
+from core.cli.chat_input import HELP
+from core.cli.common import ExitCode, Settings, common_options, exit_code_of, message_dict, print_json, start_command
+from core.cli.parameters import Seconds
 from core.cli.pool import open_pool, skill_options
-from core.cli.prompt_bar import PromptBar
-from core.cli.settings import Settings, common_options, print_json, start_command
-from core.cli.types import Seconds
+from core.cli.streams import Paint, is_terminal
 
 if TYPE_CHECKING:
     from core.cli.chat_session import ChatSession
@@ -42,14 +40,14 @@ In the chat:
 @click.option("--no-markdown", "--raw", is_flag=True, help="Show answers as they come, also on a terminal.")
 @common_options
 def chat(skill: str, target: str | None, timeout: float | None, no_markdown: bool, **parameters: Any) -> int:
-    """Talks with a skill: each line is a turn, and the conversation is remembered.
+    """Talk with a skill: each line is a turn, and the conversation is remembered.
 
-    Where standard input is no terminal, each of its lines is a turn, and the first failure ends the chat: a wrong
-    command with 2.
+    If standard input is not a terminal, each of its lines is a turn, and the first failure ends the chat; an invalid
+    command ends it with 2.
     """
     settings = start_command()
     template = AnswerOptions.take(parameters).request()
-    # JSON, and whatever else has a form of its own, is shown as it is.
+    # JSON, and other answers with a form of their own, are shown as they are.
     markdown = not (no_markdown or template.WhichOneof("constraint"))
     bar = PromptBar(settings)
     template.progress = bar.shown
@@ -62,7 +60,7 @@ def chat(skill: str, target: str | None, timeout: float | None, no_markdown: boo
 
 
 class _Chat:
-    """The talk between a person and a session."""
+    """The dialogue between a user and a session."""
 
     def __init__(self, session: ChatSession, settings: Settings, *, markdown: bool) -> None:
         self._session, self._settings, self._markdown = session, settings, markdown
@@ -70,8 +68,7 @@ class _Chat:
         self._err = Paint(sys.stderr)
 
     def run(self) -> int:
-        from core.cli.chat_commands import CommandError, is_command, run_command
-        from core.cli.chat_input import piped_lines, read_turns, terminal_lines
+        from core.cli.chat_input import CommandError, is_command, piped_lines, read_turns, run_command, terminal_lines
         from core.config import PoolConfig
         from core.errors import SaraiError
 
@@ -100,8 +97,7 @@ class _Chat:
                 self._err.line("(ended)", dim=True)
 
     def _show(self, pieces: Any) -> None:
-        from core.cli.figures import describe, message_dict, why_empty
-        from core.loop_result import CallFigures
+        from core.loop.result import CallFigures
 
         if self._settings.json:
             for piece in pieces:

@@ -1,35 +1,42 @@
-"""What is typed in a chat: one line a turn, or several with a backslash at the end or between triple quotes."""
+"""The input of a chat: turns of one or more lines, and commands, whose first word is a slash and letters."""
 
 from __future__ import annotations
 
 import contextlib
 import io
 import itertools
+import re
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import NamedTuple, TextIO
+from typing import TYPE_CHECKING, NamedTuple, TextIO
 
 import click
 
-from core.texts import not_utf8
+from core.cli.common import ExitCode
+from core.config import not_utf8
+
+if TYPE_CHECKING:
+    from core.cli.chat_session import ChatSession
+    from core.cli.streams import Paint
+
 
 QUOTES = '"""'
 
 ReadLine = Callable[[str], str]
-"""Takes the prompt to show, gives the next line without its end. Raises EOFError when there is none."""
+"""Shows the given prompt, and returns the next line without its end. Raises EOFError at the end."""
 
 
 class Turn(NamedTuple):
-    """What was typed as one turn."""
+    """One turn as it was typed."""
 
     text: str
     quoted: bool = False
-    """It stood between triple quotes."""
+    """Whether it was between triple quotes."""
 
 
 def read_turns(read_line: ReadLine) -> Iterator[Turn]:
-    """The turns, without those that are empty, until there are no more lines."""
+    """Yield the turns that are not empty, up to the end of the input."""
     with contextlib.suppress(EOFError):
         while True:
             turn = _read_turn(read_line)
@@ -53,7 +60,7 @@ def _read_turn(read_line: ReadLine) -> Turn:
 
 def _read_quoted(read_line: ReadLine, line: str) -> str:
     lines = []
-    with contextlib.suppress(EOFError):  # then what there is, is the turn
+    with contextlib.suppress(EOFError):  # then the lines so far are the turn
         while not line.rstrip().endswith(QUOTES):
             lines.append(line)
             line = read_line(". ")
@@ -62,8 +69,8 @@ def _read_quoted(read_line: ReadLine, line: str) -> str:
 
 
 def terminal_lines(history: Path) -> ReadLine:
-    """Reads lines from the terminal, with editing and a history that stays."""
-    with contextlib.suppress(ImportError):  # a Python without readline still has input()
+    """Return a function that reads lines from the terminal, with editing and a lasting history."""
+    with contextlib.suppress(ImportError):  # without readline, there is still input()
         import atexit
         import readline
 
@@ -85,12 +92,12 @@ def terminal_lines(history: Path) -> ReadLine:
 def _typed(prompt: str) -> str:
     if sys.stdout.isatty():
         return input(prompt)
-    print(prompt, end="", file=sys.stderr, flush=True)  # standard output holds answers alone
+    print(prompt, end="", file=sys.stderr, flush=True)  # standard output is for answers alone
     return input()
 
 
 def _let_surrogates_through(stdin: TextIO, encoding: str | None = None) -> None:
-    """What is no valid text is told by us, with its place, not by Python in the middle of reading."""
+    """Let invalid text through, so that it is reported here, with its place, instead of failing inside Python."""
     if isinstance(stdin, io.TextIOWrapper):
         stdin.reconfigure(encoding=encoding, errors="surrogateescape")
 
@@ -105,7 +112,7 @@ def _keep_history(path: Path) -> None:
 
 
 def piped_lines() -> ReadLine:
-    """Reads lines from standard input that is no terminal; shows no prompt. A line may raise `click.UsageError`."""
+    """Return a function that reads lines from a pipe, without prompts; invalid text is a `click.UsageError`."""
     _let_surrogates_through(sys.stdin, "utf-8-sig")
     numbers = itertools.count(1)
 
@@ -115,6 +122,71 @@ def piped_lines() -> ReadLine:
             raise EOFError
         if why := not_utf8(line):
             raise click.UsageError(f"line {number} of standard input is {why}")
-        return line.removesuffix("\n").removesuffix("\r")  # a file from Windows has both
+        return line.removesuffix("\n").removesuffix("\r")  # files from Windows have both
 
     return read_line
+
+
+HELP = '''/set                 show the settings in force
+/set NAME            show one of them
+/set NAME VALUE      set temperature, max_tokens, top_p, seed, stop, system, … for the next answers
+/set NAME default    take it back
+/clear               forget the conversation
+/save FILE           write the conversation to a file, as JSON
+/help                this
+/quit, Ctrl-D        end
+
+A turn whose first word is a slash and letters is a command, and an unknown one is an error. A blank before the slash
+makes it text, as """ does; /etc/hosts, /* and // are text anyway.
+A backslash at the end of a line goes on in the next one; """ begins and ends a turn of several lines.
+Ctrl-C ends the answer that is being written, else the chat.'''
+_COMMAND = re.compile(r"/[A-Za-z]+(?=\s|$)")
+
+
+class CommandError(Exception):
+    """A command that failed; `code` is the exit code of a chat that is not interactive."""
+
+    def __init__(self, message: str, code: ExitCode) -> None:
+        super().__init__(message)
+        self.code = code
+
+
+def is_command(turn: Turn) -> bool:
+    """Return whether a turn is a command for the chat."""
+    return not turn.quoted and _COMMAND.match(turn.text) is not None
+
+
+def run_command(line: str, session: ChatSession, err: Paint) -> bool:
+    """Execute a command, and return whether the chat continues.
+
+    Raises:
+        CommandError: It is unknown, or failed.
+    """
+    from core.cli.chat_session import SettingError
+
+    try:
+        match line.split(maxsplit=2):
+            case ["/quit" | "/exit" | "/bye"]:
+                return False
+            case ["/set"]:
+                err.line("\n".join(f"{name:<18} {value}" for name, value in session.in_force().items()))
+            case ["/set", name]:
+                err.line(session.in_force(name)[name])
+            case ["/set", name, value]:
+                session.set(name, value)
+            case ["/clear"]:
+                session.clear()
+            case ["/save", *path] if path:
+                session.save(Path(line.removeprefix("/save").strip()).expanduser())
+            case ["/help"]:
+                err.line(HELP)
+            case _:
+                raise CommandError(
+                    f"{line.splitlines()[0]!r} is no command (/help shows them); a blank before it makes it text",
+                    ExitCode.USAGE,
+                )
+    except SettingError as error:
+        raise CommandError(str(error), ExitCode.USAGE) from error
+    except OSError as error:
+        raise CommandError(str(error), ExitCode.FAILED) from error
+    return True

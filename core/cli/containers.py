@@ -1,4 +1,4 @@
-"""`sarai down`, `ps` and `logs`: skills in containers, by whichever compose is there."""
+"""`sarai down`, `ps` and `logs`: skills in containers, by whichever compose is installed."""
 
 from __future__ import annotations
 
@@ -15,14 +15,13 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from core.cli.exit_codes import ExitCode
-from core.cli.pool import complete_skill, find_spec
-from core.cli.settings import Settings, common_options, print_json, start_command
-from core.cli.types import Whole
-from core.cli.watch import View, show, watch_options
+from core.cli.common import ExitCode, Settings, common_options, print_json, start_command
+from core.cli.parameters import Whole
+from core.cli.pool import complete_skill
+from core.cli.views import HEADINGS, View, ask_replicas, show, table, watch_options
 
 if TYPE_CHECKING:
-    from core.compose import Project
+    from core.local.compose import Project
     from core.skill import SkillSpec
 
 _ESCAPES = re.compile(r"\x1b\[[0-9;]*[A-Za-z]")
@@ -47,24 +46,24 @@ Examples:
 
 
 def skills_argument(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Adds [SKILL]…."""
+    """Add the argument [SKILL]…."""
     return click.argument("skills", metavar="[SKILL]...", nargs=-1, shell_complete=complete_skill)(command)
 
 
 def chosen_skills(project: Project, names: tuple[str, ...]) -> list[SkillSpec]:
-    """The skills that were named, or all that are services of the project.
+    """Return the named skills, or all that are services of the project.
 
     Raises:
-        UnknownSkillError: there is no such skill.
-        ComposeError: it is no service of this project, or compose failed.
+        UnknownSkillError: There is no such skill.
+        ComposeError: It is not a service of this project, or compose failed.
     """
-    from core.base_errors import ComposeError
+    from core.errors import ComposeError
     from core.plugins import get_plugins
 
-    services = project.services()
+    services, plugins = project.services(), get_plugins()
     if not names:
-        return [spec for spec in get_plugins().skills.values() if spec.container in services]
-    specs = [find_spec(name) for name in names]
+        return [spec for spec in plugins.skills.values() if spec.container in services]
+    specs = [plugins.skill(name) for name in names]
     for spec in specs:
         if spec.container not in services:
             raise ComposeError(
@@ -75,11 +74,11 @@ def chosen_skills(project: Project, names: tuple[str, ...]) -> list[SkillSpec]:
 
 
 def tell_command(command: list[str], project: Project, settings: Settings, *, dry_run: bool) -> None:
-    """Says what is run, or would be, as a line that does the same when it is typed here."""
+    """Print a command that is run, or would be, as a line that can be typed here."""
     if settings.json:
         print_json({"event": "would run" if dry_run else "running", "command": command, "folder": str(project.folder)})
         return
-    from core.compose import STEERING
+    from core.local.compose import STEERING
 
     unset = [part for name in STEERING if name in os.environ for part in ("-u", name)]
     line = shlex.join(["env", *unset, *command] if unset else command)
@@ -92,11 +91,11 @@ def tell_command(command: list[str], project: Project, settings: Settings, *, dr
 
 
 def run_command(command: list[str], project: Project, settings: Settings) -> int:
-    """Runs a command of the project, and returns its exit code. What it tells is progress: it goes to standard error.
+    """Run a command of the project, and return its exit code. Its output is progress, which goes to standard error.
 
-    Where nobody wants progress, it is told only if the command fails.
+    With --quiet or --json, that is printed only if the command fails.
     """
-    from core.compose import environment
+    from core.local.compose import environment
 
     silent = settings.quiet or settings.json
     done = subprocess.run(
@@ -113,11 +112,11 @@ def run_command(command: list[str], project: Project, settings: Settings) -> int
 @click.option("--dry-run", is_flag=True, help="Only print the command.")
 @common_options
 def down(*, skills: tuple[str, ...], dry_run: bool) -> int:
-    """Stops and removes the containers of each SKILL, by default of the whole project with its network.
+    """Stop and remove the containers of each SKILL, by default of the whole project with its network.
 
-    Running requests finish first. Images, models and other projects' containers stay.
+    Running requests finish first. Images, models and containers of other projects stay.
     """
-    from core.compose import find_project
+    from core.local.compose import find_project
 
     settings = start_command()
     project = find_project()
@@ -138,11 +137,11 @@ def down(*, skills: tuple[str, ...], dry_run: bool) -> int:
 @watch_options
 @common_options
 def ps(*, skills: tuple[str, ...], watch: bool, interval: float) -> int:
-    """Lists the containers of each SKILL, by default of all, with state, health, address, load, memory and speed.
+    """List the containers of each SKILL, by default of all, with state, health, address, load, memory and speed.
 
-    The exit code is 3 if there is one that does not run or is unhealthy.
+    The exit code is 3 if one of them does not run or is unhealthy.
     """
-    from core.compose import find_project
+    from core.local.compose import find_project
 
     settings = start_command()
     project = find_project()
@@ -158,7 +157,6 @@ def ps(*, skills: tuple[str, ...], watch: bool, interval: float) -> int:
 
 
 def _rows(project: Project, spec: SkillSpec) -> list[dict[str, Any]]:
-    from core.cli.replicas import ask_replicas
     from core.config import PoolConfig
 
     containers = project.containers(spec.container)
@@ -181,7 +179,7 @@ def _rows(project: Project, spec: SkillSpec) -> list[dict[str, Any]]:
 
 
 def _as_dict(row: dict[str, Any]) -> dict[str, Any]:
-    """One flat object: what the replica tells stands beside what the engine does."""
+    """Return one flat object of what the replica and the container engine report."""
     told = asdict(row["replica"]) if row["replica"] else {}
     return {name: value for name, value in row.items() if name != "replica"} | {
         name: value for name, value in told.items() if name not in row
@@ -189,9 +187,6 @@ def _as_dict(row: dict[str, Any]) -> dict[str, Any]:
 
 
 def _table(rows: list[dict[str, Any]]) -> list[str]:
-    from core.cli.figures import table
-    from core.cli.replicas import HEADINGS
-
     ours = ("SKILL", "CONTAINER", "STATE", "HEALTH", "TARGET")
     cells = [
         (
@@ -212,8 +207,8 @@ def _table(rows: list[dict[str, Any]]) -> list[str]:
 @click.option("--tail", type=Whole(0), metavar="LINES", help="Only the last so many lines of each.")
 @common_options
 def logs(*, skills: tuple[str, ...], follow: bool, tail: int | None) -> int:
-    """Shows the log of each SKILL's containers, by default of all. With --json, an object for each line."""
-    from core.compose import environment, find_project
+    """Show the log of each SKILL's containers, by default of all. With --json, each line is an object."""
+    from core.local.compose import environment, find_project
 
     settings = start_command()
     project = find_project()
@@ -226,11 +221,11 @@ def logs(*, skills: tuple[str, ...], follow: bool, tail: int | None) -> int:
     ) as process:  # fmt: skip
         assert process.stdout is not None
         for written in process.stdout:
-            line = _ESCAPES.sub("", written)  # compose v2 clears lines, also where nobody looks
+            line = _ESCAPES.sub("", written)  # compose v2 clears lines even if its output is not a terminal
             container, bar, text = line.rstrip("\n").partition("| ")
             if not settings.json:
                 sys.stdout.write(line)
-            elif bar:  # compose v1 also says what it is attached to
+            elif bar:  # compose v1 also prints what it is attached to
                 print_json({"container": container.strip(), "line": text})
             sys.stdout.flush()
     return ExitCode.FAILED if process.returncode else ExitCode.OK

@@ -1,4 +1,4 @@
-"""`sarai draft`: one answer to one prompt, shown while it is written."""
+"""`sarai draft`: one answer to one prompt, shown while it is generated."""
 
 from __future__ import annotations
 
@@ -7,15 +7,12 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from core.cli.answer_options import AnswerOptions, answer_options
-from core.cli.answer_view import answer_view
-from core.cli.colors import Paint
-from core.cli.exit_codes import ExitCode
+from core.cli.answer_view import PromptBar, answer_view, describe, where, why_empty
+from core.cli.asking import AnswerOptions, answer_options, read_prompt
+from core.cli.common import ExitCode, Settings, common_options, message_dict, print_json, start_command
+from core.cli.parameters import Seconds, Whole
 from core.cli.pool import open_pool, skill_options
-from core.cli.prompt_bar import PromptBar
-from core.cli.prompt_input import read_prompt
-from core.cli.settings import Settings, common_options, print_json, start_command
-from core.cli.types import Seconds, Whole
+from core.cli.streams import Paint
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -59,9 +56,9 @@ def draft(
     no_markdown: bool,
     **parameters: Any,
 ) -> int:
-    """Answers PROMPT once, and shows the answer while it is written.
+    """Answer PROMPT once, and show the answer while it is generated.
 
-    What is piped in is put before PROMPT; a single - as PROMPT reads standard input in any case.
+    Piped input is put before PROMPT; a single - as PROMPT reads standard input in any case.
     """
     settings = start_command()
     options = AnswerOptions.take(parameters)
@@ -69,7 +66,7 @@ def draft(
     request = options.request()
     request.prompt, request.raw, request.num_candidates = text, raw, candidates
     request.time_budget_ms = int((time_budget or 0) * 1000)
-    # JSON, and whatever else has a form of its own, is shown as it is.
+    # JSON, and other answers with a form of their own, are shown as they are.
     markdown = not (raw or no_markdown or request.WhichOneof("constraint"))
     bar = PromptBar(settings)
     request.progress = bar.shown
@@ -85,14 +82,14 @@ def draft(
                 response = _show_text(pieces, markdown=markdown)
         code = _conclude(response, settings, origin=client.origin, target=client.target)
     if response is not None and request.json_schema:
-        from core.structured import shape_of
+        from core.pool.structured import shape_of
 
-        shape_of(request.json_schema).parse(request, response)  # the error says why it is not the JSON asked for
+        shape_of(request.json_schema).parse(request, response)  # the error explains why it is not the JSON asked for
     return code
 
 
 def _show_text(stream: Iterator[skills_pb2.GenChunk], *, markdown: bool) -> skills_pb2.GenResp | None:
-    """Writes the answer piece by piece."""
+    """Write the answer piece by piece."""
     response = None
     with answer_view(markdown=markdown) as write:
         for chunk in stream:
@@ -104,7 +101,7 @@ def _show_text(stream: Iterator[skills_pb2.GenChunk], *, markdown: bool) -> skil
 
 
 def _show_several(stream: Iterator[skills_pb2.GenChunk]) -> skills_pb2.GenResp | None:
-    """Writes the answers one after the other, when all are there."""
+    """Write the answers one after the other, once all are complete."""
     response = next((chunk.result for chunk in stream if chunk.HasField("result")), None)
     if response is not None:
         with answer_view(markdown=False) as write:
@@ -113,9 +110,7 @@ def _show_several(stream: Iterator[skills_pb2.GenChunk]) -> skills_pb2.GenResp |
 
 
 def _show_json(stream: Iterator[skills_pb2.GenChunk]) -> skills_pb2.GenResp | None:
-    """Writes a line for each piece, and one for the whole answer."""
-    from core.cli.figures import message_dict
-
+    """Write a line for each piece, and one for the whole answer."""
     response = None
     for chunk in stream:
         if chunk.text:
@@ -127,8 +122,7 @@ def _show_json(stream: Iterator[skills_pb2.GenChunk]) -> skills_pb2.GenResp | No
 
 
 def _conclude(response: skills_pb2.GenResp | None, settings: Settings, *, origin: str, target: str) -> int:
-    from core.cli.figures import describe, where, why_empty
-    from core.loop_result import CallFigures
+    from core.loop.result import CallFigures
 
     if response is None:
         print("error: the stream ended without a result", file=sys.stderr)

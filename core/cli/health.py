@@ -1,4 +1,4 @@
-"""`sarai health`: whether a skill serves, and how it is."""
+"""`sarai health`: whether a skill serves, and its state."""
 
 from __future__ import annotations
 
@@ -8,14 +8,13 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from core.cli.exit_codes import ExitCode
-from core.cli.pool import DEFAULT_SKILL, complete_skill, config_with_target, find_spec
-from core.cli.settings import common_options, start_command
-from core.cli.types import Seconds
-from core.cli.watch import View, show, watch_options
+from core.cli.common import ExitCode, common_options, message_dict, start_command
+from core.cli.parameters import Seconds
+from core.cli.pool import DEFAULT_SKILL, complete_skill, config_with_target
+from core.cli.views import View, show, watch_options
 
 if TYPE_CHECKING:
-    from core.client import SkillClient
+    from core.pool.client import SkillClient
 
 _EPILOG = """\b
 Examples:
@@ -33,16 +32,17 @@ Examples:
 @watch_options
 @common_options
 def health(*, skill: str, target: str | None, timeout: float, watch: bool, interval: float) -> int:
-    """Asks the server of SKILL, or each of its replicas, how it is. Starts none.
+    """Ask the server of SKILL, or each of its replicas, for its state. Starts none.
 
-    The exit code is 0 if one is SERVING and 3 if none is, or none is there. The environment variable SARAI_SKILL
+    The exit code is 0 if one is SERVING, or else 3. The environment variable SARAI_SKILL
     names the default SKILL, SARAI_<NAME>_TARGET its address.
     """
-    from core.client import SkillClient
+    from core.plugins import get_plugins
+    from core.pool.client import SkillClient
     from core.pool.targets import resolve_all, split_targets
 
     settings = start_command()
-    spec = find_spec(skill)
+    spec = get_plugins().skill(skill)
     config = config_with_target(spec, target)
     targets = split_targets(config.target_of(spec) or f"127.0.0.1:{spec.port}", spec.target_variable)
     with contextlib.ExitStack() as stack:
@@ -63,14 +63,15 @@ def health(*, skill: str, target: str | None, timeout: float, watch: bool, inter
 
 
 def _lines(state: dict[str, Any]) -> list[str]:
-    width = max(map(len, state))
-    return [f"{name:<{width}}  {_plain(value)}" for name, value in state.items() if value != ""]
+    engine = state.get("engine", {})
+    flat = state | {"engine": ""} | {f"engine.{name}": value for name, value in engine.items()}
+    width = max(map(len, flat))
+    return [f"{name:<{width}}  {_plain(value)}" for name, value in flat.items() if value not in ("", [])]
 
 
 def _ask(client: SkillClient, health_service: str, timeout_s: float) -> dict[str, Any]:
-    from core.backends.health import check_serving
-    from core.cli.figures import message_dict
     from core.errors import CallError, DeadlineError
+    from core.rpc.health import check_serving
 
     where = {"skill": client.skill, "target": client.target}
     try:
@@ -80,7 +81,7 @@ def _ask(client: SkillClient, health_service: str, timeout_s: float) -> dict[str
         return {**where, "status": "UNREACHABLE", "message": why}
     except CallError as error:
         return {**where, "status": "UNREACHABLE", "message": str(error)}
-    except AttributeError:  # the skill's own service has no Health: there is the standard one
+    except AttributeError:  # the skill's own service has no Health, but there is the standard one
         serving = check_serving(client.target, health_service, timeout_s=timeout_s)
         message = "" if serving else f"it does not say SERVING; `sarai serve {client.skill}` starts it"
         return {**where, "status": "SERVING" if serving else "UNREACHABLE", "message": message}
@@ -88,4 +89,6 @@ def _ask(client: SkillClient, health_service: str, timeout_s: float) -> dict[str
 
 
 def _plain(value: Any) -> str:
+    if isinstance(value, list):
+        return ", ".join(map(str, value))
     return f"{value:.1f}" if isinstance(value, float) else str(value)

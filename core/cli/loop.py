@@ -8,19 +8,17 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from core.cli.answer_options import AnswerOptions, answer_options
-from core.cli.colors import Paint
-from core.cli.exit_codes import ExitCode
+from core.cli.answer_view import PromptBar, why_empty
+from core.cli.asking import AnswerOptions, answer_options, read_prompt
+from core.cli.common import ExitCode, Settings, common_options, print_json, start_command
+from core.cli.parameters import Seconds, Whole
 from core.cli.pool import open_pool, skill_options
-from core.cli.prompt_bar import PromptBar
-from core.cli.prompt_input import read_prompt
-from core.cli.settings import Settings, common_options, print_json, start_command
-from core.cli.types import Seconds, Whole
+from core.cli.streams import Paint
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from core.loop_events import LoopEvent
+    from core.loop.events import LoopEvent
     from core.omni_loop import LoopResult
 
 _EPILOG = """\b
@@ -63,16 +61,15 @@ def loop(
     progress: str,
     **parameters: Any,
 ) -> int:
-    """Drafts an answer to PROMPT, reflects on it, corrects it, and prints the best of its answers.
+    """Draft an answer to PROMPT, reflect on it, correct it, and print the best of the answers.
 
     It stops when there is nothing to correct, when a correction changes nothing, when the model is sure of its
     answer, when the time budget is over, and after two corrections at the latest.
 
-    What is piped in is put before PROMPT; a single - as PROMPT reads standard input in any case.
+    Piped input is put before PROMPT; a single - as PROMPT reads standard input in any case.
     """
-    from core.cli.figures import why_empty
     from core.cli.loop_view import STOPPED
-    from core.loop_config import LoopConfig
+    from core.loop.config import LoopConfig
 
     settings = start_command()
     given = AnswerOptions.take(parameters).settings()
@@ -101,12 +98,12 @@ def loop(
 
 def _show(events: Iterator[LoopEvent], settings: Settings, progress: str, bar: PromptBar) -> LoopResult:
     from core.cli.loop_view import LoopView, event_dict
-    from core.loop_events import CallProgress, LoopFinished
+    from core.loop.events import CallProgress, LoopFinished
 
     view = LoopView(out=Paint(sys.stdout), err=Paint(sys.stderr), settings=settings, progress=progress, bar=bar)
     try:
         for event in events:
-            if settings.json and not isinstance(event, CallProgress):  # that comes only where somebody looks
+            if settings.json and not isinstance(event, CallProgress):  # comes only if a terminal shows it
                 print_json(event_dict(event))
             view.show(event)
             if isinstance(event, LoopFinished):

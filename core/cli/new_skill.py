@@ -1,4 +1,4 @@
-"""`sarai new-skill`: writes a sibling skill that passes its tests at once, in this tree or as a package."""
+"""`sarai new-skill`: write a skill that passes its tests at once, in this tree or as a package."""
 
 from __future__ import annotations
 
@@ -9,10 +9,9 @@ from typing import TYPE_CHECKING
 
 import click
 
-from core.cli.colors import Paint
-from core.cli.exit_codes import ExitCode
-from core.cli.settings import Settings, common_options, print_json, start_command
-from core.cli.types import Whole
+from core.cli.common import ExitCode, Settings, common_options, print_json, start_command
+from core.cli.parameters import Whole
+from core.cli.streams import Paint
 
 if TYPE_CHECKING:
     from core.cli.new_skill_files import Layout
@@ -31,12 +30,12 @@ Examples:
 
 
 class SkillName(_Str):
-    """A name that a skill, a folder of Python modules and a container can have."""
+    """A name that is valid for a skill, a Python package and a container."""
 
     name = "name"
 
     def convert(self, value: str, param: click.Parameter | None, ctx: click.Context | None) -> str:
-        """The name."""
+        """Return the name."""
         if not re.fullmatch(r"[a-z][a-z0-9_]{0,62}", value):
             self.fail(f"{value!r} is not lower case letters, digits and _, a letter first, at most 63.", param, ctx)
         return value
@@ -53,14 +52,14 @@ class SkillName(_Str):
 @click.option("--dry-run", is_flag=True, help="Only print what would be written.")
 @common_options
 def new_skill(*, name: str, port: int | None, proto: bool, package: Path | None, dry_run: bool) -> int:
-    """Writes the skill NAME to skills/skill_NAME: plugin, server, test, Dockerfile, README.
+    """Write the skill NAME to skills/skill_NAME: plugin, server, test, Dockerfile, README.
 
     It answers prompts in capitals; what it is to do instead is one function in its server.py. Health, reflection,
     limits, drain, status codes and metrics are those of all skills. Its service is added to the compose files, so that
     `sarai up NAME` serves it; `sarai serve NAME` and the pool do so without a container.
     """
     from core.cli.new_skill_files import Layout, choose_port, plan, write
-    from core.compose import find_tree
+    from core.local.compose import find_tree
     from core.plugins import get_plugins
 
     settings = start_command()
@@ -95,7 +94,7 @@ def _tell(path: Path, content: str, settings: Settings, *, dry_run: bool) -> Non
 
 
 def _tell_next(layout: Layout, settings: Settings, *, proto: bool) -> None:
-    """What can be done with it now, for people."""
+    """Print what can be done with the skill now."""
     if settings.json or settings.quiet:
         return
     paint, name = Paint(sys.stderr), layout.name

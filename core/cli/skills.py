@@ -1,4 +1,4 @@
-"""`sarai skills`: what there is, where it runs, and which plugins failed."""
+"""`sarai skills`: all skills, where they run, and the plugins that failed."""
 
 from __future__ import annotations
 
@@ -10,11 +10,9 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from core.cli.colors import Paint
-from core.cli.exit_codes import ExitCode
-from core.cli.replicas import HEADINGS, Replica, ask_replicas
-from core.cli.settings import common_options, start_command
-from core.cli.watch import View, show, watch_options
+from core.cli.common import ExitCode, common_options, start_command
+from core.cli.streams import Paint
+from core.cli.views import HEADINGS, Replica, View, ask_replicas, show, table, watch_options
 
 if TYPE_CHECKING:
     from core.config import PoolConfig
@@ -44,18 +42,18 @@ class Row:
     target: str
     where: str
     """How the target was found: `address`, `container`, `running` or `embedded`, which is a local process that programs
-    of this user share; empty where it does not run."""
+    of this user share; empty if it does not run."""
     version: str
     summary: str
     replica: Replica | None = None
-    """What the replica tells of itself."""
+    """What the replica reports."""
 
 
 @click.command(epilog=_EPILOG, short_help="List skills, where they run, and plugins that failed.")
 @watch_options
 @common_options
 def skills(*, watch: bool, interval: float) -> int:
-    """Lists all skills with their state and target, and the plugins that failed with their error. Starts nothing.
+    """List all skills with their state and target, and the plugins that failed with their error. Starts nothing.
 
     The environment variable SARAI_<NAME>_TARGET names the address of a skill.
     """
@@ -78,9 +76,8 @@ def skills(*, watch: bool, interval: float) -> int:
 
 
 def _rows(spec: SkillSpec, config: PoolConfig) -> list[Row]:
-    from core.backends.address import find_running
-    from core.backends.shared import SharedServer
-    from core.pool.targets import resolve_all, split_targets
+    from core.local.shared import SharedServer
+    from core.pool.targets import find_running, resolve_all, split_targets
 
     text = config.target_of(spec)
     if text is not None:
@@ -105,16 +102,14 @@ def _rows(spec: SkillSpec, config: PoolConfig) -> list[Row]:
 
 
 def _as_dict(row: Row) -> dict[str, Any]:
-    """One flat object: what the replica tells stands beside the rest."""
+    """Return one flat object, including what the replica reports."""
     values = asdict(row)
     told = values.pop("replica") or {}
     return values | {name: value for name, value in told.items() if name not in ("target", "serving")}
 
 
 def _table(rows: list[Row]) -> list[str]:
-    """The rows in columns, no wider than the terminal where there is one."""
-    from core.cli.figures import table
-
+    """Return the rows in columns, no wider than the terminal."""
     cells: list[tuple[str, ...]] = [("NAME", "STATE", "TARGET", "WHERE", *HEADINGS, "VERSION", "SUMMARY")]
     for row in rows:
         told = row.replica.cells() if row.replica else ("",) * len(HEADINGS)

@@ -10,17 +10,17 @@ from collections import deque
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
-from core.backends.address import AddressReplica
-from core.interrupts import HeldInterrupts
 from core.pool import events
+from core.pool.backend import AddressReplica
 from core.pool.records import Replica
 from core.pool.state import PoolState
 from core.pool.status import ReplicaStatus, SkillStatus
 from core.pool.watcher import Look, Watcher
+from core.rpc.faults import HeldInterrupts
 
 if TYPE_CHECKING:
-    from core.backends import Backend, Origin
     from core.config import PoolConfig
+    from core.pool.backend import Backend, Origin
     from core.pool.events import Action, Event
     from core.pool.status import CallStats
     from core.skill import SkillSpec
@@ -75,7 +75,7 @@ class ReplicaSet:
             self._watcher.wake_by(self._state.due_s)
 
     def tell_later(self, event: Event) -> None:
-        """The same at the next event, or tick.
+        """Take in an event later, at the next event or tick.
 
         For the garbage collector, which may run in the midst of any method, in the same thread: all that is done here
         is one append.
@@ -118,7 +118,7 @@ class ReplicaSet:
         return self._backends.get(replica.target) or AddressReplica(replica.target, self.origin)
 
     def _is_followed(self, replica: Replica) -> bool:
-        """Whether its health matters: a replica alone is followed only while it is away."""
+        """Return whether its health matters: a single replica is followed only while it is unavailable."""
         return not replica.leaving and (replica.down or self._state.roster.has_choice)
 
     def make_ready(self) -> None:
@@ -158,7 +158,7 @@ class ReplicaSet:
         return len(self._state.line)
 
     def status(self) -> SkillStatus:
-        """How the replicas are."""
+        """Return the status of the replicas."""
         with self._lock:
             return SkillStatus(
                 skill=self.spec.name,

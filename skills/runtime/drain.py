@@ -1,4 +1,4 @@
-"""Draining: running calls finish, new ones are turned away, and what takes too long is handed over."""
+"""Draining: running calls finish, new ones are refused, and those that take too long are handed over."""
 
 from __future__ import annotations
 
@@ -8,31 +8,33 @@ from typing import Any, NoReturn
 
 import grpc
 
-from .status import Reason, abort
+from skills.wire import Reason
 
-# Calls that only look at the server go on, and nobody waits for them.
-_BYSTANDERS = ("/grpc.health.", "/grpc.reflection.")
+from .status import abort
+
+# These methods only look at the server: they are never refused, and nothing waits for them.
+_EXEMPT = ("/grpc.health.", "/grpc.reflection.")
 
 
 class DrainInterceptor(grpc.aio.ServerInterceptor):
-    """Counts the running calls, refuses new ones when it is told to, and ends what runs when it is told to."""
+    """Counts the running calls; on request it refuses new ones and ends those that run."""
 
-    def __init__(self, bystanders: tuple[str, ...] = ()) -> None:
-        """`bystanders` are further methods, like `/SkillsService/Health`, that are neither counted nor refused."""
-        self._bystanders = _BYSTANDERS + bystanders
+    def __init__(self, exempt: tuple[str, ...] = ()) -> None:
+        """`exempt` are more methods, like `/SkillsService/Health`, that are neither counted nor refused."""
+        self._exempt = _EXEMPT + exempt
         self._running = 0
         self._idle = asyncio.Event()
         self._idle.set()
         self._refusing = self._handing_over = False
-        # Of the calls that wait for their skill just now; the others are sending.
+        # One for each call that is waiting for its skill; the other calls are sending.
         self._patience: set[asyncio.Timeout] = set()
 
     def refuse(self) -> None:
-        """From now on new calls are UNAVAILABLE, with the reason DRAINING."""
+        """Answer new calls from now on with UNAVAILABLE and the reason DRAINING."""
         self._refusing = True
 
     async def idle(self, timeout_s: float) -> bool:
-        """Waits for the running calls, seconds; False if some are still running then."""
+        """Wait for the running calls to end. Return False if some are still running after `timeout_s` seconds."""
         try:
             await asyncio.wait_for(self._idle.wait(), timeout_s)
         except TimeoutError:
@@ -40,7 +42,7 @@ class DrainInterceptor(grpc.aio.ServerInterceptor):
         return True
 
     def hand_over(self) -> int:
-        """Ends the running calls in the same way, with what the skill has for them sent first; returns how many."""
+        """End the running calls in the same way, after sending what is there for them. Return how many there are."""
         self._handing_over = True
         for patience in self._patience:
             patience.reschedule(0)  # long ago
@@ -51,9 +53,9 @@ class DrainInterceptor(grpc.aio.ServerInterceptor):
         continuation: Callable[[grpc.HandlerCallDetails], Awaitable[grpc.RpcMethodHandler[Any, Any] | None]],
         handler_call_details: grpc.HandlerCallDetails,
     ) -> grpc.RpcMethodHandler[Any, Any] | None:
-        """Wraps the method that was called."""
+        """Wrap the method that was called."""
         handler = await continuation(handler_call_details)
-        if handler is None or handler_call_details.method.startswith(self._bystanders):
+        if handler is None or handler_call_details.method.startswith(self._exempt):
             return handler
         codecs = {
             "request_deserializer": handler.request_deserializer,
@@ -88,7 +90,7 @@ class DrainInterceptor(grpc.aio.ServerInterceptor):
         return call
 
     async def _from_skill(self, response: Awaitable[Any], context: Any) -> Any:
-        """Waits for a response; once calls are handed over, only takes what is there already."""
+        """Wait for a response; once calls are handed over, take only what is there already."""
         patience = asyncio.timeout(0 if self._handing_over else None)
         self._patience.add(patience)
         try:

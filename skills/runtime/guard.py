@@ -1,7 +1,7 @@
 """What holds for every call of every skill, whatever its method does.
 
-Bytes that are no message are INVALID_ARGUMENT, an exception is INTERNAL with its words in the log alone, and no status
-is larger than clients take.
+Bytes that are not a message are INVALID_ARGUMENT, an exception is INTERNAL with its text in the log only, and no status
+is larger than clients accept.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ log = logging.getLogger("sarai.runtime")
 
 
 class GuardInterceptor(grpc.aio.ServerInterceptor):
-    """Wraps every method; it belongs before all other interceptors, whose statuses it bounds too."""
+    """Wraps every method. It goes before all other interceptors, so that it bounds their statuses too."""
 
     async def intercept_service(
         self,
@@ -64,11 +64,14 @@ def _pieces(method: Any, read: Callable[[Any], Any], name: str) -> Any:
 
 @asynccontextmanager
 async def _statuses(context: Any, method: str) -> AsyncIterator[None]:
-    """What goes wrong inside becomes a status."""
+    """Turn an exception inside into a status."""
     try:
         yield
     except RefusedError as refused:
-        await abort(context, refused.code, str(refused), field=refused.field, retry_after_s=refused.retry_after_s)
+        await abort(
+            context, refused.code, str(refused),
+            field=refused.field, retry_after_s=refused.retry_after_s, reason=refused.reason,
+        )  # fmt: skip
     except grpc.aio.AbortError:
         raise  # the status is set already
     except Exception as error:
@@ -80,7 +83,7 @@ async def _statuses(context: Any, method: str) -> AsyncIterator[None]:
 
 
 class _Unreadable:
-    """Stands for bytes that are no message: an exception in a deserializer would be UNKNOWN, with Python's words."""
+    """Stands for bytes that are not a message: an exception in a deserializer would be UNKNOWN, with Python's text."""
 
     def __init__(self, message: str) -> None:
         self.message = message
@@ -115,7 +118,7 @@ async def _messages(requests: AsyncIterator[Any]) -> AsyncIterator[Any]:
 
 
 class _BoundedContext:
-    """The context of a call, but for the size of what ends it."""
+    """The context of a call, with a bound on the size of its status."""
 
     def __init__(self, context: Any) -> None:
         self._context = context

@@ -1,6 +1,6 @@
-"""Prometheus metrics over HTTP, where a skill's operator asks for them.
+"""Prometheus metrics over HTTP, if a skill's operator asks for them.
 
-One prefix, base units, `_total` for counters. Names of what is generated follow OpenTelemetry's conventions for
+One prefix, base units, `_total` for counters. The times of answers have the names of OpenTelemetry's conventions for
 generative models (gen_ai.server.*), with underscores as Prometheus wants them.
 """
 
@@ -16,14 +16,14 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metri
 
 log = logging.getLogger("sarai.runtime")
 
-# A scrape waits so long for the event loop, seconds; then it fails, as the server does.
+# How long a scrape waits for the event loop, seconds. After that it fails: the server hangs.
 _PATIENCE_S = 5.0
 _SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0)
 
 
 @dataclass(frozen=True, slots=True)
 class Reading:
-    """One value of a metric; a name that ends with `_total` is a counter's."""
+    """One value of a metric; a name that ends in `_total` is a counter's."""
 
     name: str
     help: str
@@ -31,7 +31,7 @@ class Reading:
 
 
 class Metrics:
-    """What a skill measures: readings on demand, and times of its answers."""
+    """A skill's metrics: readings on demand, and the times of its answers."""
 
     def __init__(self, read: Callable[[], list[Reading]]) -> None:
         """`read` is called at each scrape, on the event loop that `serve` was called on; it must not block."""
@@ -39,7 +39,6 @@ class Metrics:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._registry = CollectorRegistry()
         self._registry.register(self)
-        self.serving = False
         self._first_token = self._times("time_to_first_token", "From arrival to the first token")
         self._per_token = self._times("time_per_output_token", "From one token to the next, the mean of an answer")
         self._duration = self._times("request_duration", "From arrival to the end")
@@ -47,21 +46,20 @@ class Metrics:
     def _times(self, name: str, help_: str) -> Histogram:
         return Histogram(f"gen_ai_server_{name}_seconds", help_, buckets=_SECONDS, registry=self._registry)
 
-    def answered(self, *, first_token_s: float, tokens: int, duration_s: float) -> None:
-        """Notes an answer."""
-        self._first_token.observe(first_token_s)
+    def finished(self, *, duration_s: float) -> None:
+        """Count a call, however it ended."""
         self._duration.observe(duration_s)
+
+    def written(self, *, first_token_s: float, tokens: int, duration_s: float) -> None:
+        """Count the tokens of an answer."""
+        self._first_token.observe(first_token_s)
         if tokens > 1:
             self._per_token.observe((duration_s - first_token_s) / (tokens - 1))
 
-    def finished(self, *, duration_s: float) -> None:
-        """Notes a call that has no tokens to tell of."""
-        self._duration.observe(duration_s)
-
     def collect(self) -> Iterator[Metric]:
-        """The readings, as prometheus_client asks for them, from a thread of its own.
+        """Yield the readings; prometheus_client calls this in a thread of its own.
 
-        They are taken on the event loop, which owns what is read: another thread would see it change on the way.
+        They are taken on the event loop, which owns what is read: another thread would see it change midway.
         """
         assert self._loop is not None, "nobody scrapes before it is served"
         for reading in asyncio.run_coroutine_threadsafe(self._take(), self._loop).result(_PATIENCE_S):
@@ -74,9 +72,16 @@ class Metrics:
         return self._read()
 
     def serve(self, address: str) -> None:
-        """Serves `/metrics` on `HOST:PORT`. Raises `OSError` if it cannot be bound."""
+        """Serve `/metrics`.
+
+        Args:
+            address: `HOST:PORT`.
+
+        Raises:
+            OSError: The address cannot be bound.
+            ValueError: It is not an address.
+        """
         self._loop = asyncio.get_running_loop()
         host, _, port = address.rpartition(":")
         start_http_server(int(port), addr=host or "127.0.0.1", registry=self._registry)
-        self.serving = True
         log.info("metrics on http://%s/metrics", address)

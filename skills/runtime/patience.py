@@ -1,4 +1,4 @@
-"""Time limits for other processes, which do not run out while this one is stopped too.
+"""Time limits for other processes, which do not expire while this one is stopped too.
 
 `docker pause`, Ctrl-Z or a frozen cgroup stop a server together with its workers. By the clock a worker has then been
 silent all that time, though it could not have said anything. So waiting is counted in short ticks, and a tick from

@@ -7,31 +7,32 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import TypeVar
 
-from .serving import Skill, StartError, configure_logging, serve
+from .serving import configure_logging, serve
 from .settings import ServerSettings, SettingsError, load
+from .skill import BaseSkill, StartError
 
 _Settings = TypeVar("_Settings", bound=ServerSettings)
 
 
 def run_server(
-    make: Callable[[_Settings], Skill],
+    make: Callable[[_Settings], BaseSkill],
     kind: type[_Settings],
     *,
     name: str,
     port: int,
     arguments: Sequence[str] | None = None,
 ) -> int:
-    """Serves until it is told to stop.
+    """Run the server of a skill until it is told to stop.
 
     Args:
-        make: makes the skill of its settings, inside the running event loop.
-        kind: the settings that the skill has.
+        make: makes the skill from its settings, inside the running event loop.
+        kind: the class of its settings.
         name: the skill's name.
-        port: where it listens on 127.0.0.1, unless it is told else.
-        arguments: by default those of the command line.
+        port: where it listens on 127.0.0.1 by default.
+        arguments: those of the command line by default.
 
     Returns:
-        0 after a drain, 1 where it could not start, 2 where a setting is wrong; the reason is on standard error.
+        0 after a drain, 1 if it could not start, 2 if a setting is wrong; the reason is on standard error.
     """
     try:
         settings, lifeline = load(kind, name, sys.argv[1:] if arguments is None else arguments)

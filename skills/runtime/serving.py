@@ -1,6 +1,6 @@
 """The life of a skill server: bind, load, serve, drain.
 
-A skill gives its servicers and how to load; everything that all skills share is here: the standard health service,
+A skill brings its servicers and its way to load. What all skills share is here: the standard health service,
 reflection, signals, and the end of the process.
 """
 
@@ -14,105 +14,72 @@ import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import grpc
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
+from skills import wire
+
 from .drain import DrainInterceptor
 from .guard import GuardInterceptor
-from .limits import Limits, watch_limits
+from .limits import watch_limits
+from .skill import BaseSkill, StartError, Status
 
 log = logging.getLogger("sarai.runtime")
 
-# The engines' own marks: docker's and podman's.
+# The marks that docker and podman leave in their containers.
 IN_CONTAINER = any(Path(mark).exists() for mark in ("/.dockerenv", "/run/.containerenv"))
-# Clients may ping this often (ms); gRPC's own default of 300 s turns more lively clients away with too_many_pings.
+# How often clients may ping. gRPC's default of 300 s would disconnect livelier ones with too_many_pings.
 MIN_PING_INTERVAL_MS = 10_000
 
 
-# Between one try to load and the next, where the server stays though it cannot serve. Each costs reading the model.
+# Between attempts to load, if the server stays though it cannot serve. Each attempt may read the whole model.
 RELOAD_DELAY_S = (5.0, 10.0, 30.0, 60.0)
-# How long after NOT_SERVING calls are still taken: until their callers have heard of it. Seconds, at most a tenth of
+# How long calls are still taken after NOT_SERVING, until their callers have heard of it. Seconds; at most a tenth of
 # the grace.
 LATECOMERS_S = 0.1
-# How long before the end of the grace what still runs is handed over. Seconds, at most a fifth of the grace.
+# How long before the end of the grace the calls that still run are handed over. Seconds; at most a fifth of the grace.
 HAND_OVER_S = 2.0
 
 
-class StartError(Exception):
-    """The server cannot start; the message is what its user reads."""
-
-
-class Skill(Protocol):
-    """What a skill server is made of."""
-
-    name: str
-    """The skill's name."""
-    services: Sequence[str]
-    """Full names of its gRPC services, for health and reflection."""
-    bystanders: tuple[str, ...]
-    """Methods that only look, like `/SkillsService/Health`: not waited for on shutdown."""
-
-    def register(self, server: grpc.aio.Server) -> None:
-        """Adds its servicers."""
-
-    async def load(self, serving: Serving) -> None:
-        """Gets ready, and then calls `serving.set(True)`; raises `StartError` if it cannot.
-
-        It may be called again after that.
-        """
-
-    def cannot_serve(self, why: str) -> None:
-        """`load` failed and will be tried again: what its own health and its callers are to be told."""
-
-    def limits_changed(self, now: Limits, before: Limits) -> None:
-        """What this process may use has changed while it runs."""
-
-    def draining(self) -> None:
-        """No more calls will come in."""
-
-    async def close(self) -> None:
-        """Ends what it started."""
-
-
 class _HealthServicer(health.aio.HealthServicer):  # type: ignore[misc]  # it has no types
-    """The standard one; its answers also say which skill it is, and whether it is in a container.
+    """The standard health service, whose answers also say which skill this is and whether it is in a container.
 
-    So callers who look for replicas of a skill can tell what they have found.
+    A caller that looks for replicas of a skill can thus tell what it has found.
     """
 
     def __init__(self, name: str) -> None:
         super().__init__()
-        self._about = (("sarai-skill", name), *((("sarai-container", "1"),) if IN_CONTAINER else ()))
+        self._about = ((wire.SKILL, name), *((wire.IN_CONTAINER,) if IN_CONTAINER else ()))
 
     async def Check(self, request: Any, context: Any) -> Any:  # noqa: N802  # gRPC's name
-        """The health of a service."""
+        """Return the health of a service."""
         await context.send_initial_metadata(self._about)
         return await super().Check(request, context)
 
 
 class Serving:
-    """Whether the skill can answer, as the standard health service says it."""
+    """Whether the skill can answer, for the standard health service."""
 
     def __init__(self, name: str, services: Sequence[str]) -> None:
         self._names = ("", *services)
         self.servicer = _HealthServicer(name)
 
     async def set(self, serving: bool) -> None:
-        """SERVING or NOT_SERVING, for the server as a whole and for each of its services."""
+        """Report SERVING or NOT_SERVING, for the server as a whole and for each of its services."""
         status = health_pb2.HealthCheckResponse.SERVING if serving else health_pb2.HealthCheckResponse.NOT_SERVING
         for name in self._names:
             await self.servicer.set(name, status)
 
     async def shut_down(self) -> None:
-        """NOT_SERVING for good."""
+        """Report NOT_SERVING from now on."""
         await self.servicer.enter_graceful_shutdown()
 
 
 async def serve(
-    skill: Skill,
+    skill: BaseSkill,
     *,
     listen: str,
     grace_s: float,
@@ -120,49 +87,33 @@ async def serve(
     lifeline: bool = False,
     stay: bool = False,
 ) -> int:
-    """Runs a skill server until a signal or the end of the lifeline; returns the process's exit code.
+    """Run a skill's server until a signal or the end of the lifeline, and return the process's exit code.
 
     Args:
         skill: what to serve.
         listen: `HOST:PORT` or `unix:/PATH`.
-        grace_s: how long running calls may take after SIGTERM or SIGINT. Shortly before its end they are ended with
-            UNAVAILABLE and the reason DRAINING, so that their callers go on elsewhere. A second signal does not wait.
+        grace_s: how long running calls may take after SIGTERM or SIGINT. Shortly before that is over they end with
+            UNAVAILABLE and the reason DRAINING, so that their callers go on elsewhere. A second signal ends the wait.
         max_message_bytes: a larger request is answered RESOURCE_EXHAUSTED.
-        lifeline: stop at once when standard input ends: nobody holds the other end any more.
-        stay: if the skill cannot load, say so in the log and in its health, stay NOT_SERVING, and try again.
+        lifeline: stop at once when standard input ends, because no process holds its other end any more.
+        stay: if the skill cannot load, report that in the log and in its health, stay NOT_SERVING, and try again.
 
     Raises:
-        StartError: the address cannot be bound, or the skill cannot load and `stay` is not set.
+        StartError: The address cannot be bound, or the skill cannot load and `stay` is not set.
     """
-    drain = DrainInterceptor(skill.bystanders)
-    server = grpc.aio.server(
-        interceptors=[GuardInterceptor(), drain],
-        options=[
-            ("grpc.so_reuseport", 0),
-            ("grpc.max_receive_message_length", max_message_bytes),
-            ("grpc.http2.min_recv_ping_interval_without_data_ms", MIN_PING_INTERVAL_MS),
-            ("grpc.keepalive_permit_without_calls", 1),
-        ],
-    )
+    drain = DrainInterceptor(tuple(f"/{service}/Health" for service in skill.services))
     serving = Serving(skill.name, skill.services)
-    health_pb2_grpc.add_HealthServicer_to_server(serving.servicer, server)
-    reflection.enable_server_reflection((*skill.services, health.SERVICE_NAME, reflection.SERVICE_NAME), server)
-    skill.register(server)
+    server = _server(skill, drain, serving, max_message_bytes=max_message_bytes)
     await serving.set(False)
-    try:
-        port = server.add_insecure_port(listen)
-    except RuntimeError as error:
-        raise StartError(f"cannot listen on {listen}: is it in use, or not an address of this machine?") from error
-    await server.start()
-    log.info("listening on %s", listen if listen.startswith("unix:") else f"{listen.rsplit(':', 1)[0]}:{port}")
+    await _listen(server, listen)
     stopping = _Stopping(lifeline=lifeline)
-    loading = asyncio.create_task(_load_again_and_again(skill, serving) if stay else skill.load(serving))
+    loading = asyncio.create_task(_load_again_and_again(skill, serving) if stay else skill.load(serving.set))
     asked = asyncio.create_task(stopping.first.wait())
     watching = asyncio.create_task(watch_limits(skill.limits_changed))
     try:
         await asyncio.wait({loading, asked}, return_when=asyncio.FIRST_COMPLETED)
         if loading.done():
-            await loading  # raises what went wrong
+            await loading  # raises its error, if it has one
         await asked
         await serving.shut_down()
         if not stopping.abandoned.is_set():
@@ -176,22 +127,47 @@ async def serve(
     return 0
 
 
-async def _load_again_and_again(skill: Skill, serving: Serving) -> None:
-    """Loads, as often as it takes: memory may come free, or a model be put where it is looked for."""
+def _server(skill: BaseSkill, drain: DrainInterceptor, serving: Serving, *, max_message_bytes: int) -> grpc.aio.Server:
+    server = grpc.aio.server(
+        interceptors=[GuardInterceptor(), drain],
+        options=[
+            ("grpc.so_reuseport", 0),
+            ("grpc.max_receive_message_length", max_message_bytes),
+            ("grpc.http2.min_recv_ping_interval_without_data_ms", MIN_PING_INTERVAL_MS),
+            ("grpc.keepalive_permit_without_calls", 1),
+        ],
+    )
+    health_pb2_grpc.add_HealthServicer_to_server(serving.servicer, server)
+    reflection.enable_server_reflection((*skill.services, health.SERVICE_NAME, reflection.SERVICE_NAME), server)
+    skill.register(server)
+    return server
+
+
+async def _listen(server: grpc.aio.Server, address: str) -> None:
+    try:
+        port = server.add_insecure_port(address)
+    except RuntimeError as error:
+        raise StartError(f"cannot listen on {address}: is it in use, or not an address of this machine?") from error
+    await server.start()
+    log.info("listening on %s", address if address.startswith("unix:") else f"{address.rsplit(':', 1)[0]}:{port}")
+
+
+async def _load_again_and_again(skill: BaseSkill, serving: Serving) -> None:
+    """Load, as often as it takes: memory may become free, or the model may appear."""
     for attempt in itertools.count():
         try:
-            await skill.load(serving)
+            await skill.load(serving.set)
         except StartError as error:
-            skill.cannot_serve(str(error))
+            await skill.set_status(Status.NOT_SERVING, str(error))
             delay_s = RELOAD_DELAY_S[min(attempt, len(RELOAD_DELAY_S) - 1)]
-            # One line says it all; the next ones show that nothing has changed.
+            # Without a traceback: the message is all there is to know.
             log.error("cannot serve: %s (NOT_SERVING; next try in %g s)", error, delay_s)  # noqa: TRY400
             await asyncio.sleep(delay_s)
         else:
             return
 
 
-async def _drain(skill: Skill, drain: DrainInterceptor, stopping: _Stopping, grace_s: float) -> None:
+async def _drain(skill: BaseSkill, drain: DrainInterceptor, stopping: _Stopping, grace_s: float) -> None:
     log.info("draining: running calls have %g s", grace_s)
     draining = asyncio.create_task(_finish_or_hand_over(skill, drain, grace_s))
     abandoned = asyncio.create_task(stopping.abandoned.wait())
@@ -202,8 +178,8 @@ async def _drain(skill: Skill, drain: DrainInterceptor, stopping: _Stopping, gra
     log.info("drained" if finished else "stopping with calls still running")
 
 
-async def _finish_or_hand_over(skill: Skill, drain: DrainInterceptor, grace_s: float) -> bool:
-    """Whether all calls ended within the grace, by themselves or because they were handed over."""
+async def _finish_or_hand_over(skill: BaseSkill, drain: DrainInterceptor, grace_s: float) -> bool:
+    """Return whether all calls ended within the grace, by themselves or because they were handed over."""
     moment_s, margin_s = min(LATECOMERS_S, grace_s / 10), min(HAND_OVER_S, grace_s / 5)
     await asyncio.sleep(moment_s)
     drain.refuse()
@@ -215,7 +191,7 @@ async def _finish_or_hand_over(skill: Skill, drain: DrainInterceptor, grace_s: f
 
 
 class _Stopping:
-    """The wish to stop: the first signal drains, a second one or the end of the lifeline does not wait."""
+    """Requests to stop: the first signal drains; a second one, or the end of the lifeline, does not wait."""
 
     def __init__(self, *, lifeline: bool) -> None:
         self.first, self.abandoned = asyncio.Event(), asyncio.Event()
@@ -235,7 +211,7 @@ class _Stopping:
         try:
             ended = not os.read(self._lifeline, 4096)
         except BlockingIOError:
-            return  # the last user has gone, but the next one has come before we looked
+            return  # the last user went, but the next one came before we looked
         if ended:
             asyncio.get_running_loop().remove_reader(self._lifeline)
             log.info("nobody uses this server any more")
@@ -244,9 +220,9 @@ class _Stopping:
 
 
 def _take_standard_input() -> int:
-    """Standard input for this process alone: who holds the other end can tell whether it is there.
+    """Take standard input away from the processes that this one starts, and return its new descriptor.
 
-    What it starts would keep standard input open after it.
+    They would keep it open after this process has ended, and the other end could not tell that it has.
     """
     own = os.dup(sys.stdin.fileno())
     os.set_blocking(own, False)
@@ -257,7 +233,7 @@ def _take_standard_input() -> int:
 
 
 def configure_logging(level: str) -> None:
-    """Log lines to stderr, with the time and the part that speaks."""
+    """Log to standard error, each line with its time and logger."""
     logging.basicConfig(
         stream=sys.stderr, level=level.upper(), format="%(asctime)s %(levelname).1s %(name)s: %(message)s"
     )

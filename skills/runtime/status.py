@@ -6,7 +6,6 @@ text is bounded here. On the wire a byte of a message can be three (percent-enco
 
 from __future__ import annotations
 
-import enum
 import logging
 from collections.abc import Iterable
 from typing import NoReturn
@@ -15,26 +14,14 @@ import grpc
 from google.protobuf import any_pb2, duration_pb2
 from google.rpc import error_details_pb2, status_pb2
 
-log = logging.getLogger("sarai.runtime")
+from skills.wire import REASON_DOMAIN, STATUS_DETAILS, Reason
 
-DOMAIN = "sarai"
-"""Of all reasons, as google.rpc.ErrorInfo wants it."""
+log = logging.getLogger("sarai.runtime")
 
 MESSAGE_BYTES = 1024
 """Of a status, in UTF-8."""
 _FIELD_BYTES = 256
 _METADATA_BYTES = 4096
-
-
-class Reason(enum.StrEnum):
-    """Why a replica is UNAVAILABLE, for callers that look for another one (google.rpc.ErrorInfo)."""
-
-    DRAINING = "DRAINING"
-    """It is going away. What it has sent of an answer can be continued elsewhere."""
-    LOADING = "LOADING"
-    """Its model is still loading."""
-    ENGINE_GONE = "ENGINE_GONE"
-    """It has no engine, and getting one has failed."""
 
 
 class RefusedError(Exception):
@@ -45,6 +32,7 @@ class RefusedError(Exception):
         code: the status.
         field: the path of the request's field that it is about, for example `messages[2].role`.
         retry_after_s: when another try can help, seconds from now.
+        reason: why this replica is UNAVAILABLE.
     """
 
     def __init__(
@@ -54,13 +42,14 @@ class RefusedError(Exception):
         code: grpc.StatusCode = grpc.StatusCode.INVALID_ARGUMENT,
         field: str = "",
         retry_after_s: float | None = None,
+        reason: Reason | None = None,
     ) -> None:
         super().__init__(message)
-        self.code, self.field, self.retry_after_s = code, field, retry_after_s
+        self.code, self.field, self.retry_after_s, self.reason = code, field, retry_after_s, reason
 
 
 def bounded(text: str, most_bytes: int = MESSAGE_BYTES) -> str:
-    """Return a text of at most so many bytes in UTF-8: where it is longer, its begin and its end."""
+    """Return a text of at most `most_bytes` in UTF-8: of a longer one, its beginning and its end."""
     data = text.encode(errors="replace")
     if len(data) <= most_bytes:
         return data.decode()
@@ -70,11 +59,11 @@ def bounded(text: str, most_bytes: int = MESSAGE_BYTES) -> str:
 
 
 def bounded_metadata(metadata: Iterable[tuple[str, str | bytes]]) -> tuple[tuple[str, str | bytes], ...]:
-    """Return the entries that fit beside a message, in their order."""
+    """Return the entries that fit in addition to a message, in their order."""
     kept: list[tuple[str, str | bytes]] = []
     left = _METADATA_BYTES
     for key, value in metadata or ():
-        size = len(key) + len(value) * 4 // 3 + 32  # what an entry counts for beside its text
+        size = len(key) + len(value) * 4 // 3 + 32  # the overhead of an entry, as HTTP/2 counts it
         if size <= left:
             kept.append((key, value))
             left -= size
@@ -92,7 +81,7 @@ async def abort(
     retry_after_s: float | None = None,
     reason: Reason | None = None,
 ) -> NoReturn:
-    """Ends a call with a status and, in `grpc-status-details-bin`, a google.rpc.Status.
+    """End a call with a status and, in `grpc-status-details-bin`, a google.rpc.Status.
 
     `field` becomes a google.rpc.BadRequest with that path, `retry_after_s` a google.rpc.RetryInfo, `reason` a
     google.rpc.ErrorInfo. A long message or path is shortened.
@@ -109,12 +98,12 @@ async def abort(
         delay.FromNanoseconds(int(retry_after_s * 1e9))
         details.append(error_details_pb2.RetryInfo(retry_delay=delay))
     if reason is not None:
-        details.append(error_details_pb2.ErrorInfo(reason=reason.value, domain=DOMAIN))
+        details.append(error_details_pb2.ErrorInfo(reason=reason.value, domain=REASON_DOMAIN))
     status = status_pb2.Status(code=code.value[0], message=message)
     for detail in details:
         packed = any_pb2.Any()
         packed.Pack(detail)
         status.details.append(packed)
-    trailers = (("grpc-status-details-bin", status.SerializeToString()),) if details else ()
+    trailers = ((STATUS_DETAILS, status.SerializeToString()),) if details else ()
     await context.abort(code, message, trailers)
     raise AssertionError("abort does not return")

@@ -1,8 +1,7 @@
-"""For the tests of a skill: its real server, as its plugin says it is started, on a socket of its own."""
+"""For the tests of a skill: its real server, started as its plugin says, on a socket of its own."""
 
 from __future__ import annotations
 
-import os
 import subprocess
 import sys
 import tempfile
@@ -15,12 +14,14 @@ from typing import Protocol
 import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
-# Milliseconds between attempts to connect, where gRPC's own are a second and more.
+from .child_start import environment
+
+# Milliseconds between attempts to connect; gRPC's defaults are a second and more.
 _SOON = (("grpc.initial_reconnect_backoff_ms", 50), ("grpc.max_reconnect_backoff_ms", 50))
 
 
 class Served(Protocol):
-    """Of what the plugin says (`core.skill.SkillSpec`), what is needed here."""
+    """The part of `core.skill.SkillSpec` that is needed here."""
 
     @property
     def name(self) -> str:
@@ -33,24 +34,23 @@ class Served(Protocol):
 
 @contextmanager
 def served(spec: Served, *options: str, timeout_s: float = 60.0) -> Iterator[grpc.Channel]:
-    """Starts a skill's server, and gives a channel to it once it is SERVING. It is stopped at the end.
+    """Start a skill's server, and yield a channel to it once it is SERVING. It is stopped at the end.
 
     Args:
-        spec: what the skill's plugin gives.
-        options: further options of the server.
+        spec: the skill, as its plugin describes it.
+        options: more options of the server.
         timeout_s: how long its start may take, seconds.
 
     Raises:
-        AssertionError: it did not come up; the text has its log.
+        AssertionError: It did not come up; the message has its log.
     """
     with tempfile.TemporaryDirectory(prefix=f"skill-{spec.name}-") as folder:
         log, address = Path(folder) / "log", f"unix:{folder}/socket"
         command = [sys.executable, *spec.serve, "--listen", address, "--lifeline", *options]
-        path = os.pathsep.join(entry or "." for entry in sys.path)  # it finds what this process finds
         with (
             log.open("wb") as written,
             subprocess.Popen(
-                command, stdin=subprocess.PIPE, stdout=written, stderr=written, env={**os.environ, "PYTHONPATH": path}
+                command, stdin=subprocess.PIPE, stdout=written, stderr=written, env=environment()
             ) as process,
             grpc.insecure_channel(address, options=_SOON) as channel,
         ):

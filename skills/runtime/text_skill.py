@@ -1,4 +1,4 @@
-"""`SkillsService` over a function of the author's: a request goes in, text comes out.
+"""`SkillsService` over a function of the skill's author: a request goes in, text comes out.
 
 `serve_text("shout", lambda request: request.prompt.upper(), port=50071, version="0.1.0")` is a whole server.
 """
@@ -17,55 +17,57 @@ from skills import skills_pb2, skills_pb2_grpc
 
 from .pieces import Pieces
 from .program import run_server
-from .settings import ServerSettings
-from .skill import BaseSkill, Context
+from .settings import WorkerSettings
+from .skill import Context, WorkerSkill
 from .status import RefusedError
+from .turns import in_text
 
 
 class Answer(Protocol):
     """Answers a request, at once or in pieces. It is called in a thread, so it may take its time; several at once.
 
+    Turns of a conversation have their text in `content`: what cannot be read as text is refused before.
+
     It raises `RefusedError` for what the caller can mend. Whatever else it raises is INTERNAL, and in the log.
     """
 
     def __call__(self, request: skills_pb2.GenReq, /) -> str | Iterable[str]:
-        """The text, or its pieces."""
+        """Return the text, or its pieces."""
 
 
 def serve_text(name: str, answer: Answer | type[Answer], *, port: int, version: str) -> int:
-    """Runs the server of a skill that answers with text; returns the process's exit code.
+    """Run the server of a skill that answers with text, and return the process's exit code.
 
     Args:
         name: the skill's name; its variables are `SKILL_<NAME>_…`.
-        answer: the function; or a class whose instances are called. That is made once, in a thread, while Health says
-            LOADING: there it loads what it needs.
-        port: where it listens on 127.0.0.1, unless it is told else.
-        version: what Health tells.
+        answer: the function, or a class whose instance is called. The instance is made once, in a thread, while Health
+            reports LOADING: it loads what it needs there.
+        port: where it listens on 127.0.0.1 by default.
+        version: the skill's version, for Health.
     """
 
-    def make(settings: ServerSettings) -> TextSkill:
+    def make(settings: WorkerSettings) -> TextSkill:
         return TextSkill(settings, answer, name=name, version=version)
 
-    return run_server(make, ServerSettings, name=name, port=port)
+    return run_server(make, WorkerSettings, name=name, port=port)
 
 
-class TextSkill(BaseSkill, skills_pb2_grpc.SkillsServiceServicer):
+class TextSkill(WorkerSkill, skills_pb2_grpc.SkillsServiceServicer):
     """`SkillsService` over a function."""
 
     services: Sequence[str] = ("SkillsService",)
-    bystanders: tuple[str, ...] = ("/SkillsService/Health",)
 
-    def __init__(self, settings: ServerSettings, answer: Answer | type[Answer], *, name: str, version: str) -> None:
+    def __init__(self, settings: WorkerSettings, answer: Answer | type[Answer], *, name: str, version: str) -> None:
         super().__init__(settings, name=name, version=version)
         self._given = answer
         self._answer: Answer | None = None
 
     def register(self, server: grpc.aio.Server) -> None:
-        """Adds `SkillsService`."""
+        """Add `SkillsService`."""
         skills_pb2_grpc.add_SkillsServiceServicer_to_server(self, server)
 
     async def prepare(self) -> None:
-        """Makes the author's object, if it is a class."""
+        """Make the author's object, if a class was given."""
         given = self._given
         self._answer = await asyncio.to_thread(given) if isinstance(given, type) else given
 
@@ -79,8 +81,8 @@ class TextSkill(BaseSkill, skills_pb2_grpc.SkillsServiceServicer):
     async def GenerateStream(  # noqa: N802 - gRPC's name
         self, request: skills_pb2.GenReq, context: Context
     ) -> AsyncIterator[skills_pb2.GenChunk]:
-        """Answers in the function's own pieces; the last chunk holds the whole answer."""
-        begin_s, texts, out = time.monotonic(), [], Pieces(context)
+        """Answers in the function's own pieces; the last chunk holds what is known at the end."""
+        begin_s, texts, out = time.monotonic(), [], Pieces(context, request)
         async with self.call(context), aclosing(self._pieces(request)) as pieces:
             async for text in pieces:
                 texts.append(text)
@@ -92,6 +94,7 @@ class TextSkill(BaseSkill, skills_pb2_grpc.SkillsServiceServicer):
     async def _pieces(self, request: skills_pb2.GenReq) -> AsyncGenerator[str, None]:
         if not request.prompt and not request.messages:
             raise RefusedError("there is neither a prompt nor a message", field="prompt")
+        request = in_text(request)
         assert self._answer is not None, "no call comes through before it is there"
         async with self.work.slot() as slot:
             answer = await slot.run(self._answer, request)

@@ -1,7 +1,7 @@
 """How much of a deadline an answer needs to get from here to its caller.
 
-A caller counts its deadline from when it sends the request, the server from when that arrives; and the answer has to
-get back. None of it is the same on two machines, so it is measured.
+A caller counts its deadline from when it sends the request, the server from when the request arrives; and the answer
+has to get back. None of that is the same on two machines, so it is measured.
 """
 
 from __future__ import annotations
@@ -11,31 +11,31 @@ import math
 from .round_trip import round_trip_s
 
 LEAST_DELAY_S = 0.005
-"""What is measured is one step of the way. gRPC and the turns of its threads, on both sides, take at least this."""
+"""A lower bound for the part that is not measured: gRPC and its threads, on both sides."""
 LEAST_SHARE, LEAST_SHARE_S = 0.01, 0.05
-"""Of the time that the call has, and at most so many seconds: a caller that is late itself cannot be seen from here."""
+"""A share of the call's time, and its maximum in seconds, for delays in the caller's process, unseen from here."""
 MOST_DELAY_S = 1.0
-"""A process that was frozen for a minute says nothing about the next call."""
+"""The longest delay that counts: a process that was frozen for a minute says nothing about the next call."""
 REMEMBERED_S = 10.0
 MOST_SHARE = 0.25
-"""Of the time that the call has."""
+"""The largest share of the call's time that is reserved."""
 REUSED_WITHIN = 0.03
-"""Share by which the timeout that gRPC's core sends may be longer than the one that it was given."""
+"""The share by which the timeout that gRPC's core sends may be longer than the one that it was given."""
 
 
 class WayBack:
-    """Learns how late this process takes up what has happened; asks the kernel about the wire."""
+    """Learns how late this process notices events, and asks the kernel about the wire."""
 
     def __init__(self) -> None:
         self._delay_s, self._noted_s = 0.0, -math.inf
 
     def note_delay(self, delay_s: float, now: float) -> None:
-        """Something was taken up so many seconds after it had happened. The largest is remembered for a while."""
+        """Note that an event was noticed `delay_s` after it happened. The largest delay is remembered for a while."""
         self._delay_s = max(min(delay_s, MOST_DELAY_S), self._delay_s * math.exp((self._noted_s - now) / REMEMBERED_S))
         self._noted_s = now
 
     def needs_s(self, peer: str, timeout_s: float) -> float:
-        """Seconds before the deadline at which an answer has to set out.
+        """Return how long before the deadline an answer has to be sent, in seconds.
 
         Args:
             peer: the caller, as gRPC names it.
@@ -48,7 +48,7 @@ class WayBack:
 
 
 def sent_late_s(timeout_s: float) -> float:
-    """How much later than the caller's a deadline may be for the way in which it is sent, seconds.
+    """Return how much later than the caller's deadline the one that arrives may be, in seconds.
 
     gRPC's core sends two or three digits of a timeout and rounds up (timeout_encoding.cc): 1.234 s are sent as 1.24 s,
     15.01 s as 15.1 s. And it compresses: where a timeout is less than 3 % shorter than an earlier one of the

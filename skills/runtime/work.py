@@ -1,4 +1,4 @@
-"""The bound of a server's work: so many calls at once, so many that wait, and the rest is turned away at once."""
+"""The bound on a server's work: some calls run, some wait, and the rest are refused at once."""
 
 from __future__ import annotations
 
@@ -10,33 +10,28 @@ import time
 from collections.abc import AsyncIterator, Callable
 from typing import Any, TypeVar, TypeVarTuple, Unpack
 
+import grpc
+
+from .status import RefusedError
+
 _T = TypeVar("_T")
 _Arguments = TypeVarTuple("_Arguments")
 
-# How much the newest call counts in the mean that a computed wait comes from.
+# The weight of the newest call in the mean duration, from which the retry delay is computed.
 _NEWEST = 0.2
 
 
-class BusyError(Exception):
-    """All slots are taken and the queue is full."""
-
-    def __init__(self, *, retry_after_s: float) -> None:
-        super().__init__("this replica has as many calls as it may hold")
-        self.retry_after_s = retry_after_s
-        """When a place in the queue is likely to be free, seconds from now."""
-
-
 class Slot:
-    """One call's leave to work."""
+    """One call's permission to work."""
 
     running: asyncio.Future[Any] | None = None
-    """What its thread does, also when nobody waits for it any more."""
+    """The result of its thread, also if nothing waits for it any more."""
 
     async def run(self, function: Callable[[Unpack[_Arguments]], _T], *arguments: *_Arguments) -> _T:
-        """Calls a function in a thread, which keeps the event loop free.
+        """Call a function in a thread, which keeps the event loop free.
 
-        Where the call ends first, at its deadline for one, the function goes on alone: a thread cannot be ended from
-        outside. It does not keep the server from ending, though.
+        If the call ends first, for example at its deadline, the function goes on alone: a thread cannot be ended from
+        outside. But it does not keep the server from ending.
         """
         loop = asyncio.get_running_loop()
         future: asyncio.Future[_T] = loop.create_future()
@@ -46,23 +41,23 @@ class Slot:
                 tell = functools.partial(future.set_result, function(*arguments))
             except StopIteration:
                 tell = functools.partial(future.set_exception, RuntimeError("the function raised StopIteration"))
-            except BaseException as error:  # noqa: BLE001  # it belongs to whoever waits
+            except BaseException as error:  # noqa: BLE001  # it belongs to the caller that waits
                 tell = functools.partial(future.set_exception, error)
             with contextlib.suppress(RuntimeError):  # the server has ended meanwhile
                 loop.call_soon_threadsafe(tell)
 
         self.running = future
-        # A thread a call: 0.1 ms, and a daemon, which a pool's threads are not.
+        # A thread for each call costs 0.1 ms, and it is a daemon, which a pool's threads are not.
         threading.Thread(target=work, name="work", daemon=True).start()
         return await asyncio.shield(future)
 
 
 class Work:
-    """Gives slots, in the order in which they are asked for.
+    """Grants slots in the order in which they are requested.
 
     Args:
-        workers: slots, at least 1.
-        queue: calls that wait for one at most.
+        workers: the number of slots, at least 1.
+        queue: how many calls may wait for one.
     """
 
     def __init__(self, *, workers: int, queue: int) -> None:
@@ -75,7 +70,7 @@ class Work:
         self.waiting = 0
 
     def set_workers(self, workers: int) -> None:
-        """Gives more slots at once, or fewer as calls end."""
+        """Change the number of slots: more of them at once, fewer as calls end."""
         self._surplus += self.workers - workers
         self.workers = workers
         while self._surplus < 0:
@@ -84,13 +79,17 @@ class Work:
 
     @contextlib.asynccontextmanager
     async def slot(self) -> AsyncIterator[Slot]:
-        """Waits for a slot. Who is cancelled while waiting leaves the queue.
+        """Wait for a slot. A call that is cancelled meanwhile leaves the queue.
 
         Raises:
-            BusyError: the queue is full.
+            RefusedError: The queue is full. `retry_after_s` is when a place in it is likely to be free.
         """
         if self._slots.locked() and self.waiting >= self._queue:
-            raise BusyError(retry_after_s=max(0.05, self._mean_s * (self.waiting + 1) / self.workers))
+            raise RefusedError(
+                "this replica has as many calls as it may hold",
+                code=grpc.StatusCode.RESOURCE_EXHAUSTED,
+                retry_after_s=max(0.05, self._mean_s * (self.waiting + 1) / self.workers),
+            )
         self.waiting += 1
         try:
             await self._slots.acquire()
@@ -116,5 +115,5 @@ class Work:
 
     def _abandoned(self, future: asyncio.Future[Any]) -> None:
         if not future.cancelled():
-            future.exception()  # looked at, so that asyncio does not call it lost
+            future.exception()  # retrieved, so that asyncio does not report it as lost
         self._free()

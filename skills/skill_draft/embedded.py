@@ -1,7 +1,8 @@
-"""Makes the embedded model ready: `python -m skills.skill_draft.embedded`, once, at set-up.
+"""Prepares the embedded model: `python -m skills.skill_draft.embedded`, once, at set-up.
 
-The package has SmolLM2-135M in Q4_1, for which llama.cpp has no fast kernels. In Q8_0 it says the same (perplexity 18.5
-beside 18.6), reads prompts twice as fast and is 47 MB larger. The file is written beside the package's own.
+The package has SmolLM2-135M in Q4_1, for which llama.cpp has no fast kernels. In Q8_0 its answers are as good
+(perplexity 18.5, not 18.6), it reads prompts twice as fast, and it is 47 MB larger. The file is written next to the
+package's own.
 """
 
 from __future__ import annotations
@@ -12,11 +13,11 @@ from pathlib import Path
 from .catalog import EMBEDDED, ModelNotFoundError, catalog, find_model
 from .engine.binding import ModelError, requantize
 
-_NOWHERE = Path("/nonexistent")  # what lies in a models folder is the user's
+_NOWHERE = Path("/nonexistent")  # models folders are the user's
 
 
 def make_embedded() -> Path:
-    """The embedded model's file, written if it is not there yet.
+    """Return the embedded model's file, written if it is missing.
 
     Raises:
         ModelNotFoundError: The package is not installed.
@@ -36,7 +37,7 @@ def make_embedded() -> Path:
 
 
 def main() -> int:
-    """Prints the file's path."""
+    """Print the file's path."""
     try:
         sys.stdout.write(f"{make_embedded()}\n")
     except (ModelNotFoundError, ModelError, OSError) as error:

@@ -1,11 +1,10 @@
-"""The draft skill as the host sees it: a few values, no model."""
+"""The draft skill as the host sees it: a few values, without a model."""
 
 from __future__ import annotations
 
 from typing import Any
 
-from core.hookspecs import hookimpl
-from core.skill import Resources, SkillSpec
+from sarai import Resources, SkillSpec, hookimpl
 
 from . import IMAGE, VERSION
 
@@ -20,7 +19,7 @@ def _stub(channel: Any) -> Any:
 
 @hookimpl
 def sarai_skills() -> list[SkillSpec]:
-    """The draft skill."""
+    """Return the draft skill."""
     return [
         SkillSpec(
             name="draft",

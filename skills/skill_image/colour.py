@@ -8,18 +8,18 @@ from PIL import Image, ImageCms
 
 from .errors import BadPictureError
 
-# What is kept until the colours are converted, as it can be scaled and turned; all else becomes one of them.
+# Modes that stay until the colours are converted, as they can be scaled and turned; the others become one of them.
 _DIRECT = ("L", "LA", "RGB", "RGBA", "CMYK")
 _ALPHA = ("LA", "RGBA")
-# The colour space of a profile, and the mode whose pixels it is about.
+# The colour space of a profile, and the mode whose pixels it describes.
 _MODE_OF_SPACE = {"RGB": "RGB", "GRAY": "L", "CMYK": "CMYK"}
 
 
 def direct(picture: Image.Image) -> Image.Image:
-    """The same picture in one of five modes with 8 bits a channel: no palette, no 16 bits.
+    """Return the same picture in one of five modes with 8 bits a channel: no palette, no 16 bits.
 
     Raises:
-        BadPictureError: its pixels have 32 bits or more, of which nobody can say what is white.
+        BadPictureError: Its pixels have 32 bits or more, and nothing defines white.
     """
     if picture.mode in _DIRECT and "transparency" not in picture.info:
         return picture
@@ -35,7 +35,7 @@ def direct(picture: Image.Image) -> Image.Image:
 
 
 def _upper_bits(picture: Image.Image, clear: int | None) -> Image.Image:
-    """Grey of 16 bits in 8, with alpha where one value is clear: all 16 bits decide that."""
+    """Return 16-bit grey in 8 bits, with an alpha channel if one value is clear, which all 16 bits decide."""
     wide = picture.convert("I")  # which takes tables; Pillow's own way to 8 bits would clip
     grey = wide.point([value >> 8 for value in range(1 << 16)], "L")
     if clear is None:
@@ -46,11 +46,11 @@ def _upper_bits(picture: Image.Image, clear: int | None) -> Image.Image:
 
 
 def to_srgb(picture: Image.Image, profile: bytes | None) -> Image.Image:
-    """RGB as screens and models take it: by the file's ICC profile where it has one, with white behind what is clear.
+    """Return the picture in sRGB by the file's ICC profile, if it has one, with white behind clear pixels.
 
     Args:
-        picture: in a mode that `direct` gives.
-        profile: the ICC profile of the file. One that is broken, or is for other pixels, counts for nothing.
+        picture: in a mode that `direct` returns.
+        profile: the ICC profile of the file. A broken one, or one for another kind of pixels, is ignored.
     """
     if picture.mode in _ALPHA:
         ground = Image.new(picture.mode[:-1], picture.size, "white")

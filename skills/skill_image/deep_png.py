@@ -20,10 +20,10 @@ def has_clear_colour(source: Image.Image, image: bytes) -> bool:
 
 
 def load(source: Image.Image, image: bytes) -> None:
-    """Decodes the pixels, and gives them an alpha channel by all their bits.
+    """Decode the pixels, and add an alpha channel by all their bits.
 
     Args:
-        source: opened, not loaded; one for which `has_clear_colour`.
+        source: opened but not loaded; `has_clear_colour` is true for it.
         image: its file, as `png.lean` makes it.
     """
     clear: tuple[int, ...] = source.info.pop("transparency")

@@ -1,4 +1,4 @@
-"""What is wrong with a picture."""
+"""The error for a picture that cannot be taken."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ Fault = Literal["invalid", "too_large"]
 
 
 class BadPictureError(Exception):
-    """It cannot be taken, or not as it is wished.
+    """A picture cannot be taken, or not as requested.
 
     Args:
-        message: goes on where the field's name begins: "is empty".
-        fault: what kind of fault it is.
-        field: of the request, where something else is to be changed than the picture.
+        message: continues after the name of the field: "is empty".
+        fault: the kind of fault.
+        field: the field of the request to change, if that is not the picture.
     """
 
     def __init__(self, message: str, *, fault: Fault = "invalid", field: str = "image") -> None:

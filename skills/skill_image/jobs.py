@@ -1,4 +1,4 @@
-"""What a decoder is asked and what it answers. Light: the server imports it, and no Pillow."""
+"""What a worker is asked, and what it answers. The server imports this, and no Pillow."""
 
 from __future__ import annotations
 
@@ -7,23 +7,23 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Job:
-    """What is wanted of a picture."""
+    """What to make of a picture."""
 
     min_pixels: int
-    """At least so many pixels in the answer."""
+    """Minimum number of pixels in the answer."""
     max_pixels: int
-    """At most so many."""
+    """Maximum number of pixels in the answer."""
     encoding: str
     """`png`, `webp-lossless` or `webp`."""
     quality: int
     """Of `webp`, 1 to 100."""
     decode_pixels: int
-    """A picture of more pixels than this is not decoded."""
+    """A picture of more pixels is not decoded."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Picture:
-    """What became of it."""
+    """A picture that was made of it."""
 
     media_type: str
     width: int
@@ -31,7 +31,7 @@ class Picture:
     perceptual_hash: int
     """See `phash`."""
     source_format: str
-    """In small letters: `jpeg`."""
+    """In lower case: `jpeg`."""
     source_width: int
     """Pixels as stored."""
     source_height: int
@@ -39,4 +39,4 @@ class Picture:
     orientation: int
     """EXIF, 1 to 8."""
     animated: bool
-    """This is the first frame of several."""
+    """Whether this is the first of several frames."""

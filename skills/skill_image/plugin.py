@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from core.hookspecs import hookimpl
-from core.skill import Resources, SkillSpec
+from sarai import Resources, SkillSpec, hookimpl
 
 from . import IMAGE, VERSION
 
@@ -20,7 +19,7 @@ def _stub(channel: Any) -> Any:
 
 @hookimpl
 def sarai_skills() -> list[SkillSpec]:
-    """The image skill."""
+    """Return the image skill."""
     return [
         SkillSpec(
             name="image",

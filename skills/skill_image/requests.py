@@ -1,4 +1,4 @@
-"""From a request to a job: every field in its range."""
+"""Turns a request into a job, with every field in its range."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ _ENCODINGS = {
 
 
 def to_job(request: image_pb2.NormalizeRequest, *, decode_pixels: int) -> Job:
-    """What is wanted.
+    """Return what to make of the picture.
 
     Raises:
-        RefusedError: a field is out of its range.
+        RefusedError: A field is out of its range.
     """
     encoding = _ENCODINGS.get(request.encoding)
     if encoding is None:
@@ -41,7 +41,7 @@ def to_job(request: image_pb2.NormalizeRequest, *, decode_pixels: int) -> Job:
         min_pixels=min(least, most),
         max_pixels=most,
         encoding=encoding,
-        # What does not count does not make another answer of it.
+        # What makes no difference must not make another key of the cache.
         quality=quality if encoding == "webp" else 0,
         decode_pixels=decode_pixels,
     )

@@ -1,14 +1,14 @@
-"""The settings of the image skill, beside those of every skill's server."""
+"""The settings of the image skill, in addition to those of every skill's server."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
-from skills.runtime.settings import ServerSettings, setting
+from skills.runtime.settings import WorkerSettings, setting
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class ImageSettings(ServerSettings):
+class ImageSettings(WorkerSettings):
     """How an image skill runs."""
 
     queue: int = setting(

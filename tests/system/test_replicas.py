@@ -17,21 +17,21 @@ from pathlib import Path
 import grpc
 import pytest
 
-from core.backends.address import AddressReplica
-from core.backends.health import check_serving
-from core.client import SkillClient
 from core.config import PoolConfig
 from core.errors import (
     DeadlineError,
     SkillFailedError,
     UnavailableError,
 )
-from core.pool.answer import FEW_PIECES
+from core.pool.backend import AddressReplica
+from core.pool.client import SkillClient
 from core.pool.events import HealthTold, Probed
 from core.pool.records import EJECT_AFTER
 from core.pool.replica_set import ReplicaSet
+from core.rpc.health import check_serving
 from skills import skills_pb2
 from skills.runtime.pieces import HOLD_S
+from skills.wire import FEW_PIECES
 from tests.both_clients import User, async_user, sync_user
 from tests.fault_proxy import FaultProxy
 from tests.stub_plugin import free_port, stub_spec

@@ -12,7 +12,6 @@ import importlib.util
 import os
 import sys
 import types
-from collections.abc import Sequence as Seq
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -197,6 +196,12 @@ class Vocab:
             for token in range(self.n_tokens)
             if token not in self.control and len(piece := self.piece(token)) == 1
         }
+
+    @functools.cached_property
+    def missing_bytes(self) -> frozenset[int]:
+        """The bytes that no token has: most vocabularies lack those that begin the rarest characters."""
+        written = set().union(*(self.read_piece(t) for t in range(self.n_tokens) if t not in self.control))
+        return frozenset(range(256)) - written
 
     @property
     def address(self) -> int:
@@ -399,8 +404,3 @@ class Context:
 
 def _as_bytes(array: npt.NDArray[np.uint8]) -> Any:
     return ctypes.cast(array.ctypes.data, ctypes.POINTER(ctypes.c_uint8))
-
-
-def as_tokens(values: Seq[int]) -> npt.NDArray[np.int32]:
-    """A list of token ids as llama.cpp reads it."""
-    return np.fromiter(values, np.int32, len(values))

@@ -91,16 +91,44 @@ def _has_other_keys(part: dict[str, Any]) -> bool:
     return names and part.get("additionalProperties") is not False
 
 
+def check_characters(text: str, missing: frozenset[int]) -> None:
+    """Refuses a schema that demands a character that a model cannot write.
+
+    Args:
+        text: The schema.
+        missing: The bytes that none of the model's tokens has.
+
+    Raises:
+        ValueError: With the keyword's path and the character.
+    """
+    missing = frozenset(byte for byte in missing if byte > 0x7F)  # JSON escapes control characters
+    for part, path in places(json.loads(text)):
+        for keyword, demanded in _demanded(part):
+            if missing.isdisjoint(demanded.encode("utf-8", "surrogatepass")):
+                continue
+            bad = next(c for c in demanded if not missing.isdisjoint(c.encode("utf-8", "surrogatepass")))
+            raise ValueError(
+                f"{path.rstrip('/')}/{keyword} has {bad!a} (U+{ord(bad):04X}), a character that this model has no "
+                "tokens for"
+            )
+
+
 def _check_spelling(part: dict[str, Any], path: str) -> None:
     """Refuses texts of which a part could not be written in their one spelling."""
-    for keyword in ("const", "enum", "properties", "required"):
-        value = part.get(keyword)
-        texts = list(value) if keyword == "properties" and isinstance(value, dict) else value
-        if any(_WITHOUT_LETTER.search(text) for text in _strings(texts)):
+    for keyword, demanded in _demanded(part):
+        if _WITHOUT_LETTER.search(demanded):
             raise ValueError(
                 f"{path.rstrip('/')}/{keyword} has a control character, which cannot be written where an object may "
                 "have other keys: leave it out, or set additionalProperties to false"
             )
+
+
+def _demanded(part: dict[str, Any]) -> Iterator[tuple[str, str]]:
+    """The texts that an answer must have as they are, each with its keyword."""
+    for keyword in ("const", "enum", "properties", "required"):
+        value = part.get(keyword)
+        texts = list(value) if keyword == "properties" and isinstance(value, dict) else value
+        yield from ((keyword, text) for text in _strings(texts))
 
 
 def _strings(value: Any) -> Iterator[str]:

@@ -12,7 +12,7 @@ import yaml  # type: ignore[import-untyped]  # no types without a package for th
 from click.testing import CliRunner, Result
 
 from core.cli.app import cli
-from core.cli.new_skill_compose import add_service
+from core.cli.new_skill_files import add_service
 from tests.servers import ROOT
 
 COMPOSE = ("docker-compose.override.yml", "docker-compose.scale.yml")
@@ -22,7 +22,7 @@ COMPOSE = ("docker-compose.override.yml", "docker-compose.scale.yml")
 def tree(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """What tells a source tree, and the compose files as they are."""
     (tmp_path / "skills").mkdir()
-    for name in ("skills/skills.proto", "docker-compose.yml", *COMPOSE):
+    for name in ("skills/skills.proto", "skills/types.proto", "docker-compose.yml", *COMPOSE):
         (tmp_path / name).write_bytes((ROOT / name).read_bytes())
     monkeypatch.chdir(tmp_path / "skills")
     return tmp_path

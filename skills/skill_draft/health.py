@@ -1,0 +1,66 @@
+"""The figures of a draft skill in Health and metrics, in addition to those of every skill."""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+
+from skills import skills_pb2
+
+from .supervisor import Supervisor
+
+MEASURED = (
+    ("tokens_total", "engine.total_tokens", "Tokens written"),
+    ("prompt_tokens_total", "engine.prompt_tokens", "Tokens of prompts"),
+    ("cached_tokens_total", "engine.cached_tokens", "Tokens of prompts that were found in the prefix cache"),
+    ("lookup_tokens_total", "engine.lookup_tokens", "Lookup tokens tried"),
+    ("lookup_accepted_total", "engine.lookup_accepted", "Lookup tokens that were right"),
+    ("engine_restarts_total", "engine.restarts", "Engines replaced"),
+    ("engine_memory_kills_total", "engine.memory_kills", "Engines that the kernel killed as memory ran out"),
+    ("threads", "threads", "CPU threads in use"),
+    ("kv_cells", "engine.kv_cells", "Cells of the KV cache"),
+    ("kv_cells_used", "engine.kv_cells_used", "Cells that hold something"),
+)
+"""Metrics: the name after `sarai_draft_`, the path in HealthResp, what it is."""
+_SPEED_WINDOW_S = 10.0
+
+
+class Totals:
+    """Tokens of a replica since its start, over all its engines, and its current speed."""
+
+    def __init__(self) -> None:
+        self._tokens = self._prompt_tokens = self._cached_tokens = 0
+        self._recent: deque[tuple[float, int]] = deque()
+
+    def wrote(self, tokens: int) -> None:
+        """Count tokens that have just been written."""
+        now = time.monotonic()
+        self._tokens += tokens
+        self._recent.append((now, tokens))
+        while self._recent[0][0] < now - _SPEED_WINDOW_S:
+            self._recent.popleft()
+
+    def answered(self, answer: skills_pb2.GenResp) -> None:
+        """Count the prompt of an answer."""
+        self._prompt_tokens += answer.prompt_tokens
+        self._cached_tokens += answer.cached_tokens
+
+    def tell(self, health: skills_pb2.HealthResp) -> None:
+        """Write them into Health."""
+        told, since = health.engine, time.monotonic() - _SPEED_WINDOW_S
+        told.total_tokens = self._tokens
+        told.prompt_tokens, told.cached_tokens = self._prompt_tokens, self._cached_tokens
+        told.tokens_per_second = sum(tokens for at, tokens in self._recent if at >= since) / _SPEED_WINDOW_S
+
+
+def tell_engine(engine: Supervisor, health: skills_pb2.HealthResp) -> None:
+    """Write into Health how the engine is."""
+    stats, told = engine.stats, health.engine
+    health.active_requests, health.queued_requests, health.threads = stats.active, stats.queued, stats.threads
+    health.message = health.message or engine.message or engine.sizing.note
+    told.kv_cells_used = stats.kv_used
+    told.restarts, told.memory_kills = engine.restarts, engine.sizing.kills
+    told.lookup_tokens, told.lookup_accepted = engine.lookup_totals()
+    if ready := engine.ready:
+        told.numerics = ready.numerics
+        told.n_ctx, told.kv_cells = ready.sizes.n_ctx, ready.sizes.n_cells
