@@ -79,16 +79,7 @@ def run_step(
     with (
         log.open("w", encoding="utf-8") as written,
         _signals_held_back() as raise_signal,  # before there is anything to end
-        subprocess.Popen(
-            list(argv),
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            errors="replace",
-            env=None if env is None else dict(env),
-            start_new_session=True,  # so that a compiler that the command started can be ended with it
-        ) as process,
+        _popen(argv, env) as process,
     ):
         try:
             for line in _lines(process):
@@ -109,6 +100,19 @@ def run_step(
         progress.finish("failed")
         raise StepError(f"{''.join(tail)}\n{label} failed with exit code {process.returncode}. The whole log: {log}")
     progress.finish("done")
+
+
+def _popen(argv: Sequence[str], env: Mapping[str, str] | None) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        list(argv),
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        errors="replace",
+        env=None if env is None else dict(env),
+        start_new_session=True,  # so that a compiler that the command started can be ended with it
+    )
 
 
 def _lines(process: subprocess.Popen[str]) -> Iterator[str | None]:
