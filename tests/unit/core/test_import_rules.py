@@ -7,10 +7,8 @@ import functools
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import pytest
-
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Callable, Iterable, Iterator, Mapping
     from collections.abc import Set as AbstractSet
 
 ROOT = Path(__file__).parents[3]
@@ -23,6 +21,19 @@ def sources(folder: str) -> list[str]:
     """The hand-written Python files under a folder, relative to the root."""
     paths = (ROOT / folder).rglob("*.py")
     return sorted(str(path.relative_to(ROOT)) for path in paths if path.name not in GENERATED)
+
+
+def of_each(paths: Iterable[str]) -> Callable[[Callable[[str], None]], Callable[[], None]]:
+    """Make one test of a rule for many files; with a test for each, every third unit test would be one of these."""
+
+    def decorate(rule: Callable[[str], None]) -> Callable[[], None]:
+        def test() -> None:
+            for path in paths:
+                rule(path)
+
+        return test
+
+    return decorate
 
 
 @functools.cache
@@ -69,7 +80,7 @@ def test_the_walk_sees_every_form_of_import(tmp_path: Path) -> None:
     assert sorted(imports_of(ast.parse(file.read_text()), ["a"])) == ["a.c", "a.d.e", "g.h", "i", "x.y"]
 
 
-@pytest.mark.parametrize("path", sources("core"))
+@of_each(sources("core"))
 def test_core_imports_no_skill_and_no_engine(path: str) -> None:
     for name in imports(path):
         assert not within(name, "llama_cpp", "numpy", "sarai"), f"{path} imports {name}"
@@ -77,7 +88,7 @@ def test_core_imports_no_skill_and_no_engine(path: str) -> None:
             assert within(name, *CONTRACT), f"{path} imports {name}; core knows no skill"
 
 
-@pytest.mark.parametrize("path", sources("core"))
+@of_each(sources("core"))
 def test_core_names_no_skill(path: str) -> None:
     skills = [folder.name for folder in (ROOT / "skills").glob("skill_*")]
     assert skills
@@ -86,7 +97,7 @@ def test_core_names_no_skill(path: str) -> None:
         assert skill not in strings, f"{path} names {skill}"
 
 
-@pytest.mark.parametrize("path", sources("core"))
+@of_each(sources("core"))
 def test_core_takes_grpc_from_where_it_is_quiet(path: str) -> None:
     if path != "core/rpc/__init__.py":
         assert "grpc" not in top_level(path), f"{path} imports grpc itself"
@@ -131,7 +142,7 @@ def test_rooms_stand_above_all_that_they_may_take() -> None:
         below.add(room)
 
 
-@pytest.mark.parametrize("path", IN_ROOMS)
+@of_each(IN_ROOMS)
 def test_rooms_of_core_reach_no_higher(path: str) -> None:
     own = room_of_file(path)
     for name in imports(path):
@@ -150,7 +161,7 @@ PURE = [
 ]
 
 
-@pytest.mark.parametrize("path", PURE)
+@of_each(PURE)
 def test_what_decides_for_the_pool_has_no_clock_no_lock_and_no_wire(path: str) -> None:
     assert not {"asyncio", "os", "random", "socket", "threading", "time"} & set(top_level(path))
     for name in imports(path):
@@ -196,7 +207,7 @@ def test_no_files_of_core_import_each_other_in_a_circle() -> None:
     assert circle_in(imported) == []
 
 
-@pytest.mark.parametrize("path", [path for path in sources("core") if not path.startswith("core/cli")])
+@of_each([path for path in sources("core") if not path.startswith("core/cli")])
 def test_only_the_command_line_shows_things(path: str) -> None:
     for name in imports(path):
         # `core.hookspecs` names click's group as a type.
@@ -204,14 +215,14 @@ def test_only_the_command_line_shows_things(path: str) -> None:
         assert not within(name, "rich", "click", "core.cli") or allowed, f"{path} imports {name}"
 
 
-@pytest.mark.parametrize("path", sources("skills"))
+@of_each(sources("skills"))
 def test_skills_come_through_the_door_and_in_their_plugin_alone(path: str) -> None:
     through = ("sarai.Resources", "sarai.SkillSpec", "sarai.hookimpl") if Path(path).name == "plugin.py" else ()
     for name in imports(path):
         assert not within(name, "core", "sarai") or name in through, f"{path} imports {name}"
 
 
-@pytest.mark.parametrize("path", [path for path in sources("skills") if Path(path).name == "plugin.py"])
+@of_each([path for path in sources("skills") if Path(path).name == "plugin.py"])
 def test_plugin_is_light(path: str) -> None:
     own = Path(path).parent.as_posix().replace("/", ".")
     stubs = (f"{own}.{file.stem}" for file in (ROOT / path).parent.glob("*_pb2*.py"))
@@ -237,7 +248,7 @@ def reached_from(path: str) -> Iterator[tuple[str, str]]:
                 waiting += [file for file in candidates if (ROOT / file).is_file()]
 
 
-@pytest.mark.parametrize("path", [path for path in sources("skills") if "/engine/" in path])
+@of_each([path for path in sources("skills") if "/engine/" in path])
 def test_engine_knows_nothing_of_the_wire(path: str) -> None:
     for importer, name in reached_from(path):
         assert not within(name, "grpc", "grpc_health", "grpc_reflection", "google", "asyncio"), f"{importer}: {name}"
