@@ -13,8 +13,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from skills.skill_draft.engine.crowding import Crowding
-from skills.skill_draft.engine.lookup import Lookup, Record
+from skills.skill_draft.engine.contention import ContentionMeter
+from skills.skill_draft.engine.lookup import AcceptanceRates, Lookup
 from skills.skill_draft.engine.messages import Admitted, Done, Failed, FailureKind, Piece, Priority, Sampling, Turn
 from skills.skill_draft.engine.sampling import Sampler, SamplingError, Scratch
 from skills.skill_draft.engine.scheduler import Scheduler
@@ -108,7 +108,7 @@ def test_a_cancelled_prompt_stops_in_mid_prefill() -> None:
 
 
 def test_prompts_that_come_together_are_read_in_one_step(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("skills.skill_draft.engine.engine.COMPANY_SHARE", 5.0)
+    monkeypatch.setattr("skills.skill_draft.engine.engine.BATCHING_DELAY_SHARE", 5.0)
     with EngineUnderTest(slots=4) as engine:
         ids = []
         for text in ("Say hello.", "Count to five.", "Who are you?", "Tell me more."):
@@ -159,7 +159,7 @@ class Progress:
     def __init__(self, pending: int, key: float, priority: Priority = Priority.INTERACTIVE) -> None:
         self.pending, self.queue_key = pending, (key, 0, 0)
         self.decodes = pending == 1
-        self.guesser: Lookup | None = None
+        self.speculator: Lookup | None = None
         self.leader = self.slot = None
         self.room = 400
         self.request = ask(priority=priority)
@@ -170,7 +170,7 @@ SIZES = (1, 4, 8, 16, 32, 64, 128, 256, 512)
 
 def threads_of(ms: Callable[[int], float], sizes: tuple[int, ...] = SIZES) -> Threads:
     """They have seen steps over so many rows, and what they cost in milliseconds."""
-    threads = Threads(1, Crowding())
+    threads = Threads(1, ContentionMeter())
     for rows in sizes:
         threads.observe(1, rows, ms(rows), 0.0)
     return threads
@@ -178,7 +178,7 @@ def threads_of(ms: Callable[[int], float], sizes: tuple[int, ...] = SIZES) -> Th
 
 def scheduler_over(running: list[Progress], threads: Threads, *, n_batch: int, gap_ms: float = 250) -> Scheduler:
     """A scheduler in the midst of work."""
-    scheduler = Scheduler(threads, n_batch=n_batch, gap_ms=gap_ms, max_running=24)
+    scheduler = Scheduler(threads, n_batch=n_batch, max_itl_ms=gap_ms, max_running=24)
     scheduler.running = running  # type: ignore[assignment]
     return scheduler
 
@@ -281,7 +281,7 @@ def test_who_came_earlier_with_another_priority_is_read_before() -> None:
 def guessing(right: float) -> Progress:
     """A sequence whose text repeats itself, and whose guesses are right so often."""
     sequence, text = Progress(1, 0), list(range(100)) * 2
-    sequence.guesser = lookup = Lookup(text, Record([right] * 5))
+    sequence.speculator = lookup = Lookup(text, AcceptanceRates([right] * 5))
     text.append(0)
     lookup.push()
     return sequence
@@ -293,7 +293,7 @@ def test_few_guesses_are_made_where_a_row_has_its_price_and_whole_tiles_filled_w
 ) -> None:
     threads = threads_of(lambda rows: 50 + rows // 4 * tile_ms + rows % 4 * row_ms, (1, 2, 3, 4, 8, 12, 16, 32))
     shares = scheduler_over([guessing(0.6)], threads, n_batch=64).plan()
-    assert len(shares[0].guesses) == guesses
+    assert len(shares[0].speculative) == guesses
 
 
 @pytest.mark.parametrize(("others", "guesses"), [(0, 11), (1, 6)])
@@ -301,7 +301,7 @@ def test_guesses_of_who_runs_alone_hold_up_nobody(others: int, guesses: int) -> 
     threads = threads_of(lambda rows: 100 + 20 * rows, (1, 2, 3, 4, 8, 12, 16, 32))
     running = [guessing(0.95), *(Progress(1, 1 + i) for i in range(others))]
     shares = scheduler_over(running, threads, n_batch=64, gap_ms=260).plan()
-    assert len(shares[0].guesses) == guesses
+    assert len(shares[0].speculative) == guesses
     assert (threads.costs.ms(sum(share.rows for share in shares)) <= 260) == bool(others)
 
 

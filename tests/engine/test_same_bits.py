@@ -97,7 +97,7 @@ def test_rows_that_only_fill_a_tile(
     def counted(self: Scheduler, **options: bool) -> list[Share]:
         nonlocal filled
         shares = plan(self, **options)
-        filled += sum(share.filling for share in shares)
+        filled += sum(share.num_padding for share in shares)
         return shares
 
     monkeypatch.setattr(StepCosts, "filled", lambda _, rows: rows + -rows % 4)
@@ -315,7 +315,7 @@ def test_right_and_wrong_guesses_change_nothing(
     """Every step carries guesses: the first `right` of them as plain decoding would go on, the others wrong."""
     known = {e.tokens.token_ids for _, endings in undisturbed for e in endings}
 
-    def guess(lookup: Lookup, n: int) -> list[int]:
+    def propose(lookup: Lookup, n: int) -> list[int]:
         text = tuple(lookup._tokens)
         for answer in known:
             for length in range(len(answer), 0, -1):
@@ -323,7 +323,7 @@ def test_right_and_wrong_guesses_change_nothing(
                     return ([*answer[length : length + right], *(7 + i for i in range(n))])[:n]
         return [7 + i for i in range(n)]
 
-    monkeypatch.setattr(Lookup, "guess", guess)
+    monkeypatch.setattr(Lookup, "propose", propose)
     monkeypatch.setattr(Lookup, "expected", lambda _, n: 100.0 * n)
     with EngineUnderTest(kv_cells=2048, gap_ms=60000) as guessing:
         ids = [(guessing.submit(again(request)), endings) for request, endings in undisturbed]

@@ -72,7 +72,7 @@ def test_alone_batched_chunked_guessed_and_continued(
         engine.engine._cells.forget_prefixes()
         ids = [engine.submit(again(r, so_far=(had,))) for r, had in zip(asked, half, strict=True)]
         assert [outcome(engine.wait_for(id_, timeout=PATIENCE_S)) for id_ in ids] == alone, "continued without a cache"
-        monkeypatch.setattr(Lookup, "guess", lambda _, n: [11 + i for i in range(n)])
+        monkeypatch.setattr(Lookup, "propose", lambda _, n: [11 + i for i in range(n)])
         monkeypatch.setattr(Lookup, "expected", lambda _, n: 100.0 * n)
         ids = [engine.submit(again(request)) for request in asked]
         assert [outcome(engine.wait_for(id_, timeout=PATIENCE_S)) for id_ in ids] == alone, "with wrong guesses"

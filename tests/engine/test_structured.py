@@ -35,7 +35,7 @@ def engine() -> Iterator[EngineUnderTest]:
 def cheap_rows(monkeypatch: pytest.MonkeyPatch) -> None:
     """A step costs the same whatever it holds, as if memory alone decided."""
     monkeypatch.setattr(StepCosts, "known", True)
-    monkeypatch.setattr(StepCosts, "lately_ms", lambda _, rows: 10 + rows / 100)
+    monkeypatch.setattr(StepCosts, "recent_ms", lambda _, rows: 10 + rows / 100)
 
 
 @pytest.mark.usefixtures("cheap_rows")

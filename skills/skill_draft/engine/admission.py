@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from .cells import CellLog
-from .outlook import Outlook
+from .forecast import Forecast
 from .scheduler import Scheduler
 from .sequence import Sequence
 from .tokens import Ints, common_length
@@ -19,8 +19,8 @@ WORTH_WAITING_TOKENS = 16
 class Admission:
     """Starts waiting sequences."""
 
-    def __init__(self, scheduler: Scheduler, cells: CellLog, outlook: Outlook, *, n_batch: int) -> None:
-        self._scheduler, self._cells, self._outlook, self._n_batch = scheduler, cells, outlook, n_batch
+    def __init__(self, scheduler: Scheduler, cells: CellLog, forecast: Forecast, *, n_batch: int) -> None:
+        self._scheduler, self._cells, self._forecast, self._n_batch = scheduler, cells, forecast, n_batch
 
     def admit(self, now: float) -> Iterator[tuple[Sequence, str]]:
         """Starts what can be started, in order.
@@ -32,7 +32,7 @@ class Admission:
             shared, in_cells = self._cells.longest_match(tokens[:-1])
             if self._is_about_to_be_shared(sequence, tokens, shared):
                 continue
-            if reason := self._outlook.too_late(sequence, len(tokens) - shared, now):
+            if reason := self._forecast.too_late(sequence, len(tokens) - shared, now):
                 yield sequence, reason
                 continue
             if self._scheduler.running and not self._fits(len(tokens) - in_cells):

@@ -25,13 +25,13 @@ _NEW = 0.25  # weight of a new measurement, if the last one is recent
 _FORGET_S = 0.5  # an old measurement counts for little beside a new one
 # What decides how many rows a step has believes no measurement that is so much older than the last one: a step that was
 # slow once, beside a neighbour who has gone since, would otherwise never be tried again.
-_BELIEVED_S = 2.0
+_FRESH_S = 2.0
 # One slow step says little about the shape.
 _SURPRISE = 1.5
 # A chunk may have more rows than where a row costs least if each costs so much more at most.
 _HARDLY_MORE = 1.05
 # A tile is filled with rows of no use if the step is expected to cost less than this share then.
-_FILLED = 0.97
+_PADDED = 0.97
 
 
 class StepCosts:
@@ -69,7 +69,7 @@ class StepCosts:
     def _observe_growth(self, ms: float, rows: int, now: float) -> None:
         """A prompt that is read in many steps: each makes the next one dearer. A new prompt begins cheap again."""
         old = self._ms[_LARGE]
-        if old is not None and now - self._at[_LARGE] < _BELIEVED_S and ms > old:
+        if old is not None and now - self._at[_LARGE] < _FRESH_S and ms > old:
             growth = (ms - old) / _ROWS[_LARGE] / self._last_rows
             self._growth_ms += (growth - self._growth_ms) / 2
         self._last_rows = rows
@@ -81,15 +81,15 @@ class StepCosts:
         """
         last, self._last = self._last, at
         reference = self._ms[last]
-        if last == at or reference is None or now - self._at[last] > _BELIEVED_S:
+        if last == at or reference is None or now - self._at[last] > _FRESH_S:
             return
         seen = self._shape[last] * ms / reference
         seen = max(self._shape[at] / _SURPRISE, min(seen, self._shape[at] * _SURPRISE))
         self._shape[at] += _NEW * (seen - self._shape[at])
 
-    def ms(self, rows: int, *, believed_s: float = math.inf) -> float:
+    def ms(self, rows: int, *, max_age_s: float = math.inf) -> float:
         """The expected cost of a step over `rows` rows, from measurements at most so much older than the last one."""
-        at, oldest = _size(rows), self._latest - believed_s
+        at, oldest = _size(rows), self._latest - max_age_s
         ms = self._size_ms(at, oldest)
         if at < _LARGE:
             return ms
@@ -107,30 +107,30 @@ class StepCosts:
         nearest = min(known, key=lambda i: abs(i - at))
         return (self._ms[nearest] or 0.0) * self._shape[at] / self._shape[nearest]
 
-    def lately_ms(self, rows: int) -> float:
+    def recent_ms(self, rows: int) -> float:
         """As `ms`, for who is about to choose a number of rows: what was slow long ago is tried again."""
-        return self.ms(rows, believed_s=_BELIEVED_S)
+        return self.ms(rows, max_age_s=_FRESH_S)
 
     def rows_within(self, ms: float, limit: int) -> int:
         """The most rows that `ms` allow, `limit` at most, at which one costs hardly more than at any smaller number."""
         large = _ROWS[_LARGE]
-        rows = min(limit, int(ms * large / self.lately_ms(large)))
+        rows = min(limit, int(ms * large / self.recent_ms(large)))
         if rows > _ROWS[_LARGE - 1]:
             return rows // TILE_ROWS * TILE_ROWS
-        costs = {n: cost for n in _ROWS[:_LARGE] if LEAST_ROWS <= n <= limit and (cost := self.lately_ms(n)) <= ms}
+        costs = {n: cost for n in _ROWS[:_LARGE] if LEAST_ROWS <= n <= limit and (cost := self.recent_ms(n)) <= ms}
         least = min((cost / n for n, cost in costs.items()), default=0.0)
         return max((n for n, cost in costs.items() if cost / n <= _HARDLY_MORE * least), default=LEAST_ROWS)
 
-    def filled(self, rows: int) -> int:
+    def padded(self, rows: int) -> int:
         """How many rows a step over `rows` rows should have: with its last tile filled, if it costs less then.
 
         A size that was not measured lately is taken as it is, and so is measured.
         """
         full = -(-rows // TILE_ROWS) * TILE_ROWS
         at = _size(rows)
-        if at == _LARGE or self._ms[at] is None or self._at[at] < self._latest - _BELIEVED_S:
+        if at == _LARGE or self._ms[at] is None or self._at[at] < self._latest - _FRESH_S:
             return rows
-        return full if self.lately_ms(full) < _FILLED * self.lately_ms(rows) else rows
+        return full if self.recent_ms(full) < _PADDED * self.recent_ms(rows) else rows
 
 
 def _size(rows: int) -> int:

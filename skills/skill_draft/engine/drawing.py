@@ -45,14 +45,14 @@ def draw(logits: Floats, best: int, log_total: float, sampling: Sampling, u: flo
         order = (-values).argsort(kind="stable")
         values = values[order].astype(np.float64)
         values -= values[0]
-        if left := _left(np.exp(values), sampling, total, math.exp(-margin)):
+        if left := _num_surviving(np.exp(values), sampling, total, math.exp(-margin)):
             shares = np.exp(values[:left] / sampling.temperature).cumsum()
             at = int(shares.searchsorted(u * shares[-1], side="right"))
             return int(ids[order[min(at, left - 1)]])
     raise AssertionError("with all tokens looked at, one is left over")
 
 
-def _left(weights: npt.NDArray[np.float64], sampling: Sampling, total: float, below: float) -> int:
+def _num_surviving(weights: npt.NDArray[np.float64], sampling: Sampling, total: float, below: float) -> int:
     """How many of the best tokens the filters leave over; 0 if that depends on tokens that are not among these.
 
     Args:

@@ -10,7 +10,8 @@ from dataclasses import dataclass, field
 
 from .admission import Admission
 from .cells import CellLog, Slot
-from .crowding import Crowding
+from .contention import ContentionMeter
+from .forecast import LOOK_EVERY_S, Forecast
 from .loading import Loaded
 from .messages import (
     Admitted,
@@ -28,7 +29,6 @@ from .messages import (
     UseCpus,
 )  # fmt: skip
 from .outbox import Outbox
-from .outlook import LOOK_EVERY_S, Outlook
 from .parking import Parking
 from .sampling import SamplingError
 from .scheduler import QUIET_STEP_MS, Scheduler, Share
@@ -40,7 +40,7 @@ from .waiting import WaitEstimate
 IDLE_BEAT_S = 0.5
 # Prompts that come together are read together. So when the first one comes, others are waited for, for this share of
 # what its step will take.
-COMPANY_SHARE = 0.01
+BATCHING_DELAY_SHARE = 0.01
 # A step that took longer than this many times its CPU time was stopped meanwhile (`docker pause`, swapping). The rest
 # is not what a step costs: remembered as that, it would have requests refused whose deadline leaves less.
 STOPPED = 20.0
@@ -68,17 +68,17 @@ class Engine:
         self._max_queued = config.queue
         self.inbox: queue.SimpleQueue[Call | Cancel | UseCpus | Failed | None] = queue.SimpleQueue()
         self.intake_busy_since: float | None = None
-        self._threads, self._threads_set = Threads(config.threads, Crowding()), config.threads
+        self._threads, self._threads_set = Threads(config.threads, ContentionMeter()), config.threads
         sizes = loaded.sizes
         self._cells = CellLog(context, sizes.n_slots, Parking(sizes.parked_bytes), block_cells=sizes.block_cells)
         self._scheduler = Scheduler(
-            self._threads, n_batch=context.n_batch, gap_ms=config.gap_ms, max_running=sizes.slots,
+            self._threads, n_batch=context.n_batch, max_itl_ms=config.gap_ms, max_running=sizes.slots,
             max_outputs=sizes.n_outputs,
         )  # fmt: skip
         self._wait = WaitEstimate()
-        self._outlook = Outlook(self._scheduler, self._threads, self._wait, n_batch=context.n_batch)
-        self._admission = Admission(self._scheduler, self._cells, self._outlook, n_batch=context.n_batch)
-        self._outbox = Outbox(send, piece_s=config.piece_ms / 1000)
+        self._forecast = Forecast(self._scheduler, self._threads, self._wait, n_batch=context.n_batch)
+        self._admission = Admission(self._scheduler, self._cells, self._forecast, n_batch=context.n_batch)
+        self._outbox = Outbox(send, flush_interval_s=config.piece_ms / 1000)
         self._calls: dict[int, Call] = {}
         self._steps = self._lookup_tokens = self._lookup_accepted = 0
         self._next_look = 0.0
@@ -113,23 +113,23 @@ class Engine:
                     return False
                 case Cancel():
                     if call := self._calls.get(command.id):
-                        self._leave(call)
+                        self._drop(call)
                 case UseCpus():
                     self._threads.set_limit(command.count)
                 case Failed():
                     self._outbox.put(command)
                 case Call():
                     self._enqueue(command)
-                    timeout = self._company_s()
+                    timeout = self._batching_delay_s()
         return True
 
-    def _company_s(self) -> float:
+    def _batching_delay_s(self) -> float:
         """How long to wait for another request, in seconds, before the waiting ones are begun."""
         waiting = self._scheduler.waiting
         if self._scheduler.running or not 0 < len(waiting) < self._scheduler.max_running:
             return 0.0
         rows = min(sum(s.pending for s in waiting), self._context.n_batch)
-        return COMPANY_SHARE * min(self._threads.costs.lately_ms(rows), QUIET_STEP_MS) / 1000
+        return BATCHING_DELAY_SHARE * min(self._threads.costs.recent_ms(rows), QUIET_STEP_MS) / 1000
 
     def _enqueue(self, call: Call) -> None:
         queued = sum(c.admitted_at is None for c in self._calls.values())
@@ -169,10 +169,10 @@ class Engine:
     def _admit(self, now: float) -> None:
         if not self._scheduler.waiting:
             return
-        for sequence, hopeless in self._admission.admit(now):
+        for sequence, refusal in self._admission.admit(now):
             call = self._calls[sequence.request.id]
-            if hopeless:
-                self._fail(call, FailureKind.DEADLINE, hopeless)
+            if refusal:
+                self._fail(call, FailureKind.DEADLINE, refusal)
             elif call.admitted_at is None:
                 call.admitted_at = now
                 self._outbox.put(
@@ -197,17 +197,17 @@ class Engine:
             if call.begun or not (request.progress or request.deadline):
                 continue
             to_read = 1 if place else max(s.pending for s in call.sequences)
-            if reason := self._outlook.too_late(call.sequences[0], to_read, now, place=place):
+            if reason := self._forecast.too_late(call.sequences[0], to_read, now, place=place):
                 self._fail(call, FailureKind.DEADLINE, reason)
             else:
-                self._outbox.put(self._outlook.progress(call.sequences, place, now))
+                self._outbox.put(self._forecast.progress(call.sequences, place, now))
 
     # --- one step ---
 
     def _expected_s(self, shares: list[Share]) -> float:
         """How long a step will take; for ever, where there is none: nothing more comes by itself."""
         rows = sum(share.rows for share in shares)
-        return self._threads.costs.lately_ms(rows) / 1000 if rows else math.inf
+        return self._threads.costs.recent_ms(rows) / 1000 if rows else math.inf
 
     def _step(self, shares: list[Share], n_threads: int) -> None:
         self._cells.sweep()
@@ -222,8 +222,8 @@ class Engine:
             row += share.rows
         for share in shares:
             if share.complete:
-                taken += self._take(share, logits[output : output + 1 + len(share.guesses)])
-                output += 1 + len(share.guesses)
+                taken += self._take(share, logits[output : output + 1 + len(share.speculative)])
+                output += 1 + len(share.speculative)
         self._wait.stepped(time.monotonic() - begin, taken, sum(share.complete for share in shares))
 
     def _decode(self, rows: int, n: int) -> Floats:
@@ -243,9 +243,9 @@ class Engine:
             rows = sum(share.rows for share in shares)
             if rows <= self._cells.room or self._cells.make_room(rows):
                 break
-            if any(share.guesses for share in shares):
+            if any(share.speculative for share in shares):
                 for share in shares:
-                    share.guesses, share.certain, share.filling = [], 0, 0
+                    share.speculative, share.num_forced, share.num_padding = [], 0, 0
             elif youngest := self._scheduler.preempt_youngest():
                 self._cells.set_aside(_slot_of(youngest))
                 youngest.slot = None
@@ -261,7 +261,7 @@ class Engine:
         for share in shares:
             slot, end = _slot(share), row + share.rows
             start = slot.length
-            context.tokens[row:end] = share.sequence.tokens[start : start + share.n] + share.guesses
+            context.tokens[row:end] = share.sequence.tokens[start : start + share.n] + share.speculative
             context.positions[row:end] = range(start, start + share.rows)
             context.seq_ids[row:end] = slot.id
             context.wants_logits[row:end] = 0
@@ -280,7 +280,7 @@ class Engine:
         if call is None:  # another candidate of it has just failed
             return 0
         call.begun = True
-        known = slot.length - len(share.guesses)
+        known = slot.length - len(share.speculative)
         right = 0
         for row in logits:
             try:
@@ -290,12 +290,12 @@ class Engine:
                 self._fail(call, kind, str(error), field=error.fault)
                 return 0
             self._outbox.put_piece(sequence.take(choice))
-            if sequence.ending or right == len(share.guesses) or choice.token != share.guesses[right]:
+            if sequence.ending or right == len(share.speculative) or choice.token != share.speculative[right]:
                 break
             right += 1
-        guessed = len(share.guesses) - share.filling - share.certain
+        guessed = len(share.speculative) - share.num_padding - share.num_forced
         call.lookup_tokens += guessed
-        call.lookup_accepted += max(0, min(right - share.certain, guessed))
+        call.lookup_accepted += max(0, min(right - share.num_forced, guessed))
         self._cells.truncate(slot, min(known + right, len(sequence.tokens)))
         if sequence.ending:
             self._end_sequence(call, sequence)
@@ -335,7 +335,7 @@ class Engine:
         )  # fmt: skip
         del self._calls[call.request.id]
 
-    def _leave(self, call: Call) -> None:
+    def _drop(self, call: Call) -> None:
         """The caller has gone: nothing of the call runs any more."""
         for sequence in call.sequences:
             self._release(sequence)
@@ -344,7 +344,7 @@ class Engine:
     def _fail(
         self, call: Call, kind: FailureKind, message: str, *, field: str = "", wait_s: float | None = None
     ) -> None:
-        self._leave(call)
+        self._drop(call)
         self._outbox.put(Failed(id=call.request.id, kind=kind, message=message, field=field, retry_after_s=wait_s))
 
     # --- what goes out ---

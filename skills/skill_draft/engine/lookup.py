@@ -17,13 +17,13 @@ _PRIORS = (0.2, 0.35, 0.6, 0.8, 0.93)
 _EXCHANGED = NGRAM + 4
 
 
-class Record:
+class AcceptanceRates:
     """How often guesses were right, by how many tokens before them were the same. Also of those that were not made."""
 
-    def __init__(self, rates: Sequence[float] = _PRIORS, *, weight: float = 40.0, keeps: float = 0.998) -> None:
-        """Begins with `rates`, as if they had been seen `weight` times; forgets by the factor `keeps`."""
+    def __init__(self, rates: Sequence[float] = _PRIORS, *, weight: float = 40.0, decay: float = 0.998) -> None:
+        """Begins with `rates`, as if they had been seen `weight` times; forgets by the factor `decay`."""
         self._right, self._tried = [rate * weight for rate in rates], [weight] * len(rates)
-        self._keeps = keeps
+        self._decay = decay
 
     @property
     def rates(self) -> list[float]:
@@ -33,8 +33,8 @@ class Record:
     def note(self, same: int, right: bool) -> None:
         """Behind so many tokens that were the same, the next one was too, or not."""
         at = _bucket(same)
-        self._right[at] = self._right[at] * self._keeps + right
-        self._tried[at] = self._tried[at] * self._keeps + 1
+        self._right[at] = self._right[at] * self._decay + right
+        self._tried[at] = self._tried[at] * self._decay + 1
 
     def expected(self, same: int, n: int) -> float:
         """How many of n guesses are expected to be right."""
@@ -48,15 +48,15 @@ class Record:
 class Lookup:
     """The n-gram index of one sequence, updated as tokens come, and the record of its guesses."""
 
-    certain = 0  # each guess may be wrong
+    num_forced = 0  # each guess may be wrong
 
-    def __init__(self, tokens: list[int], of_all: Record) -> None:
+    def __init__(self, tokens: list[int], shared: AcceptanceRates) -> None:
         """Indexes `tokens`, which is the sequence's own list: it grows, and `push` is told.
 
-        `of_all` is the record of all sequences: each begins with it, and adds to it.
+        `shared` is the record of all sequences: each begins with it, and adds to it.
         """
         self._tokens = tokens
-        self._of_all, self._own = of_all, Record(of_all.rates, weight=4.0, keeps=0.97)
+        self._shared, self._own = shared, AcceptanceRates(shared.rates, weight=4.0, decay=0.97)
         self._after: dict[tuple[int, ...], int] = {}
         self._source: int | None = None  # where the guess for the next token stands
         self._same = 0  # how many tokens before it are the last ones of the list too
@@ -78,7 +78,7 @@ class Lookup:
         if source is not None:
             right = self._tokens[source] == self._tokens[-1]
             self._own.note(same, right)
-            self._of_all.note(same, right)
+            self._shared.note(same, right)
             if right:
                 self._source, self._same = source + 1, same + 1
                 return
@@ -96,7 +96,7 @@ class Lookup:
             n += 1
         return n
 
-    def guess(self, n: int) -> list[int]:
+    def propose(self, n: int) -> list[int]:
         """The next n tokens as they followed last time; empty where nothing matches."""
         if self._source is None or n <= 0:
             return []

@@ -18,18 +18,18 @@ BEAT_S = 0.05
 class Outbox:
     """Events in the order in which they happened; pieces of one answer that wait together become one."""
 
-    def __init__(self, send: Callable[[list[Event]], None], *, piece_s: float) -> None:
-        """`piece_s` is how long a piece may wait."""
-        self._send, self._piece_s = send, piece_s
+    def __init__(self, send: Callable[[list[Event]], None], *, flush_interval_s: float) -> None:
+        """`flush_interval_s` is how long a piece may wait."""
+        self._send, self._flush_interval_s = send, flush_interval_s
         self._events: list[Event] = []
         self._pieces: dict[tuple[int, int], int] = {}  # where in it the piece of a candidate is
-        self._at_once = False
+        self._urgent = False
         self._waiting_since = self._last_beat = 0.0
 
     def put(self, event: Event) -> None:
         """Goes out with the next `flush`."""
         self._events.append(event)
-        self._at_once = True
+        self._urgent = True
 
     def put_piece(self, piece: Piece | None) -> None:
         """May wait for others."""
@@ -45,7 +45,7 @@ class Outbox:
             self._waiting_since = time.monotonic()
         self._pieces[key] = len(self._events)
         self._events.append(piece)
-        self._at_once |= piece.first
+        self._urgent |= piece.first
 
     @property
     def holds_any(self) -> bool:
@@ -58,12 +58,12 @@ class Outbox:
         `next_in_s` says when the next chance will be: what would have waited too long by then goes now.
         """
         now = time.monotonic()
-        if self._pieces and not self._at_once and now + next_in_s - self._waiting_since < self._piece_s:
+        if self._pieces and not self._urgent and now + next_in_s - self._waiting_since < self._flush_interval_s:
             return
-        if self._at_once or not self._events or now - self._last_beat >= BEAT_S:
+        if self._urgent or not self._events or now - self._last_beat >= BEAT_S:
             self._events.append(Beat(stats=stats(), sent=now))
             self._last_beat = now
         events, self._events = self._events, []
         self._pieces.clear()
-        self._at_once = False
+        self._urgent = False
         self._send(events)

@@ -10,7 +10,7 @@ import dataclasses
 from .binding import Model
 from .constraint import ConstraintError
 from .engine import Call
-from .lookup import Record
+from .lookup import AcceptanceRates
 from .matcher import Matcher, Matchers
 from .messages import Failed, FailureKind, Request
 from .prompt import PromptBuilder, PromptError
@@ -25,7 +25,7 @@ class Preparer:
         self._vocab, self._scratch, self._n_ctx = model.vocab, scratch, n_ctx
         self._prompts = PromptBuilder(model)
         self._matchers = Matchers(model.vocab)
-        self._acceptance = Record()
+        self._acceptance = AcceptanceRates()
 
     def prepare(self, request: Request) -> Call | Failed:
         """A call that is ready for the queue, or why there is none."""

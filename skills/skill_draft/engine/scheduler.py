@@ -39,10 +39,10 @@ class Share:
     n: int
     complete: bool
     """Whether the step computes all that is pending, so that the next token can be chosen."""
-    guesses: list[int] = field(default_factory=list)
-    certain: int = 0
+    speculative: list[int] = field(default_factory=list)
+    num_forced: int = 0
     """How many of the guesses, at their beginning, a grammar forces."""
-    filling: int = 0
+    num_padding: int = 0
     """How many of the guesses, at their end, only fill a tile."""
 
     @classmethod
@@ -54,25 +54,25 @@ class Share:
     @property
     def rows(self) -> int:
         """Rows of the batch."""
-        return self.n + len(self.guesses)
+        return self.n + len(self.speculative)
 
 
 class Scheduler:
     """The queue and the running sequences."""
 
     def __init__(
-        self, threads: Threads, *, n_batch: int, gap_ms: float, max_running: int, max_outputs: int | None = None
+        self, threads: Threads, *, n_batch: int, max_itl_ms: float, max_running: int, max_outputs: int | None = None
     ) -> None:
         """Bounds of a step.
 
         Args:
             threads: says what steps cost.
             n_batch: rows of a step.
-            gap_ms: how long others may hold up a stream between two of its tokens.
+            max_itl_ms: how long others may hold up a stream between two of its tokens.
             max_running: sequences that run at once.
             max_outputs: rows of logits of a step, as memory was measured for; as many as rows by default.
         """
-        self._threads, self._n_batch, self._gap_ms, self.max_running = threads, n_batch, gap_ms, max_running
+        self._threads, self._n_batch, self._max_itl_ms, self.max_running = threads, n_batch, max_itl_ms, max_running
         self._max_outputs = n_batch if max_outputs is None else max_outputs
         self.waiting: list[Sequence] = []
         self.running: list[Sequence] = []
@@ -125,66 +125,66 @@ class Scheduler:
                     read = _divide(list(equals), left, together=together)
                     left -= sum(share.n for share in read)
                     shares += read
-        limit_ms = self._gap_ms if len(self.running) > 1 else max(self._gap_ms, QUIET_STEP_MS)
-        self._add_guesses(shares, limit_ms / slower)
-        self._fill_tile(shares)
+        limit_ms = self._max_itl_ms if len(self.running) > 1 else max(self._max_itl_ms, QUIET_STEP_MS)
+        self._add_speculative(shares, limit_ms / slower)
+        self._pad_tile(shares)
         return shares
 
     def _reading(self, shortest: int, decodes: int, slower: int) -> tuple[int, bool]:
         """How many rows of prompts the step has, and whether prompts of like length had better end together."""
         costs, n = self._threads.costs, self._n_batch
-        short, long = (costs.rows_within(ms / slower, n) for ms in (self._gap_ms, QUIET_STEP_MS))
-        together = costs.lately_ms(long) / long < _DEAR * costs.lately_ms(short) / short
+        short, long = (costs.rows_within(ms / slower, n) for ms in (self._max_itl_ms, QUIET_STEP_MS))
+        together = costs.recent_ms(long) / long < _DEAR * costs.recent_ms(short) / short
         if decodes:
             # The oldest prompt always moves on, however many decode.
             return max(LEAST_ROWS, short - decodes), together
         # Nobody is held up by a long step, but for the one whose prompt is complete in it.
         return long if together else min(long, max(short, shortest)), together
 
-    def _add_guesses(self, shares: list[Share], limit_ms: float) -> None:
+    def _add_speculative(self, shares: list[Share], limit_ms: float) -> None:
         """Gives guesses to the shares where tokens a second are expected to grow by it, most promising first."""
         rows = sum(share.rows for share in shares)
-        open_ = [(s.sequence.guesser, s) for s in shares if s.complete and s.sequence.guesser]
+        open_ = [(s.sequence.speculator, s) for s in shares if s.complete and s.sequence.speculator]
         costs = self._threads.costs
         if not open_ or not costs.known:
             return
         tokens = float(sum(s.complete for s in shares))
         open_.sort(key=lambda pair: -pair[0].expected(TILE_ROWS - 1))
-        for guesser, share in open_:
-            most = min(self._room_for_guesses(share), self._n_batch - rows, self._max_outputs - _outputs(shares))
-            best, best_rate = 0, _WORTH * tokens / costs.lately_ms(costs.filled(rows))
+        for speculator, share in open_:
+            most = min(self._speculative_room(share), self._n_batch - rows, self._max_outputs - _outputs(shares))
+            best, best_rate = 0, _WORTH * tokens / costs.recent_ms(costs.padded(rows))
             for length in _lengths(rows):
-                if length > most or costs.lately_ms(rows + length) > limit_ms:
+                if length > most or costs.recent_ms(rows + length) > limit_ms:
                     continue
-                rate = (tokens + guesser.expected(length)) / costs.lately_ms(rows + length)
+                rate = (tokens + speculator.expected(length)) / costs.recent_ms(rows + length)
                 if rate > best_rate:
                     best, best_rate = length, rate
-            if best and (guesses := guesser.guess(best)):
-                share.guesses, share.certain = guesses, min(guesser.certain, len(guesses))
-                rows += len(guesses)
-                tokens += guesser.expected(best)
+            if best and (proposed := speculator.propose(best)):
+                share.speculative, share.num_forced = proposed, min(speculator.num_forced, len(proposed))
+                rows += len(proposed)
+                tokens += speculator.expected(best)
 
-    def _fill_tile(self, shares: list[Share]) -> None:
+    def _pad_tile(self, shares: list[Share]) -> None:
         """Adds guesses that are wrong most likely where a step is cheaper with more rows: three cost more than four."""
         rows = sum(share.rows for share in shares)
         most = min(self._n_batch, rows + self._max_outputs - _outputs(shares))
-        missing = min(self._threads.costs.filled(rows), most) - rows
+        missing = min(self._threads.costs.padded(rows), most) - rows
         for share in shares:
             if missing <= 0:
                 return
-            if share.complete and (n := min(missing, self._room_for_guesses(share) - len(share.guesses))) > 0:
-                share.guesses = share.guesses + n * share.sequence.tokens[-1:]
-                share.filling = n
+            if share.complete and (n := min(missing, self._speculative_room(share) - len(share.speculative))) > 0:
+                share.speculative = share.speculative + n * share.sequence.tokens[-1:]
+                share.num_padding = n
                 missing -= n
 
-    def _room_for_guesses(self, share: Share) -> int:
+    def _speculative_room(self, share: Share) -> int:
         """No guesses beyond the end of the answer: the last token needs no cell."""
         return share.sequence.room - 1
 
 
 def _outputs(shares: list[Share]) -> int:
     """Rows of logits that these shares ask for: one for the next token, and one behind each guess."""
-    return sum(1 + len(share.guesses) for share in shares if share.complete)
+    return sum(1 + len(share.speculative) for share in shares if share.complete)
 
 
 def _divide(prompts: list[Sequence], rows: int, *, together: bool) -> list[Share]:

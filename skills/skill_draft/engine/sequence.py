@@ -6,8 +6,8 @@ import math
 from collections.abc import Callable
 
 from .cells import Slot
-from .guided import Guesser, Guided
-from .lookup import Lookup, Record
+from .guided import Guided, Speculator
+from .lookup import AcceptanceRates, Lookup
 from .messages import Ending, FinishReason, Piece, Priority, Request, TokenLogprob, Tokens
 from .sampling import Choice, Sampler
 from .text import TextAssembler
@@ -33,7 +33,7 @@ class Sequence:
         piece: Callable[[int], bytes],
         end_tokens: frozenset[int],
         n_ctx: int,
-        acceptance: Record,
+        acceptance: AcceptanceRates,
     ) -> None:
         self.request, self.candidate = request, candidate
         self.tokens = list(prompt)
@@ -53,9 +53,9 @@ class Sequence:
         """The text of the answer so far that it began with."""
         self._replay(request.so_far[candidate] if request.so_far else Tokens())
         self.lookup = Lookup(self.tokens, acceptance) if request.lookup else None
-        self.guesser: Guesser | None = self.lookup
+        self.speculator: Speculator | None = self.lookup
         if sampler.matcher:
-            self.guesser = Guided(self.tokens, sampler, self.lookup)
+            self.speculator = Guided(self.tokens, sampler, self.lookup)
 
     @staticmethod
     def key_of(request: Request, candidate: int) -> tuple[float, int, int]:

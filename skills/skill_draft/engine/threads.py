@@ -13,7 +13,7 @@ import statistics
 from typing import Protocol
 
 from .costs import StepCosts
-from .crowding import Reading
+from .contention import Reading
 
 # A step in which the count changes wakes threads up, or waits for them, and says nothing about the next ones. So a
 # count is tried for so many steps, and the first of them is not looked at.
@@ -22,8 +22,8 @@ FASTER = 0.92
 MUCH_SLOWER = 1.3
 # Fewer threads are tried when ours wait for so many CPUs' worth of time (a busy neighbour: 1.0; our own server: 0.1);
 # more of them when so much of the CPUs is idle.
-CROWDED = 0.35
-ROOMY = 0.6
+CONTENDED = 0.35
+MOSTLY_IDLE = 0.6
 # One look may see somebody who comes and goes.
 LOOKS = 2
 # A count that was tried in vain is tried again after these, doubling, unless it gets crowded or roomy anew.
@@ -33,7 +33,7 @@ BLIND_PAUSE_S = 1.0
 BLIND_COST = 30.0
 
 
-class Crowd(Protocol):
+class Meter(Protocol):
     """Who says whether there are neighbours."""
 
     counts: bool
@@ -46,11 +46,11 @@ class Crowd(Protocol):
 class Threads:
     """Chooses the number of threads of each step, and knows what steps cost with each."""
 
-    def __init__(self, limit: int, crowd: Crowd) -> None:
+    def __init__(self, limit: int, meter: Meter) -> None:
         """`limit` is the most that may be used."""
         self._counts = _counts_to(limit)
         self._costs = {n: StepCosts() for n in self._counts}
-        self._crowd = crowd
+        self._meter = meter
         self.current = self._last = limit
         self._wanted = 0  # -1: crowded, fewer; 1: roomy, more
         self._looks = 0  # how often in a row that was seen
@@ -81,10 +81,10 @@ class Threads:
         return self._trial or self.current
 
     def _look(self, now: float) -> None:
-        reading = self._crowd.look(now)
+        reading = self._meter.look(now)
         if reading is None:
             return
-        wanted = -1 if reading.waited >= CROWDED else int(reading.idle >= ROOMY)
+        wanted = -1 if reading.waited >= CONTENDED else int(reading.idle >= MOSTLY_IDLE)
         self._looks = self._looks + 1 if wanted == self._wanted else 1
         self._wanted = wanted
         if self._looks == LOOKS:  # something has changed
@@ -93,7 +93,7 @@ class Threads:
     def _candidate(self) -> int | None:
         """The count to try, if there is a reason to try one."""
         at = self._counts.index(self.current)
-        if not self._crowd.counts:
+        if not self._meter.counts:
             return self._counts[at - 1] if at else self._counts[1]
         to = at + (self._wanted if self._looks >= LOOKS else 0)
         return self._counts[to] if to != at and 0 <= to < len(self._counts) else None
@@ -120,7 +120,7 @@ class Threads:
             self.current, self._pause_s, self._next_trial = n, AGAIN_S[0], now
         else:
             self._next_trial, self._pause_s = now + self._pause_s, min(2 * self._pause_s, AGAIN_S[1])
-        if not self._crowd.counts:
+        if not self._meter.counts:
             self._next_trial = now + max(BLIND_PAUSE_S, BLIND_COST * self._trial_cost_s)
 
 

@@ -40,36 +40,36 @@ class WaitEstimate:
         self, place: int, running: Iterable[Sequence], costs: StepCosts, n_batch: int, now: float
     ) -> float:
         """Seconds until the one at a place of the queue leaves it: 1 is the next, when the first running one ends."""
-        rests = self._rests_s(running, costs, n_batch, now, self._mean_rest)
-        if not rests:
+        remaining = self._remaining_s(running, costs, n_batch, now, self._mean_remaining)
+        if not remaining:
             return LEAST_S
-        rounds, at = divmod(place - 1, len(rests))
-        return max(LEAST_S, rests[at] + rounds * (self._whole_s or rests[-1]))
+        rounds, at = divmod(place - 1, len(remaining))
+        return max(LEAST_S, remaining[at] + rounds * (self._whole_s or remaining[-1]))
 
     def at_least_s(self, place: int, running: Iterable[Sequence], costs: StepCosts, n_batch: int, now: float) -> float:
         """The same if each answer were as short as any of late; 0 where nothing says how short that may be."""
-        rests = self._rests_s(running, costs, n_batch, now, self._shortest_rest)
-        return rests[min(place, len(rests)) - 1] if rests else 0.0
+        remaining = self._remaining_s(running, costs, n_batch, now, self._shortest_remaining)
+        return remaining[min(place, len(remaining)) - 1] if remaining else 0.0
 
-    def _rests_s(
+    def _remaining_s(
         self, running: Iterable[Sequence], costs: StepCosts, n_batch: int, now: float,
-        rest_of: Callable[[float], float],
+        remaining_of: Callable[[float], float],
     ) -> list[float]:  # fmt: skip
         """How long each of the running sequences still takes, the shortest first."""
         sequences = list(running)
         token_s = self._seconds / self._tokens if self._tokens else costs.ms(max(1, len(sequences))) / 1000
-        rests = []
+        remaining = []
         for s in sequences:
             most = s.request.max_tokens
             reads_s = costs.ms(min(s.pending, n_batch)) / 1000 if s.pending > 1 else 0.0
-            rest_s = max(1.0, most * rest_of(s.n_answered / most)) * token_s + reads_s
-            rests.append(min(rest_s, max(0.0, (s.request.deadline or math.inf) - now)))
-        return sorted(rests)
+            remaining_s = max(1.0, most * remaining_of(s.n_answered / most)) * token_s + reads_s
+            remaining.append(min(remaining_s, max(0.0, (s.request.deadline or math.inf) - now)))
+        return sorted(remaining)
 
-    def _mean_rest(self, done: float) -> float:
+    def _mean_remaining(self, done: float) -> float:
         """What is still to be written: the mean over earlier answers that were longer than this one is by now."""
         longer = [share - done for share in self._shares if share > done]
         return sum(longer) / len(longer) if longer else 1.0 - done
 
-    def _shortest_rest(self, done: float) -> float:
+    def _shortest_remaining(self, done: float) -> float:
         return min((share - done for share in self._shares if share > done), default=0.0)

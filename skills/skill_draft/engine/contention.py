@@ -24,7 +24,7 @@ class Reading:
     """How long the CPUs that we may use had nothing to do."""
 
 
-class Crowding:
+class ContentionMeter:
     """Reads the kernel's counters now and then: 0.1 ms a look."""
 
     def __init__(self) -> None:

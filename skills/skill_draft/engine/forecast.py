@@ -13,7 +13,7 @@ from .waiting import WaitEstimate
 LOOK_EVERY_S = 0.25
 
 
-class Outlook:
+class Forecast:
     """Looks at the queue and at the prompts that are being read."""
 
     def __init__(self, scheduler: Scheduler, threads: Threads, wait: WaitEstimate, *, n_batch: int) -> None:
