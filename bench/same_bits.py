@@ -105,7 +105,8 @@ class Comparison:
 def compare(model: Path, *, n: int, exact: bool) -> bool:
     """Prints a line for each way to compute the same; whether all were equal."""
     # Here, as the library reads the environment when it is loaded.
-    from skills.skill_draft.engine.binding import Context, ContextParams, Model, ModelParams, tensor_types
+    from skills.skill_draft.engine.binding import Context, ContextParams, Model, ModelParams
+    from skills.skill_draft.engine.gguf import tensor_types
 
     types = tensor_types(model)
     repack = not exact or "Q4_K" not in types

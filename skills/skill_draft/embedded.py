@@ -10,7 +10,8 @@ import sys
 from pathlib import Path
 
 from .catalog import EMBEDDED, ModelNotFoundError, catalog, find_model
-from .engine.binding import ModelError, requantize
+from .engine.binding import ModelError
+from .engine.gguf import requantize
 
 _NOWHERE = Path("/nonexistent")  # what lies in a models folder is the user's
 

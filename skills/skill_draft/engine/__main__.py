@@ -1,6 +1,6 @@
 """The engine process: `python -m skills.skill_draft.engine FD`, started by the server, never by hand.
 
-FD is one end of a socket pair; the other end is the server's. The process ends when the server does.
+FD is this process's end of a socket pair shared with the server. The process ends when the server does.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ class Link:
         self._reader = connection.makefile("rb")
 
     def receive(self) -> object | None:
-        """The next frame; None when the server has gone."""
+        """Return the next frame, or None once the server has gone."""
         header = self._reader.read(HEADER_BYTES)
         if len(header) < HEADER_BYTES:
             return None
@@ -58,23 +58,23 @@ class Link:
         return decode(body) if len(body) == size else None
 
     def send(self, events: list[Event]) -> None:
-        """Sends one frame with all of a step's events."""
+        """Send one frame with all of a step's events."""
         self._socket.sendall(encode(events))
 
 
 def die_with_parent() -> None:
-    """Has the kernel kill this process when the server dies, even if this one is stopped or wedged by then."""
+    """Have the kernel kill this process when the server dies, even if it is stopped or hung by then."""
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
 def die_first() -> None:
-    """Has the kernel take this process, not the server, when memory runs out: the server can start another one."""
+    """Have the kernel kill this process before the server when memory runs out: the server can start another."""
     with contextlib.suppress(OSError):
         Path("/proc/self/oom_score_adj").write_text("1000", encoding="ascii")
 
 
 def take_in(link: Link, engine: Engine, preparer: Preparer) -> None:
-    """The intake thread: prepares requests beside the steps and hands them to the engine."""
+    """Prepare requests while steps run, and hand them to the engine: the body of the intake thread."""
     while True:
         frame = link.receive()
         match frame:
@@ -86,7 +86,7 @@ def take_in(link: Link, engine: Engine, preparer: Preparer) -> None:
                 engine.intake_busy_since = time.monotonic()
                 try:
                     engine.inbox.put(preparer.prepare(frame))
-                except Exception as error:  # noqa: BLE001 - one request's trouble is not the others'
+                except Exception as error:  # noqa: BLE001 - one bad request must not affect the others
                     traceback.print_exc()
                     message = f"preparing the request failed: {type(error).__name__}: {error}"
                     engine.inbox.put(Failed(id=frame.id, kind=FailureKind.INTERNAL, message=message))
@@ -94,7 +94,7 @@ def take_in(link: Link, engine: Engine, preparer: Preparer) -> None:
 
 
 def main() -> int:
-    """Loads the model, then runs until the server goes."""
+    """Load the model, then run until the server goes."""
     die_with_parent()
     die_first()
     signal.signal(signal.SIGINT, signal.SIG_IGN)
@@ -113,7 +113,7 @@ def main() -> int:
         model=loaded.model.path.stem, numerics=loaded.numerics, notes=loaded.notes, sizes=loaded.sizes
     )  # fmt: skip
     link.send([ready])
-    gc.freeze()  # what is there now stays: a vocabulary need not be looked through again and again
+    gc.freeze()  # what exists now is permanent: spares each collection a walk through the vocabulary
     threading.Thread(target=take_in, args=(link, engine, preparer), daemon=True, name="intake").start()
     engine.run()
     return 0

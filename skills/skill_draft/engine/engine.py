@@ -1,4 +1,4 @@
-"""The loop: take what has come, decide who runs, compute one step, say what came of it."""
+"""The engine loop: take commands, decide what runs, compute one step, send the results."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import math
 import queue
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
 
 from .admission import Admission
 from .cells import CellLog, Slot
@@ -18,13 +17,11 @@ from .messages import (
     Cancel,
     Done,
     Ended,
-    Ending,
     EngineConfig,
     Event,
     Failed,
     FailureKind,
     Queued,
-    Request,
     Stats,
     UseCpus,
 )  # fmt: skip
@@ -32,36 +29,22 @@ from .outbox import Outbox
 from .parking import Parking
 from .sampling import SamplingError
 from .scheduler import QUIET_STEP_MS, Scheduler, Share
-from .sequence import Sequence
+from .sequence import Call, Sequence
 from .threads import Threads
 from .tokens import Floats
 from .waiting import WaitEstimate
 
 IDLE_BEAT_S = 0.5
-# Prompts that come together are read together. So when the first one comes, others are waited for, for this share of
-# what its step will take.
+# Prompts that arrive together are prefilled together: after the first one arrives, the loop waits for others for this
+# share of its step's expected time.
 BATCHING_DELAY_SHARE = 0.01
-# A step that took longer than this many times its CPU time was stopped meanwhile (`docker pause`, swapping). The rest
-# is not what a step costs: remembered as that, it would have requests refused whose deadline leaves less.
+# A step that took longer than this many times its CPU time was suspended meanwhile (`docker pause`, swapping). The
+# excess is no step cost: counted as one, it would make requests with short deadlines look too late and be refused.
 STOPPED = 20.0
 
 
-@dataclass(slots=True)
-class Call:
-    """A request and its candidates."""
-
-    request: Request
-    sequences: list[Sequence]
-    endings: dict[int, Ending] = field(default_factory=dict)
-    admitted_at: float | None = None
-    begun: bool = False
-    """Whether anything is written, by this engine."""
-    lookup_tokens: int = 0
-    lookup_accepted: int = 0
-
-
 class Engine:
-    """Owns the context; everything else reaches it through `inbox` and hears of it through `send`."""
+    """Owns the context. Commands come in through `inbox`, events go out through `send`."""
 
     def __init__(self, loaded: Loaded, config: EngineConfig, *, send: Callable[[list[Event]], None]) -> None:
         self._context = context = loaded.context
@@ -84,7 +67,7 @@ class Engine:
         self._next_look = 0.0
 
     def run(self) -> None:
-        """Runs until `None` comes in."""
+        """Run until `None` is put into the inbox."""
         while self._take_commands():
             now = time.monotonic()
             self._expire(now)
@@ -96,13 +79,13 @@ class Engine:
             if shares:
                 self._step(shares, n_threads)
 
-    # --- what comes in ---
+    # --- commands ---
 
     def _take_commands(self) -> bool:
         timeout = 0.0
         if not (self._scheduler.running or self._scheduler.waiting or self._outbox.holds_any):
             timeout = IDLE_BEAT_S
-        while timeout or not self.inbox.empty():  # an exception at each step would be dear
+        while timeout or not self.inbox.empty():  # cheaper than an exception in each step
             try:
                 command = self.inbox.get(timeout=timeout)
             except queue.Empty:
@@ -124,7 +107,7 @@ class Engine:
         return True
 
     def _batching_delay_s(self) -> float:
-        """How long to wait for another request, in seconds, before the waiting ones are begun."""
+        """Return how long to wait for further requests before starting those in the queue, in seconds."""
         waiting = self._scheduler.waiting
         if self._scheduler.running or not 0 < len(waiting) < self._scheduler.max_running:
             return 0.0
@@ -137,7 +120,7 @@ class Engine:
             wait_s = self._wait.until_start_s(
                 1, self._scheduler.running, self._threads.costs, self._context.n_batch, time.monotonic()
             )
-            message = f"{queued} requests wait already; try again in {wait_s:.1f} s"
+            message = f"{queued} requests are waiting already; try again in {wait_s:.1f} s"
             self._fail(call, FailureKind.FULL, message, wait_s=wait_s)
             return
         self._calls[call.request.id] = call
@@ -164,7 +147,7 @@ class Engine:
                             self._end_sequence(call, sequence)
                 self._finish_if_complete(call)
 
-    # --- who runs ---
+    # --- admission ---
 
     def _admit(self, now: float) -> None:
         if not self._scheduler.waiting:
@@ -185,7 +168,7 @@ class Engine:
                 )
 
     def _look_ahead(self, now: float) -> None:
-        """Tells calls of which nothing is written how far they are, and ends those that cannot be in time."""
+        """Report progress to calls without a token yet, and fail those that cannot meet their deadline."""
         if now < self._next_look or not self._calls:
             return
         self._next_look = now + LOOK_EVERY_S
@@ -205,7 +188,7 @@ class Engine:
     # --- one step ---
 
     def _expected_s(self, shares: list[Share]) -> float:
-        """How long a step will take; for ever, where there is none: nothing more comes by itself."""
+        """Return how long a step will take, in seconds; infinity if it is empty, as no output will follow by itself."""
         rows = sum(share.rows for share in shares)
         return self._threads.costs.recent_ms(rows) / 1000 if rows else math.inf
 
@@ -218,7 +201,7 @@ class Engine:
         self._steps += 1
         row = output = taken = 0
         for share in shares:
-            self._cells.filled(_slot(share), self._context.tokens[row : row + share.rows])
+            self._cells.filled(_slot_of(share.sequence), self._context.tokens[row : row + share.rows])
             row += share.rows
         for share in shares:
             if share.complete:
@@ -238,7 +221,7 @@ class Engine:
         return logits
 
     def _with_room(self, shares: list[Share]) -> list[Share]:
-        """Makes room for a step: prefixes go first, then guesses, then the youngest sequence."""
+        """Make room for a step: drop prefixes first, then speculative tokens, then preempt the youngest sequence."""
         while shares:
             rows = sum(share.rows for share in shares)
             if rows <= self._cells.room or self._cells.make_room(rows):
@@ -251,15 +234,15 @@ class Engine:
                 youngest.slot = None
                 shares = [share for share in shares if share.sequence is not youngest]
             else:
-                # A single sequence has the whole cache, and a context is never larger than that.
+                # The only sequence has the whole cache, and a context is never larger than that.
                 return [Share.of(shares[0].sequence, self._cells.room)]
         return shares
 
     def _fill(self, shares: list[Share]) -> int:
-        """Writes the rows of a step into the batch; returns how many."""
+        """Write the rows of a step into the batch and return their number."""
         context, row = self._context, 0
         for share in shares:
-            slot, end = _slot(share), row + share.rows
+            slot, end = _slot_of(share.sequence), row + share.rows
             start = slot.length
             context.tokens[row:end] = share.sequence.tokens[start : start + share.n] + share.speculative
             context.positions[row:end] = range(start, start + share.rows)
@@ -271,13 +254,10 @@ class Engine:
         return row
 
     def _take(self, share: Share, logits: Floats) -> int:
-        """Chooses tokens row after row, as long as the guesses were right; the first wrong one ends the step.
-
-        Returns how many.
-        """
-        sequence, slot = share.sequence, _slot(share)
+        """Choose a token from each row until a speculative token turns out to be wrong; return the number chosen."""
+        sequence, slot = share.sequence, _slot_of(share.sequence)
         call = self._calls.get(sequence.request.id)
-        if call is None:  # another candidate of it has just failed
+        if call is None:  # another candidate of this call has just failed
             return 0
         call.begun = True
         known = slot.length - len(share.speculative)
@@ -293,16 +273,16 @@ class Engine:
             if sequence.ending or right == len(share.speculative) or choice.token != share.speculative[right]:
                 break
             right += 1
-        guessed = len(share.speculative) - share.num_padding - share.num_forced
-        call.lookup_tokens += guessed
-        call.lookup_accepted += max(0, min(right - share.num_forced, guessed))
+        from_lookup = len(share.speculative) - share.num_padding - share.num_forced
+        call.lookup_tokens += from_lookup
+        call.lookup_accepted += max(0, min(right - share.num_forced, from_lookup))
         self._cells.truncate(slot, min(known + right, len(sequence.tokens)))
         if sequence.ending:
             self._end_sequence(call, sequence)
             self._finish_if_complete(call)
         return right + 1
 
-    # --- how a call ends ---
+    # --- the end of a call ---
 
     def _end_sequence(self, call: Call, sequence: Sequence) -> None:
         assert sequence.ending is not None
@@ -312,7 +292,7 @@ class Engine:
         self._release(sequence)
 
     def _release(self, sequence: Sequence) -> None:
-        """Takes a sequence out; what it has computed stays as a prefix."""
+        """Remove a sequence from the scheduler; its cells stay as a prefix."""
         self._scheduler.remove(sequence)
         if sequence.slot:
             self._cells.keep(sequence.slot)
@@ -336,7 +316,7 @@ class Engine:
         del self._calls[call.request.id]
 
     def _drop(self, call: Call) -> None:
-        """The caller has gone: nothing of the call runs any more."""
+        """Stop everything that runs for a call and forget the call."""
         for sequence in call.sequences:
             self._release(sequence)
         self._calls.pop(call.request.id, None)
@@ -347,10 +327,10 @@ class Engine:
         self._drop(call)
         self._outbox.put(Failed(id=call.request.id, kind=kind, message=message, field=field, retry_after_s=wait_s))
 
-    # --- what goes out ---
+    # --- statistics ---
 
     def stats(self) -> Stats:
-        """What the engine is doing just now."""
+        """Return the engine's current figures."""
         active = sum(call.admitted_at is not None for call in self._calls.values())
         return Stats(
             active=active,
@@ -367,7 +347,3 @@ class Engine:
 def _slot_of(sequence: Sequence) -> Slot:
     assert sequence.slot is not None, "a running sequence has a slot"
     return sequence.slot
-
-
-def _slot(share: Share) -> Slot:
-    return _slot_of(share.sequence)

@@ -1,7 +1,7 @@
-"""Guesses for an answer with a grammar: what the grammar forces, and what the text so far suggests and it allows.
+"""Speculative tokens for an answer with a grammar: those that the grammar forces, then those that lookup proposes.
 
-A guess is checked against what the sampler chooses, so none changes an answer. What is forced is always right: most of
-the keys of a JSON answer cost a row, and not a step.
+Each is verified against the sampler's choice, so none changes an answer. Forced tokens are always right: most keys of a
+JSON answer cost a row each instead of a step.
 """
 
 from __future__ import annotations
@@ -15,35 +15,35 @@ _MOST = 31
 
 
 class Speculator(Protocol):
-    """Says what may follow in an answer."""
+    """Proposes the next tokens of an answer."""
 
     num_forced: int
-    """How many of the guesses, at their beginning, are right in any case."""
+    """How many of the proposed tokens, at the beginning, are certain."""
 
     def propose(self, n: int) -> list[int]:
-        """The next n tokens at most."""
+        """Return at most `n` proposed tokens."""
 
     def expected(self, n: int) -> float:
-        """How many of n guesses are expected to be right."""
+        """Return how many of `n` proposed tokens are expected to be accepted."""
 
 
 class Guided:
-    """The guesses of one answer."""
+    """The speculator of one answer with a grammar."""
 
     def __init__(self, tokens: list[int], sampler: Sampler, lookup: Lookup | None) -> None:
-        """`tokens` is the sequence's own list: it grows, and the sampler's grammar moves on with it."""
+        """`tokens` is the sequence's own list: it grows, and the sampler's grammar advances with it."""
         self._tokens, self._sampler, self._lookup = tokens, sampler, lookup
         self._proposed: list[int] = []
-        self._at = -1  # the length of `tokens` that the guesses are for
+        self._at = -1  # the length of `tokens` that the proposal is for
         self.num_forced = 0
 
     def propose(self, n: int) -> list[int]:
-        """The next n tokens at most."""
+        """Return at most `n` proposed tokens."""
         self._look()
         return self._proposed[:n]
 
     def expected(self, n: int) -> float:
-        """How many of n guesses are expected to be right."""
+        """Return how many of `n` proposed tokens are expected to be accepted."""
         self._look()
         more = min(n, len(self._proposed)) - self.num_forced
         return min(n, self.num_forced) + (self._lookup.expected(more) if self._lookup and more > 0 else 0.0)
