@@ -49,7 +49,7 @@ class Link:
         self._reader = connection.makefile("rb")
 
     def receive(self) -> object | None:
-        """Return the next frame, or None once the server has gone."""
+        """The next frame; None when the server has gone."""
         header = self._reader.read(HEADER_BYTES)
         if len(header) < HEADER_BYTES:
             return None
@@ -58,17 +58,17 @@ class Link:
         return decode(body) if len(body) == size else None
 
     def send(self, events: list[Event]) -> None:
-        """Send one frame with all of a step's events."""
+        """Sends one frame with all of a step's events."""
         self._socket.sendall(encode(events))
 
 
 def die_with_parent() -> None:
-    """Have the kernel kill this process when the server dies, even if it is stopped or hung by then."""
+    """Has the kernel kill this process when the server dies, even if this one is stopped or wedged by then."""
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
 def die_first() -> None:
-    """Have the kernel kill this process before the server when memory runs out: the server can start another."""
+    """Has the kernel take this process, not the server, when memory runs out: the server can start another one."""
     with contextlib.suppress(OSError):
         Path("/proc/self/oom_score_adj").write_text("1000", encoding="ascii")
 

@@ -342,19 +342,19 @@ Event = Ready | NotReady | Queued | Admitted | Progress | Piece | Ended | Done |
 
 
 def encode(frame: Any) -> bytes:
-    """Return the frame for the socket: four bytes of length, then the pickled value."""
+    """A frame for the socket: four bytes of length, then the pickled value."""
     body = pickle.dumps(frame, protocol=pickle.HIGHEST_PROTOCOL)
     return _LENGTH.pack(len(body)) + body
 
 
 def frame_length(header: bytes) -> int:
-    """Return the length of the frame that follows a header of `HEADER_BYTES`."""
+    """The length of the frame that follows a header of `HEADER_BYTES`."""
     return int(_LENGTH.unpack(header)[0])
 
 
 def decode(body: bytes) -> Any:
-    """Return the value of a frame. Only safe for the private socket pair between a server and its own engine."""
-    return pickle.loads(body)  # noqa: S301 - only the server and its engine hold the socket
+    """The value of a frame. Only for the private socket pair between a server and its own engine."""
+    return pickle.loads(body)  # noqa: S301 - both ends are ours; nobody else holds the socket
 
 
 HEADER_BYTES = _LENGTH.size
