@@ -1,7 +1,7 @@
 """Time single nodes of ggml's graphs, in a separate process: `python -m bench.nodes LIBRARY THREADS TYPES ROWS`.
 
-Prints a JSON line for each node. Weights and caches are cold: a graph has so many copies of the node, each with its own
-weights, that they far exceed the CPU's caches. The kernels are those that llama.cpp chooses: its own with
+Prints a JSON line for each node. Weights and caches are cold: a graph has enough copies of the node, each with its own
+weights, to exceed the CPU's caches by far. The kernels are those that llama.cpp chooses: its own with
 `SARAI_KERNELS=off` in the environment.
 """
 

@@ -101,7 +101,7 @@ def choose(config: EngineConfig, costs: Costs, *, n_ctx_train: int, free: float)
         lower = f"lower SKILL_DRAFT_N_CTX to at most {affordable}, or " if affordable >= MIN_N_CTX else ""
         raise ModelError(
             f"a cache of {n_cells} cells needs {n_cells * costs.cell / MIB:,.1f} MB and "
-            f"{max(0.0, rest - block) / MIB:,.1f} MB are left beside the model: {lower}give the container more memory "
+            f"{max(0.0, rest - block) / MIB:,.1f} MB are left after the model: {lower}give the container more memory "
             "(mem_limit)"
         )
     return Sizes(
