@@ -91,16 +91,16 @@ def test_rows_that_only_pad_a_tile(
     undisturbed: list[tuple[Request, tuple[Ending, ...]]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Padding does not affect any answer, and does not count as lookup."""
-    filled = 0
+    padded = 0
     plan = Scheduler.plan
 
     def counted(self: Scheduler, **options: bool) -> list[Share]:
-        nonlocal filled
+        nonlocal padded
         shares = plan(self, **options)
-        filled += sum(share.num_padding for share in shares)
+        padded += sum(share.num_padding for share in shares)
         return shares
 
-    monkeypatch.setattr(StepCosts, "filled", lambda _, rows: rows + -rows % 4)
+    monkeypatch.setattr(StepCosts, "padded", lambda _, rows: rows + -rows % 4)
     monkeypatch.setattr(Scheduler, "plan", counted)
     with EngineUnderTest() as engine:
         ids = [(engine.submit(again(request, lookup=False)), answer) for request, answer in undisturbed]
@@ -108,7 +108,7 @@ def test_rows_that_only_pad_a_tile(
             done = engine.wait_for(id_)
             assert outcome(done) == answer
             assert done.lookup_tokens == done.lookup_accepted == 0
-    assert filled > 20
+    assert padded > 20
 
 
 def test_alone_with_lookup_and_cached_prefix(

@@ -63,7 +63,7 @@ class Link:
 
 
 def die_with_parent() -> None:
-    """Has the kernel kill this process when the server dies, even if this one is stopped or wedged by then."""
+    """Has the kernel kill this process when the server dies, even if this one is stopped or hung by then."""
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
