@@ -1,8 +1,8 @@
-"""Compile each grammar in a sandbox process first, before the engine does.
+"""Compile each grammar in a trial process first, before the engine does.
 
 llguidance bounds most of a grammar's costs, but not all: some grammars take minutes to compile, and a chain of
 thousands of rules overflows its stack, which Python cannot catch. So each grammar is compiled here first, and one that
-kills the sandbox is refused. The sandbox starts with the first grammar and ends with the engine.
+kills this process is refused. The process starts with the first grammar and ends with the engine.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ LIMITS = {"step_lexer_fuel": 200_000, "step_max_items": 50_000, "max_lexer_state
 
 
 class Trial:
-    """The sandbox process."""
+    """The trial process."""
 
     def __init__(self) -> None:
         self._process: subprocess.Popen[str] | None = None
@@ -34,7 +34,7 @@ class Trial:
         self.close()
 
     def close(self) -> None:
-        """Kill the sandbox. Idempotent."""
+        """Kill the process. Idempotent."""
         if process := self._process:
             self._process = None
             process.kill()
