@@ -19,7 +19,7 @@ def resident_mb(field: str = "VmRSS") -> float:
 
 def main() -> int:
     """Run the loop once; return 1 if the process exceeded the limit, 3 if no container answered."""
-    from core.loop_config import LoopConfig
+    from core.loop.config import LoopConfig
     from core.model_pool import ModelPool
     from core.omni_loop import OmniLoop
 

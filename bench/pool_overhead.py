@@ -17,9 +17,9 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 
-from core.channels import open_channel
 from core.config import PoolConfig
 from core.model_pool import ModelPool
+from core.rpc import open_channel
 from skills import skills_pb2, skills_pb2_grpc
 
 NUM_PIECES = (1, 64)

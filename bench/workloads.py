@@ -19,7 +19,7 @@ from bench.prompting import WRITE_ON
 from bench.servers import client, end_group
 from bench.site import Figures, Site
 from bench.wire import Answer, Ask, Client, Turn, ask
-from core.prompts import correction_prompt, reflection_prompt
+from core.loop.prompts import correction_prompt, reflection_prompt
 
 STREAMS = 4
 AT_ONCE = 8

@@ -11,7 +11,6 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Self
 
 from core.errors import ConfigError
-from core.texts import not_utf8
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -109,6 +108,25 @@ class PoolConfig:
     def target_of(self, spec: SkillSpec) -> str | None:
         """The address that is set for a skill, None where none is."""
         return self.targets.get(spec.target_variable)
+
+
+_SHOWN = 12
+
+
+def not_utf8(text: str) -> str:
+    """Which byte of a text from outside is not valid UTF-8, in words; empty where all are.
+
+    Python lets such bytes through as surrogates, gRPC does not.
+
+    Args:
+        text: decoded with `surrogateescape`, as arguments and environment variables are.
+    """
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        around = text[max(0, error.start - _SHOWN) : error.start + _SHOWN]
+        return f"not valid UTF-8 (byte {len(text[: error.start].encode())}, in {around!r})"
+    return ""
 
 
 def _number(variable: str, text: str) -> float:

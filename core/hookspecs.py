@@ -1,4 +1,4 @@
-"""The whole plugin contract. A plugin is a module with some of these functions, marked `@hookimpl`.
+"""The whole plugin contract. A plugin is a module with some of these functions, marked `@hookimpl` (of `sarai`).
 
 It is found as `skills/skill_*/plugin.py` of this tree, or as an entry point of the group `sarai.skills` of any
 installed package. A plugin is imported into its host's process: it must be light, so no model, no llama.cpp, no numpy.

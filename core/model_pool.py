@@ -11,22 +11,22 @@ from functools import partial
 from typing import TYPE_CHECKING, Self
 from weakref import WeakSet
 
-from core.backends.address import AddressReplica, find_running
-from core.backends.embedded import EmbeddedReplica
-from core.client import SkillClient
 from core.config import PoolConfig
-from core.errors import PluginError, PoolClosedError, SkillStartError, UnknownSkillError
+from core.errors import PluginError, PoolClosedError, SkillStartError
+from core.local.embedded import EmbeddedReplica
+from core.local.progress import OnProgress, report
 from core.plugins import Plugins, get_plugins
+from core.pool.backend import AddressReplica
+from core.pool.client import SkillClient
 from core.pool.face import ClientFace
 from core.pool.replica_set import ReplicaSet
 from core.pool.status import SkillStatus
-from core.pool.targets import names_many, resolve_all, split_targets
-from core.progress import OnProgress, report
+from core.pool.targets import find_running, names_many, resolve_all, split_targets
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-    from core.aio import AsyncSkillClient
+    from core.pool.aio import AsyncSkillClient
     from core.skill import SkillSpec
 
 
@@ -40,7 +40,7 @@ class ModelPool:
     Args:
         config: the settings, by default those of the environment.
         plugins: the plugins, by default those of the process.
-        on_progress: called with what happens while a server starts; by default `core.progress.report`.
+        on_progress: called with what happens while a server starts; by default `core.local.progress.report`.
     """
 
     def __init__(
@@ -113,7 +113,7 @@ class ModelPool:
         Raises:
             UnknownSkillError, SkillStartError, PoolClosedError: see `get_skill_client`.
         """
-        from core.aio import AsyncSkillClient
+        from core.pool.aio import AsyncSkillClient
 
         replicas = await asyncio.to_thread(self._ready_replicas, name)
         with self._lock:
@@ -142,7 +142,7 @@ class ModelPool:
         Raises:
             UnknownSkillError: there is no such skill.
         """
-        self._spec(name)
+        self._plugins.skill(name)
         with self._lock:
             replicas = self._replicas.pop(name, None)
             let_go = [each for each in self._retired if each.spec.name == name]
@@ -166,15 +166,9 @@ class ModelPool:
             for name in self.skills()
         ]
 
-    def _spec(self, name: str) -> SkillSpec:
-        spec = self.skills().get(name)
-        if spec is None:
-            raise UnknownSkillError(name, self.skills(), left_out=(error.name for error in self.plugin_errors()))
-        return spec
-
     def _ready_replicas(self, name: str) -> ReplicaSet:
         self._check_open()
-        spec = self._spec(name)
+        spec = self._plugins.skill(name)
         with self._lock:
             lock = self._lock_of[name]
         with lock:  # one skill may start while another one is asked for

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from core.loop_config import MAX_ITERATIONS, LoopConfig
-from core.loop_events import (
+from core.errors import LoopError
+from core.loop.config import MAX_ITERATIONS, LoopConfig
+from core.loop.events import (
     IterationFinished,
     LoopEvent,
     LoopFinished,
@@ -14,10 +15,10 @@ from core.loop_events import (
     ReflectionFinished,
     StageStarted,
 )
-from core.loop_result import CallFigures, Iteration, LoopResult, Reflection, Stage, StopReason
-from core.loop_run import LoopError, LoopRun
+from core.loop.result import CallFigures, Iteration, LoopResult, Reflection, Stage, StopReason
+from core.loop.run import LoopRun
 from core.model_pool import get_model_pool
-from core.structured import shape_of
+from core.pool.structured import shape_of
 
 if TYPE_CHECKING:
     from collections.abc import Generator

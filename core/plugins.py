@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import pluggy
 
 import core.hookspecs
-from core.base_errors import PluginError, one_line
+from core.errors import PluginError, UnknownSkillError, one_line
 from core.hookspecs import ENTRY_POINT_GROUP, PROJECT
 from core.skill import SkillSpec
 
@@ -51,12 +51,23 @@ class Plugins:
         """All skills by name."""
         return self._skills
 
+    def skill(self, name: str) -> SkillSpec:
+        """What a skill's plugin says of it.
+
+        Raises:
+            UnknownSkillError: there is no such skill.
+        """
+        if name not in self._skills:
+            raise UnknownSkillError(name, self._skills, left_out=(error.name for error in self._errors))
+        return self._skills[name]
+
     @property
     def errors(self) -> tuple[PluginError, ...]:
         """The plugins, or parts of them, that were left out."""
         return tuple(self._errors)
 
     def _load_tree(self, package: str) -> None:
+        # Not by entry points, which are written at an installation: a tree needs none, nor does a skill that is added.
         for folder in importlib.import_module(package).__path__:
             for path in sorted(Path(folder).glob("skill_*/plugin.py")):
                 name = path.parent.name

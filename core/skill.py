@@ -76,4 +76,12 @@ class SkillSpec:
     @property
     def target_variable(self) -> str:
         """The environment variable that names the address of this skill, for example `SARAI_DRAFT_TARGET`."""
-        return f"SARAI_{self.name.upper().replace('-', '_')}_TARGET"
+        return self._variable("TARGET")
+
+    @property
+    def ports_variable(self) -> str:
+        """The one that names the ports of its containers, `SARAI_DRAFT_PORTS` (docker-compose.scale.yml)."""
+        return self._variable("PORTS")
+
+    def _variable(self, what: str) -> str:
+        return f"SARAI_{self.name.upper().replace('-', '_')}_{what}"

@@ -23,8 +23,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 if TYPE_CHECKING:
-    from core.client import SkillClient
-    from core.compose import Container, Project
+    from core.local.compose import Container, Project
+    from core.pool.client import SkillClient
     from core.skill import SkillSpec
 
 START_TIMEOUT_S = 180.0
@@ -43,7 +43,7 @@ class SkillContainer:
 
     def inspect(self) -> Container:
         """How it is now."""
-        from core.compose import inspect
+        from core.local.compose import inspect
 
         (found,) = inspect([self.id])
         return found
@@ -88,7 +88,7 @@ class SkillContainer:
 
     def wait_serving(self, timeout_s: float = START_TIMEOUT_S) -> None:
         """Returns when it says SERVING; raises `AssertionError` with its log if it does not in time."""
-        from core.backends.health import check_serving
+        from core.rpc.health import check_serving
 
         until_s = time.monotonic() + timeout_s
         while not check_serving(self.target, self._spec.health_service, timeout_s=2.0):
@@ -143,7 +143,7 @@ class SkillContainers:
             service: further entries of the service, as in a compose file: `{"mem_limit": "200m"}`.
             ready: whether to wait until it serves.
         """
-        from core.client import SkillClient
+        from core.pool.client import SkillClient
 
         spec = self.build(name)
         port = _free_port()
@@ -157,10 +157,10 @@ class SkillContainers:
 
     def build(self, name: str) -> SkillSpec:
         """Builds the skill's image of what the tree holds now, once a session; gives what its plugin says."""
-        from core.compose import build_command, find_project
+        from core.local.compose import build_command, find_project
         from core.plugins import get_plugins
 
-        spec = get_plugins().skills[name]
+        spec = get_plugins().skill(name)
         if spec.image in self._built:
             return spec
         project = find_project()
@@ -177,7 +177,7 @@ class SkillContainers:
         self._stack.close()
 
     def _project(self, spec: SkillSpec, service: Mapping[str, Any]) -> Project:
-        from core.compose import BASE_FILE, SCALE_FILE, Project, find_project
+        from core.local.compose import BASE_FILE, SCALE_FILE, Project, find_project
 
         here = find_project()
         self._number += 1
@@ -194,12 +194,11 @@ def _up(project: Project, spec: SkillSpec, port: int) -> Iterator[None]:
 
     down = "down --volumes --remove-orphans --timeout 3"
     command, files = " ".join(project.command), [str(file) for file in project.files]
-    ports = f"SARAI_{spec.name.upper().replace('-', '_')}_PORTS"
     with contextlib.ExitStack() as stack:
         # Before it is started, as what fails half-way is to be removed too.
         stack.enter_context(get_docker_services(command, files, project.name, [], [down]))
         with pytest.MonkeyPatch.context() as patch:
-            patch.setenv(ports, str(port))
+            patch.setenv(spec.ports_variable, str(port))
             start = [f"up -d --no-build {spec.container}"]
             stack.enter_context(get_docker_services(command, files, project.name, start, []))
         yield

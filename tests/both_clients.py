@@ -17,8 +17,8 @@ from typing import Any, Protocol, Self, TypeVar
 
 import pytest
 
-from core.aio import AsyncAnswerStream, AsyncSkillClient
-from core.client import SkillClient
+from core.pool.aio import AsyncAnswerStream, AsyncSkillClient
+from core.pool.client import SkillClient
 from core.pool.replica_set import ReplicaSet
 from skills import skills_pb2
 

@@ -14,9 +14,9 @@ from core.errors import ERROR_OF_CODE, CallError
 from core.pool import events
 from core.pool.events import Action, Event
 from core.pool.records import Attempt, Call, Replica
-from core.pool.retry_budget import FLOOR, RATIO
 from core.pool.state import TICK_S, PoolState
-from core.quiet_grpc import grpc
+from core.pool.waiting import FLOOR, RATIO
+from core.rpc import grpc
 
 METHOD = "GenerateStream"
 MOST_TICKS = 2000

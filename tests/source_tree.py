@@ -18,7 +18,7 @@ from pathlib import Path
 from tests.servers import ROOT
 
 _COPIED = (
-    *("core", "skills", "tools", "docs", "models", "pyproject.toml", "requirements.lock", "Makefile"),
+    *("core", "sarai", "skills", "tools", "docs", "models", "pyproject.toml", "requirements.lock", "Makefile"),
     *(".dockerignore", "docker-compose.yml", "docker-compose.override.yml", "docker-compose.scale.yml"),
 )
 

@@ -8,9 +8,9 @@ import sys
 import uuid
 from typing import TYPE_CHECKING, Any
 
-from core.client import SkillClient
 from core.config import PoolConfig
 from core.plugins import Plugins
+from core.pool.client import SkillClient
 from core.skill import Resources, SkillSpec
 from skills import skills_pb2_grpc
 

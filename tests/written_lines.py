@@ -61,4 +61,4 @@ grpcurl() {
 """
 
 # What a user does before asking: looking until it serves.
-WAIT = "until python -m core.cli health -q draft; do sleep 0.2; done\n"
+WAIT = "until python -m sarai health -q draft; do sleep 0.2; done\n"

@@ -12,7 +12,7 @@ from pathlib import Path
 import click
 
 from core.cli.app import cli
-from core.cli.exit_codes import ExitCode
+from core.cli.common import ExitCode
 
 PATH = Path(__file__).parents[1] / "docs" / "cli.md"
 

@@ -1,15 +1,21 @@
-"""How an answer looks on standard output: as it comes, or as Markdown where somebody looks."""
+"""How an answer looks: how far it is, its text as it comes, or as Markdown where somebody looks, and its figures."""
 
 from __future__ import annotations
 
 import contextlib
+import os
 import sys
 from typing import TYPE_CHECKING, Protocol
 
-from core.cli.colors import Paint
+from core.cli.streams import Paint
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterable, Iterator
+
+    from core.cli.common import Settings
+    from core.loop.events import CallProgress
+    from core.loop.result import CallFigures
+    from skills import skills_pb2
 
 
 class _View(Protocol):
@@ -49,3 +55,110 @@ class _Plain:
     def close(self) -> None:
         if not self._last.endswith("\n"):
             self._paint.line()
+
+
+LEAST_WAIT_S = 0.5
+"""A shorter wait is not worth a line."""
+_CELLS = 20
+_COLUMNS = 80  # of a terminal that does not say
+
+
+class PromptBar:
+    """Shows the progress of one call after the other, on standard error where that is a terminal.
+
+    Args:
+        settings: how to talk; with --quiet nothing is shown.
+        wanted: whether to show anything at all.
+    """
+
+    def __init__(self, settings: Settings, *, wanted: bool = True) -> None:
+        terminal = Paint(sys.stderr).terminal and os.environ.get("TERM") != "dumb"
+        self.shown = wanted and terminal and not settings.quiet
+        """Whether calls are to be asked for their progress."""
+        self._there = False
+
+    def over(self, chunks: Iterable[skills_pb2.GenChunk]) -> Iterator[skills_pb2.GenChunk]:
+        """The pieces of an answer, without the progress before them, which is shown."""
+        try:
+            for chunk in chunks:
+                if chunk.HasField("progress"):
+                    self.show(chunk.progress)
+                else:
+                    self.clear()
+                    yield chunk
+        finally:
+            self.clear()
+
+    def show(self, progress: skills_pb2.Progress | CallProgress) -> None:
+        """Shows how far it is, in the place of what was shown before."""
+        if not self.shown or not (self._there or progress.expected_wait_s >= LEAST_WAIT_S):
+            return
+        width = os.get_terminal_size(sys.stderr.fileno()).columns or _COLUMNS
+        sys.stderr.write(f"\r{line(progress)[: width - 1]}\x1b[K")
+        sys.stderr.flush()
+        self._there = True
+
+    def clear(self) -> None:
+        """Takes the line away."""
+        if self._there:
+            sys.stderr.write("\r\x1b[K")
+            sys.stderr.flush()
+        self._there = False
+
+
+def line(progress: skills_pb2.Progress | CallProgress) -> str:
+    """How far it is, in words and a bar."""
+    wait = f"about {max(1, round(progress.expected_wait_s))} s"
+    if progress.queue_position:
+        return f"  in the queue at place {progress.queue_position}, {wait}"
+    read, whole = progress.prompt_tokens_read, progress.prompt_tokens
+    done = _CELLS * read // max(1, whole)
+    bar = "█" * done + "░" * (_CELLS - done)
+    return f"  reading the prompt {bar} {read:,} of {whole:,} tokens, {wait}"
+
+
+def seconds(milliseconds: float) -> str:
+    """A time as people read it: `340 ms`, `2.1 s`."""
+    return f"{milliseconds:.0f} ms" if milliseconds < 1000 else f"{milliseconds / 1000:.1f} s"
+
+
+def describe(figures: CallFigures) -> str:
+    """One line of what a call cost."""
+    parts = [
+        f"{figures.tokens} tokens",
+        f"{figures.tokens_per_second:.1f} tok/s",
+        f"{seconds(figures.latency_ms)} ({seconds(figures.time_to_first_token_ms)} to the first token)",
+        f"{figures.cached_tokens} of {figures.prompt_tokens} prompt tokens cached",
+    ]
+    if figures.queue_ms >= 1:
+        parts.append(f"{seconds(figures.queue_ms)} in the queue")
+    if figures.lookup_tokens:
+        parts.append(f"lookup {figures.lookup_accepted} of {figures.lookup_tokens} right")
+    if figures.finish_reason != "stop":
+        parts.append(f"ended by {figures.finish_reason}")
+    return ", ".join(parts)
+
+
+_WHY_EMPTY = {
+    "stop": "the model ended its turn at once",
+    "stop_string": "it began with a stop string",
+    "length": "the tokens that it may have spell nothing",
+    "context_full": "the prompt fills the model's context",
+    "time_budget": "there was none yet when its time was over",
+}
+
+
+def why_empty(figures: CallFigures) -> str:
+    """Why an answer has no text."""
+    return f"the answer is empty: {_WHY_EMPTY.get(figures.finish_reason, 'the skill wrote nothing')}"
+
+
+def where(origin: str, target: str) -> str:
+    """Where an answer was written, after `by <model>`."""
+    known = {
+        "embedded": f"in a local process, embedded ({target})",
+        "container": f"in the container on this host ({target})",
+        "running": f"at the server that runs on this host ({target})",
+        "address": f"at {target}",
+    }
+    return known.get(origin, f"at {target} ({origin})")

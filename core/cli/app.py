@@ -9,15 +9,13 @@ from collections.abc import Sequence
 import click
 
 from core.cli.chat import chat
-from core.cli.completion import completion
+from core.cli.common import ExitCode, Settings, common_options, exit_code_of, print_json, start_command
 from core.cli.containers import down, logs, ps
 from core.cli.draft import draft
-from core.cli.exit_codes import ExitCode, exit_code_of
 from core.cli.health import health
 from core.cli.loop import loop
 from core.cli.new_skill import new_skill
 from core.cli.serve import serve
-from core.cli.settings import Settings, common_options
 from core.cli.skills import skills
 from core.cli.streams import OutputError, checked_output, open_closed_streams, tell_lost_output
 from core.cli.up import up
@@ -99,6 +97,32 @@ def cli() -> None:
     A skill that is not running anywhere is started as a local process for as long as the command takes. The answer
     goes to standard output, everything else to standard error.
     """
+
+
+_COMPLETION_EPILOG = """\b
+Examples:
+  echo 'eval "$(sarai completion bash)"' >> ~/.bashrc
+  echo 'eval "$(sarai completion zsh)"' >> ~/.zshrc
+  sarai completion fish > ~/.config/fish/completions/sarai.fish
+"""
+
+
+@click.command(epilog=_COMPLETION_EPILOG, short_help="Print the completion script of a shell.")
+@click.argument("shell", type=click.Choice(["bash", "zsh", "fish"]))
+@common_options
+def completion(shell: str) -> None:
+    """Prints the script that completes `sarai` in SHELL: commands, options, names of skills."""
+    from click.shell_completion import get_completion_class
+
+    settings = start_command()
+    completer = get_completion_class(shell)
+    assert completer is not None
+    root = click.get_current_context().find_root().command
+    script = completer(root, {}, "sarai", "_SARAI_COMPLETE").source()
+    if settings.json:
+        print_json({"shell": shell, "script": script})
+    else:
+        sys.stdout.write(script + "\n")
 
 
 for _command in (loop, draft, chat, serve, skills, health, up, down, ps, logs, new_skill, completion):

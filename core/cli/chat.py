@@ -8,15 +8,13 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from core.cli.answer_options import AnswerOptions, answer_options
-from core.cli.answer_view import answer_view
-from core.cli.chat_commands import HELP
-from core.cli.colors import Paint, is_terminal
-from core.cli.exit_codes import ExitCode, exit_code_of
+from core.cli.answer_view import PromptBar, answer_view, describe, why_empty
+from core.cli.asking import AnswerOptions, answer_options
+from core.cli.chat_input import HELP
+from core.cli.common import ExitCode, Settings, common_options, exit_code_of, message_dict, print_json, start_command
+from core.cli.parameters import Seconds
 from core.cli.pool import open_pool, skill_options
-from core.cli.prompt_bar import PromptBar
-from core.cli.settings import Settings, common_options, print_json, start_command
-from core.cli.types import Seconds
+from core.cli.streams import Paint, is_terminal
 
 if TYPE_CHECKING:
     from core.cli.chat_session import ChatSession
@@ -70,8 +68,7 @@ class _Chat:
         self._err = Paint(sys.stderr)
 
     def run(self) -> int:
-        from core.cli.chat_commands import CommandError, is_command, run_command
-        from core.cli.chat_input import piped_lines, read_turns, terminal_lines
+        from core.cli.chat_input import CommandError, is_command, piped_lines, read_turns, run_command, terminal_lines
         from core.config import PoolConfig
         from core.errors import SaraiError
 
@@ -100,8 +97,7 @@ class _Chat:
                 self._err.line("(ended)", dim=True)
 
     def _show(self, pieces: Any) -> None:
-        from core.cli.figures import describe, message_dict, why_empty
-        from core.loop_result import CallFigures
+        from core.loop.result import CallFigures
 
         if self._settings.json:
             for piece in pieces:

@@ -5,14 +5,15 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING, Any
 
-from core.cli.escapes import EscapeError, escape, unescape
+from core.cli.parameters import EscapeError, escape, unescape
+from core.loop.conversation import turn_of
 from skills import skills_pb2
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
     from pathlib import Path
 
-    from core.client import SkillClient
+    from core.pool.client import SkillClient
 
 _WHOLE = ("max_tokens", "top_k", "seed", "time_budget_ms")
 DEFAULTS = {
@@ -87,7 +88,7 @@ class ChatSession:
                     answer.token_ids.extend(chunk.token_ids)
                     if chunk.HasField("result"):
                         self.last = chunk.result
-                        answer = _turn(chunk.result)
+                        answer = turn_of(chunk.result)
                     if chunk.text:
                         yield chunk.text
         finally:
@@ -164,11 +165,3 @@ def _shown(value: Any) -> str:
             return f"{value:g}"  # the wire's floats have seven digits
         case _:
             return str(value)
-
-
-def _turn(response: skills_pb2.GenResp) -> skills_pb2.Message:
-    turn = skills_pb2.Message(role="assistant", content=response.text)
-    # After a stop string the tokens spell more than the text.
-    if response.finish_reason != skills_pb2.FINISH_REASON_STOP_STRING:
-        turn.token_ids.extend(response.token_ids)
-    return turn

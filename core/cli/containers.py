@@ -15,14 +15,13 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from core.cli.exit_codes import ExitCode
-from core.cli.pool import complete_skill, find_spec
-from core.cli.settings import Settings, common_options, print_json, start_command
-from core.cli.types import Whole
-from core.cli.watch import View, show, watch_options
+from core.cli.common import ExitCode, Settings, common_options, print_json, start_command
+from core.cli.parameters import Whole
+from core.cli.pool import complete_skill
+from core.cli.views import HEADINGS, View, ask_replicas, show, table, watch_options
 
 if TYPE_CHECKING:
-    from core.compose import Project
+    from core.local.compose import Project
     from core.skill import SkillSpec
 
 _ESCAPES = re.compile(r"\x1b\[[0-9;]*[A-Za-z]")
@@ -58,13 +57,13 @@ def chosen_skills(project: Project, names: tuple[str, ...]) -> list[SkillSpec]:
         UnknownSkillError: there is no such skill.
         ComposeError: it is no service of this project, or compose failed.
     """
-    from core.base_errors import ComposeError
+    from core.errors import ComposeError
     from core.plugins import get_plugins
 
-    services = project.services()
+    services, plugins = project.services(), get_plugins()
     if not names:
-        return [spec for spec in get_plugins().skills.values() if spec.container in services]
-    specs = [find_spec(name) for name in names]
+        return [spec for spec in plugins.skills.values() if spec.container in services]
+    specs = [plugins.skill(name) for name in names]
     for spec in specs:
         if spec.container not in services:
             raise ComposeError(
@@ -79,7 +78,7 @@ def tell_command(command: list[str], project: Project, settings: Settings, *, dr
     if settings.json:
         print_json({"event": "would run" if dry_run else "running", "command": command, "folder": str(project.folder)})
         return
-    from core.compose import STEERING
+    from core.local.compose import STEERING
 
     unset = [part for name in STEERING if name in os.environ for part in ("-u", name)]
     line = shlex.join(["env", *unset, *command] if unset else command)
@@ -96,7 +95,7 @@ def run_command(command: list[str], project: Project, settings: Settings) -> int
 
     Where nobody wants progress, it is told only if the command fails.
     """
-    from core.compose import environment
+    from core.local.compose import environment
 
     silent = settings.quiet or settings.json
     done = subprocess.run(
@@ -117,7 +116,7 @@ def down(*, skills: tuple[str, ...], dry_run: bool) -> int:
 
     Running requests finish first. Images, models and other projects' containers stay.
     """
-    from core.compose import find_project
+    from core.local.compose import find_project
 
     settings = start_command()
     project = find_project()
@@ -142,7 +141,7 @@ def ps(*, skills: tuple[str, ...], watch: bool, interval: float) -> int:
 
     The exit code is 3 if there is one that does not run or is unhealthy.
     """
-    from core.compose import find_project
+    from core.local.compose import find_project
 
     settings = start_command()
     project = find_project()
@@ -158,7 +157,6 @@ def ps(*, skills: tuple[str, ...], watch: bool, interval: float) -> int:
 
 
 def _rows(project: Project, spec: SkillSpec) -> list[dict[str, Any]]:
-    from core.cli.replicas import ask_replicas
     from core.config import PoolConfig
 
     containers = project.containers(spec.container)
@@ -189,9 +187,6 @@ def _as_dict(row: dict[str, Any]) -> dict[str, Any]:
 
 
 def _table(rows: list[dict[str, Any]]) -> list[str]:
-    from core.cli.figures import table
-    from core.cli.replicas import HEADINGS
-
     ours = ("SKILL", "CONTAINER", "STATE", "HEALTH", "TARGET")
     cells = [
         (
@@ -213,7 +208,7 @@ def _table(rows: list[dict[str, Any]]) -> list[str]:
 @common_options
 def logs(*, skills: tuple[str, ...], follow: bool, tail: int | None) -> int:
     """Shows the log of each SKILL's containers, by default of all. With --json, an object for each line."""
-    from core.compose import environment, find_project
+    from core.local.compose import environment, find_project
 
     settings = start_command()
     project = find_project()

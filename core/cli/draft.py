@@ -7,15 +7,12 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from core.cli.answer_options import AnswerOptions, answer_options
-from core.cli.answer_view import answer_view
-from core.cli.colors import Paint
-from core.cli.exit_codes import ExitCode
+from core.cli.answer_view import PromptBar, answer_view, describe, where, why_empty
+from core.cli.asking import AnswerOptions, answer_options, read_prompt
+from core.cli.common import ExitCode, Settings, common_options, message_dict, print_json, start_command
+from core.cli.parameters import Seconds, Whole
 from core.cli.pool import open_pool, skill_options
-from core.cli.prompt_bar import PromptBar
-from core.cli.prompt_input import read_prompt
-from core.cli.settings import Settings, common_options, print_json, start_command
-from core.cli.types import Seconds, Whole
+from core.cli.streams import Paint
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -85,7 +82,7 @@ def draft(
                 response = _show_text(pieces, markdown=markdown)
         code = _conclude(response, settings, origin=client.origin, target=client.target)
     if response is not None and request.json_schema:
-        from core.structured import shape_of
+        from core.pool.structured import shape_of
 
         shape_of(request.json_schema).parse(request, response)  # the error says why it is not the JSON asked for
     return code
@@ -114,8 +111,6 @@ def _show_several(stream: Iterator[skills_pb2.GenChunk]) -> skills_pb2.GenResp |
 
 def _show_json(stream: Iterator[skills_pb2.GenChunk]) -> skills_pb2.GenResp | None:
     """Writes a line for each piece, and one for the whole answer."""
-    from core.cli.figures import message_dict
-
     response = None
     for chunk in stream:
         if chunk.text:
@@ -127,8 +122,7 @@ def _show_json(stream: Iterator[skills_pb2.GenChunk]) -> skills_pb2.GenResp | No
 
 
 def _conclude(response: skills_pb2.GenResp | None, settings: Settings, *, origin: str, target: str) -> int:
-    from core.cli.figures import describe, where, why_empty
-    from core.loop_result import CallFigures
+    from core.loop.result import CallFigures
 
     if response is None:
         print("error: the stream ended without a result", file=sys.stderr)

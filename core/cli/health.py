@@ -8,14 +8,13 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from core.cli.exit_codes import ExitCode
-from core.cli.pool import DEFAULT_SKILL, complete_skill, config_with_target, find_spec
-from core.cli.settings import common_options, start_command
-from core.cli.types import Seconds
-from core.cli.watch import View, show, watch_options
+from core.cli.common import ExitCode, common_options, message_dict, start_command
+from core.cli.parameters import Seconds
+from core.cli.pool import DEFAULT_SKILL, complete_skill, config_with_target
+from core.cli.views import View, show, watch_options
 
 if TYPE_CHECKING:
-    from core.client import SkillClient
+    from core.pool.client import SkillClient
 
 _EPILOG = """\b
 Examples:
@@ -38,11 +37,12 @@ def health(*, skill: str, target: str | None, timeout: float, watch: bool, inter
     The exit code is 0 if one is SERVING and 3 if none is, or none is there. The environment variable SARAI_SKILL
     names the default SKILL, SARAI_<NAME>_TARGET its address.
     """
-    from core.client import SkillClient
+    from core.plugins import get_plugins
+    from core.pool.client import SkillClient
     from core.pool.targets import resolve_all, split_targets
 
     settings = start_command()
-    spec = find_spec(skill)
+    spec = get_plugins().skill(skill)
     config = config_with_target(spec, target)
     targets = split_targets(config.target_of(spec) or f"127.0.0.1:{spec.port}", spec.target_variable)
     with contextlib.ExitStack() as stack:
@@ -68,9 +68,8 @@ def _lines(state: dict[str, Any]) -> list[str]:
 
 
 def _ask(client: SkillClient, health_service: str, timeout_s: float) -> dict[str, Any]:
-    from core.backends.health import check_serving
-    from core.cli.figures import message_dict
     from core.errors import CallError, DeadlineError
+    from core.rpc.health import check_serving
 
     where = {"skill": client.skill, "target": client.target}
     try:

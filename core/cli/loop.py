@@ -8,19 +8,17 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from core.cli.answer_options import AnswerOptions, answer_options
-from core.cli.colors import Paint
-from core.cli.exit_codes import ExitCode
+from core.cli.answer_view import PromptBar, why_empty
+from core.cli.asking import AnswerOptions, answer_options, read_prompt
+from core.cli.common import ExitCode, Settings, common_options, print_json, start_command
+from core.cli.parameters import Seconds, Whole
 from core.cli.pool import open_pool, skill_options
-from core.cli.prompt_bar import PromptBar
-from core.cli.prompt_input import read_prompt
-from core.cli.settings import Settings, common_options, print_json, start_command
-from core.cli.types import Seconds, Whole
+from core.cli.streams import Paint
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from core.loop_events import LoopEvent
+    from core.loop.events import LoopEvent
     from core.omni_loop import LoopResult
 
 _EPILOG = """\b
@@ -70,9 +68,8 @@ def loop(
 
     What is piped in is put before PROMPT; a single - as PROMPT reads standard input in any case.
     """
-    from core.cli.figures import why_empty
     from core.cli.loop_view import STOPPED
-    from core.loop_config import LoopConfig
+    from core.loop.config import LoopConfig
 
     settings = start_command()
     given = AnswerOptions.take(parameters).settings()
@@ -101,7 +98,7 @@ def loop(
 
 def _show(events: Iterator[LoopEvent], settings: Settings, progress: str, bar: PromptBar) -> LoopResult:
     from core.cli.loop_view import LoopView, event_dict
-    from core.loop_events import CallProgress, LoopFinished
+    from core.loop.events import CallProgress, LoopFinished
 
     view = LoopView(out=Paint(sys.stdout), err=Paint(sys.stderr), settings=settings, progress=progress, bar=bar)
     try:

@@ -7,8 +7,9 @@ import re
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
-from core.cli.figures import seconds, table, where
-from core.loop_events import (
+from core.cli.answer_view import seconds, where
+from core.cli.views import table
+from core.loop.events import (
     CallProgress,
     IterationFinished,
     LoopEvent,
@@ -17,12 +18,12 @@ from core.loop_events import (
     ReflectionFinished,
     StageStarted,
 )
-from core.loop_result import CallFigures, LoopResult, Stage, StopReason
+from core.loop.result import CallFigures, LoopResult, Stage, StopReason
 
 if TYPE_CHECKING:
-    from core.cli.colors import Paint
-    from core.cli.prompt_bar import PromptBar
-    from core.cli.settings import Settings
+    from core.cli.answer_view import PromptBar
+    from core.cli.common import Settings
+    from core.cli.streams import Paint
 
 STOPPED = {
     StopReason.NOTHING_TO_CORRECT: "the model found nothing to correct",

@@ -13,7 +13,7 @@ from rich.markdown import Markdown
 from rich.segment import Segment
 from rich.theme import Theme
 
-from core.cli.colors import harmless
+from core.cli.streams import harmless
 
 if TYPE_CHECKING:
     from markdown_it.token import Token

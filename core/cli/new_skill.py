@@ -9,10 +9,9 @@ from typing import TYPE_CHECKING
 
 import click
 
-from core.cli.colors import Paint
-from core.cli.exit_codes import ExitCode
-from core.cli.settings import Settings, common_options, print_json, start_command
-from core.cli.types import Whole
+from core.cli.common import ExitCode, Settings, common_options, print_json, start_command
+from core.cli.parameters import Whole
+from core.cli.streams import Paint
 
 if TYPE_CHECKING:
     from core.cli.new_skill_files import Layout
@@ -60,7 +59,7 @@ def new_skill(*, name: str, port: int | None, proto: bool, package: Path | None,
     `sarai up NAME` serves it; `sarai serve NAME` and the pool do so without a container.
     """
     from core.cli.new_skill_files import Layout, choose_port, plan, write
-    from core.compose import find_tree
+    from core.local.compose import find_tree
     from core.plugins import get_plugins
 
     settings = start_command()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.metadata
 import os
+import re
 import shutil
 import string
 import subprocess
@@ -16,11 +17,11 @@ from typing import TYPE_CHECKING, Self
 
 import click
 
-from core.cli.new_skill_compose import add_service
-from core.compose import SCALE_FILE
+from core.local.compose import SCALE_FILE
 
 if TYPE_CHECKING:
     from core.skill import SkillSpec
+
 
 _TEMPLATES = Path(__file__).with_name("new_skill_template")
 _OWN_TREE = Path(__file__).resolve().parents[2]
@@ -200,3 +201,36 @@ def _generate_stubs(folder: Path, proto: str, tree: Path) -> None:
     done = subprocess.run([*command, proto], capture_output=True, text=True, check=False)
     if done.returncode != 0:
         raise click.ClickException(f"the stubs cannot be generated (pip install grpcio-tools): {done.stderr.strip()}")
+
+
+_ANCHOR = "&skill"
+
+
+def add_service(file: Path, name: str, service: str) -> str:
+    """The file's text with the service in it, or as it is, where it has one of this name already.
+
+    It is added as a person would, at the end of `services`, and nothing else is touched.
+    A YAML library would lose the comments, and the order and the anchors with them.
+
+    Args:
+        file: a compose file with the anchor `&skill`, which the service refers to.
+        name: the service's name.
+        service: its entry, indented by two spaces, with an empty line before it.
+
+    Raises:
+        click.UsageError: the file is not there, or is not of this kind.
+    """
+    try:
+        text = file.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        raise click.UsageError(f"{file} is not there; the new skill would be a service of it") from None
+    section = re.search(r"^services:[ \t]*(#.*)?\n", text, re.MULTILINE)
+    if section is None or _ANCHOR not in text:
+        raise click.UsageError(f"{file} has no `services:`, or no `x-skill: {_ANCHOR}` that a service can refer to")
+    # The section ends where a line begins at the margin again, comments at the margin before that included.
+    after = re.compile(r"^(?:(?:#.*|[ \t]*)\n)*^[^\s#]", re.MULTILINE).search(text, section.end())
+    end = after.start() if after else len(text)
+    if re.search(rf"^  {re.escape(name)}:", text[section.end() : end], re.MULTILINE):
+        return text
+    body = text[:end].rstrip("\n") + "\n" + service
+    return body + ("\n" + text[end:].lstrip("\n") if after else "")

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from core.cli.colors import Paint
-from core.cli.settings import Settings, current_settings
+from core.cli.common import Settings, current_settings
+from core.cli.streams import Paint
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -18,8 +18,8 @@ if TYPE_CHECKING:
     from click.shell_completion import CompletionItem
 
     from core.config import PoolConfig
+    from core.local.progress import OnProgress, Progress
     from core.model_pool import ModelPool
-    from core.progress import OnProgress, Progress
     from core.skill import SkillSpec
 
 DEFAULT_SKILL = "draft"
@@ -56,21 +56,6 @@ def skill_options(command: Callable[..., Any]) -> Callable[..., Any]:
     )(command)
 
 
-def find_spec(name: str) -> SkillSpec:
-    """What a skill's plugin says of it.
-
-    Raises:
-        UnknownSkillError: there is no such skill.
-    """
-    from core.errors import UnknownSkillError
-    from core.plugins import get_plugins
-
-    plugins = get_plugins()
-    if name not in plugins.skills:
-        raise UnknownSkillError(name, plugins.skills, left_out=(error.name for error in plugins.errors))
-    return plugins.skills[name]
-
-
 def config_with_target(spec: SkillSpec, target: str | None) -> PoolConfig:
     """The pool's settings of the environment, with the address of --target."""
     from core.config import PoolConfig
@@ -85,15 +70,16 @@ def config_with_target(spec: SkillSpec, target: str | None) -> PoolConfig:
 def open_pool(skill: str, target: str | None) -> Iterator[ModelPool]:
     """A pool for one command. Whatever it started is gone when the command is."""
     from core.model_pool import ModelPool
+    from core.plugins import get_plugins
 
-    config = config_with_target(find_spec(skill), target)
+    config = config_with_target(get_plugins().skill(skill), target)
     with ModelPool(config, on_progress=_progress(current_settings())) as pool:
         yield pool
 
 
 def _progress(settings: Settings) -> OnProgress:
     """Tells on a terminal that something starts, and that it is alive."""
-    from core.progress import Serving, Starting, Waiting, report
+    from core.local.progress import Serving, Starting, Waiting, report
 
     paint = Paint(sys.stderr)
     if settings.quiet or not paint.terminal:

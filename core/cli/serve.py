@@ -7,9 +7,8 @@ import sys
 
 import click
 
-from core.cli.exit_codes import ExitCode
-from core.cli.pool import DEFAULT_SKILL, complete_skill, find_spec
-from core.cli.settings import common_options, print_json, start_command
+from core.cli.common import ExitCode, common_options, print_json, start_command
+from core.cli.pool import DEFAULT_SKILL, complete_skill
 
 _EPILOG = """\b
 Examples:
@@ -35,19 +34,19 @@ def serve(skill: str, listen: str | None, server_options: tuple[str, ...]) -> in
     The exit code is the server's. With --json, one line tells what is started. The environment variable SARAI_SKILL
     names the default SKILL.
     """
+    from core.local.process import server_environment
+    from core.plugins import get_plugins
+
     settings = start_command()
     if skill.startswith("-"):  # `sarai serve -- --threads 2`
         skill, server_options = DEFAULT_SKILL, (skill, *server_options)
-    spec = find_spec(skill)
+    spec = get_plugins().skill(skill)
     command = [sys.executable, *spec.serve, *(("--listen", listen) if listen else ()), *server_options]
     if settings.json:
         print_json({"event": "starting", "skill": skill, "pid": os.getpid(), "command": command})
-    environment = dict(os.environ)
-    # What this process finds, the server finds too, from wherever it was loaded.
-    environment["PYTHONPATH"] = os.pathsep.join(path or "." for path in sys.path)
     try:
         # In place of this process, so that signals and the exit code are the server's own.
-        os.execve(sys.executable, command, environment)  # noqa: S606  # no shell is wanted
+        os.execve(sys.executable, command, server_environment())  # noqa: S606  # no shell is wanted
     except OSError as error:
         print(f"error: cannot start the server: {error}", file=sys.stderr)
         return ExitCode.UNAVAILABLE

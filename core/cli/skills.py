@@ -10,11 +10,9 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from core.cli.colors import Paint
-from core.cli.exit_codes import ExitCode
-from core.cli.replicas import HEADINGS, Replica, ask_replicas
-from core.cli.settings import common_options, start_command
-from core.cli.watch import View, show, watch_options
+from core.cli.common import ExitCode, common_options, start_command
+from core.cli.streams import Paint
+from core.cli.views import HEADINGS, Replica, View, ask_replicas, show, table, watch_options
 
 if TYPE_CHECKING:
     from core.config import PoolConfig
@@ -78,9 +76,8 @@ def skills(*, watch: bool, interval: float) -> int:
 
 
 def _rows(spec: SkillSpec, config: PoolConfig) -> list[Row]:
-    from core.backends.address import find_running
-    from core.backends.shared import SharedServer
-    from core.pool.targets import resolve_all, split_targets
+    from core.local.shared import SharedServer
+    from core.pool.targets import find_running, resolve_all, split_targets
 
     text = config.target_of(spec)
     if text is not None:
@@ -113,8 +110,6 @@ def _as_dict(row: Row) -> dict[str, Any]:
 
 def _table(rows: list[Row]) -> list[str]:
     """The rows in columns, no wider than the terminal where there is one."""
-    from core.cli.figures import table
-
     cells: list[tuple[str, ...]] = [("NAME", "STATE", "TARGET", "WHERE", *HEADINGS, "VERSION", "SUMMARY")]
     for row in rows:
         told = row.replica.cells() if row.replica else ("",) * len(HEADINGS)

@@ -10,14 +10,13 @@ from typing import TYPE_CHECKING
 
 import click
 
-from core.cli.colors import Paint
+from core.cli.common import ExitCode, Settings, common_options, print_json, start_command
 from core.cli.containers import chosen_skills, run_command, skills_argument, tell_command
-from core.cli.exit_codes import ExitCode
-from core.cli.settings import Settings, common_options, print_json, start_command
-from core.cli.types import Seconds, Whole
+from core.cli.parameters import Seconds, Whole
+from core.cli.streams import Paint
 
 if TYPE_CHECKING:
-    from core.compose import Container, Project
+    from core.local.compose import Container, Project
     from core.skill import SkillSpec
 
 _EPILOG = """\b
@@ -45,7 +44,7 @@ def up(*, skills: tuple[str, ...], build: bool, scale: int | None, timeout: floa
     whatever COMPOSE_FILE and COMPOSE_PROJECT_NAME say. An image that is not there is built, which takes minutes the
     first time. The exit code is 3 if one of them does not serve; it is left as it is then, for `sarai logs`.
     """
-    from core.compose import BASE_FILE, SCALE_FILE, find_project
+    from core.local.compose import BASE_FILE, SCALE_FILE, find_project
 
     settings = start_command()
     project = find_project()
@@ -66,7 +65,7 @@ def up(*, skills: tuple[str, ...], build: bool, scale: int | None, timeout: floa
 
 
 def _commands(project: Project, specs: list[SkillSpec], *, build: bool, scale: int | None) -> list[list[str]]:
-    from core.compose import build_command, has_image
+    from core.local.compose import build_command, has_image
 
     builds = [
         build_command(project, spec.container, spec.image) for spec in specs if build or not has_image(spec.image)
@@ -98,7 +97,7 @@ def _wait_serving(project: Project, spec: SkillSpec, settings: Settings, until_s
 
 
 def _serves(container: Container, spec: SkillSpec) -> bool:
-    from core.backends.health import check_serving
+    from core.rpc.health import check_serving
 
     target = container.ports.get(spec.port)
     return target is not None and check_serving(target, spec.health_service, timeout_s=2.0)
@@ -106,8 +105,8 @@ def _serves(container: Container, spec: SkillSpec) -> bool:
 
 def _hopeless(container: Container, spec: SkillSpec) -> str:
     """Why waiting for it makes no sense; empty as long as it does."""
-    from core.client import SkillClient
     from core.errors import CallError
+    from core.pool.client import SkillClient
 
     if container.ended:
         return f"{container.state} with exit code {container.exit_code}"

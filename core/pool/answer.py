@@ -5,14 +5,14 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING, Any
 
-from core.answer_so_far import AnswerSoFar
 from core.errors import CallError, DeadlineError, PoolClosedError, SaraiError, SkillFailedError
+from core.pool.answer_so_far import AnswerSoFar
 from core.pool.balance import conversation_keys
 from core.pool.events import Asked, Failed, Heard, Left, Succeeded
 from core.pool.records import Attempt, Call
+from core.pool.rpc_status import call_error, initial_metadata
 from core.pool.wire import END, Caller, Metadata, Wire
-from core.quiet_grpc import grpc
-from core.rpc_status import call_error, initial_metadata
+from core.rpc import grpc
 
 if TYPE_CHECKING:
     from skills import skills_pb2

@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Any
 
 from core.pool.answer import Answer
 from core.pool.wire import Metadata, Wire
-from core.quiet_grpc import grpc
+from core.rpc import grpc
 
 if TYPE_CHECKING:
-    from core.backends import Origin
+    from core.pool.backend import Origin
     from core.pool.replica_set import ReplicaSet
     from core.pool.status import CallStats
 

@@ -10,17 +10,17 @@ from collections import deque
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
-from core.backends.address import AddressReplica
-from core.interrupts import HeldInterrupts
 from core.pool import events
+from core.pool.backend import AddressReplica
 from core.pool.records import Replica
 from core.pool.state import PoolState
 from core.pool.status import ReplicaStatus, SkillStatus
 from core.pool.watcher import Look, Watcher
+from core.rpc.faults import HeldInterrupts
 
 if TYPE_CHECKING:
-    from core.backends import Backend, Origin
     from core.config import PoolConfig
+    from core.pool.backend import Backend, Origin
     from core.pool.events import Action, Event
     from core.pool.status import CallStats
     from core.skill import SkillSpec

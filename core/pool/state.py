@@ -12,15 +12,13 @@ from typing import TYPE_CHECKING
 
 from core.errors import CallError, PoolClosedError, SaraiError
 from core.pool import events
-from core.pool.balance import Affinity, choose, choose_rival
+from core.pool.balance import Affinity, Roster, choose, choose_rival
 from core.pool.events import Action, Event
 from core.pool.records import Attempt, Call, Replica
-from core.pool.retry_budget import RetryBudget
-from core.pool.roster import Roster
+from core.pool.rpc_status import never_arrived
 from core.pool.status import CallStats
 from core.pool.verdicts import Outlook, learn, lose
-from core.pool.waiting_line import WaitingLine
-from core.rpc_status import never_arrived
+from core.pool.waiting import RetryBudget, WaitingLine
 
 if TYPE_CHECKING:
     from core.config import PoolConfig

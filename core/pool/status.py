@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from core.backends import Origin
+from core.pool.backend import Origin
 from core.pool.records import Call, Replica
 
 

@@ -8,8 +8,8 @@ from collections.abc import Sequence
 from core.errors import CallCancelledError, CallError, DeadlineError, OverloadedError, UnavailableError
 from core.pool.events import Action, Doubt, Follow
 from core.pool.records import Attempt, Call, Replica
-from core.quiet_grpc import grpc
-from core.rpc_status import never_arrived
+from core.pool.rpc_status import never_arrived
+from core.rpc import grpc
 
 STRANGER_S = 1.5
 STRANGER_ATTEMPTS = 5

@@ -16,10 +16,10 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, TypeVar
 
-from core.backends.health import HealthFeed, why_silent
 from core.pool.events import Event, HealthTold, Probed, Targets, Tick
 from core.pool.records import Attempt, Replica
-from core.quiet_grpc import grpc
+from core.rpc import grpc
+from core.rpc.health import HealthFeed, why_silent
 
 if TYPE_CHECKING:
     from core.skill import SkillSpec

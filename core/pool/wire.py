@@ -14,7 +14,7 @@ from core.errors import PoolClosedError
 from core.pool.events import ClientClosed
 
 if TYPE_CHECKING:
-    from core.backends import Backend
+    from core.pool.backend import Backend
     from core.pool.records import Attempt, Replica
     from core.pool.replica_set import ReplicaSet
 
@@ -40,7 +40,7 @@ class Caller(ABC):
 
 
 class Wire(ABC):
-    """The channels of one client. In the sync client's own, coroutines never suspend: `core.client.finish` runs them.
+    """The channels of one client. Coroutines of the sync client's never suspend: `core.pool.client.finish` runs them.
 
     Args:
         pool: where the calls go.

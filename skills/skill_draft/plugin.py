@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from core.hookspecs import hookimpl
-from core.skill import Resources, SkillSpec
+from sarai import Resources, SkillSpec, hookimpl
 
 GIB = 1024**3
 

@@ -8,7 +8,7 @@ import time
 from collections.abc import Sequence
 from typing import Self
 
-from core.client import SkillClient
+from core.pool.client import SkillClient
 from skills import skills_pb2
 from tests.chaos.history import History, Outcome
 from tests.chaos.questions import Question

@@ -11,7 +11,7 @@ from typing import Any, Protocol
 import grpc
 import pytest
 
-from core.client import SkillClient
+from core.pool.client import SkillClient
 from core.testing import SkillContainer
 from skills import skills_pb2
 from tests.servers import ROOT

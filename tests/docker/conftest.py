@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from core.client import SkillClient
+from core.pool.client import SkillClient
 from core.testing import SkillContainer, SkillContainers
 from skills.skill_draft.plugin import sarai_skills
 from tests.docker.asking import OwnTiny, tiny_service

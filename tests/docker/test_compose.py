@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from core.compose import BASE_FILE, SCALE_FILE, Project
+from core.local.compose import BASE_FILE, SCALE_FILE, Project
 from core.testing import SkillContainers
 from skills.skill_draft.plugin import sarai_skills
 from tests.docker.asking import CALL_S, MARKS
@@ -105,7 +105,7 @@ def test_command_line_brings_a_skill_up_shows_it_and_takes_it_down(
     clone: Path, compose: tuple[str, ...], free_name_and_port: None
 ) -> None:
     del free_name_and_port, compose  # the compose that is found is the one whose turn it is
-    sarai = [sys.executable, "-m", "core.cli"]
+    sarai = [sys.executable, "-m", "sarai"]
 
     def call(*arguments: str, code: int = 0) -> subprocess.CompletedProcess[str]:
         done = subprocess.run([*sarai, *arguments], cwd=clone, capture_output=True, text=True, timeout=280, check=False,
@@ -141,7 +141,7 @@ def test_another_project_stays_up_whatever_the_callers_environment_says(
     file, name = tmp_path / BASE_FILE, f"sarai-foreign-{os.getpid()}"
     file.write_text(json.dumps({"services": {"theirs": {"image": SPEC.image, "entrypoint": ["sleep", "300"]}}}))
     project = Project(command=compose, folder=tmp_path, files=(file,), name=name)
-    down = [sys.executable, "-m", "core.cli", "down", "-q"]
+    down = [sys.executable, "-m", "sarai", "down", "-q"]
     with up(project):
         run(down, clone, PYTHONPATH=str(clone), COMPOSE_FILE=str(file), COMPOSE_PROJECT_NAME=name)
         run(down, tmp_path, PYTHONPATH=str(clone), COMPOSE_PROJECT_NAME=name)
@@ -189,5 +189,5 @@ def give_wheel(clone: Path) -> None:
 def wait_serving(clone: Path, target: str = "") -> None:
     """Until `sarai health` says so, as a user would wait."""
     at = ["--target", target] if target else []
-    command = f"until {sys.executable} -m core.cli health -q {' '.join(at)}; do :; done"
+    command = f"until {sys.executable} -m sarai health -q {' '.join(at)}; do :; done"
     run(["timeout", str(int(CALL_S)), "sh", "-c", command], clone, PYTHONPATH=str(clone))

@@ -8,7 +8,7 @@ import time
 
 import pytest
 
-from core.client import SkillClient
+from core.pool.client import SkillClient
 from core.testing import SkillContainer
 from tests.docker.asking import MARKS, OwnTiny, greedy
 

@@ -8,7 +8,7 @@ import re
 import subprocess
 import sys
 
-from core.client import SkillClient
+from core.pool.client import SkillClient
 from core.testing import SkillContainer
 from tests.docker.asking import CALL_S, MARKS
 from tests.servers import ROOT

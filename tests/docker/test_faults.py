@@ -8,7 +8,7 @@ import time
 import grpc
 import pytest
 
-from core.client import SkillClient
+from core.pool.client import SkillClient
 from core.testing import SkillContainers
 from skills import skills_pb2
 from tests.docker.asking import (

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from core.client import SkillClient
 from core.errors import InvalidRequestError, RequestTooLargeError
+from core.pool.client import SkillClient
 from core.testing import SkillContainer, SkillContainers
 from skills.skill_image import image_pb2
 from tests.docker.asking import MARKS

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from bench.shape_model import write
-from core.client import SkillClient
+from core.pool.client import SkillClient
 from core.testing import SkillContainer, SkillContainers
 from skills import skills_pb2
 from tests.docker.asking import CALL_S, MARKS, OwnTiny, endless, greedy, threads

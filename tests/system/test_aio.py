@@ -5,9 +5,9 @@ from typing import TYPE_CHECKING, TypeVar
 
 import pytest
 
-from core.aio import AsyncSkillClient
-from core.backends.address import AddressReplica
 from core.config import PoolConfig
+from core.pool.aio import AsyncSkillClient
+from core.pool.backend import AddressReplica
 from core.pool.replica_set import ReplicaSet
 from skills import skills_pb2
 from tests.stub_plugin import stub_spec

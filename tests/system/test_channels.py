@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from core.channels import CHANNEL_OPTIONS
+from core.rpc import CHANNEL_OPTIONS
 from skills import skills_pb2
 from tests.stub_plugin import client_of
 from tests.stub_skill import StubSkill

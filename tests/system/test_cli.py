@@ -25,7 +25,7 @@ from tests.stub_plugin import free_port
 from tests.stub_skill import Answer, Failure, Reply, StubSkill
 
 ROOT = Path(__file__).parents[2]
-SARAI = (sys.executable, "-m", "core.cli")
+SARAI = (sys.executable, "-m", "sarai")
 SCRIPT = (
     Reply(text="the draft", logprob=-1.0),
     Reply(text="A point.", logprob=-1.0),

@@ -12,7 +12,7 @@ from tests.stub_skill import Reply, StubSkill
 from tests.system.test_cli import ROOT, environ
 
 __all__ = ["environ"]
-SARAI = f"exec '{sys.executable}' -m core.cli"
+SARAI = f"exec '{sys.executable}' -m sarai"
 NOBODY = f"127.0.0.1:{free_port()}"
 
 

@@ -11,7 +11,6 @@ from collections.abc import Callable, Iterator
 import grpc
 import pytest
 
-from core.backends.address import AddressReplica
 from core.config import PoolConfig
 from core.errors import (
     CallCancelledError,
@@ -21,6 +20,7 @@ from core.errors import (
     SkillFailedError,
     UnavailableError,
 )
+from core.pool.backend import AddressReplica
 from core.pool.replica_set import ReplicaSet
 from skills import skills_pb2
 from skills.runtime.pieces import HOLD_S

@@ -6,8 +6,8 @@ import threading
 
 import pytest
 
-from core.client import SkillClient
 from core.errors import UnavailableError
+from core.pool.client import SkillClient
 from skills import skills_pb2
 from skills.runtime.pieces import HOLD_S
 from tests.both_clients import BOTH, Stream, User

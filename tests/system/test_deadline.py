@@ -14,11 +14,11 @@ from typing import Any
 import grpc
 import pytest
 
-from core.backends.address import AddressReplica
-from core.client import SkillClient
 from core.config import PoolConfig
 from core.errors import DeadlineError
 from core.plugins import get_plugins
+from core.pool.backend import AddressReplica
+from core.pool.client import SkillClient
 from core.pool.replica_set import ReplicaSet
 from skills import skills_pb2
 from skills.runtime.pieces import FEW_PIECES

@@ -7,8 +7,8 @@ import time
 
 import pytest
 
-from core.aio import AsyncSkillClient
-from core.client import SkillClient
+from core.pool.aio import AsyncSkillClient
+from core.pool.client import SkillClient
 from tests.stub_skill import Answer, Reply, StubSkill
 from tests.system.test_replicas import REQUEST, client_of, replicas, until
 

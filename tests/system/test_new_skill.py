@@ -68,7 +68,7 @@ def test_installed_package_serves_its_skill_through_the_pool(tmp_path: Path, opt
         assert done.returncode == 0, done.stdout + done.stderr
         return done.stdout
 
-    python("-m", "core.cli", "new-skill", "shout", "--package", str(package), *options)
+    python("-m", "sarai", "new-skill", "shout", "--package", str(package), *options)
     python("-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--no-index", "--no-deps",
            "--no-build-isolation", "--target", str(site), str(package))  # fmt: skip
     assert (site / "sarai_skill_shout" / "server.py").is_file()

@@ -29,8 +29,8 @@ from core.errors import (
     UnavailableError,
     UnknownSkillError,
 )
+from core.local.progress import Progress, Serving, Starting, Waiting, report
 from core.model_pool import ModelPool, get_model_pool
-from core.progress import Progress, Serving, Starting, Waiting, report
 from skills import skills_pb2
 from tests.stub_plugin import PluginTree, free_port
 from tests.stub_skill import StubSkill

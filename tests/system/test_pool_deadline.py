@@ -8,9 +8,9 @@ from collections.abc import Callable
 
 import pytest
 
-from core.aio import AsyncSkillClient
-from core.client import SkillClient
 from core.errors import CallError, DeadlineError
+from core.pool.aio import AsyncSkillClient
+from core.pool.client import SkillClient
 from core.pool.replica_set import ReplicaSet
 from skills import skills_pb2
 from skills.runtime.pieces import HOLD_S

@@ -10,12 +10,12 @@ from concurrent.futures import ThreadPoolExecutor
 import grpc
 import pytest
 
-from core.aio import AsyncSkillClient
-from core.backends.address import AddressReplica
-from core.client import SkillClient
 from core.config import PoolConfig
 from core.errors import CallCancelledError, PoolClosedError, SkillStartError, UnavailableError
 from core.model_pool import ModelPool
+from core.pool.aio import AsyncSkillClient
+from core.pool.backend import AddressReplica
+from core.pool.client import SkillClient
 from core.pool.replica_set import ReplicaSet
 from skills import skills_pb2
 from tests.stub_plugin import PluginTree, free_port, stub_spec

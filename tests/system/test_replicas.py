@@ -17,9 +17,6 @@ from pathlib import Path
 import grpc
 import pytest
 
-from core.backends.address import AddressReplica
-from core.backends.health import check_serving
-from core.client import SkillClient
 from core.config import PoolConfig
 from core.errors import (
     DeadlineError,
@@ -27,9 +24,12 @@ from core.errors import (
     UnavailableError,
 )
 from core.pool.answer import FEW_PIECES
+from core.pool.backend import AddressReplica
+from core.pool.client import SkillClient
 from core.pool.events import HealthTold, Probed
 from core.pool.records import EJECT_AFTER
 from core.pool.replica_set import ReplicaSet
+from core.rpc.health import check_serving
 from skills import skills_pb2
 from skills.runtime.pieces import HOLD_S
 from tests.both_clients import User, async_user, sync_user

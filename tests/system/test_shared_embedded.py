@@ -22,10 +22,10 @@ ROOT = Path(__file__).parents[2]
 # Answers each line, a Python expression, with a line: its value, or its error after "!".
 USER = """
 import os, sys, time
-from core.backends.embedded import EmbeddedReplica
-from core.channels import open_channel
+from core.local.embedded import EmbeddedReplica
+from core.rpc import open_channel
 from core.config import PoolConfig
-from core.progress import Starting
+from core.local.progress import Starting
 from skills import skills_pb2, skills_pb2_grpc
 from tests.stub_plugin import stub_spec
 

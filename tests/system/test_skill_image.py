@@ -25,7 +25,7 @@ from PIL import Image
 from core.config import PoolConfig
 from core.errors import CallError, InvalidRequestError, RequestTooLargeError
 from core.model_pool import ModelPool
-from core.rpc_status import call_error
+from core.pool.rpc_status import call_error
 from skills import skills_pb2
 from skills.runtime.testing import served
 from skills.skill_image import image_pb2
@@ -330,7 +330,7 @@ def test_command_line_tells_its_health() -> None:
     with ModelPool(PoolConfig()) as pool:
         target = pool.get_skill_client("image").target
         done = subprocess.run(
-            [sys.executable, "-m", "core.cli", "health", "image", "--target", target, "--json"],
+            [sys.executable, "-m", "sarai", "health", "image", "--target", target, "--json"],
             cwd=ROOT, env={**os.environ, "PYTHONPATH": str(ROOT)}, capture_output=True, text=True, timeout=60,
             check=False,
         )  # fmt: skip

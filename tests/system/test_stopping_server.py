@@ -8,8 +8,8 @@ from pathlib import Path
 
 import grpc
 
-from core.client import SkillClient
 from core.config import PoolConfig
+from core.pool.client import SkillClient
 from skills import skills_pb2
 from skills.skill_draft.plugin import sarai_skills
 from tests.servers import draft_server
@@ -37,4 +37,4 @@ def test_a_call_at_the_last_moment_is_unavailable_never_cancelled(tmp_path: Path
         assert server.process.wait(20) == 0
         for caller in callers:
             caller.join(30)
-        assert ends == [grpc.StatusCode.UNAVAILABLE] * 8, "also where gRPC loses the end of a call (core/lost_ends.py)"
+        assert ends == [grpc.StatusCode.UNAVAILABLE] * 8, "also where gRPC loses the end of a call (core/rpc)"

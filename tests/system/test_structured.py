@@ -17,10 +17,10 @@ import pytest
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 from typing_extensions import TypedDict
 
-from core.aio import AsyncSkillClient
-from core.client import SkillClient
 from core.errors import AnswerError, ConfigError, CutAnswerError, InvalidAnswerError
-from core.structured import shape_of
+from core.pool.aio import AsyncSkillClient
+from core.pool.client import SkillClient
+from core.pool.structured import shape_of
 from skills import skills_pb2
 from tests.stub_plugin import client_of
 from tests.stub_skill import Reply, StubSkill
@@ -239,14 +239,14 @@ def run_python(code: str) -> str:
 
 
 def test_a_json_schema_needs_no_pydantic() -> None:
-    code = "import sys, core.client, core.aio, core.omni_loop; from core.structured import shape_of; "
+    code = "import sys, core.pool.client, core.pool.aio, core.omni_loop; from core.pool.structured import shape_of; "
     code += "print(shape_of({}).read('[1]'), [name for name in sys.modules if name.startswith('pydantic')])"
     assert run_python(code) == "[1] []\n"
 
 
 def test_a_type_without_pydantic_is_an_error_that_names_it() -> None:
     code = "import sys; sys.modules['pydantic'] = None\n"
-    code += "from core.structured import shape_of\nfrom core.errors import ConfigError\n"
+    code += "from core.pool.structured import shape_of\nfrom core.errors import ConfigError\n"
     code += "try:\n    shape_of(list[int])\nexcept ConfigError as error:\n    print(error)"
     assert "pip install pydantic" in run_python(code)
 

@@ -167,7 +167,7 @@ def test_loop_gives_an_object_and_reflects_in_free_text(pool: ModelPool, type_: 
 
 def sarai(server: DraftServer, *arguments: str) -> subprocess.CompletedProcess[str]:
     environment = {**os.environ, "SARAI_DRAFT_TARGET": server.target}
-    command = [sys.executable, "-m", "core.cli", *arguments]
+    command = [sys.executable, "-m", "sarai", *arguments]
     return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=100, check=False)
 
 

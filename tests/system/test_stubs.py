@@ -60,7 +60,7 @@ print(answer.media_type, health.status, skill.target)
 """
 SERVE_AND_ASK = """
 (cd skills/{folder} && exec python server.py) &
-until python -m core.cli health -q {skill}; do kill -0 $!; sleep 0.2; done
+until python -m sarai health -q {skill}; do kill -0 $!; sleep 0.2; done
 python ask.py
 buf curl --protocol grpc --http2-prior-knowledge http://localhost:{port}/{service}/Health
 kill $!

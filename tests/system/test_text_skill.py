@@ -14,7 +14,7 @@ import psutil
 import pytest
 
 from core.errors import CallError, InvalidRequestError, OverloadedError, SkillFailedError
-from core.rpc_status import call_error
+from core.pool.rpc_status import call_error
 from skills import skills_pb2
 from skills.runtime.testing import served
 from skills.skills_pb2_grpc import SkillsServiceStub

@@ -13,10 +13,10 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from core.backends.address import AddressReplica
-from core.client import SkillClient
 from core.config import PoolConfig
 from core.pool import watcher
+from core.pool.backend import AddressReplica
+from core.pool.client import SkillClient
 from core.pool.events import Targets
 from core.pool.replica_set import ReplicaSet
 from core.pool.state import SILENT_S

@@ -18,17 +18,18 @@ from tests.source_tree import typed
 from tools.llama_wheel import cache_dir, describe, kept_wheel
 
 ASK = """
-from core.model_pool import get_model_pool
-from skills import skills_pb2
+import core.model_pool
+from sarai import GenReq, get_model_pool
 
+assert get_model_pool is core.model_pool.get_model_pool
 draft = get_model_pool().get_skill_client("draft")
-answer = draft.Generate(skills_pb2.GenReq(prompt="Hello", max_tokens=8, temperature=0.0), timeout=100)
+answer = draft.Generate(GenReq(prompt="Hello", max_tokens=8, temperature=0.0), timeout=100)
 print(answer.tokens_generated, answer.model, draft.origin)
 """
 USE = """
 import skills.skill_draft.server
-from core.errors import SaraiError
-from skills.skills_pb2 import GenReq
+from core.model_pool import get_model_pool
+from sarai import GenReq, OmniLoop, errors
 
 request: GenReq = GenReq(prompt="Hello", max_tokens="eight")
 """
@@ -76,10 +77,10 @@ def environment(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_wheel_holds_all_that_is_no_code(wheel: Path) -> None:
     names = set(zipfile.ZipFile(wheel).namelist())
-    for wanted in ("core/py.typed", "skills/py.typed", "skills/skills.proto", "skills/skills_pb2.pyi",
+    for wanted in ("core/py.typed", "sarai/py.typed", "skills/py.typed", "skills/skills.proto", "skills/skills_pb2.pyi",
                    "skills/skill_draft/catalog.toml", "core/cli/new_skill_template/plugin.py.template"):  # fmt: skip
         assert wanted in names
-    assert {name.split("/")[0] for name in names} == {"core", "skills", "sarai_skills-2.16.0.dist-info"}
+    assert {name.split("/")[0] for name in names} == {"core", "sarai", "skills", "sarai_skills-2.16.0.dist-info"}
 
 
 @pytest.mark.parametrize(

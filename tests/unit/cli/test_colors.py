@@ -4,7 +4,7 @@ import io
 
 import pytest
 
-from core.cli.colors import Paint, wants_color
+from core.cli.streams import Paint, wants_color
 
 
 class Terminal(io.StringIO):

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from core.compose import STEERING
+from core.local.compose import STEERING
 
 ROOT = Path(__file__).parents[3]
 # Stands in for the engine's command: notes where and how it was called, and answers what the command line asks.
@@ -65,7 +65,7 @@ class Caller:
             "COMPOSE_PROFILES": "big",
         }
         return subprocess.run(
-            [sys.executable, "-m", "core.cli", *arguments], cwd=cwd, env=environment, stdin=subprocess.DEVNULL,
+            [sys.executable, "-m", "sarai", *arguments], cwd=cwd, env=environment, stdin=subprocess.DEVNULL,
             capture_output=True, text=True, timeout=60, check=False,
         )  # fmt: skip
 

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from core.cli.app import cli
-from core.cli.escapes import EscapeError, escape, unescape
+from core.cli.parameters import EscapeError, escape, unescape
 
 
 @pytest.mark.parametrize(

@@ -6,8 +6,7 @@ import grpc
 import pytest
 
 from core import errors
-from core.cli.exit_codes import ExitCode, exit_code_of
-from core.loop_run import LoopError
+from core.cli.common import ExitCode, exit_code_of
 from skills import skills_pb2
 
 EXPECTED = {
@@ -19,6 +18,7 @@ EXPECTED = {
     errors.AnswerError: ExitCode.FAILED,
     errors.CutAnswerError: ExitCode.FAILED,
     errors.InvalidAnswerError: ExitCode.FAILED,
+    errors.LoopError: ExitCode.FAILED,
     errors.ComposeError: ExitCode.FAILED,
     errors.NoComposeError: ExitCode.UNAVAILABLE,
     errors.SkillStartError: ExitCode.UNAVAILABLE,
@@ -49,12 +49,12 @@ def make(kind: type[errors.SaraiError]) -> errors.SaraiError:
     if issubclass(kind, errors.AnswerError):
         invalid = (ValueError(),) if issubclass(kind, errors.InvalidAnswerError) else ()
         return kind("text", skills_pb2.GenResp(), *invalid)
-    return kind("text")
+    return kind(errors.SaraiError("text") if kind is errors.LoopError else "text")
 
 
 def all_of(kind: type[errors.SaraiError]) -> set[type[errors.SaraiError]]:
     found = {kind}.union(*map(all_of, kind.__subclasses__()))
-    return {cls for cls in found if vars(errors).get(cls.__name__) is cls}
+    return {cls for cls in found if getattr(errors, cls.__name__, None) is cls}
 
 
 def test_every_error_has_its_exit_code() -> None:
@@ -63,7 +63,7 @@ def test_every_error_has_its_exit_code() -> None:
 
 @pytest.mark.parametrize("kind", [errors.UnavailableError, errors.InvalidRequestError, errors.DeadlineError])
 def test_failed_draft_ends_as_its_cause_does(kind: type[errors.SaraiError]) -> None:
-    assert exit_code_of(LoopError(make(kind))) == EXPECTED[kind]
+    assert exit_code_of(errors.LoopError(make(kind))) == EXPECTED[kind]
 
 
 def test_table_of_the_docs_is_that_of_the_code() -> None:

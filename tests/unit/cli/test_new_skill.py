@@ -12,7 +12,7 @@ import yaml  # type: ignore[import-untyped]  # no types without a package for th
 from click.testing import CliRunner, Result
 
 from core.cli.app import cli
-from core.cli.new_skill_compose import add_service
+from core.cli.new_skill_files import add_service
 from tests.servers import ROOT
 
 COMPOSE = ("docker-compose.override.yml", "docker-compose.scale.yml")

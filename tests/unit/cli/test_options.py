@@ -9,11 +9,10 @@ import click
 import pytest
 from click.testing import CliRunner
 
-from core.cli.answer_options import AnswerOptions, answer_options
 from core.cli.app import cli
-from core.cli.prompt_input import MAX_PIPED_BYTES, read_prompt
+from core.cli.asking import MAX_PIPED_BYTES, AnswerOptions, answer_options, read_prompt
 from core.errors import ConfigError
-from core.loop_config import LoopConfig
+from core.loop.config import LoopConfig
 from skills import skills_pb2
 
 

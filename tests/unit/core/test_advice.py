@@ -9,9 +9,8 @@ import click
 import grpc
 import pytest
 
-from core.base_errors import UnknownSkillError
 from core.cli.app import cli
-from core.errors import ERROR_OF_CODE, CallError, UnavailableError
+from core.errors import ERROR_OF_CODE, CallError, UnavailableError, UnknownSkillError
 
 COMMAND = re.compile(r"`(sarai [^`]+)`")
 

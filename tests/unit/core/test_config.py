@@ -80,8 +80,7 @@ def test_every_setting_has_a_docstring() -> None:
 
 def test_only_config_reads_the_environment_for_settings() -> None:
     core = Path(inspect.getfile(PoolConfig)).parent
-    readers = {
-        path.name for path in [*core.glob("*.py"), *core.glob("backends/*.py")] if READS.search(path.read_text())
-    }
-    # quiet_grpc sets a variable of gRPC's; process and compose hand the environment on to a child.
-    assert readers == {"config.py", "quiet_grpc.py", "process.py", "compose.py"}
+    files = {path.relative_to(core).as_posix(): path.read_text() for path in core.rglob("*.py")}
+    readers = {path for path, code in files.items() if READS.search(code) and not path.startswith("cli/")}
+    # rpc sets a variable of gRPC's; process and compose hand the environment on to a child.
+    assert readers == {"config.py", "rpc/__init__.py", "local/process.py", "local/compose.py"}

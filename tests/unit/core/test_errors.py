@@ -17,7 +17,7 @@ from core.errors import (
     SkillStartError,
     UnknownSkillError,
 )
-from core.rpc_status import rich_details
+from core.pool.rpc_status import rich_details
 from skills import skills_pb2
 from tests.stub_plugin import client_of
 from tests.stub_skill import Failure, StubSkill

@@ -3,7 +3,7 @@ from __future__ import annotations
 import threading
 import time
 
-from core.backends.idle import IdleTimer
+from core.local.idle import IdleTimer
 
 
 def threads() -> list[str]:

@@ -18,7 +18,7 @@ print(json.dumps([rss_kb, sorted(sys.modules), os.environ.get("GRPC_VERBOSITY")]
 """
 
 
-@pytest.mark.parametrize("module", ["core", "core.model_pool", "core.client"])
+@pytest.mark.parametrize("module", ["core", "core.model_pool", "core.pool.client"])
 def test_importing_core_is_cheap(module: str) -> None:
     run = subprocess.run(
         [sys.executable, "-c", PROBE.format(module=module)], cwd=ROOT, capture_output=True, text=True, check=True

@@ -60,7 +60,7 @@ def test_the_walk_sees_every_form_of_import(tmp_path: Path) -> None:
 @pytest.mark.parametrize("path", sources("core"))
 def test_core_imports_no_skill_and_no_engine(path: str) -> None:
     for name in imports(path):
-        assert not within(name, "llama_cpp", "numpy"), f"{path} imports {name}"
+        assert not within(name, "llama_cpp", "numpy", "sarai"), f"{path} imports {name}"
         if within(name, "skills"):
             assert within(name, *CONTRACT), f"{path} imports {name}; core knows no skill"
 
@@ -76,38 +76,66 @@ def test_core_names_no_skill(path: str) -> None:
 
 @pytest.mark.parametrize("path", sources("core"))
 def test_core_takes_grpc_from_where_it_is_quiet(path: str) -> None:
-    if path != "core/quiet_grpc.py":
+    if path != "core/rpc/__init__.py":
         assert "grpc" not in top_level(path), f"{path} imports grpc itself"
 
 
-# What the low layers of core may take from core.
-LAYERS = {
-    "core/skill.py": (),
-    "core/quiet_grpc.py": (),
-    "core/progress.py": (),
-    "core/hookspecs.py": ("core.skill",),
-    "core/base_errors.py": (),
-    "core/errors.py": ("core.base_errors", "core.quiet_grpc"),
-    "core/texts.py": (),
-    "core/config.py": ("core.skill", "core.errors", "core.texts"),
-    "core/channels.py": ("core.quiet_grpc",),
-    "core/rpc_status.py": ("core.errors", "core.quiet_grpc"),
-    "core/plugins.py": ("core.hookspecs", "core.skill", "core.base_errors"),
+# The rooms of core, from the ground up, and what each may take from the others.
+GROUND = ("core.skill", "core.rpc", "core.errors", "core.config")
+ROOMS: dict[str, tuple[str, ...]] = {
+    "core.skill": (),
+    "core.rpc": (),
+    "core.hookspecs": ("core.skill",),
+    "core.errors": ("core.rpc",),
+    "core.config": ("core.skill", "core.errors"),
+    "core.plugins": ("core.hookspecs", "core.skill", "core.errors"),
+    "core.local": GROUND,
+    "core.pool": GROUND,
+    "core.model_pool": (*GROUND, "core.plugins", "core.local", "core.pool"),
+    "core.loop": (*GROUND, "core.plugins", "core.pool"),
+    "core.omni_loop": ("core.errors", "core.model_pool", "core.pool", "core.loop"),
+    "core.testing": (*GROUND, "core.plugins", "core.local", "core.pool"),
+    "core.cli": (*GROUND, "core.plugins", "core.local", "core.pool", "core.model_pool", "core.loop", "core.omni_loop"),
 }
 
+IN_ROOMS = [path for path in sources("core") if path != "core/__init__.py"]
 
-@pytest.mark.parametrize("path", LAYERS)
-def test_low_layers_of_core_reach_no_higher(path: str) -> None:
+
+def room_of(name: str) -> str:
+    """The room that a full name of core's lies in."""
+    (room,) = (room for room in ROOMS if within(name, room))
+    return room
+
+
+def room_of_file(path: str) -> str:
+    """The room that a file of core belongs to."""
+    return room_of(path.removesuffix(".py").replace("/", "."))
+
+
+def test_rooms_stand_above_all_that_they_may_take() -> None:
+    below = set[str]()
+    for room, allowed in ROOMS.items():
+        assert below.issuperset(allowed), f"{room} may take from what stands above it"
+        below.add(room)
+
+
+@pytest.mark.parametrize("path", IN_ROOMS)
+def test_rooms_of_core_reach_no_higher(path: str) -> None:
+    own = room_of_file(path)
     for name in imports(path):
-        assert not within(name, "core") or within(name, *LAYERS[path]), f"{path} imports {name}"
+        if within(name, "core"):
+            assert room_of(name) in (own, *ROOMS[own]), f"{path} imports {name}"
+
+
+def test_every_room_of_core_is_there() -> None:
+    assert set(map(room_of_file, IN_ROOMS)) == set(ROOMS)
 
 
 # What decides for the pool: the same events at the same moments always give the same actions.
 PURE = [
     f"core/pool/{name}.py"
-    for name in ("balance", "events", "pace", "records", "retry_budget", "roster", "state", "status", "verdicts",
-                 "waiting_line")
-]  # fmt: skip
+    for name in ("balance", "events", "pace", "records", "state", "status", "verdicts", "waiting")
+]
 
 
 @pytest.mark.parametrize("path", PURE)
@@ -115,15 +143,9 @@ def test_what_decides_for_the_pool_has_no_clock_no_lock_and_no_wire(path: str) -
     assert not {"asyncio", "os", "random", "socket", "threading", "time"} & set(top_level(path))
     for name in imports(path):
         core = file_of(name) if within(name, "core") else None
-        allowed = ("core/backends/__init__.py", "core/config.py", "core/errors.py", "core/pool/__init__.py",
-                   "core/quiet_grpc.py", "core/rpc_status.py", *PURE)  # fmt: skip
+        allowed = ("core/config.py", "core/errors/__init__.py", "core/pool/__init__.py", "core/pool/backend.py",
+                   "core/pool/rpc_status.py", "core/rpc/__init__.py", *PURE)  # fmt: skip
         assert core is None or core in allowed, f"{path} imports {name}"
-
-
-@pytest.mark.parametrize("path", [*sources("core/backends"), *sources("core/pool"), "core/client.py", "core/aio.py"])
-def test_backends_and_clients_do_not_know_the_pool(path: str) -> None:
-    for name in imports(path):
-        assert not within(name, "core.model_pool", "core.omni_loop", "core.plugins", "core.cli"), f"{path}: {name}"
 
 
 def file_of(name: str) -> str | None:
@@ -171,10 +193,10 @@ def test_only_the_command_line_shows_things(path: str) -> None:
 
 
 @pytest.mark.parametrize("path", sources("skills"))
-def test_skills_import_core_in_their_plugin_alone(path: str) -> None:
-    allowed = ("core.hookspecs", "core.skill") if Path(path).name == "plugin.py" else ()
+def test_skills_come_through_the_door_and_in_their_plugin_alone(path: str) -> None:
+    through = ("sarai.Resources", "sarai.SkillSpec", "sarai.hookimpl") if Path(path).name == "plugin.py" else ()
     for name in imports(path):
-        assert not within(name, "core") or within(name, *allowed), f"{path} imports {name}"
+        assert not within(name, "core", "sarai") or name in through, f"{path} imports {name}"
 
 
 @pytest.mark.parametrize("path", [path for path in sources("skills") if Path(path).name == "plugin.py"])
@@ -182,7 +204,7 @@ def test_plugin_is_light(path: str) -> None:
     own = Path(path).parent.as_posix().replace("/", ".")
     stubs = tuple(f"{own}.{file.stem}" for file in (ROOT / path).parent.glob("*_pb2*.py"))
     for name in imports(path):
-        assert within(name, "__future__", "typing", "core", *CONTRACT, *stubs), f"{path} imports {name}"
+        assert within(name, "__future__", "typing", "sarai", *CONTRACT, *stubs), f"{path} imports {name}"
 
 
 def reached_from(path: str) -> Iterator[tuple[str, str]]:

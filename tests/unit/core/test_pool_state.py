@@ -7,9 +7,9 @@ import pytest
 from core.errors import CallError
 from core.pool import events
 from core.pool.records import EJECT_AFTER, EJECT_S
-from core.pool.retry_budget import FLOOR, RetryBudget
 from core.pool.state import SILENT_S, TICK_S
 from core.pool.verdicts import STRANGER_ATTEMPTS, STRANGER_S
+from core.pool.waiting import FLOOR, RetryBudget
 from tests.pool_world import BROKEN, INTERNAL, REFUSED, Talk, World, failure, full
 
 

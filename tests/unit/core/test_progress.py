@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from core.progress import Progress, Serving, Starting, Waiting, report
+from core.local.progress import Progress, Serving, Starting, Waiting, report
 
 if TYPE_CHECKING:
     import pytest

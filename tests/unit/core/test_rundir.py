@@ -9,9 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from core.backends.descriptors import close_held
-from core.backends.lifeline import Lifeline, make_lifeline
-from core.backends.rundir import NAME_BYTES, RunDir
+from core.local.lifeline import Lifeline, close_held, make_lifeline
+from core.local.rundir import NAME_BYTES, RunDir
 
 NAME = "x" * (NAME_BYTES * 4 // 3)
 

@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from core.backends.process import server_environment
-from core.backends.share_key import share_key
+from core.local.process import server_environment
+from core.local.rundir import share_key
 from core.skill import SkillSpec
 from tests.stub_plugin import stub_spec
 

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from core.errors import ConfigError
-from core.loop_config import LoopConfig
+from core.loop.config import LoopConfig
 from core.omni_loop import OmniLoop
 
 

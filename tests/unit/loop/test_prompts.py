@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from core.prompts import (
+from core.loop.prompts import (
     NOTHING_TO_CORRECT,
     Language,
     correction_prompt,

@@ -6,8 +6,7 @@ import math
 
 import pytest
 
-from core.confidence import confidence_of
-from core.loop_result import CallFigures, Iteration, LoopResult, Reflection, Stage, StopReason, best_of
+from core.loop.result import CallFigures, Iteration, LoopResult, Reflection, Stage, StopReason, best_of, confidence_of
 from skills import skills_pb2
 
 

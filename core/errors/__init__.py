@@ -1,0 +1,107 @@
+"""What can go wrong for a caller.
+
+    SaraiError
+    ├── ConfigError               a setting is out of its range
+    ├── PluginError               a plugin could not be loaded
+    ├── UnknownSkillError         no plugin brings a skill of this name
+    ├── PoolClosedError           the pool was closed
+    ├── ComposeError              compose, or the container engine, failed
+    │   └── NoComposeError        there is none, or no compose project here
+    ├── SkillStartError           the local server of a skill did not come up; also a grpc.RpcError, UNAVAILABLE
+    │   ├── SkillStartTimeoutError
+    │   └── SkillRestartLimitError
+    ├── AnswerError               an answer came, but the object that was asked for cannot be made of it
+    │   ├── CutAnswerError        it was ended before it was whole
+    │   └── InvalidAnswerError    it does not satisfy its type
+    ├── LoopError                 a loop has no answer
+    └── CallError                 a call failed; also a grpc.RpcError
+        ├── InvalidRequestError   INVALID_ARGUMENT, OUT_OF_RANGE, NOT_FOUND, ALREADY_EXISTS, FAILED_PRECONDITION
+        │   └── RequestTooLargeError
+        ├── AccessDeniedError     UNAUTHENTICATED, PERMISSION_DENIED
+        ├── OverloadedError       RESOURCE_EXHAUSTED
+        ├── UnavailableError      UNAVAILABLE, ABORTED
+        ├── DeadlineError         DEADLINE_EXCEEDED
+        ├── CallCancelledError    CANCELLED
+        ├── UnsupportedError      UNIMPLEMENTED
+        └── SkillFailedError      INTERNAL, UNKNOWN, DATA_LOSS
+
+The text of each is one line: what happened, where, and what to do.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from core.errors.plain import (
+    AnswerError,
+    ComposeError,
+    ConfigError,
+    CutAnswerError,
+    InvalidAnswerError,
+    LoopError,
+    NoComposeError,
+    PluginError,
+    PoolClosedError,
+    SaraiError,
+    UnknownSkillError,
+    one_line,
+)
+
+if TYPE_CHECKING:
+    from core.errors.calls import (
+        ERROR_OF_CODE,
+        AccessDeniedError,
+        CallCancelledError,
+        CallError,
+        DeadlineError,
+        FieldViolation,
+        InvalidRequestError,
+        OverloadedError,
+        RequestTooLargeError,
+        SkillFailedError,
+        SkillRestartLimitError,
+        SkillStartError,
+        SkillStartTimeoutError,
+        UnavailableError,
+        UnsupportedError,
+    )
+else:
+
+    def __getattr__(name: str) -> object:
+        """Give what needs gRPC, which is loaded with the first of it: settings, plugins and help do without."""
+        if name not in __all__:
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        from core.errors import calls
+
+        return getattr(calls, name)
+
+
+__all__ = [
+    "ERROR_OF_CODE",
+    "AccessDeniedError",
+    "AnswerError",
+    "CallCancelledError",
+    "CallError",
+    "ComposeError",
+    "ConfigError",
+    "CutAnswerError",
+    "DeadlineError",
+    "FieldViolation",
+    "InvalidAnswerError",
+    "InvalidRequestError",
+    "LoopError",
+    "NoComposeError",
+    "OverloadedError",
+    "PluginError",
+    "PoolClosedError",
+    "RequestTooLargeError",
+    "SaraiError",
+    "SkillFailedError",
+    "SkillRestartLimitError",
+    "SkillStartError",
+    "SkillStartTimeoutError",
+    "UnavailableError",
+    "UnknownSkillError",
+    "UnsupportedError",
+    "one_line",
+]

@@ -1,0 +1,1 @@
+"""Servers on this host: local processes that programs of one user share (`shared`), and containers (`compose`)."""

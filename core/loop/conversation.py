@@ -1,0 +1,91 @@
+"""The one growing conversation of a loop: turns are added at its end and nothing before is ever touched.
+
+So each call's prompt begins with the whole of the one before, and the skill has that in its prefix cache.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from core.loop.result import Stage
+from skills import skills_pb2
+
+if TYPE_CHECKING:
+    from core.loop.config import LoopConfig
+
+
+def turn_of(response: skills_pb2.GenResp) -> skills_pb2.Message:
+    """The model's answer as its turn, as the very tokens that it wrote where they spell it."""
+    turn = skills_pb2.Message(role="assistant", content=response.text)
+    # After a stop string the tokens spell more than the text.
+    if response.finish_reason != skills_pb2.FINISH_REASON_STOP_STRING:
+        turn.token_ids.extend(response.token_ids)
+    return turn
+
+
+class Conversation:
+    """The turns so far.
+
+    Args:
+        config: the settings of the requests.
+        prompt: the first turn.
+        seed: the seed of all requests, None for none.
+        json_schema: what drafts and corrections must fit, None where they need not.
+    """
+
+    def __init__(self, config: LoopConfig, prompt: str, *, seed: int | None, json_schema: str | None) -> None:
+        self._config = config
+        self._json_schema = json_schema
+        self._seed = seed
+        self._messages: list[skills_pb2.Message] = []
+        if config.system:
+            self._messages.append(skills_pb2.Message(role="system", content=config.system))
+        self.ask(prompt)
+
+    def ask(self, text: str) -> None:
+        """Adds a turn of the user."""
+        self._messages.append(skills_pb2.Message(role="user", content=text))
+
+    def answered(self, response: skills_pb2.GenResp) -> None:
+        """Adds the model's answer as its turn."""
+        self._messages.append(turn_of(response))
+
+    def request(self, stage: Stage, *, time_budget_ms: int = 0) -> skills_pb2.GenReq:
+        """The request for the next answer.
+
+        Args:
+            stage: what it is; a reflection is short, and is not held to a grammar, a schema or stop strings.
+            time_budget_ms: when the answer so far is wanted; 0 for no budget.
+        """
+        config = self._config
+        reflecting = stage is Stage.REFLECTION
+        request = skills_pb2.GenReq(
+            messages=self._messages,
+            max_tokens=config.reflection_max_tokens if reflecting else config.max_tokens,
+            temperature=config.temperature,
+            stop=() if reflecting else config.stop,
+            top_p=config.top_p,
+            top_k=config.top_k,
+            min_p=config.min_p,
+            seed=self._seed,
+            repeat_penalty=config.repeat_penalty,
+            presence_penalty=config.presence_penalty,
+            frequency_penalty=config.frequency_penalty,
+            time_budget_ms=time_budget_ms,
+            priority=skills_pb2.PRIORITY_BATCH if config.batch else skills_pb2.PRIORITY_INTERACTIVE,
+            lookup=config.lookup,
+            progress=config.progress,
+        )
+        if not reflecting:
+            self._constrain(request)
+        return request
+
+    def _constrain(self, request: skills_pb2.GenReq) -> None:
+        config = self._config
+        request.close_json, request.allow_weaker_schema = config.close_json, config.allow_weaker_schema
+        if config.grammar is not None:
+            request.grammar = config.grammar
+        if config.regex is not None:
+            request.regex = config.regex
+        if self._json_schema is not None:
+            request.json_schema = self._json_schema

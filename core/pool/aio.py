@@ -1,0 +1,310 @@
+"""The async client: the same words over grpc.aio. What a call goes through is shared (core.pool.answer)."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import defaultdict
+from functools import partial
+from typing import TYPE_CHECKING, Any, Generic, Self, TypeVar, overload
+
+from core.errors import CallCancelledError
+from core.pool.answer import ANSWERS, Answer
+from core.pool.face import ClientFace, StreamFace
+from core.pool.structured import shape_of
+from core.pool.watcher import CHECK_TIMEOUT_S
+from core.pool.wire import END, Caller, Metadata, Wire
+from core.rpc import grpc, open_aio_channel, open_channel
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Coroutine, Sequence
+
+    from core.pool.backend import Backend
+    from core.pool.records import Attempt
+    from core.pool.replica_set import ReplicaSet
+    from skills import skills_pb2
+
+_T = TypeVar("_T")
+_Chunk = TypeVar("_Chunk")
+
+
+class AsyncSkillClient(ClientFace):
+    """Calls a skill from any event loop. The methods, arguments and errors are those of `core.pool.client.SkillClient`.
+
+    A stream is read in the event loop that it was begun in.
+    """
+
+    _wire: _AioWire
+
+    def __init__(self, replicas: ReplicaSet, *, caller: str = "") -> None:
+        self._wire = _AioWire(replicas, caller=caller)
+
+    async def Generate(  # noqa: N802  # the stub's name
+        self,
+        request: skills_pb2.GenReq,
+        timeout: float | None = None,  # noqa: ASYNC109  # the stub's argument, a gRPC deadline
+        metadata: Metadata | None = None,
+    ) -> skills_pb2.GenResp:
+        """Answers a prompt."""
+        return await Answer(self._wire, ANSWERS, request, timeout, metadata, whole_only=True).result()
+
+    def GenerateStream(  # noqa: N802  # the stub's name
+        self, request: skills_pb2.GenReq, timeout: float | None = None, metadata: Metadata | None = None
+    ) -> AsyncAnswerStream[skills_pb2.GenChunk]:
+        """The same answer in pieces. Closing the stream cancels the call."""
+        return self._stream(ANSWERS, request, timeout, metadata)
+
+    @overload
+    async def generate_json(
+        self,
+        prompt: str | Sequence[skills_pb2.Message],
+        schema: type[_T],
+        *,
+        timeout: float | None = None,  # noqa: ASYNC109  # as above
+        metadata: Metadata | None = None,
+        **fields: Any,
+    ) -> _T: ...
+
+    @overload
+    async def generate_json(
+        self,
+        prompt: str | Sequence[skills_pb2.Message],
+        schema: object,
+        *,
+        timeout: float | None = None,  # noqa: ASYNC109  # as above
+        metadata: Metadata | None = None,
+        **fields: Any,
+    ) -> Any: ...
+
+    async def generate_json(
+        self,
+        prompt: str | Sequence[skills_pb2.Message],
+        schema: object,
+        *,
+        timeout: float | None = None,  # noqa: ASYNC109  # as above
+        metadata: Metadata | None = None,
+        **fields: Any,
+    ) -> Any:
+        """Answers with an object."""
+        shape = shape_of(schema)
+        request = shape.request(prompt, fields)
+        return shape.parse(request, await self.Generate(request, timeout, metadata))
+
+    async def Health(  # noqa: N802  # the stub's name
+        self,
+        request: skills_pb2.HealthReq | None = None,
+        timeout: float | None = None,  # noqa: ASYNC109  # as above
+        metadata: Metadata | None = None,
+    ) -> skills_pb2.HealthResp:
+        """What the replica does and how it is."""
+        if request is None:
+            from skills import skills_pb2
+
+            request = skills_pb2.HealthReq()
+        health: skills_pb2.HealthResp = await self._unary("Health", request, timeout, metadata)
+        return health
+
+    async def _unary(
+        self,
+        method: str,
+        request: Any,
+        timeout: float | None,  # noqa: ASYNC109  # as above
+        metadata: Metadata | None,
+    ) -> Any:
+        return await Answer(self._wire, method, request, timeout, metadata, single=True).only()
+
+    def _stream(
+        self, method: str, request: Any, timeout: float | None, metadata: Metadata | None
+    ) -> AsyncAnswerStream[Any]:
+        return AsyncAnswerStream(Answer(self._wire, method, request, timeout, metadata))
+
+    async def close(self) -> None:
+        """End the client and cancel its running calls. Idempotent. The replicas go on."""
+        await self._wire.close()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.close()
+
+
+class AsyncAnswerStream(StreamFace, Generic[_Chunk]):
+    """An answer in pieces, as it comes. The call begins with the first piece that is asked for.
+
+    An async context manager; leaving it early cancels the call.
+
+    Args:
+        answer: the call.
+    """
+
+    def __init__(self, answer: Answer) -> None:
+        super().__init__(answer)
+        self._loop: asyncio.AbstractEventLoop | None = None
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> _Chunk:
+        self._loop = self._loop or asyncio.get_running_loop()
+        if self._loop is not asyncio.get_running_loop():
+            self.close()
+            raise CallCancelledError(
+                code=grpc.StatusCode.CANCELLED,
+                details="it was begun in another event loop: read an answer to its end in one, or ask again",
+                skill=self._answer.pool.spec.name,
+                target=self._answer.pool.target,
+            )
+        chunk: _Chunk = await self._answer.next()
+        if chunk is END:
+            raise StopAsyncIteration
+        return chunk
+
+    async def aclose(self) -> None:
+        """The same, as async generators name it."""
+        self.close()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        self.close()
+
+
+class _CancelledHereError(grpc.RpcError):
+    """An attempt that was ended from here: gRPC cancels whoever reads it, which must not look like his own end."""
+
+    def code(self) -> grpc.StatusCode:
+        return grpc.StatusCode.CANCELLED
+
+    def details(self) -> str:
+        return "it was closed, or its client was"
+
+
+class _Loop(Caller):
+    """An event loop. Nothing is done in one that is closed: nobody waits there."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._loop = loop
+        self._woken = asyncio.Event()
+
+    def wake(self) -> None:
+        _call_soon(self._loop, self._woken.set)
+
+    async def wait(self) -> None:
+        await self._woken.wait()
+        self._woken.clear()
+
+    def aside(self, coroutine: Coroutine[Any, Any, None]) -> None:
+        _run_soon(self._loop, coroutine)
+
+
+def _call_soon(loop: asyncio.AbstractEventLoop, call: Callable[[], object]) -> bool:
+    """Call something in a loop, from any thread. Returns whether it will be."""
+    try:
+        loop.call_soon_threadsafe(call)
+    except RuntimeError:
+        return False
+    return True
+
+
+def _run_soon(loop: asyncio.AbstractEventLoop, coroutine: Coroutine[Any, Any, None]) -> None:
+    """Run a coroutine in a loop, from any thread."""
+
+    def start() -> None:
+        _running.add(task := loop.create_task(coroutine))
+        task.add_done_callback(_running.discard)
+
+    if not _call_soon(loop, start):
+        coroutine.close()
+
+
+_running: set[asyncio.Task[None]] = set()
+"""A loop itself holds its tasks only weakly."""
+
+
+class _AioWire(Wire):
+    reads_to_the_end = True
+
+    def caller_here(self) -> Caller:
+        return _Loop(asyncio.get_running_loop())
+
+    async def ready(self, backend: Backend, timeout_s: float) -> None:
+        if not backend.is_ready():
+            await asyncio.to_thread(backend.ready, timeout_s)
+        for channel in self.take_idle_channels():
+            await channel.close()
+
+    def begin(self, attempt: Attempt, request: Any, timeout_s: float, metadata: Metadata | None) -> Any:
+        channel, stub = self.connect(attempt.replica)
+        method = getattr(stub, attempt.call.method)
+        try:
+            rpc = method(request, timeout=timeout_s, metadata=metadata)
+        except grpc.aio.UsageError:
+            self.check_open()  # another task has closed it just now
+            raise
+        loop = asyncio.get_running_loop()
+        attempt.cancel = partial(_call_soon, loop, rpc.cancel)
+        attempt.probe = partial(self._is_silent, channel, loop)
+        return rpc
+
+    async def read(self, rpc: Any, *, single: bool) -> Any:
+        try:
+            message = await (rpc if single else rpc.read())
+        except asyncio.CancelledError:
+            # For gRPC the end of the attempt and that of the caller's task are the same.
+            task = asyncio.current_task()
+            if task is None or task.cancelling():
+                raise
+            raise _CancelledHereError from None
+        return END if message is grpc.aio.EOF else message
+
+    def leave_to_end(self, rpc: Any) -> None:
+        """Not here: the event loop may be about to end."""
+
+    async def close(self) -> None:
+        self.end_calls()
+        for channel in self.take_idle_channels(every=True):
+            await channel.close()
+        with self._lock:
+            elsewhere, self._channels = self._channels, defaultdict(dict)
+        for loop, channels in elsewhere.items():
+            for _, channel, _ in channels.values():
+                if loop is None:
+                    channel.close()
+                else:
+                    _run_soon(loop, channel.close())
+
+    def _is_silent(self, channel: grpc.aio.Channel, loop: asyncio.AbstractEventLoop) -> bool:
+        """Whether the server at the end of a channel does not answer a health check; asked from any other thread."""
+        from grpc_health.v1.health_pb2 import HealthCheckRequest
+        from grpc_health.v1.health_pb2_grpc import HealthStub
+
+        async def ask() -> bool:
+            request = HealthCheckRequest(service=self.pool.spec.health_service)
+            try:
+                await HealthStub(channel).Check(request, timeout=CHECK_TIMEOUT_S, wait_for_ready=True)
+            except grpc.RpcError as error:
+                return bool(error.code() is grpc.StatusCode.DEADLINE_EXCEEDED)
+            except grpc.aio.UsageError:  # the channel is closed
+                return False
+            return False
+
+        asking = ask()
+        try:
+            return asyncio.run_coroutine_threadsafe(asking, loop).result(2 * CHECK_TIMEOUT_S)
+        except (RuntimeError, TimeoutError):  # the loop is closed or busy: that says nothing of the replica
+            asking.close()
+            return False
+
+    def _home(self) -> asyncio.AbstractEventLoop | None:
+        """The running event loop: a channel of grpc.aio works in no other one. None outside of any."""
+        try:
+            return asyncio.get_running_loop()
+        except RuntimeError:
+            return None
+
+    def _open(self, target: str) -> grpc.aio.Channel | grpc.Channel:
+        for loop in [loop for loop in self._channels if loop is not None and loop.is_closed()]:
+            del self._channels[loop]
+        # Outside of any loop only the methods of the stub are looked at.
+        return open_channel(target) if self._home() is None else open_aio_channel(target)
