@@ -17,8 +17,8 @@ import sys
 import time
 from pathlib import Path
 
+from skills.runtime.child import HEADER_BYTES, PICKLE, body_length
 from skills.skill_draft.engine.messages import (
-    HEADER_BYTES,
     Admitted,
     Beat,
     Cancel,
@@ -35,9 +35,6 @@ from skills.skill_draft.engine.messages import (
     Sizes,
     Stats,
     Tokens,
-    decode,
-    encode,
-    frame_length,
 )
 
 STEP_S = 0.005
@@ -112,7 +109,7 @@ class ScriptedEngine:
         return [piece, Done(id=id_, endings=(ending,))]
 
     def _receive(self) -> object:
-        return decode(self._read(frame_length(self._read(HEADER_BYTES))))
+        return PICKLE.decode(self._read(body_length(self._read(HEADER_BYTES))))
 
     def _read(self, size: int) -> bytes:
         data = b""
@@ -124,7 +121,7 @@ class ScriptedEngine:
         return data
 
     def _send(self, *events: Event) -> None:
-        self._socket.sendall(encode(list(events)))
+        self._socket.sendall(PICKLE.encode(list(events)))
 
 
 if __name__ == "__main__":

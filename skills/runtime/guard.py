@@ -68,7 +68,10 @@ async def _statuses(context: Any, method: str) -> AsyncIterator[None]:
     try:
         yield
     except RefusedError as refused:
-        await abort(context, refused.code, str(refused), field=refused.field, retry_after_s=refused.retry_after_s)
+        await abort(
+            context, refused.code, str(refused),
+            field=refused.field, retry_after_s=refused.retry_after_s, reason=refused.reason,
+        )  # fmt: skip
     except grpc.aio.AbortError:
         raise  # the status is set already
     except Exception as error:

@@ -39,7 +39,6 @@ class Metrics:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._registry = CollectorRegistry()
         self._registry.register(self)
-        self.serving = False
         self._first_token = self._times("time_to_first_token", "From arrival to the first token")
         self._per_token = self._times("time_per_output_token", "From one token to the next, the mean of an answer")
         self._duration = self._times("request_duration", "From arrival to the end")
@@ -47,16 +46,15 @@ class Metrics:
     def _times(self, name: str, help_: str) -> Histogram:
         return Histogram(f"gen_ai_server_{name}_seconds", help_, buckets=_SECONDS, registry=self._registry)
 
-    def answered(self, *, first_token_s: float, tokens: int, duration_s: float) -> None:
-        """Notes an answer."""
-        self._first_token.observe(first_token_s)
+    def finished(self, *, duration_s: float) -> None:
+        """Count a call, however it ended."""
         self._duration.observe(duration_s)
+
+    def written(self, *, first_token_s: float, tokens: int, duration_s: float) -> None:
+        """Count the tokens of an answer."""
+        self._first_token.observe(first_token_s)
         if tokens > 1:
             self._per_token.observe((duration_s - first_token_s) / (tokens - 1))
-
-    def finished(self, *, duration_s: float) -> None:
-        """Notes a call that has no tokens to tell of."""
-        self._duration.observe(duration_s)
 
     def collect(self) -> Iterator[Metric]:
         """The readings, as prometheus_client asks for them, from a thread of its own.
@@ -78,5 +76,4 @@ class Metrics:
         self._loop = asyncio.get_running_loop()
         host, _, port = address.rpartition(":")
         start_http_server(int(port), addr=host or "127.0.0.1", registry=self._registry)
-        self.serving = True
         log.info("metrics on http://%s/metrics", address)

@@ -7,14 +7,15 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import TypeVar
 
-from .serving import Skill, StartError, configure_logging, serve
+from .serving import configure_logging, serve
 from .settings import ServerSettings, SettingsError, load
+from .skill import BaseSkill, StartError
 
 _Settings = TypeVar("_Settings", bound=ServerSettings)
 
 
 def run_server(
-    make: Callable[[_Settings], Skill],
+    make: Callable[[_Settings], BaseSkill],
     kind: type[_Settings],
     *,
     name: str,

@@ -14,7 +14,7 @@ import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import grpc
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
@@ -22,7 +22,8 @@ from grpc_reflection.v1alpha import reflection
 
 from .drain import DrainInterceptor
 from .guard import GuardInterceptor
-from .limits import Limits, watch_limits
+from .limits import watch_limits
+from .skill import BaseSkill, StartError
 
 log = logging.getLogger("sarai.runtime")
 
@@ -39,42 +40,6 @@ RELOAD_DELAY_S = (5.0, 10.0, 30.0, 60.0)
 LATECOMERS_S = 0.1
 # How long before the end of the grace what still runs is handed over. Seconds, at most a fifth of the grace.
 HAND_OVER_S = 2.0
-
-
-class StartError(Exception):
-    """The server cannot start; the message is what its user reads."""
-
-
-class Skill(Protocol):
-    """What a skill server is made of."""
-
-    name: str
-    """The skill's name."""
-    services: Sequence[str]
-    """Full names of its gRPC services, for health and reflection."""
-    bystanders: tuple[str, ...]
-    """Methods that only look, like `/SkillsService/Health`: not waited for on shutdown."""
-
-    def register(self, server: grpc.aio.Server) -> None:
-        """Adds its servicers."""
-
-    async def load(self, serving: Serving) -> None:
-        """Gets ready, and then calls `serving.set(True)`; raises `StartError` if it cannot.
-
-        It may be called again after that.
-        """
-
-    def cannot_serve(self, why: str) -> None:
-        """`load` failed and will be tried again: what its own health and its callers are to be told."""
-
-    def limits_changed(self, now: Limits, before: Limits) -> None:
-        """What this process may use has changed while it runs."""
-
-    def draining(self) -> None:
-        """No more calls will come in."""
-
-    async def close(self) -> None:
-        """Ends what it started."""
 
 
 class _HealthServicer(health.aio.HealthServicer):  # type: ignore[misc]  # it has no types
@@ -112,7 +77,7 @@ class Serving:
 
 
 async def serve(
-    skill: Skill,
+    skill: BaseSkill,
     *,
     listen: str,
     grace_s: float,
@@ -134,29 +99,13 @@ async def serve(
     Raises:
         StartError: the address cannot be bound, or the skill cannot load and `stay` is not set.
     """
-    drain = DrainInterceptor(skill.bystanders)
-    server = grpc.aio.server(
-        interceptors=[GuardInterceptor(), drain],
-        options=[
-            ("grpc.so_reuseport", 0),
-            ("grpc.max_receive_message_length", max_message_bytes),
-            ("grpc.http2.min_recv_ping_interval_without_data_ms", MIN_PING_INTERVAL_MS),
-            ("grpc.keepalive_permit_without_calls", 1),
-        ],
-    )
+    drain = DrainInterceptor(tuple(f"/{service}/Health" for service in skill.services))
     serving = Serving(skill.name, skill.services)
-    health_pb2_grpc.add_HealthServicer_to_server(serving.servicer, server)
-    reflection.enable_server_reflection((*skill.services, health.SERVICE_NAME, reflection.SERVICE_NAME), server)
-    skill.register(server)
+    server = _server(skill, drain, serving, max_message_bytes=max_message_bytes)
     await serving.set(False)
-    try:
-        port = server.add_insecure_port(listen)
-    except RuntimeError as error:
-        raise StartError(f"cannot listen on {listen}: is it in use, or not an address of this machine?") from error
-    await server.start()
-    log.info("listening on %s", listen if listen.startswith("unix:") else f"{listen.rsplit(':', 1)[0]}:{port}")
+    await _listen(server, listen)
     stopping = _Stopping(lifeline=lifeline)
-    loading = asyncio.create_task(_load_again_and_again(skill, serving) if stay else skill.load(serving))
+    loading = asyncio.create_task(_load_again_and_again(skill, serving) if stay else skill.load(serving.set))
     asked = asyncio.create_task(stopping.first.wait())
     watching = asyncio.create_task(watch_limits(skill.limits_changed))
     try:
@@ -176,11 +125,36 @@ async def serve(
     return 0
 
 
-async def _load_again_and_again(skill: Skill, serving: Serving) -> None:
+def _server(skill: BaseSkill, drain: DrainInterceptor, serving: Serving, *, max_message_bytes: int) -> grpc.aio.Server:
+    server = grpc.aio.server(
+        interceptors=[GuardInterceptor(), drain],
+        options=[
+            ("grpc.so_reuseport", 0),
+            ("grpc.max_receive_message_length", max_message_bytes),
+            ("grpc.http2.min_recv_ping_interval_without_data_ms", MIN_PING_INTERVAL_MS),
+            ("grpc.keepalive_permit_without_calls", 1),
+        ],
+    )
+    health_pb2_grpc.add_HealthServicer_to_server(serving.servicer, server)
+    reflection.enable_server_reflection((*skill.services, health.SERVICE_NAME, reflection.SERVICE_NAME), server)
+    skill.register(server)
+    return server
+
+
+async def _listen(server: grpc.aio.Server, address: str) -> None:
+    try:
+        port = server.add_insecure_port(address)
+    except RuntimeError as error:
+        raise StartError(f"cannot listen on {address}: is it in use, or not an address of this machine?") from error
+    await server.start()
+    log.info("listening on %s", address if address.startswith("unix:") else f"{address.rsplit(':', 1)[0]}:{port}")
+
+
+async def _load_again_and_again(skill: BaseSkill, serving: Serving) -> None:
     """Loads, as often as it takes: memory may come free, or a model be put where it is looked for."""
     for attempt in itertools.count():
         try:
-            await skill.load(serving)
+            await skill.load(serving.set)
         except StartError as error:
             skill.cannot_serve(str(error))
             delay_s = RELOAD_DELAY_S[min(attempt, len(RELOAD_DELAY_S) - 1)]
@@ -191,7 +165,7 @@ async def _load_again_and_again(skill: Skill, serving: Serving) -> None:
             return
 
 
-async def _drain(skill: Skill, drain: DrainInterceptor, stopping: _Stopping, grace_s: float) -> None:
+async def _drain(skill: BaseSkill, drain: DrainInterceptor, stopping: _Stopping, grace_s: float) -> None:
     log.info("draining: running calls have %g s", grace_s)
     draining = asyncio.create_task(_finish_or_hand_over(skill, drain, grace_s))
     abandoned = asyncio.create_task(stopping.abandoned.wait())
@@ -202,7 +176,7 @@ async def _drain(skill: Skill, drain: DrainInterceptor, stopping: _Stopping, gra
     log.info("drained" if finished else "stopping with calls still running")
 
 
-async def _finish_or_hand_over(skill: Skill, drain: DrainInterceptor, grace_s: float) -> bool:
+async def _finish_or_hand_over(skill: BaseSkill, drain: DrainInterceptor, grace_s: float) -> bool:
     """Whether all calls ended within the grace, by themselves or because they were handed over."""
     moment_s, margin_s = min(LATECOMERS_S, grace_s / 10), min(HAND_OVER_S, grace_s / 5)
     await asyncio.sleep(moment_s)

@@ -1,7 +1,7 @@
 """Settings of a skill's server: one dataclass, the same names as flags and as environment variables.
 
-Order: default < environment (`SKILL_IMAGE_WORKERS`) < flag (`--workers`). A skill with settings of its own makes a
-subclass of `ServerSettings` and adds fields by `setting`.
+Order: default < environment (`SKILL_IMAGE_WORKERS`) < flag (`--workers`). A skill with settings of its own subclasses
+`WorkerSettings`, or `ServerSettings` if it is no `WorkerSkill`, and adds fields by `setting`.
 """
 
 from __future__ import annotations
@@ -41,9 +41,8 @@ class ServerSettings:
     """
 
     listen: str = setting("", "address to serve on: HOST:PORT or unix:/PATH; empty: 127.0.0.1 and the skill's port")
-    workers: int = setting(0, "calls that are worked on at once; 0: one for each CPU", low=0, high=256)
-    queue: int = setting(64, "calls that wait at most; one more is answered RESOURCE_EXHAUSTED", low=0, high=10000)
-    grace_s: float = setting(30.0, "time for running calls after SIGTERM, seconds", low=0, high=3600)
+    queue: int = setting(64, "requests that wait at most; one more is answered RESOURCE_EXHAUSTED", low=0, high=10000)
+    grace_s: float = setting(30.0, "time for running requests after SIGTERM, seconds", low=0, high=3600)
     on_start_failure: str = setting(
         "exit", "where it cannot get ready. exit: end with code 1; stay: be NOT_SERVING, say why, and try again",
         choices=("exit", "stay"),
@@ -55,6 +54,13 @@ class ServerSettings:
     def __post_init__(self) -> None:
         for item in dataclasses.fields(self):
             _check(item, getattr(self, item.name), flag(item.name))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WorkerSettings(ServerSettings):
+    """What the server of a skill can be told that bounds its own work (`skills.runtime.skill.WorkerSkill`)."""
+
+    workers: int = setting(0, "requests that are worked on at once; 0: one for each CPU", low=0, high=256)
 
 
 _Settings = typing.TypeVar("_Settings", bound=ServerSettings)

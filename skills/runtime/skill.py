@@ -1,11 +1,12 @@
-"""What a sibling's server class begins with: its life, its limits, its health, its statuses and its metrics."""
+"""The server class that every skill begins with: its life, its health, its statuses and its metrics."""
 
 from __future__ import annotations
 
+import enum
 import logging
 import os
 import time
-from collections.abc import AsyncIterator, Iterable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
 
@@ -15,10 +16,9 @@ from skills import skills_pb2
 
 from .limits import Limits
 from .resources import CpuMeter, anonymous_bytes, usable_cpus
-from .serving import Serving, StartError
-from .settings import ServerSettings
+from .settings import ServerSettings, WorkerSettings, variable
 from .status import Reason, abort
-from .work import BusyError, Work
+from .work import Work
 
 if TYPE_CHECKING:
     from .metrics import Metrics, Reading
@@ -26,11 +26,26 @@ if TYPE_CHECKING:
 Context = grpc.aio.ServicerContext[object, object]
 
 
-class BaseSkill:
-    """The part of a skill's server that is the same in all of them; see `skills.runtime.serving.Skill`.
+class StartError(Exception):
+    """The server cannot start; the message is what its user reads."""
 
-    A subclass says which `services` it has, adds its servicer in `register`, does each call inside
-    `async with self.call(context)`, and what costs time inside `async with self.work.slot()`.
+
+class Status(enum.StrEnum):
+    """How a replica is, in the words of Health."""
+
+    LOADING = "LOADING"
+    SERVING = "SERVING"
+    RECOVERING = "RECOVERING"
+    """Something that it needs is being replaced; calls wait for that."""
+    DRAINING = "DRAINING"
+    NOT_SERVING = "NOT_SERVING"
+
+
+class BaseSkill:
+    """The part of a skill's server that is the same in all of them; `skills.runtime.serving.serve` runs it.
+
+    A subclass says which gRPC `services` it has, each with a method Health, adds its servicers in `register`, and does
+    each call inside `async with self.call(context)`. One whose work has to be bounded here is a `WorkerSkill`.
 
     Args:
         settings: how it runs.
@@ -39,125 +54,182 @@ class BaseSkill:
     """
 
     services: Sequence[str] = ()
-    bystanders: tuple[str, ...] = ()
+    measured: Sequence[tuple[str, str, str]] = (
+        ("requests_total", "total_requests", "Requests"),
+        ("active_requests", "active_requests", "Requests that run"),
+        ("queued_requests", "queued_requests", "Requests that wait"),
+        ("uptime_seconds", "uptime_s", "Since the start"),
+    )
+    """What of Health is a metric too: the metric's name after `sarai_NAME_`, the field of HealthResp, what it is."""
 
     def __init__(self, settings: ServerSettings, *, name: str, version: str) -> None:
         self.name, self.version = name, version
         self.log = logging.getLogger(f"sarai.{name}")
-        self._choose_workers = not settings.workers
-        self.work = Work(workers=settings.workers or usable_cpus(), queue=settings.queue)
         self._metrics_at = settings.metrics
-        self._metrics = self._make_metrics() if settings.metrics else None
+        self.metrics: Metrics | None = None
         self._cpu = CpuMeter()
         self._started_s = time.monotonic()
-        self._status, self._message = "LOADING", ""
+        self._tell_serving: Callable[[bool], Awaitable[None]] | None = None
+        self._status, self._message = Status.LOADING, ""
         self._total_requests = 0
 
     # --- what a subclass has of its own ---
 
     def register(self, server: grpc.aio.Server) -> None:
-        """Adds its servicers."""
+        """Add its servicers."""
         raise NotImplementedError
 
     async def prepare(self) -> None:
-        """Gets ready: loads a model, starts processes. Raises `StartError` if it cannot; may be called again then."""
+        """Get ready: load a model, start processes. It is called again where that failed and the server stays.
+
+        Raises:
+            StartError: It cannot get ready.
+        """
+
+    @property
+    def model(self) -> str:
+        """The name of its model, if it has one."""
+        return ""
 
     def pids(self) -> Iterable[int]:
-        """Its processes, whose memory and CPU Health tells."""
+        """Return its processes, whose memory and CPU Health tells."""
         return (os.getpid(),)
 
-    def readings(self) -> list[Reading]:
-        """Further metrics."""
-        return []
-
-    # --- the life of the server ---
-
-    async def load(self, serving: Serving) -> None:
-        """Gets ready and then serves."""
-        self._serve_metrics()
-        await self.prepare()
-        self._status, self._message = "SERVING", ""
-        await serving.set(True)
-        self.log.info("serving after %.2f s", time.monotonic() - self._started_s)
-
-    def cannot_serve(self, why: str) -> None:
-        """Health and callers are told, until it can."""
-        self._status, self._message = "NOT_SERVING", why
-
-    def limits_changed(self, now: Limits, before: Limits) -> None:  # noqa: ARG002
-        """As many workers as CPUs, unless the settings say how many."""
-        if self._choose_workers:
-            self.work.set_workers(now.cpus)
-
-    def draining(self) -> None:
-        """No more calls will come in."""
-        self._status = "DRAINING"
-
-    async def close(self) -> None:
-        """Ends what it started."""
-
-    # --- its calls ---
-
-    @asynccontextmanager
-    async def call(self, context: Context) -> AsyncIterator[None]:
-        """The frame of every call that does the skill's work: it waits for none while it cannot serve, and is counted.
-
-        What goes wrong inside becomes a status, as in every method (`skills.runtime.guard`).
-        """
-        if self._status in ("LOADING", "NOT_SERVING"):
-            why = f"this replica cannot serve: {self._message}" if self._message else "this replica is not ready yet"
-            await abort(context, grpc.StatusCode.UNAVAILABLE, why, reason=Reason.LOADING)
-        self._total_requests += 1
-        begin_s = time.monotonic()
-        try:
-            yield
-        except BusyError as busy:
-            await abort(
-                context, grpc.StatusCode.RESOURCE_EXHAUSTED, str(busy), retry_after_s=busy.retry_after_s
-            )  # fmt: skip
-        finally:
-            if self._metrics:
-                self._metrics.finished(duration_s=time.monotonic() - begin_s)
-
-    async def Health(self, request: skills_pb2.HealthReq, context: Context) -> skills_pb2.HealthResp:  # noqa: N802, ARG002
-        """What this replica does and how it is; never waits for its work."""
+    def health(self) -> skills_pb2.HealthResp:
+        """Return how it is. A subclass adds what it knows; nothing here may wait."""
         pids = tuple(self.pids())
         return skills_pb2.HealthResp(
             status=self._status,
             message=self._message,
             version=self.version,
+            model=self.model,
             total_requests=self._total_requests,
-            active_requests=self.work.active,
-            queued_requests=self.work.waiting,
-            threads=self.work.workers,
             uptime_s=time.monotonic() - self._started_s,
             ram_mb=anonymous_bytes(pids) / 1e6,
             cpu_percent=self._cpu.percent(pids),
         )
 
+    def readings(self) -> list[Reading]:
+        """Return metrics that Health does not have."""
+        return []
+
+    def limits_changed(self, now: Limits, before: Limits) -> None:
+        """Follow what this process may use, which has changed while it runs."""
+
+    # --- the life of the server ---
+
+    async def load(self, tell_serving: Callable[[bool], Awaitable[None]]) -> None:
+        """Get ready, then serve.
+
+        Args:
+            tell_serving: tells the standard health service whether this replica can answer, now and later.
+
+        Raises:
+            StartError: It cannot get ready. It may be tried again.
+        """
+        self._tell_serving = tell_serving
+        self._serve_metrics()
+        await self.prepare()
+        if not self._takes_calls:  # getting ready has not said by itself how it is
+            await self.set_status(Status.SERVING)
+        self.log.info("serving %s after %.2f s", self.model or self.name, time.monotonic() - self._started_s)
+
+    def cannot_serve(self, why: str) -> None:
+        """Tell Health and callers, until it can."""
+        self._status, self._message = Status.NOT_SERVING, why
+
+    async def set_status(self, status: Status, message: str = "") -> None:
+        """Tell Health, the standard health service and callers how it is. Once it drains, it only drains.
+
+        Args:
+            status: RECOVERING counts as serving.
+            message: why, for Health and for callers who are turned away.
+        """
+        if self._status is Status.DRAINING:
+            return
+        self._status, self._message = status, message
+        if self._tell_serving:
+            await self._tell_serving(self._takes_calls)
+
+    def draining(self) -> None:
+        """Note that no more calls will come in."""
+        self._status = Status.DRAINING
+
+    async def close(self) -> None:
+        """End what it started."""
+
+    # --- its calls ---
+
+    @property
+    def _takes_calls(self) -> bool:
+        return self._status not in (Status.LOADING, Status.NOT_SERVING)
+
+    @asynccontextmanager
+    async def call(self, context: Context) -> AsyncIterator[None]:
+        """Frame a call that does the skill's work: it is counted, and refused while there is nothing to serve it.
+
+        What goes wrong inside becomes a status, as in every method (`skills.runtime.guard`).
+
+        Args:
+            context: of the call.
+        """
+        if not self._takes_calls:
+            why, reason = "is not ready yet: wait until Health is SERVING", Reason.LOADING
+            if self._status is Status.NOT_SERVING:
+                why, reason = f"cannot serve: {self._message}", Reason.ENGINE_GONE
+            await abort(context, grpc.StatusCode.UNAVAILABLE, f"this replica {why}", reason=reason)
+        self._total_requests += 1
+        begin_s = time.monotonic()
+        try:
+            yield
+        finally:
+            if self.metrics:
+                self.metrics.finished(duration_s=time.monotonic() - begin_s)
+
+    async def Health(self, request: skills_pb2.HealthReq, context: Context) -> skills_pb2.HealthResp:  # noqa: N802, ARG002
+        """What this replica does and how it is; never waits for its work."""
+        return self.health()
+
     # --- metrics ---
 
     def _serve_metrics(self) -> None:
-        """Once, though loading may be tried again."""
-        if self._metrics and not self._metrics.serving:
-            try:
-                self._metrics.serve(self._metrics_at)
-            except (OSError, ValueError) as error:
-                raise StartError(f"no metrics on {self._metrics_at!r}: {error}") from error
-
-    def _make_metrics(self) -> Metrics:
+        """Serve them, once, though loading may be tried again."""
+        if self.metrics or not self._metrics_at:
+            return
         from .metrics import Metrics  # its library costs a fifth of a server's imports
 
-        return Metrics(self._readings)
+        metrics = Metrics(self._readings)
+        try:
+            metrics.serve(self._metrics_at)
+        except (OSError, ValueError) as error:
+            setting = variable(self.name, "metrics")
+            raise StartError(f"no metrics on {self._metrics_at!r} ({setting}): {error}") from error
+        self.metrics = metrics
 
     def _readings(self) -> list[Reading]:
         from .metrics import Reading
 
-        common = (
-            ("requests_total", "Requests", self._total_requests),
-            ("active_requests", "Requests that run", self.work.active),
-            ("queued_requests", "Requests that wait", self.work.waiting),
-            ("uptime_seconds", "Since the start", time.monotonic() - self._started_s),
-        )
-        readings = [Reading(f"sarai_{self.name}_{name}", help_, float(value)) for name, help_, value in common]
-        return readings + self.readings()
+        health, prefix = self.health(), f"sarai_{self.name}_"
+        told = [Reading(prefix + name, help_, float(getattr(health, field))) for name, field, help_ in self.measured]
+        return told + self.readings()
+
+
+class WorkerSkill(BaseSkill):
+    """A skill whose work is bounded here: it does what costs time inside `async with self.work.slot()`."""
+
+    def __init__(self, settings: WorkerSettings, *, name: str, version: str) -> None:
+        super().__init__(settings, name=name, version=version)
+        self._choose_workers = not settings.workers
+        self.work = Work(workers=settings.workers or usable_cpus(), queue=settings.queue)
+
+    def health(self) -> skills_pb2.HealthResp:
+        """Return how it is, and how much it works."""
+        health = super().health()
+        health.active_requests, health.queued_requests = self.work.active, self.work.waiting
+        health.threads = self.work.workers
+        return health
+
+    def limits_changed(self, now: Limits, before: Limits) -> None:  # noqa: ARG002
+        """Have as many workers as CPUs, unless the settings say how many."""
+        if self._choose_workers:
+            self.work.set_workers(now.cpus)

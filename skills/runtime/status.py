@@ -34,7 +34,7 @@ class Reason(enum.StrEnum):
     LOADING = "LOADING"
     """Its model is still loading."""
     ENGINE_GONE = "ENGINE_GONE"
-    """It has no engine, and getting one has failed."""
+    """It cannot get ready, or has lost its engine and cannot get another one."""
 
 
 class RefusedError(Exception):
@@ -45,6 +45,7 @@ class RefusedError(Exception):
         code: the status.
         field: the path of the request's field that it is about, for example `messages[2].role`.
         retry_after_s: when another try can help, seconds from now.
+        reason: why this replica is UNAVAILABLE.
     """
 
     def __init__(
@@ -54,9 +55,10 @@ class RefusedError(Exception):
         code: grpc.StatusCode = grpc.StatusCode.INVALID_ARGUMENT,
         field: str = "",
         retry_after_s: float | None = None,
+        reason: Reason | None = None,
     ) -> None:
         super().__init__(message)
-        self.code, self.field, self.retry_after_s = code, field, retry_after_s
+        self.code, self.field, self.retry_after_s, self.reason = code, field, retry_after_s, reason
 
 
 def bounded(text: str, most_bytes: int = MESSAGE_BYTES) -> str:

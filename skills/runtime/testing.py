@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
 import sys
 import tempfile
@@ -14,6 +13,8 @@ from typing import Protocol
 
 import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
+
+from .child_start import environment
 
 # Milliseconds between attempts to connect, where gRPC's own are a second and more.
 _SOON = (("grpc.initial_reconnect_backoff_ms", 50), ("grpc.max_reconnect_backoff_ms", 50))
@@ -46,11 +47,10 @@ def served(spec: Served, *options: str, timeout_s: float = 60.0) -> Iterator[grp
     with tempfile.TemporaryDirectory(prefix=f"skill-{spec.name}-") as folder:
         log, address = Path(folder) / "log", f"unix:{folder}/socket"
         command = [sys.executable, *spec.serve, "--listen", address, "--lifeline", *options]
-        path = os.pathsep.join(entry or "." for entry in sys.path)  # it finds what this process finds
         with (
             log.open("wb") as written,
             subprocess.Popen(
-                command, stdin=subprocess.PIPE, stdout=written, stderr=written, env={**os.environ, "PYTHONPATH": path}
+                command, stdin=subprocess.PIPE, stdout=written, stderr=written, env=environment()
             ) as process,
             grpc.insecure_channel(address, options=_SOON) as channel,
         ):

@@ -17,8 +17,8 @@ from skills import skills_pb2, skills_pb2_grpc
 
 from .pieces import Pieces
 from .program import run_server
-from .settings import ServerSettings
-from .skill import BaseSkill, Context
+from .settings import WorkerSettings
+from .skill import Context, WorkerSkill
 from .status import RefusedError
 
 
@@ -43,19 +43,18 @@ def serve_text(name: str, answer: Answer | type[Answer], *, port: int, version: 
         version: what Health tells.
     """
 
-    def make(settings: ServerSettings) -> TextSkill:
+    def make(settings: WorkerSettings) -> TextSkill:
         return TextSkill(settings, answer, name=name, version=version)
 
-    return run_server(make, ServerSettings, name=name, port=port)
+    return run_server(make, WorkerSettings, name=name, port=port)
 
 
-class TextSkill(BaseSkill, skills_pb2_grpc.SkillsServiceServicer):
+class TextSkill(WorkerSkill, skills_pb2_grpc.SkillsServiceServicer):
     """`SkillsService` over a function."""
 
     services: Sequence[str] = ("SkillsService",)
-    bystanders: tuple[str, ...] = ("/SkillsService/Health",)
 
-    def __init__(self, settings: ServerSettings, answer: Answer | type[Answer], *, name: str, version: str) -> None:
+    def __init__(self, settings: WorkerSettings, answer: Answer | type[Answer], *, name: str, version: str) -> None:
         super().__init__(settings, name=name, version=version)
         self._given = answer
         self._answer: Answer | None = None

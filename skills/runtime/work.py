@@ -10,20 +10,15 @@ import time
 from collections.abc import AsyncIterator, Callable
 from typing import Any, TypeVar, TypeVarTuple, Unpack
 
+import grpc
+
+from .status import RefusedError
+
 _T = TypeVar("_T")
 _Arguments = TypeVarTuple("_Arguments")
 
 # How much the newest call counts in the mean that a computed wait comes from.
 _NEWEST = 0.2
-
-
-class BusyError(Exception):
-    """All slots are taken and the queue is full."""
-
-    def __init__(self, *, retry_after_s: float) -> None:
-        super().__init__("this replica has as many calls as it may hold")
-        self.retry_after_s = retry_after_s
-        """When a place in the queue is likely to be free, seconds from now."""
 
 
 class Slot:
@@ -87,10 +82,14 @@ class Work:
         """Waits for a slot. Who is cancelled while waiting leaves the queue.
 
         Raises:
-            BusyError: the queue is full.
+            RefusedError: The queue is full; it says when a place in it is likely to be free.
         """
         if self._slots.locked() and self.waiting >= self._queue:
-            raise BusyError(retry_after_s=max(0.05, self._mean_s * (self.waiting + 1) / self.workers))
+            raise RefusedError(
+                "this replica has as many calls as it may hold",
+                code=grpc.StatusCode.RESOURCE_EXHAUSTED,
+                retry_after_s=max(0.05, self._mean_s * (self.waiting + 1) / self.workers),
+            )
         self.waiting += 1
         try:
             await self._slots.acquire()

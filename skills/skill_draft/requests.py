@@ -8,6 +8,7 @@ import time
 from dataclasses import dataclass
 
 from skills import skills_pb2
+from skills.runtime.status import RefusedError
 
 from .engine.messages import Constraint, ConstraintKind, Priority, Request, Sampling, Tokens, Turn
 
@@ -17,14 +18,6 @@ MAX_PROMPT_BYTES = 1 << 20
 MAX_CLOSE_TOKENS = 1024
 MAX_TURNS = 1024
 DEFAULT_MAX_TOKENS = 256
-
-
-class InvalidFieldError(ValueError):
-    """A field of a request is out of its range; `field` is its path."""
-
-    def __init__(self, field: str, message: str) -> None:
-        super().__init__(message)
-        self.field = field
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +34,7 @@ class _Range:
         if not ok:
             kind = "above" if self.above_low else "from"
             shown, low, high = (str(n) if isinstance(n, int) else f"{n:g}" for n in (value, self.low, self.high))
-            raise InvalidFieldError(field, f"is {shown}; it must be {kind} {low} to {high}")
+            raise RefusedError(f"is {shown}; it must be {kind} {low} to {high}", field=field)
         return value
 
 
@@ -60,7 +53,7 @@ _RANGES = {
 def to_request(
     message: skills_pb2.GenReq, *, id_: int, n_ctx: int, deadline: float | None, hard_deadline: bool = False
 ) -> Request:
-    """Checks a message and translates it; raises `InvalidFieldError`. A request without a seed is given one.
+    """Checks a message and translates it; raises `RefusedError`. A request without a seed is given one.
 
     Args:
         message: as it came.
@@ -75,7 +68,7 @@ def to_request(
     _Range(0, MAX_TOP_LOGPROBS, 0).check("top_logprobs", message.top_logprobs)
     _Range(0, 2**31 - 1, 0).check("time_budget_ms", message.time_budget_ms)
     if message.priority not in [int(p) for p in Priority]:
-        raise InvalidFieldError("priority", f"is {message.priority}; it must be 0 (interactive) or 1 (batch)")
+        raise RefusedError(f"is {message.priority}; it must be 0 (interactive) or 1 (batch)", field="priority")
     now = time.monotonic()
     return Request(
         id=id_,
@@ -120,18 +113,18 @@ def _sampling(message: skills_pb2.GenReq, numbers: dict[str, float]) -> Sampling
 
 def _raw(message: skills_pb2.GenReq) -> str:
     if message.messages or message.system:
-        raise InvalidFieldError("raw", "goes with `prompt` alone, without `messages` or `system`")
+        raise RefusedError("goes with `prompt` alone, without `messages` or `system`", field="raw")
     return _text("prompt", message.prompt)
 
 
 def _turns(message: skills_pb2.GenReq) -> tuple[Turn, ...]:
     if message.prompt and message.messages:
-        raise InvalidFieldError("prompt", "is set and `messages` too: send one of them")
+        raise RefusedError("is set and `messages` too: send one of them", field="prompt")
     if not message.messages:
         turns = [Turn(role="user", content=_text("prompt", message.prompt))]
     else:
         if len(message.messages) > MAX_TURNS:
-            raise InvalidFieldError("messages", f"has {len(message.messages)} turns; at most {MAX_TURNS} are allowed")
+            raise RefusedError(f"has {len(message.messages)} turns; at most {MAX_TURNS} are allowed", field="messages")
         turns = [_turn(i, turn) for i, turn in enumerate(message.messages)]
         _text("messages", "".join(turn.content for turn in turns))
     if message.system:
@@ -142,18 +135,18 @@ def _turns(message: skills_pb2.GenReq) -> tuple[Turn, ...]:
 def _turn(index: int, message: skills_pb2.Message) -> Turn:
     path = f"messages[{index}]"
     if message.role not in ROLES:
-        raise InvalidFieldError(f"{path}.role", f"is {message.role[:40]!r}; it must be one of {', '.join(ROLES)}")
+        raise RefusedError(f"is {message.role[:40]!r}; it must be one of {', '.join(ROLES)}", field=f"{path}.role")
     if message.token_ids and message.role != "assistant":
-        raise InvalidFieldError(f"{path}.token_ids", "are for turns of the assistant only")
+        raise RefusedError("are for turns of the assistant only", field=f"{path}.token_ids")
     return Turn(role=message.role, content=message.content, token_ids=tuple(message.token_ids))
 
 
 def _text(field: str, text: str) -> str:
     if not text:
-        raise InvalidFieldError(field, f"is empty; send 1 to {MAX_PROMPT_BYTES} bytes")
+        raise RefusedError(f"is empty; send 1 to {MAX_PROMPT_BYTES} bytes", field=field)
     size = len(text.encode())
     if size > MAX_PROMPT_BYTES:
-        raise InvalidFieldError(field, f"is {size} bytes; at most {MAX_PROMPT_BYTES} are allowed")
+        raise RefusedError(f"is {size} bytes; at most {MAX_PROMPT_BYTES} are allowed", field=field)
     return text
 
 
@@ -161,7 +154,7 @@ def _constraint(message: skills_pb2.GenReq) -> Constraint | None:
     name = message.WhichOneof("constraint")
     value = getattr(message, name) if name else ""
     if message.allow_weaker_schema and name != "json_schema":
-        raise InvalidFieldError("allow_weaker_schema", "goes with `json_schema` alone")
+        raise RefusedError("goes with `json_schema` alone", field="allow_weaker_schema")
     if not value:
         return None
     return Constraint(
@@ -173,10 +166,10 @@ def _constraint(message: skills_pb2.GenReq) -> Constraint | None:
 
 def _stop(message: skills_pb2.GenReq) -> tuple[str, ...]:
     if len(message.stop) > MAX_STOPS:
-        raise InvalidFieldError("stop", f"has {len(message.stop)} strings; at most {MAX_STOPS} are allowed")
+        raise RefusedError(f"has {len(message.stop)} strings; at most {MAX_STOPS} are allowed", field="stop")
     for i, stop in enumerate(message.stop):
         if not 1 <= len(stop.encode()) <= MAX_STOP_BYTES:
-            raise InvalidFieldError(f"stop[{i}]", f"must have 1 to {MAX_STOP_BYTES} bytes")
+            raise RefusedError(f"must have 1 to {MAX_STOP_BYTES} bytes", field=f"stop[{i}]")
     return tuple(message.stop)
 
 
@@ -184,12 +177,12 @@ def _so_far(message: skills_pb2.GenReq, num_candidates: int) -> tuple[Tokens, ..
     if not message.continuations:
         return ()
     if len(message.continuations) != num_candidates:
-        raise InvalidFieldError(
-            "continuations", f"has {len(message.continuations)} entries for {num_candidates} candidates"
+        raise RefusedError(
+            f"has {len(message.continuations)} entries for {num_candidates} candidates", field="continuations"
         )
     for i, entry in enumerate(message.continuations):
         if entry.token_logprobs and len(entry.token_logprobs) != len(entry.token_ids):
-            raise InvalidFieldError(f"continuations[{i}].token_logprobs", "must be as many as the tokens, or none")
+            raise RefusedError("must be as many as the tokens, or none", field=f"continuations[{i}].token_logprobs")
     return tuple(
         Tokens(token_ids=tuple(entry.token_ids), logprobs=tuple(entry.token_logprobs))
         for entry in message.continuations

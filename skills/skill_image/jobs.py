@@ -1,8 +1,10 @@
-"""What a decoder is asked and what it answers. Light: the server imports it, and no Pillow."""
+"""What a worker is asked and what it answers. Light: the server imports it, and no Pillow."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+
+WORKER_MODULE = "skills.skill_image.worker"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,4 +1,4 @@
-"""The image skill's server: gRPC on one side, decoder processes on the other.
+"""The image skill's server: gRPC on one side, worker processes on the other.
 
 python server.py                      # from this folder; serves on 127.0.0.1:50061
 python -m skills.skill_image.server   # from the repository root
@@ -13,6 +13,13 @@ if not __package__:  # run as `python server.py`: make `skills` importable
     sys.path[0] = str(Path(__file__).resolve().parents[2])
     __package__ = "skills.skill_image"
 
+if __name__ == "__main__":
+    from skills.runtime.child_start import start_early
+
+    from .jobs import WORKER_MODULE
+
+    start_early(WORKER_MODULE)
+
 import hashlib
 import os
 import time
@@ -21,19 +28,19 @@ from typing import TYPE_CHECKING
 
 import grpc
 
+from skills.runtime.child_process import ChildGoneError
 from skills.runtime.program import run_server
-from skills.runtime.serving import StartError
-from skills.runtime.skill import BaseSkill, Context
+from skills.runtime.skill import Context, StartError, WorkerSkill
 from skills.runtime.status import RefusedError
 
 from . import VERSION, image_pb2, image_pb2_grpc
 from .cache import Entry, PictureCache, cache_key
-from .decoders import DecoderDiedError, Decoders
 from .errors import BadPictureError, Fault
 from .jobs import Job
 from .requests import to_job
 from .settings import ImageSettings
 from .tiles import TILE
+from .workers import Workers
 
 if TYPE_CHECKING:
     from skills.runtime.metrics import Reading
@@ -47,16 +54,15 @@ CODES: dict[Fault, grpc.StatusCode] = {
 }
 
 
-class ImageSkill(BaseSkill, image_pb2_grpc.ImageServiceServicer):
-    """`ImageService` over decoder processes and a cache."""
+class ImageSkill(WorkerSkill, image_pb2_grpc.ImageServiceServicer):
+    """`ImageService` over worker processes and a cache."""
 
     services: Sequence[str] = (SERVICE,)
-    bystanders: tuple[str, ...] = (f"/{SERVICE}/Health",)
 
     def __init__(self, settings: ImageSettings) -> None:
         super().__init__(settings, name="image", version=VERSION)
         self._settings = settings
-        self._decoders = Decoders(timeout_s=settings.decode_timeout_s)
+        self._workers = Workers(timeout_s=settings.decode_timeout_s)
         self._cache = PictureCache(max_bytes=int(settings.cache_mb * MIB))
 
     def register(self, server: grpc.aio.Server) -> None:
@@ -64,19 +70,19 @@ class ImageSkill(BaseSkill, image_pb2_grpc.ImageServiceServicer):
         image_pb2_grpc.add_ImageServiceServicer_to_server(self, server)
 
     async def prepare(self) -> None:
-        """Starts a decoder."""
+        """Start a worker."""
         try:
-            await self._decoders.warm_up()
+            await self._workers.warm_up()
         except OSError as error:
-            raise StartError(f"a decoder cannot be started: {error}") from error
+            raise StartError(f"a worker cannot be started: {error}") from error
 
     async def close(self) -> None:
-        """Ends the decoders."""
-        await self._decoders.close()
+        """End the workers."""
+        await self._workers.close()
 
     def pids(self) -> Iterable[int]:
-        """The server and its decoders."""
-        return (os.getpid(), *self._decoders.pids)
+        """Return the server and its workers."""
+        return (os.getpid(), *self._workers.pids)
 
     async def Normalize(  # noqa: N802 - gRPC's name
         self, request: image_pb2.NormalizeRequest, context: Context
@@ -106,11 +112,11 @@ class ImageSkill(BaseSkill, image_pb2_grpc.ImageServiceServicer):
     async def _decode(self, image: bytes, digest: bytes, job: Job) -> Entry:
         try:
             async with self.work.slot():
-                picture, encoded = await self._decoders.normalize(image, job)
+                picture, encoded = await self._workers.normalize(image, job)
         except BadPictureError as error:
             raise RefusedError(str(error), code=CODES[error.fault], field=error.field) from error
-        except DecoderDiedError as error:
-            self.log.warning("%s on the picture with the SHA-256 %s", error, digest.hex())
+        except ChildGoneError as error:
+            self.log.warning("the picture with the SHA-256 %s ended its worker: %s", digest.hex(), error.ended)
             raise RefusedError(
                 "ended the decoder that had it", code=grpc.StatusCode.INTERNAL, field="image"
             ) from error  # fmt: skip
@@ -127,7 +133,7 @@ class ImageSkill(BaseSkill, image_pb2_grpc.ImageServiceServicer):
             Reading("sarai_image_cache_hits_total", "Answers from the cache", float(self._cache.hits)),
             Reading("sarai_image_cache_misses_total", "Pictures that were not in the cache", float(self._cache.misses)),
             Reading("sarai_image_cache_bytes", "What the cache holds", float(self._cache.num_bytes)),
-            Reading("sarai_image_decoders", "Decoder processes", float(len(self._decoders.pids))),
+            Reading("sarai_image_decoders", "Decoder processes", float(len(self._workers.pids))),
         ]
 
 

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from skills.runtime.settings import ServerSettings, setting
+from skills.runtime.settings import WorkerSettings, setting
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class ImageSettings(ServerSettings):
+class ImageSettings(WorkerSettings):
     """How an image skill runs."""
 
     queue: int = setting(

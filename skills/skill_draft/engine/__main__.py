@@ -5,72 +5,21 @@ FD is this process's end of a socket pair shared with the server. The process en
 
 from __future__ import annotations
 
-import contextlib
-import ctypes
 import gc
 import os
-import signal
-import socket
 import sys
 import threading
 import time
 import traceback
-from pathlib import Path
+
+from skills.runtime.child import PICKLE, Link, link_to_server
 
 from .binding import ModelError
 from .engine import Engine
 from .loading import load
-from .messages import (
-    HEADER_BYTES,
-    Cancel,
-    EngineConfig,
-    Event,
-    Failed,
-    FailureKind,
-    NotReady,
-    Ready,
-    Request,
-    UseCpus,
-    decode,
-    encode,
-    frame_length,
-)  # fmt: skip
+from .messages import Cancel, EngineConfig, Failed, FailureKind, NotReady, Ready, Request, UseCpus
 from .prepare import Preparer
 from .sampling import Scratch
-
-_PR_SET_PDEATHSIG = 1
-
-
-class Link:
-    """The engine's end of the socket."""
-
-    def __init__(self, connection: socket.socket) -> None:
-        self._socket = connection
-        self._reader = connection.makefile("rb")
-
-    def receive(self) -> object | None:
-        """The next frame; None when the server has gone."""
-        header = self._reader.read(HEADER_BYTES)
-        if len(header) < HEADER_BYTES:
-            return None
-        size = frame_length(header)
-        body = self._reader.read(size)
-        return decode(body) if len(body) == size else None
-
-    def send(self, events: list[Event]) -> None:
-        """Sends one frame with all of a step's events."""
-        self._socket.sendall(encode(events))
-
-
-def die_with_parent() -> None:
-    """Has the kernel kill this process when the server dies, even if this one is stopped or hung by then."""
-    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-
-
-def die_first() -> None:
-    """Has the kernel take this process, not the server, when memory runs out: the server can start another one."""
-    with contextlib.suppress(OSError):
-        Path("/proc/self/oom_score_adj").write_text("1000", encoding="ascii")
 
 
 def take_in(link: Link, engine: Engine, preparer: Preparer) -> None:
@@ -95,10 +44,7 @@ def take_in(link: Link, engine: Engine, preparer: Preparer) -> None:
 
 def main() -> int:
     """Load the model, then run until the server goes."""
-    die_with_parent()
-    die_first()
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    link = Link(socket.socket(fileno=int(sys.argv[1])))
+    link = link_to_server(PICKLE)
     config = link.receive()
     if not isinstance(config, EngineConfig):
         return 0

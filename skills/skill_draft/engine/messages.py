@@ -7,12 +7,7 @@ Plain values, pickled over a private socket pair: the engine knows neither gRPC 
 from __future__ import annotations
 
 import enum
-import pickle
-import struct
 from dataclasses import dataclass, field
-from typing import Any
-
-_LENGTH = struct.Struct("<I")
 
 
 class Priority(enum.IntEnum):
@@ -339,22 +334,3 @@ class Beat:
 
 Command = Request | Cancel | UseCpus
 Event = Ready | NotReady | Queued | Admitted | Progress | Piece | Ended | Done | Failed | Beat
-
-
-def encode(frame: Any) -> bytes:
-    """A frame for the socket: four bytes of length, then the pickled value."""
-    body = pickle.dumps(frame, protocol=pickle.HIGHEST_PROTOCOL)
-    return _LENGTH.pack(len(body)) + body
-
-
-def frame_length(header: bytes) -> int:
-    """The length of the frame that follows a header of `HEADER_BYTES`."""
-    return int(_LENGTH.unpack(header)[0])
-
-
-def decode(body: bytes) -> Any:
-    """The value of a frame. Only for the private socket pair between a server and its own engine."""
-    return pickle.loads(body)  # noqa: S301 - both ends are ours; nobody else holds the socket
-
-
-HEADER_BYTES = _LENGTH.size

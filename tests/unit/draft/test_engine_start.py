@@ -8,13 +8,14 @@ from collections.abc import Iterator
 
 import pytest
 
+from skills.runtime import child_start
 from skills.skill_draft import engine_start
 
 
 @pytest.fixture
-def started() -> Iterator[list[engine_start.Started]]:
+def started() -> Iterator[list[child_start.Started]]:
     """Processes to end after the test."""
-    processes: list[engine_start.Started] = []
+    processes: list[child_start.Started] = []
     yield processes
     for process, connection in processes:
         connection.close()
@@ -24,15 +25,14 @@ def started() -> Iterator[list[engine_start.Started]]:
 
 def test_it_imports_nothing_that_keeps_the_engine_waiting() -> None:
     code = (
-        "import sys; from skills.skill_draft import engine_start; "
-        "from skills.skill_draft.settings import load; load([]); "
-        "print({'grpc', 'asyncio', 'numpy', 'llama_cpp', 'google'} & set(sys.modules))"
+        "import sys; from skills.skill_draft import engine_start; engine_start.start_early([]); "
+        "print({'grpc', 'asyncio', 'numpy', 'llama_cpp', 'google', 'pickle', 'json'} & set(sys.modules))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=30, check=True)
     assert done.stdout.strip() == "set()"
 
 
-def test_an_early_engine_is_taken_once_and_only_for_its_numerics(started: list[engine_start.Started]) -> None:
+def test_an_early_engine_is_taken_once_and_only_for_its_numerics(started: list[child_start.Started]) -> None:
     engine_start.start_early(["--numerics", "fast"])
     other = engine_start.start(engine_start.ENGINE_MODULE, "exact")
     early = engine_start.start(engine_start.ENGINE_MODULE, "fast")
@@ -41,7 +41,7 @@ def test_an_early_engine_is_taken_once_and_only_for_its_numerics(started: list[e
     assert early[0].pid < other[0].pid < third[0].pid
 
 
-def test_an_engine_that_is_not_wanted_ends_when_the_server_lets_go(started: list[engine_start.Started]) -> None:
+def test_an_engine_that_is_not_wanted_ends_when_the_server_lets_go(started: list[child_start.Started]) -> None:
     engine_start.start_early([])
     process, connection = engine_start.start(engine_start.ENGINE_MODULE, "exact")
     started.append((process, connection))
@@ -51,4 +51,4 @@ def test_an_engine_that_is_not_wanted_ends_when_the_server_lets_go(started: list
 
 def test_wrong_arguments_start_nothing() -> None:
     engine_start.start_early(["--threads", "many"])
-    assert not engine_start._early
+    assert not child_start._early

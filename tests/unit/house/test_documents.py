@@ -11,8 +11,9 @@ from pathlib import Path
 
 import pytest
 
+from skills.runtime.settings import variable
 from skills.skill_draft.catalog import EMBEDDED
-from skills.skill_draft.settings import Settings, variable
+from skills.skill_draft.settings import NAME, Settings
 
 ROOT = Path(__file__).resolve().parents[3]
 DOCUMENTS = sorted(
@@ -27,7 +28,7 @@ def test_readme_has_every_setting_with_its_default() -> None:
         r"^\| `(SKILL_DRAFT_\w+)` \| *(.*?) *\|", (ROOT / "README.md").read_text(encoding="utf-8"), re.MULTILINE
     )
     documented = {name: default.strip("`") for name, default in rows}
-    assert documented == {variable(item.name): str(item.default) for item in dataclasses.fields(Settings)}
+    assert documented == {variable(NAME, item.name): str(item.default) for item in dataclasses.fields(Settings)}
 
 
 @pytest.mark.parametrize("name", DOCUMENTS)

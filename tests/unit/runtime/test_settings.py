@@ -1,27 +1,24 @@
-"""Settings: one dataclass, one table in README, the same names everywhere."""
+"""Settings: one dataclass a skill, the same names everywhere; here by the example of the draft skill's."""
 
 from __future__ import annotations
 
 import dataclasses
 import re
-from pathlib import Path
 
 import pytest
 
-from skills.skill_draft import settings
-from skills.skill_draft.settings import Settings, SettingsError
-
-README = Path(__file__).parents[3] / "README.md"
+from skills.runtime.settings import SettingsError, load, variable
+from skills.skill_draft.settings import NAME, Settings
 
 
 def test_flag_beats_environment_beats_default() -> None:
     environment = {"SKILL_DRAFT_N_CTX": "512", "SKILL_DRAFT_THREADS": "3"}
-    loaded, lifeline = settings.load(["--n-ctx", "1024", "--lifeline"], environment)
+    loaded, lifeline = load(Settings, NAME, ["--n-ctx", "1024", "--lifeline"], environment)
     assert (loaded.n_ctx, loaded.threads, loaded.slots, lifeline) == (1024, 3, 16, True)
 
 
 def test_an_empty_variable_is_no_value() -> None:
-    assert settings.load([], {"SKILL_DRAFT_N_CTX": ""})[0].n_ctx == 0
+    assert load(Settings, NAME, [], {"SKILL_DRAFT_N_CTX": ""})[0].n_ctx == 0
 
 
 @pytest.mark.parametrize(
@@ -37,15 +34,12 @@ def test_a_wrong_setting_is_named_as_it_was_written(
     arguments: list[str], environment: dict[str, str], says: str
 ) -> None:
     with pytest.raises(SettingsError, match=re.escape(says)):
-        settings.load(arguments, environment)
+        load(Settings, NAME, arguments, environment)
 
 
-def test_the_documented_table_is_the_settings() -> None:
-    documented = set(re.findall(r"^\| `(SKILL_DRAFT_[A-Z_]+)`", README.read_text(), re.MULTILINE))
-    assert documented == {settings.variable(field.name) for field in dataclasses.fields(Settings)}
-
-
-def test_help_names_every_variable() -> None:
-    text = settings.parser().format_help()
+def test_help_names_every_variable(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        load(Settings, NAME, ["--help"])
+    text = re.sub(r"\s+", "", capsys.readouterr().out)
     for field in dataclasses.fields(Settings):
-        assert f"[{settings.variable(field.name)}]" in re.sub(r"\s+", "", text)
+        assert f"[{variable(NAME, field.name)}]" in text

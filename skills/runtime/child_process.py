@@ -1,0 +1,127 @@
+"""A child process as its server holds it: frames both ways, its death, and how it ended, in words."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import signal
+import subprocess
+from dataclasses import dataclass
+from typing import ClassVar, Generic, Self, TypeVar
+
+from .child import HEADER_BYTES, Codec, body_length
+from .child_start import Started
+from .resources import memory_limit
+
+_Sent = TypeVar("_Sent")
+_Received = TypeVar("_Received")
+
+_EXIT_S = 2.0  # from the end of its socket to its own end; Python takes a moment to wind up
+
+
+@dataclass(frozen=True, slots=True)
+class Exit:
+    """How a child process ended; as text, for the log and for users."""
+
+    code: int
+    killed_because: str = ""
+    """Why the server killed it; empty where it ended by itself, or somebody else did."""
+
+    @property
+    def perhaps_out_of_memory(self) -> bool:
+        """Whether it was killed, and not by us: most likely by the kernel."""
+        return self.code == -signal.SIGKILL and not self.killed_because
+
+    @property
+    def limit(self) -> str:
+        """The memory limit in words, after what it explains; empty if there is none."""
+        limit = memory_limit()
+        return f": the limit is {limit / (1 << 20):,.0f} MB" if limit < 1 << 60 else ""
+
+    def __str__(self) -> str:
+        if self.killed_because:
+            return f"killed: {self.killed_because}"
+        if self.perhaps_out_of_memory:
+            return f"SIGKILL, perhaps out of memory{self.limit}"
+        return signal.Signals(-self.code).name if self.code < 0 else f"exit code {self.code}"
+
+
+class ChildGoneError(Exception):
+    """The child process ended, or never got ready; the message says why, and `ended` how, where that is known."""
+
+    def __init__(self, message: str, ended: Exit | None = None) -> None:
+        super().__init__(message)
+        self.ended = ended
+
+
+class ChildProcess(Generic[_Sent, _Received]):
+    """One child process and the socket to it.
+
+    A subclass says in which codec the two speak, and what they say.
+    """
+
+    codec: ClassVar[Codec]
+
+    def __init__(
+        self, process: subprocess.Popen[bytes], reader: asyncio.StreamReader, writer: asyncio.StreamWriter
+    ) -> None:
+        self._process, self._reader, self._writer = process, reader, writer
+        self._killed_because = ""
+        self.pid = process.pid
+        self.num_frames = 0
+        """Frames received: a child that works sends more and more."""
+
+    @classmethod
+    async def connect(cls, started: Started) -> Self:
+        """Take over what `child_start.start` has started."""
+        process, connection = started
+        return cls(process, *await asyncio.open_unix_connection(sock=connection))
+
+    def send(self, value: _Sent) -> None:
+        """Send a frame; a process that is gone is noticed by `receive`."""
+        self._writer.write(self.codec.encode(value))
+
+    async def receive(self) -> _Received:
+        """Wait for the next frame and return its value.
+
+        Raises:
+            ChildGoneError: The socket has ended.
+        """
+        try:
+            header = await self._reader.readexactly(HEADER_BYTES)
+            value: _Received = self.codec.decode(await self._reader.readexactly(body_length(header)))
+        except (asyncio.IncompleteReadError, OSError) as error:
+            raise ChildGoneError("the process ended") from error
+        self.num_frames += 1
+        return value
+
+    async def ask(self, value: _Sent) -> _Received:
+        """Send a frame and return the value of the next one that comes, where each frame is answered by one.
+
+        Raises:
+            ChildGoneError: The process ended, and how.
+        """
+        self.send(value)
+        try:
+            return await self.receive()
+        except ChildGoneError as error:
+            ended = await self.ended()
+            raise ChildGoneError(f"the process ended ({ended})", ended) from error
+
+    def kill(self, because: str) -> None:
+        """Kill the process; `receive` notices."""
+        if self._process.poll() is None:
+            self._killed_because = self._killed_because or because
+            self._process.kill()
+
+    async def ended(self) -> Exit:
+        """Wait for a process whose socket has ended; one that goes on without it is killed."""
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            await asyncio.to_thread(self._process.wait, _EXIT_S)
+        return await self.end("it closed its socket")
+
+    async def end(self, because: str) -> Exit:
+        """Make sure that the process is gone, and return how it ended."""
+        self.kill(because)
+        self._writer.transport.abort()
+        return Exit(await asyncio.to_thread(self._process.wait), self._killed_because)
