@@ -1,8 +1,8 @@
-"""What a child process of a server does first, and the frames in which the two speak.
+"""The child's side of a server's child process: its setup, and the frames that the two exchange.
 
-A child is started by `child_start` and held by `child_process`. Its `main` begins with `link_to_server`, which sees to
-it that the child never outlives its server and dies before it. Nothing here needs asyncio or gRPC, so a child is free
-of both.
+`child_start` starts a child, `child_process` is the server's side of it. A child's `main` begins with `link_to_server`,
+which ensures that the child never outlives its server and is killed before it if memory runs out. Nothing here needs
+asyncio or gRPC, so a child can do without both.
 """
 
 from __future__ import annotations
@@ -27,16 +27,16 @@ _PR_SET_PDEATHSIG = 1
 
 @dataclass(frozen=True, slots=True)
 class Codec:
-    """How values become frames and frames become values."""
+    """Converts values to frames and back."""
 
     encode: Callable[[Any], bytes]
-    """Turn a value into a frame: the length of the body in `HEADER_BYTES`, then the body."""
+    """Converts a value to a frame: the length of the body in `HEADER_BYTES`, then the body."""
     decode: Callable[[bytes], Any]
-    """Turn the body of a frame into a value."""
+    """Converts the body of a frame to a value."""
 
 
 def body_length(header: bytes) -> int:
-    """Return the length of the body that follows a header, bytes."""
+    """Return the length of the body that follows a header, in bytes."""
     return int(_LENGTH.unpack(header)[0])
 
 
@@ -55,18 +55,18 @@ def _json_value(body: bytes) -> tuple[dict[str, Any], bytes]:
     return json.loads(body[HEADER_BYTES:end]), body[end:]
 
 
-PICKLE = Codec(_pickle_frame, pickle.loads)  # nobody but the two holds the socket
-"""Any values, between a server and a child that both run our own code alone."""
+PICKLE = Codec(_pickle_frame, pickle.loads)  # only these two processes hold the socket
+"""For arbitrary values, between a server and a child that run nothing but our own code."""
 JSON = Codec(_json_frame, _json_value)
-"""A mapping and bytes behind it, for a child that reads what strangers have sent: its frames are data alone."""
+"""For a mapping followed by bytes, with a child that parses untrusted input: its frames are only data."""
 
 
 class Link:
     """The child's end of the socket to its server.
 
     Args:
-        connection: the socket.
-        codec: the same as the server's.
+        connection: The socket.
+        codec: The same as the server's.
     """
 
     def __init__(self, connection: socket.socket, codec: Codec) -> None:
@@ -92,10 +92,10 @@ class Link:
 
 
 def link_to_server(codec: Codec) -> Link:
-    """Make this process a proper child, and return its link to the server that started it.
+    """Set up this process as a child, and return its link to the server that started it.
 
-    From then on the kernel kills this process when the server dies, even if it is stopped or wedged by then. When
-    memory runs out, this process goes and not the server, which can start another one. Ctrl-C is the server's business.
+    From then on the kernel kills this process when the server dies, even if it is stopped or hung by then. If memory
+    runs out, the kernel kills this process first, as the server can start another one. Ctrl-C is left to the server.
     """
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     with contextlib.suppress(OSError):

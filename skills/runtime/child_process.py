@@ -1,4 +1,4 @@
-"""A child process as its server holds it: frames both ways, its death, and how it ended, in words."""
+"""The server's side of a child process: frames both ways, its end, and the reason for it in words."""
 
 from __future__ import annotations
 
@@ -16,25 +16,25 @@ from .resources import memory_limit
 _Sent = TypeVar("_Sent")
 _Received = TypeVar("_Received")
 
-_EXIT_S = 2.0  # from the end of its socket to its own end; Python takes a moment to wind up
+_EXIT_S = 2.0  # from the end of its socket to its own end, as Python takes a moment to exit
 
 
 @dataclass(frozen=True, slots=True)
 class Exit:
-    """How a child process ended; as text, for the log and for users."""
+    """How a child process ended; its text is for the log and for users."""
 
     code: int
     killed_because: str = ""
-    """Why the server killed it; empty where it ended by itself, or somebody else did."""
+    """Why the server killed it; empty if it ended by itself or was killed by another process."""
 
     @property
     def perhaps_out_of_memory(self) -> bool:
-        """Whether it was killed, and not by us: most likely by the kernel."""
+        """Whether something other than the server killed it, most likely the kernel."""
         return self.code == -signal.SIGKILL and not self.killed_because
 
     @property
     def limit(self) -> str:
-        """The memory limit in words, after what it explains; empty if there is none."""
+        """The memory limit as a suffix for a message; empty if there is none."""
         limit = memory_limit()
         return f": the limit is {limit / (1 << 20):,.0f} MB" if limit < 1 << 60 else ""
 
@@ -47,7 +47,7 @@ class Exit:
 
 
 class ChildGoneError(Exception):
-    """The child process ended, or never got ready; the message says why, and `ended` how, where that is known."""
+    """The child process ended or never got ready; `ended` is how, if that is known."""
 
     def __init__(self, message: str, ended: Exit | None = None) -> None:
         super().__init__(message)
@@ -57,7 +57,7 @@ class ChildGoneError(Exception):
 class ChildProcess(Generic[_Sent, _Received]):
     """One child process and the socket to it.
 
-    A subclass says in which codec the two speak, and what they say.
+    A subclass chooses the codec and the types of the frames.
     """
 
     codec: ClassVar[Codec]
@@ -69,23 +69,23 @@ class ChildProcess(Generic[_Sent, _Received]):
         self._killed_because = ""
         self.pid = process.pid
         self.num_frames = 0
-        """Frames received: a child that works sends more and more."""
+        """Number of frames received; it grows while the child makes progress."""
 
     @classmethod
     async def connect(cls, started: Started) -> Self:
-        """Take over what `child_start.start` has started."""
+        """Return the process that `child_start.start` has started."""
         process, connection = started
         return cls(process, *await asyncio.open_unix_connection(sock=connection))
 
     def send(self, value: _Sent) -> None:
-        """Send a frame; a process that is gone is noticed by `receive`."""
+        """Send a frame. If the process is gone, `receive` raises."""
         self._writer.write(self.codec.encode(value))
 
     async def receive(self) -> _Received:
         """Wait for the next frame and return its value.
 
         Raises:
-            ChildGoneError: The socket has ended.
+            ChildGoneError: The socket was closed.
         """
         try:
             header = await self._reader.readexactly(HEADER_BYTES)
@@ -96,10 +96,10 @@ class ChildProcess(Generic[_Sent, _Received]):
         return value
 
     async def ask(self, value: _Sent) -> _Received:
-        """Send a frame and return the value of the next one that comes, where each frame is answered by one.
+        """Send a frame and return the value of its answer, for children that answer each frame with one.
 
         Raises:
-            ChildGoneError: The process ended, and how.
+            ChildGoneError: The process ended; the error has how.
         """
         self.send(value)
         try:
@@ -109,19 +109,19 @@ class ChildProcess(Generic[_Sent, _Received]):
             raise ChildGoneError(f"the process ended ({ended})", ended) from error
 
     def kill(self, because: str) -> None:
-        """Kill the process; `receive` notices."""
+        """Kill the process; `receive` then raises."""
         if self._process.poll() is None:
             self._killed_because = self._killed_because or because
             self._process.kill()
 
     async def ended(self) -> Exit:
-        """Wait for a process whose socket has ended; one that goes on without it is killed."""
+        """Wait for the end of a process that has closed its socket; kill it if it does not exit."""
         with contextlib.suppress(subprocess.TimeoutExpired):
             await asyncio.to_thread(self._process.wait, _EXIT_S)
         return await self.end("it closed its socket")
 
     async def end(self, because: str) -> Exit:
-        """Make sure that the process is gone, and return how it ended."""
+        """End the process if it still runs, and return how it ended."""
         self.kill(because)
         self._writer.transport.abort()
         return Exit(await asyncio.to_thread(self._process.wait), self._killed_because)

@@ -1,7 +1,7 @@
-"""Starts a child process, if need be before anything else is imported.
+"""Start a child process, possibly before anything else is imported.
 
-What a child imports and what its server imports take about as long, for the draft skill half a second together.
-`start_early`, called before the server's imports, lets both happen at once. So this file imports little.
+The imports of a child and of its server take about equally long, half a second together for the draft skill.
+`start_early`, called before the server's imports, lets both run concurrently. So this file imports little.
 """
 
 from __future__ import annotations
@@ -18,23 +18,23 @@ _early: dict[tuple[object, ...], Started] = {}
 
 
 def environment(**variables: str) -> dict[str, str]:
-    """Return the environment of a Python process that is to find the modules that this one finds.
+    """Return the environment for a Python process that must find the same modules as this one.
 
     Args:
-        variables: what it has on top.
+        variables: Additional variables.
     """
     path = os.pathsep.join(entry or "." for entry in sys.path)
     return {**os.environ, "PYTHONPATH": path, **variables}
 
 
 def start(module: str, **variables: str) -> Started:
-    """Start `python -m module FD`, or take the one that was started early.
+    """Start `python -m module FD`, or return the one that was started early.
 
     FD is the child's end of a socket pair. The child ends when the server's end is closed, or with the server.
 
     Args:
-        module: the child's code (see `skills.runtime.child`).
-        variables: what it has in its environment on top.
+        module: The child's code (see `skills.runtime.child`).
+        variables: Additional environment variables.
 
     Raises:
         OSError: It cannot be started.
@@ -53,5 +53,5 @@ def start(module: str, **variables: str) -> Started:
 
 
 def start_early(module: str, **variables: str) -> None:
-    """Start a child that `start` will be asked for; one that is never taken ends with the server."""
+    """Start a child ahead of the call of `start` that returns it; otherwise it ends with the server."""
     _early[module, *variables.items()] = start(module, **variables)

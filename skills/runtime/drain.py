@@ -1,4 +1,4 @@
-"""Draining: running calls finish, new ones are turned away, and what takes too long is handed over."""
+"""Draining: running calls finish, new ones are refused, and those that take too long are handed over."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ import grpc
 
 from .status import Reason, abort
 
-# Calls that only look at the server go on, and nobody waits for them.
-_BYSTANDERS = ("/grpc.health.", "/grpc.reflection.")
+# Methods that only inspect the server keep working, and the drain does not wait for them.
+_EXEMPT = ("/grpc.health.", "/grpc.reflection.")
 
 
 class DrainInterceptor(grpc.aio.ServerInterceptor):
-    """Counts the running calls, refuses new ones when it is told to, and ends what runs when it is told to."""
+    """Counts running calls; on request, refuses new ones and hands over those that run."""
 
-    def __init__(self, bystanders: tuple[str, ...] = ()) -> None:
-        """`bystanders` are further methods, like `/SkillsService/Health`, that are neither counted nor refused."""
-        self._bystanders = _BYSTANDERS + bystanders
+    def __init__(self, exempt: tuple[str, ...] = ()) -> None:
+        """`exempt` methods, like `/SkillsService/Health`, are neither counted nor refused."""
+        self._exempt = _EXEMPT + exempt
         self._running = 0
         self._idle = asyncio.Event()
         self._idle.set()
@@ -28,11 +28,11 @@ class DrainInterceptor(grpc.aio.ServerInterceptor):
         self._patience: set[asyncio.Timeout] = set()
 
     def refuse(self) -> None:
-        """From now on new calls are UNAVAILABLE, with the reason DRAINING."""
+        """Refuse new calls from now on with UNAVAILABLE and the reason DRAINING."""
         self._refusing = True
 
     async def idle(self, timeout_s: float) -> bool:
-        """Waits for the running calls, seconds; False if some are still running then."""
+        """Wait up to `timeout_s` for the running calls; return whether all have ended."""
         try:
             await asyncio.wait_for(self._idle.wait(), timeout_s)
         except TimeoutError:
@@ -40,7 +40,7 @@ class DrainInterceptor(grpc.aio.ServerInterceptor):
         return True
 
     def hand_over(self) -> int:
-        """Ends the running calls in the same way, with what the skill has for them sent first; returns how many."""
+        """End the running calls the same way, after sending what the skill has for them; return their number."""
         self._handing_over = True
         for patience in self._patience:
             patience.reschedule(0)  # long ago
@@ -51,9 +51,9 @@ class DrainInterceptor(grpc.aio.ServerInterceptor):
         continuation: Callable[[grpc.HandlerCallDetails], Awaitable[grpc.RpcMethodHandler[Any, Any] | None]],
         handler_call_details: grpc.HandlerCallDetails,
     ) -> grpc.RpcMethodHandler[Any, Any] | None:
-        """Wraps the method that was called."""
+        """Wrap the method that was called."""
         handler = await continuation(handler_call_details)
-        if handler is None or handler_call_details.method.startswith(self._bystanders):
+        if handler is None or handler_call_details.method.startswith(self._exempt):
             return handler
         codecs = {
             "request_deserializer": handler.request_deserializer,
@@ -88,14 +88,14 @@ class DrainInterceptor(grpc.aio.ServerInterceptor):
         return call
 
     async def _from_skill(self, response: Awaitable[Any], context: Any) -> Any:
-        """Waits for a response; once calls are handed over, only takes what is there already."""
+        """Wait for a response; once calls are handed over, return only what is available at once."""
         patience = asyncio.timeout(0 if self._handing_over else None)
         self._patience.add(patience)
         try:
             async with patience:
                 return await response
         except TimeoutError:
-            if not patience.expired():  # the skill's own
+            if not patience.expired():  # the skill's own timeout
                 raise
         finally:
             self._patience.discard(patience)

@@ -1,7 +1,7 @@
-"""What holds for every call of every skill, whatever its method does.
+"""Guarantees for every call of every skill, whatever its method does.
 
-Bytes that are no message are INVALID_ARGUMENT, an exception is INTERNAL with its words in the log alone, and no status
-is larger than clients take.
+Bytes that cannot be parsed are INVALID_ARGUMENT, an exception is INTERNAL with its text only in the log, and no status
+is larger than clients accept.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ log = logging.getLogger("sarai.runtime")
 
 
 class GuardInterceptor(grpc.aio.ServerInterceptor):
-    """Wraps every method; it belongs before all other interceptors, whose statuses it bounds too."""
+    """Wraps every method. Must be the first interceptor, as it also bounds the statuses of the others."""
 
     async def intercept_service(
         self,
@@ -64,7 +64,7 @@ def _pieces(method: Any, read: Callable[[Any], Any], name: str) -> Any:
 
 @asynccontextmanager
 async def _statuses(context: Any, method: str) -> AsyncIterator[None]:
-    """What goes wrong inside becomes a status."""
+    """Turn exceptions inside the context into statuses."""
     try:
         yield
     except RefusedError as refused:
@@ -79,11 +79,11 @@ async def _statuses(context: Any, method: str) -> AsyncIterator[None]:
         await abort(context, grpc.StatusCode.INTERNAL, f"{type(error).__name__}: the skill's log says more")
 
 
-# --- what comes in ---
+# --- requests ---
 
 
 class _Unreadable:
-    """Stands for bytes that are no message: an exception in a deserializer would be UNKNOWN, with Python's words."""
+    """Represents bytes that cannot be parsed: an exception in a deserializer would be UNKNOWN, with Python's text."""
 
     def __init__(self, message: str) -> None:
         self.message = message
@@ -114,11 +114,11 @@ async def _messages(requests: AsyncIterator[Any]) -> AsyncIterator[Any]:
         yield _message(request)
 
 
-# --- what goes out ---
+# --- statuses ---
 
 
 class _BoundedContext:
-    """The context of a call, but for the size of what ends it."""
+    """The context of a call with bounds on the size of its final status."""
 
     def __init__(self, context: Any) -> None:
         self._context = context

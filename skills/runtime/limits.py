@@ -1,4 +1,4 @@
-"""Notices that a server's limits change while it runs, as `docker update` changes them."""
+"""Detect changes of a server's resource limits at run time, as by `docker update`."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ LOOK_EVERY_S = 1.0
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Limits:
-    """What this process may use."""
+    """The resources that this process may use."""
 
     cpus: int
     memory_bytes: float
@@ -25,7 +25,7 @@ class Limits:
 
     @classmethod
     def read(cls) -> Self:
-        """As they are now: some 0.1 ms."""
+        """Read the current limits; takes about 0.1 ms."""
         return cls(cpus=usable_cpus(), memory_bytes=memory_limit())
 
     def __str__(self) -> str:
@@ -34,7 +34,7 @@ class Limits:
 
 
 async def watch_limits(changed: Callable[[Limits, Limits], None]) -> None:
-    """Calls `changed(now, before)` within about a second of each change; runs until it is cancelled."""
+    """Call `changed(now, before)` within about a second of each change, until cancelled."""
     before = Limits.read()
     while True:
         await asyncio.sleep(LOOK_EVERY_S)

@@ -1,7 +1,7 @@
-"""Prometheus metrics over HTTP, where a skill's operator asks for them.
+"""Prometheus metrics over HTTP, if a skill's operator enables them.
 
-One prefix, base units, `_total` for counters. Names of what is generated follow OpenTelemetry's conventions for
-generative models (gen_ai.server.*), with underscores as Prometheus wants them.
+One prefix, base units, `_total` for counters. The names of generation metrics follow OpenTelemetry's conventions for
+generative models (gen_ai.server.*), with underscores as Prometheus requires.
 """
 
 from __future__ import annotations
@@ -16,14 +16,14 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metri
 
 log = logging.getLogger("sarai.runtime")
 
-# A scrape waits so long for the event loop, seconds; then it fails, as the server does.
+# How long a scrape waits for the event loop, in seconds; then it fails.
 _PATIENCE_S = 5.0
 _SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0)
 
 
 @dataclass(frozen=True, slots=True)
 class Reading:
-    """One value of a metric; a name that ends with `_total` is a counter's."""
+    """One value of a metric; a name that ends in `_total` denotes a counter."""
 
     name: str
     help: str
@@ -31,10 +31,10 @@ class Reading:
 
 
 class Metrics:
-    """What a skill measures: readings on demand, and times of its answers."""
+    """A skill's metrics: readings on demand, and histograms of answer times."""
 
     def __init__(self, read: Callable[[], list[Reading]]) -> None:
-        """`read` is called at each scrape, on the event loop that `serve` was called on; it must not block."""
+        """Call `read` at each scrape, on the event loop that called `serve`; it must not block."""
         self._read = read
         self._loop: asyncio.AbstractEventLoop | None = None
         self._registry = CollectorRegistry()
@@ -57,9 +57,9 @@ class Metrics:
             self._per_token.observe((duration_s - first_token_s) / (tokens - 1))
 
     def collect(self) -> Iterator[Metric]:
-        """The readings, as prometheus_client asks for them, from a thread of its own.
+        """Yield the readings; prometheus_client calls this from its own thread.
 
-        They are taken on the event loop, which owns what is read: another thread would see it change on the way.
+        They are taken on the event loop, which owns the data: in another thread, it could change in between.
         """
         assert self._loop is not None, "nobody scrapes before it is served"
         for reading in asyncio.run_coroutine_threadsafe(self._take(), self._loop).result(_PATIENCE_S):
@@ -72,7 +72,7 @@ class Metrics:
         return self._read()
 
     def serve(self, address: str) -> None:
-        """Serves `/metrics` on `HOST:PORT`. Raises `OSError` if it cannot be bound."""
+        """Serve `/metrics` on `HOST:PORT`; raise `OSError` if that cannot be bound."""
         self._loop = asyncio.get_running_loop()
         host, _, port = address.rpartition(":")
         start_http_server(int(port), addr=host or "127.0.0.1", registry=self._registry)

@@ -1,4 +1,4 @@
-"""The program of a skill's server: its settings, its log, serving, its exit code."""
+"""The program of a skill's server: settings, log, serving, exit code."""
 
 from __future__ import annotations
 
@@ -22,17 +22,18 @@ def run_server(
     port: int,
     arguments: Sequence[str] | None = None,
 ) -> int:
-    """Serves until it is told to stop.
+    """Serve until told to stop.
 
     Args:
-        make: makes the skill of its settings, inside the running event loop.
-        kind: the settings that the skill has.
-        name: the skill's name.
-        port: where it listens on 127.0.0.1, unless it is told else.
-        arguments: by default those of the command line.
+        make: Makes the skill from its settings, inside the running event loop.
+        kind: The class of the skill's settings.
+        name: The skill's name.
+        port: The port on 127.0.0.1 to listen on by default.
+        arguments: By default those of the command line.
 
     Returns:
-        0 after a drain, 1 where it could not start, 2 where a setting is wrong; the reason is on standard error.
+        The exit code: 0 after a drain, 1 if it could not start, 2 if a setting is wrong; the reason is on standard
+        error.
     """
     try:
         settings, lifeline = load(kind, name, sys.argv[1:] if arguments is None else arguments)

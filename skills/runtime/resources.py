@@ -1,4 +1,4 @@
-"""What this process may use (CPUs, memory; a container's limits included), and what processes do use."""
+"""The CPUs and memory that this process may use, including a container's limits, and what processes use."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _TICKS = os.sysconf("SC_CLK_TCK")
 
 
 def _cgroup_folders(controller: str) -> Iterator[Path]:
-    """The folders whose limits hold for this process, from its own to the root: cgroup v2, then v1."""
+    """Yield the folders whose limits apply to this process, from its own to the root: cgroup v2, then v1."""
     try:
         lines = Path("/proc/self/cgroup").read_text().splitlines()
     except OSError:
@@ -27,12 +27,12 @@ def _cgroup_folders(controller: str) -> Iterator[Path]:
         else:
             continue
         own = root / path.lstrip("/")
-        # In a container the path is the host's, and what is mounted is already its own folder.
+        # In a container the path is the host's, but the mount is already the container's own folder.
         yield from (folder for folder in (own, *own.parents) if folder.is_relative_to(root) and folder.is_dir())
 
 
 def _number(path: Path) -> float:
-    """The first number in a file; infinity where there is none, or no limit."""
+    """Return the first number in a file; infinity if there is none, or no limit."""
     try:
         return float(path.read_text().split()[0])
     except (OSError, ValueError, IndexError):
@@ -40,7 +40,7 @@ def _number(path: Path) -> float:
 
 
 def usable_cpus() -> int:
-    """CPUs that this process may keep busy: its affinity and the cgroup's quota, at least 1."""
+    """Return how many CPUs this process may use, by its affinity and the cgroup's quota; at least 1."""
     quotas = [math.inf]
     for folder in _cgroup_folders("cpu"):
         try:
@@ -55,7 +55,7 @@ def usable_cpus() -> int:
 
 
 def memory_limit() -> float:
-    """The cgroup's memory limit in bytes; infinity if there is none."""
+    """Return the cgroup's memory limit in bytes; infinity if there is none."""
     limits = [math.inf]
     for folder in _cgroup_folders("memory"):
         limits += [_number(folder / "memory.max"), _number(folder / "memory.limit_in_bytes")]
@@ -63,15 +63,15 @@ def memory_limit() -> float:
 
 
 def memory_size() -> float:
-    """Bytes of which a share has to stay free: the cgroup's limit; where there is none, what the machine has left."""
+    """Return the bytes of which a share must stay free: the cgroup's limit or, without one, the free memory."""
     limit = memory_limit()
     return limit if limit < _meminfo("MemTotal") else memory_available()
 
 
 def memory_kills() -> int:
-    """Processes that the kernel has killed so far as memory ran out: under this process's limit, or on this machine.
+    """Return how many processes the kernel has killed for memory, under this process's limit or on this machine.
 
-    cgroup v2 and v1 count them for each group; else the machine's own counter is taken.
+    cgroup v2 and v1 count them for each group; otherwise the machine's counter is used.
     """
     for folder in _cgroup_folders("memory"):
         for name in ("memory.events", "memory.oom_control"):
@@ -81,7 +81,7 @@ def memory_kills() -> int:
 
 
 def _counter(path: Path, name: str) -> int | None:
-    """A value of a file of names and numbers; None where there is none."""
+    """Return a value from a file of names and numbers; None if it has none."""
     try:
         values = dict(line.split(maxsplit=1) for line in path.read_text().splitlines())
         return int(values[name])
@@ -90,7 +90,7 @@ def _counter(path: Path, name: str) -> int | None:
 
 
 def _meminfo(name: str) -> float:
-    """A value of /proc/meminfo, bytes; infinity where it is not told."""
+    """Return a value of /proc/meminfo in bytes; infinity if it is missing."""
     for line in Path("/proc/meminfo").read_text().splitlines():
         if line.startswith(f"{name}:"):
             return float(line.split()[1]) * 1024
@@ -98,7 +98,7 @@ def _meminfo(name: str) -> float:
 
 
 def memory_available() -> float:
-    """Bytes that can be allocated without swapping or being killed: the host's, and the cgroup's if that is less."""
+    """Return the bytes that can be allocated without swapping or being killed, on the host and in the cgroup."""
     available = _meminfo("MemAvailable")
     for folder in _cgroup_folders("memory"):
         limit = min(_number(folder / "memory.max"), _number(folder / "memory.limit_in_bytes"))
@@ -109,7 +109,7 @@ def memory_available() -> float:
 
 
 def _file_cache(folder: Path) -> float:
-    """Bytes of a cgroup that are page cache, which goes when memory is needed."""
+    """Return the bytes of a cgroup that are page cache, which is reclaimed when memory is needed."""
     try:
         entries = (line.split() for line in (folder / "memory.stat").read_text().splitlines())
         stat = {name: float(value) for name, value in entries}
@@ -121,17 +121,17 @@ def _file_cache(folder: Path) -> float:
 
 
 def anonymous_bytes(pids: Iterable[int]) -> int:
-    """Memory that the processes hold for themselves: RssAnon and VmSwap. Mapped files are not counted."""
+    """Return the anonymous memory of the processes: RssAnon and VmSwap, without mapped files."""
     return sum(_status_bytes(pid, ("RssAnon:", "VmSwap:")) for pid in pids)
 
 
 def reserved_bytes(pid: int) -> int:
-    """Memory that a process has asked for, whether it has touched it or not. Mapped files are not counted."""
+    """Return the memory that a process has reserved, touched or not, without mapped files."""
     return _status_bytes(pid, ("VmData:",))
 
 
 def _status_bytes(pid: int, names: tuple[str, ...]) -> int:
-    """The sum of some entries of /proc/PID/status; 0 where the process has gone."""
+    """Return the sum of some entries of /proc/PID/status; 0 if the process has gone."""
     try:
         lines = Path(f"/proc/{pid}/status").read_text().splitlines()
     except OSError:
@@ -140,7 +140,7 @@ def _status_bytes(pid: int, names: tuple[str, ...]) -> int:
 
 
 def cpu_seconds(pids: Iterable[int]) -> float:
-    """CPU time that the processes have used."""
+    """Return the CPU time that the processes have used, in seconds."""
     total = 0.0
     for pid in pids:
         try:
@@ -152,13 +152,13 @@ def cpu_seconds(pids: Iterable[int]) -> float:
 
 
 class CpuMeter:
-    """Percent of one CPU between two readings."""
+    """Measures CPU use between two readings."""
 
     def __init__(self) -> None:
         self._at, self._used, self._last = time.monotonic(), 0.0, 0.0
 
     def percent(self, pids: Iterable[int]) -> float:
-        """Since the last reading; readings closer than 0.1 s repeat the last one."""
+        """Return the percentage of one CPU used since the last reading; within 0.1 s, repeat the last value."""
         now = time.monotonic()
         if now - self._at >= 0.1:
             used = cpu_seconds(pids)

@@ -1,4 +1,4 @@
-"""How long a message takes to a peer and back, as this machine's kernel has measured it on their connection."""
+"""The round-trip time to a peer, as measured by the kernel on the connection."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ _RTT_AT, _RTT = 68, struct.Struct("=II")  # of tcp_info: tcpi_rtt and tcpi_rttva
 
 
 def round_trip_s(peer: str) -> float:
-    """Seconds that a round trip to a peer rarely exceeds: the smoothed one and its deviation, twice.
+    """Return the seconds that a round trip to a peer rarely exceeds: the smoothed time plus twice its deviation.
 
     Args:
-        peer: as gRPC names it, `ipv4:10.0.0.7:41234`.
+        peer: The peer as gRPC names it, `ipv4:10.0.0.7:41234`.
 
     Returns:
-        0 where that is unknown: over a Unix socket there is no wire, and a kernel may not tell. A proxy hides what lies
-        behind it.
+        0 if it is unknown: a Unix socket has no network, and a kernel may not provide it. A proxy hides what is behind
+        it.
     """
     port = _PORT.fullmatch(peer)
     if port is None:
@@ -33,12 +33,12 @@ def round_trip_s(peer: str) -> float:
         found = _ask(int(port[1]), socket.AF_INET) or _ask(int(port[1]), socket.AF_INET6)
     except OSError:
         return 0.0
-    # Peers of several addresses may have the same port; the slowest is on the safe side.
+    # Peers with different addresses may have the same port; the slowest is the safe choice.
     return max((rtt + 2 * deviation for rtt, deviation in found), default=0) / 1e6
 
 
 def _ask(peer_port: int, family: int) -> list[tuple[int, int]]:
-    """The round trip and its deviation of each connection to a peer's port, microseconds."""
+    """Return round-trip time and deviation of each connection to a peer's port, in microseconds."""
     anywhere = b"\0" * 16
     query = _QUERY.pack(
         family, socket.IPPROTO_TCP, 1 << (_INFO - 1), 0, _ESTABLISHED,
@@ -60,7 +60,7 @@ def _ask(peer_port: int, family: int) -> list[tuple[int, int]]:
 
 
 def _round_trips(attributes: bytes) -> list[tuple[int, int]]:
-    """What one socket's attributes say."""
+    """Return the round-trip times in one socket's attributes."""
     at = 0
     while at + _ATTRIBUTE.size <= len(attributes):
         size, kind = _ATTRIBUTE.unpack_from(attributes, at)

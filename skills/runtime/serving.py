@@ -1,7 +1,7 @@
-"""The life of a skill server: bind, load, serve, drain.
+"""The life cycle of a skill server: bind, load, serve, drain.
 
-A skill gives its servicers and how to load; everything that all skills share is here: the standard health service,
-reflection, signals, and the end of the process.
+A skill provides its servicers and its loading. The rest is here: the standard health service, reflection, signals, and
+the end of the process.
 """
 
 from __future__ import annotations
@@ -27,25 +27,25 @@ from .skill import BaseSkill, StartError
 
 log = logging.getLogger("sarai.runtime")
 
-# The engines' own marks: docker's and podman's.
+# Files by which Docker and Podman mark containers.
 IN_CONTAINER = any(Path(mark).exists() for mark in ("/.dockerenv", "/run/.containerenv"))
-# Clients may ping this often (ms); gRPC's own default of 300 s turns more lively clients away with too_many_pings.
+# Clients may ping this often (ms); gRPC's default of 300 s refuses more frequent pings with too_many_pings.
 MIN_PING_INTERVAL_MS = 10_000
 
 
-# Between one try to load and the next, where the server stays though it cannot serve. Each costs reading the model.
+# Delays between attempts to load, if the server stays although it cannot serve. Each attempt reads the model.
 RELOAD_DELAY_S = (5.0, 10.0, 30.0, 60.0)
-# How long after NOT_SERVING calls are still taken: until their callers have heard of it. Seconds, at most a tenth of
-# the grace.
+# How long calls are still accepted after NOT_SERVING, until callers have noticed. Seconds, at most a tenth of the grace
+# period.
 LATECOMERS_S = 0.1
-# How long before the end of the grace what still runs is handed over. Seconds, at most a fifth of the grace.
+# How long before the end of the grace period running calls are handed over. Seconds, at most a fifth of it.
 HAND_OVER_S = 2.0
 
 
 class _HealthServicer(health.aio.HealthServicer):  # type: ignore[misc]  # it has no types
-    """The standard one; its answers also say which skill it is, and whether it is in a container.
+    """The standard health service, whose metadata also has the skill's name and whether it runs in a container.
 
-    So callers who look for replicas of a skill can tell what they have found.
+    This lets callers who look for replicas of a skill recognise them.
     """
 
     def __init__(self, name: str) -> None:
@@ -53,26 +53,26 @@ class _HealthServicer(health.aio.HealthServicer):  # type: ignore[misc]  # it ha
         self._about = (("sarai-skill", name), *((("sarai-container", "1"),) if IN_CONTAINER else ()))
 
     async def Check(self, request: Any, context: Any) -> Any:  # noqa: N802  # gRPC's name
-        """The health of a service."""
+        """Return the health of a service."""
         await context.send_initial_metadata(self._about)
         return await super().Check(request, context)
 
 
 class Serving:
-    """Whether the skill can answer, as the standard health service says it."""
+    """Sets whether the skill can answer, in the standard health service."""
 
     def __init__(self, name: str, services: Sequence[str]) -> None:
         self._names = ("", *services)
         self.servicer = _HealthServicer(name)
 
     async def set(self, serving: bool) -> None:
-        """SERVING or NOT_SERVING, for the server as a whole and for each of its services."""
+        """Report SERVING or NOT_SERVING, for the server as a whole and for each of its services."""
         status = health_pb2.HealthCheckResponse.SERVING if serving else health_pb2.HealthCheckResponse.NOT_SERVING
         for name in self._names:
             await self.servicer.set(name, status)
 
     async def shut_down(self) -> None:
-        """NOT_SERVING for good."""
+        """Report NOT_SERVING from now on."""
         await self.servicer.enter_graceful_shutdown()
 
 
@@ -85,19 +85,19 @@ async def serve(
     lifeline: bool = False,
     stay: bool = False,
 ) -> int:
-    """Runs a skill server until a signal or the end of the lifeline; returns the process's exit code.
+    """Run a skill server until a signal or the end of the lifeline; return the process's exit code.
 
     Args:
-        skill: what to serve.
+        skill: The skill to serve.
         listen: `HOST:PORT` or `unix:/PATH`.
-        grace_s: how long running calls may take after SIGTERM or SIGINT. Shortly before its end they are ended with
-            UNAVAILABLE and the reason DRAINING, so that their callers go on elsewhere. A second signal does not wait.
-        max_message_bytes: a larger request is answered RESOURCE_EXHAUSTED.
-        lifeline: stop at once when standard input ends: nobody holds the other end any more.
-        stay: if the skill cannot load, say so in the log and in its health, stay NOT_SERVING, and try again.
+        grace_s: How long running calls may take after SIGTERM or SIGINT. Shortly before the end they are ended with
+            UNAVAILABLE and the reason DRAINING, so that their callers continue elsewhere. A second signal ends them.
+        max_message_bytes: Larger requests are refused with RESOURCE_EXHAUSTED.
+        lifeline: Stop at once when standard input ends, as no process holds the other end any more.
+        stay: If the skill cannot load, report it in the log and in its health, stay NOT_SERVING, and try again.
 
     Raises:
-        StartError: the address cannot be bound, or the skill cannot load and `stay` is not set.
+        StartError: The address cannot be bound, or the skill cannot load and `stay` is not set.
     """
     drain = DrainInterceptor(tuple(f"/{service}/Health" for service in skill.services))
     serving = Serving(skill.name, skill.services)
@@ -151,14 +151,14 @@ async def _listen(server: grpc.aio.Server, address: str) -> None:
 
 
 async def _load_again_and_again(skill: BaseSkill, serving: Serving) -> None:
-    """Loads, as often as it takes: memory may come free, or a model be put where it is looked for."""
+    """Try to load until it succeeds: memory may become free, or a model may be added."""
     for attempt in itertools.count():
         try:
             await skill.load(serving.set)
         except StartError as error:
             skill.cannot_serve(str(error))
             delay_s = RELOAD_DELAY_S[min(attempt, len(RELOAD_DELAY_S) - 1)]
-            # One line says it all; the next ones show that nothing has changed.
+            # A single line without a traceback; the following ones show that nothing has changed.
             log.error("cannot serve: %s (NOT_SERVING; next try in %g s)", error, delay_s)  # noqa: TRY400
             await asyncio.sleep(delay_s)
         else:
@@ -177,19 +177,19 @@ async def _drain(skill: BaseSkill, drain: DrainInterceptor, stopping: _Stopping,
 
 
 async def _finish_or_hand_over(skill: BaseSkill, drain: DrainInterceptor, grace_s: float) -> bool:
-    """Whether all calls ended within the grace, by themselves or because they were handed over."""
+    """Return whether all calls ended within the grace period, by themselves or handed over."""
     moment_s, margin_s = min(LATECOMERS_S, grace_s / 10), min(HAND_OVER_S, grace_s / 5)
     await asyncio.sleep(moment_s)
     drain.refuse()
     skill.draining()
     if await drain.idle(grace_s - moment_s - margin_s):
         return True
-    log.info("the grace is nearly over: handing over %d calls", drain.hand_over())
+    log.info("the grace period is nearly over: handing over %d calls", drain.hand_over())
     return await drain.idle(margin_s)
 
 
 class _Stopping:
-    """The wish to stop: the first signal drains, a second one or the end of the lifeline does not wait."""
+    """Requests to stop: the first signal drains; a second one, or the end of the lifeline, stops at once."""
 
     def __init__(self, *, lifeline: bool) -> None:
         self.first, self.abandoned = asyncio.Event(), asyncio.Event()
@@ -209,18 +209,18 @@ class _Stopping:
         try:
             ended = not os.read(self._lifeline, 4096)
         except BlockingIOError:
-            return  # the last user has gone, but the next one has come before we looked
+            return  # the last user has gone, but another one has come since
         if ended:
             asyncio.get_running_loop().remove_reader(self._lifeline)
-            log.info("nobody uses this server any more")
+            log.info("this server has no users any more")
             self.first.set()
             self.abandoned.set()
 
 
 def _take_standard_input() -> int:
-    """Standard input for this process alone: who holds the other end can tell whether it is there.
+    """Return standard input, not inherited by children: its other end shows whether this process exists.
 
-    What it starts would keep standard input open after it.
+    A child that inherited it would keep it open after this process.
     """
     own = os.dup(sys.stdin.fileno())
     os.set_blocking(own, False)
@@ -231,7 +231,7 @@ def _take_standard_input() -> int:
 
 
 def configure_logging(level: str) -> None:
-    """Log lines to stderr, with the time and the part that speaks."""
+    """Log to stderr, with the time and the logger's name."""
     logging.basicConfig(
         stream=sys.stderr, level=level.upper(), format="%(asctime)s %(levelname).1s %(name)s: %(message)s"
     )

@@ -1,7 +1,7 @@
 """Settings of a skill's server: one dataclass, the same names as flags and as environment variables.
 
-Order: default < environment (`SKILL_IMAGE_WORKERS`) < flag (`--workers`). A skill with settings of its own subclasses
-`WorkerSettings`, or `ServerSettings` if it is no `WorkerSkill`, and adds fields by `setting`.
+Precedence: default < environment (`SKILL_IMAGE_WORKERS`) < flag (`--workers`). A skill with its own settings subclasses
+`WorkerSettings`, or `ServerSettings` if it is not a `WorkerSkill`, and adds fields with `setting`.
 """
 
 from __future__ import annotations
@@ -22,29 +22,29 @@ _KINDS: Mapping[str, tuple[type, str]] = {
 
 
 class SettingsError(ValueError):
-    """A setting is out of its range; the message names it as its user wrote it."""
+    """A setting is invalid; the message names it the way the user set it."""
 
 
 def setting(
     default: str | float, help_: str, *, low: float = -math.inf, high: float = math.inf, choices: tuple[str, ...] = ()
 ) -> typing.Any:
-    """A field of a settings dataclass; its type is `int`, `float` or `str`."""
+    """Return a field of a settings dataclass, which must be an `int`, `float` or `str`."""
     return field(default=default, metadata={"help": help_, "low": low, "high": high, "choices": choices})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ServerSettings:
-    """What the server of every skill can be told.
+    """The settings of every skill's server.
 
     Raises:
-        SettingsError: a setting is out of its range.
+        SettingsError: A setting is out of its range.
     """
 
     listen: str = setting("", "address to serve on: HOST:PORT or unix:/PATH; empty: 127.0.0.1 and the skill's port")
-    queue: int = setting(64, "requests that wait at most; one more is answered RESOURCE_EXHAUSTED", low=0, high=10000)
+    queue: int = setting(64, "most requests that wait; others are refused with RESOURCE_EXHAUSTED", low=0, high=10000)
     grace_s: float = setting(30.0, "time for running requests after SIGTERM, seconds", low=0, high=3600)
     on_start_failure: str = setting(
-        "exit", "where it cannot get ready. exit: end with code 1; stay: be NOT_SERVING, say why, and try again",
+        "exit", "if it cannot start. exit: end with code 1; stay: be NOT_SERVING, report why, and try again",
         choices=("exit", "stay"),
     )  # fmt: skip
     max_message_mb: float = setting(4.0, "largest request, MiB", low=0.01, high=1024)
@@ -58,31 +58,31 @@ class ServerSettings:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WorkerSettings(ServerSettings):
-    """What the server of a skill can be told that bounds its own work (`skills.runtime.skill.WorkerSkill`)."""
+    """The settings of a skill whose server bounds its work (`skills.runtime.skill.WorkerSkill`)."""
 
-    workers: int = setting(0, "requests that are worked on at once; 0: one for each CPU", low=0, high=256)
+    workers: int = setting(0, "requests to process at once; 0: one for each CPU", low=0, high=256)
 
 
 _Settings = typing.TypeVar("_Settings", bound=ServerSettings)
 
 
 def flag(name: str) -> str:
-    """A setting's name on the command line."""
+    """Return a setting's flag."""
     return "--" + name.replace("_", "-")
 
 
 def variable(skill: str, name: str) -> str:
-    """A setting's name in the environment."""
+    """Return a setting's environment variable."""
     return f"SKILL_{skill}_{name}".upper()
 
 
 def load(
     kind: type[_Settings], skill: str, arguments: Sequence[str], environment: Mapping[str, str] = os.environ
 ) -> tuple[_Settings, bool]:
-    """The settings of a skill, and whether `--lifeline` was given.
+    """Return the settings of a skill, and whether `--lifeline` was given.
 
     Raises:
-        SettingsError: a setting cannot be read or is out of its range.
+        SettingsError: A setting cannot be parsed or is out of its range.
     """
     parsed = vars(_parser(kind, skill).parse_args(arguments))
     values = {}
@@ -95,7 +95,7 @@ def load(
 
 
 def _parser(kind: type[ServerSettings], skill: str) -> argparse.ArgumentParser:
-    """The command line of a server; argparse, as a container has no library for it."""
+    """Return the parser of a server's command line; argparse, as a container has no library for it."""
     parser = argparse.ArgumentParser(
         prog="server.py",
         description=f"Serves the {skill} skill over gRPC. Each setting is also an environment variable: [NAME].",

@@ -1,4 +1,4 @@
-"""The server class that every skill begins with: its life, its health, its statuses and its metrics."""
+"""The base class of every skill's server: life cycle, health, statuses and metrics."""
 
 from __future__ import annotations
 
@@ -27,30 +27,30 @@ Context = grpc.aio.ServicerContext[object, object]
 
 
 class StartError(Exception):
-    """The server cannot start; the message is what its user reads."""
+    """The server cannot start; the message is for its user."""
 
 
 class Status(enum.StrEnum):
-    """How a replica is, in the words of Health."""
+    """A replica's status, as reported by Health."""
 
     LOADING = "LOADING"
     SERVING = "SERVING"
     RECOVERING = "RECOVERING"
-    """Something that it needs is being replaced; calls wait for that."""
+    """Something it needs is being replaced; calls wait for that."""
     DRAINING = "DRAINING"
     NOT_SERVING = "NOT_SERVING"
 
 
 class BaseSkill:
-    """The part of a skill's server that is the same in all of them; `skills.runtime.serving.serve` runs it.
+    """The common part of all skills' servers; `skills.runtime.serving.serve` runs it.
 
-    A subclass says which gRPC `services` it has, each with a method Health, adds its servicers in `register`, and does
-    each call inside `async with self.call(context)`. One whose work has to be bounded here is a `WorkerSkill`.
+    A subclass lists its gRPC `services`, each with a method Health, adds its servicers in `register`, and handles each
+    call inside `async with self.call(context)`. A skill whose work must be bounded here is a `WorkerSkill`.
 
     Args:
-        settings: how it runs.
-        name: the skill's name.
-        version: its version, which Health tells.
+        settings: The skill's settings.
+        name: The skill's name.
+        version: The version that Health reports.
     """
 
     services: Sequence[str] = ()
@@ -73,30 +73,30 @@ class BaseSkill:
         self._status, self._message = Status.LOADING, ""
         self._total_requests = 0
 
-    # --- what a subclass has of its own ---
+    # --- to override ---
 
     def register(self, server: grpc.aio.Server) -> None:
         """Add its servicers."""
         raise NotImplementedError
 
     async def prepare(self) -> None:
-        """Get ready: load a model, start processes. It is called again where that failed and the server stays.
+        """Load models and start processes. Called again after a failure if the server stays.
 
         Raises:
-            StartError: It cannot get ready.
+            StartError: The skill cannot serve.
         """
 
     @property
     def model(self) -> str:
-        """The name of its model, if it has one."""
+        """The name of its model, if any."""
         return ""
 
     def pids(self) -> Iterable[int]:
-        """Return its processes, whose memory and CPU Health tells."""
+        """Return its processes, whose memory and CPU use Health reports."""
         return (os.getpid(),)
 
     def health(self) -> skills_pb2.HealthResp:
-        """Return how it is. A subclass adds what it knows; nothing here may wait."""
+        """Return the answer of Health, to which a subclass adds its figures. Must not block."""
         pids = tuple(self.pids())
         return skills_pb2.HealthResp(
             status=self._status,
@@ -110,40 +110,40 @@ class BaseSkill:
         )
 
     def readings(self) -> list[Reading]:
-        """Return metrics that Health does not have."""
+        """Return metrics that are not in Health."""
         return []
 
     def limits_changed(self, now: Limits, before: Limits) -> None:
-        """Follow what this process may use, which has changed while it runs."""
+        """Adapt to a change of this process's resource limits."""
 
-    # --- the life of the server ---
+    # --- life cycle ---
 
     async def load(self, tell_serving: Callable[[bool], Awaitable[None]]) -> None:
-        """Get ready, then serve.
+        """Prepare, then accept calls.
 
         Args:
-            tell_serving: tells the standard health service whether this replica can answer, now and later.
+            tell_serving: Sets in the standard health service whether this replica can answer, now and later.
 
         Raises:
-            StartError: It cannot get ready. It may be tried again.
+            StartError: The skill cannot serve; it may be tried again.
         """
         self._tell_serving = tell_serving
         self._serve_metrics()
         await self.prepare()
-        if not self._takes_calls:  # getting ready has not said by itself how it is
+        if not self._takes_calls:  # `prepare` has not set the status itself
             await self.set_status(Status.SERVING)
         self.log.info("serving %s after %.2f s", self.model or self.name, time.monotonic() - self._started_s)
 
     def cannot_serve(self, why: str) -> None:
-        """Tell Health and callers, until it can."""
+        """Report to Health and callers why it cannot serve, until it can."""
         self._status, self._message = Status.NOT_SERVING, why
 
     async def set_status(self, status: Status, message: str = "") -> None:
-        """Tell Health, the standard health service and callers how it is. Once it drains, it only drains.
+        """Set the status for Health, the standard health service and callers. DRAINING is final.
 
         Args:
             status: RECOVERING counts as serving.
-            message: why, for Health and for callers who are turned away.
+            message: The reason, for Health and for callers who are refused.
         """
         if self._status is Status.DRAINING:
             return
@@ -152,13 +152,13 @@ class BaseSkill:
             await self._tell_serving(self._takes_calls)
 
     def draining(self) -> None:
-        """Note that no more calls will come in."""
+        """Report that no more calls are accepted."""
         self._status = Status.DRAINING
 
     async def close(self) -> None:
-        """End what it started."""
+        """End everything it has started."""
 
-    # --- its calls ---
+    # --- calls ---
 
     @property
     def _takes_calls(self) -> bool:
@@ -166,12 +166,12 @@ class BaseSkill:
 
     @asynccontextmanager
     async def call(self, context: Context) -> AsyncIterator[None]:
-        """Frame a call that does the skill's work: it is counted, and refused while there is nothing to serve it.
+        """Wrap a call that does the skill's work: count it, and refuse it while the skill cannot serve.
 
-        What goes wrong inside becomes a status, as in every method (`skills.runtime.guard`).
+        Exceptions inside become statuses, as in every method (`skills.runtime.guard`).
 
         Args:
-            context: of the call.
+            context: The call's context.
         """
         if not self._takes_calls:
             why, reason = "is not ready yet: wait until Health is SERVING", Reason.LOADING
@@ -187,16 +187,16 @@ class BaseSkill:
                 self.metrics.finished(duration_s=time.monotonic() - begin_s)
 
     async def Health(self, request: skills_pb2.HealthReq, context: Context) -> skills_pb2.HealthResp:  # noqa: N802, ARG002
-        """What this replica does and how it is; never waits for its work."""
+        """Return this replica's status and figures, without waiting for its work."""
         return self.health()
 
     # --- metrics ---
 
     def _serve_metrics(self) -> None:
-        """Serve them, once, though loading may be tried again."""
+        """Serve metrics; only once, although loading may be tried again."""
         if self.metrics or not self._metrics_at:
             return
-        from .metrics import Metrics  # its library costs a fifth of a server's imports
+        from .metrics import Metrics  # its library takes a fifth of the time of a server's imports
 
         metrics = Metrics(self._readings)
         try:
@@ -215,7 +215,7 @@ class BaseSkill:
 
 
 class WorkerSkill(BaseSkill):
-    """A skill whose work is bounded here: it does what costs time inside `async with self.work.slot()`."""
+    """A skill whose work is bounded here: it does its expensive work inside `async with self.work.slot()`."""
 
     def __init__(self, settings: WorkerSettings, *, name: str, version: str) -> None:
         super().__init__(settings, name=name, version=version)
@@ -223,13 +223,13 @@ class WorkerSkill(BaseSkill):
         self.work = Work(workers=settings.workers or usable_cpus(), queue=settings.queue)
 
     def health(self) -> skills_pb2.HealthResp:
-        """Return how it is, and how much it works."""
+        """Return the answer of Health, including the load."""
         health = super().health()
         health.active_requests, health.queued_requests = self.work.active, self.work.waiting
         health.threads = self.work.workers
         return health
 
     def limits_changed(self, now: Limits, before: Limits) -> None:  # noqa: ARG002
-        """Have as many workers as CPUs, unless the settings say how many."""
+        """Use as many workers as CPUs, unless the settings specify the number."""
         if self._choose_workers:
             self.work.set_workers(now.cpus)

@@ -1,4 +1,4 @@
-"""For the tests of a skill: its real server, as its plugin says it is started, on a socket of its own."""
+"""For the tests of a skill: its real server, started as its plugin specifies, on a separate socket."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from .child_start import environment
 
-# Milliseconds between attempts to connect, where gRPC's own are a second and more.
+# Milliseconds between attempts to connect; gRPC's defaults are a second and more.
 _SOON = (("grpc.initial_reconnect_backoff_ms", 50), ("grpc.max_reconnect_backoff_ms", 50))
 
 
 class Served(Protocol):
-    """Of what the plugin says (`core.skill.SkillSpec`), what is needed here."""
+    """The part of a plugin's `core.skill.SkillSpec` that is needed here."""
 
     @property
     def name(self) -> str:
@@ -34,15 +34,15 @@ class Served(Protocol):
 
 @contextmanager
 def served(spec: Served, *options: str, timeout_s: float = 60.0) -> Iterator[grpc.Channel]:
-    """Starts a skill's server, and gives a channel to it once it is SERVING. It is stopped at the end.
+    """Start a skill's server, yield a channel to it once it is SERVING, and stop it at the end.
 
     Args:
-        spec: what the skill's plugin gives.
-        options: further options of the server.
-        timeout_s: how long its start may take, seconds.
+        spec: The skill, as its plugin returns it.
+        options: Additional options of the server.
+        timeout_s: How long the start may take, in seconds.
 
     Raises:
-        AssertionError: it did not come up; the text has its log.
+        AssertionError: It did not come up; the message includes its log.
     """
     with tempfile.TemporaryDirectory(prefix=f"skill-{spec.name}-") as folder:
         log, address = Path(folder) / "log", f"unix:{folder}/socket"

@@ -1,4 +1,4 @@
-"""`SkillsService` over a function of the author's: a request goes in, text comes out.
+"""`SkillsService` from a function of the author, from a request to text.
 
 `serve_text("shout", lambda request: request.prompt.upper(), port=50071, version="0.1.0")` is a whole server.
 """
@@ -23,24 +23,24 @@ from .status import RefusedError
 
 
 class Answer(Protocol):
-    """Answers a request, at once or in pieces. It is called in a thread, so it may take its time; several at once.
+    """Answers a request, in one piece or several. Called concurrently in threads, so it may take its time.
 
-    It raises `RefusedError` for what the caller can mend. Whatever else it raises is INTERNAL, and in the log.
+    It raises `RefusedError` for what the caller can correct. Any other exception is INTERNAL, and in the log.
     """
 
     def __call__(self, request: skills_pb2.GenReq, /) -> str | Iterable[str]:
-        """The text, or its pieces."""
+        """Return the text, or its pieces."""
 
 
 def serve_text(name: str, answer: Answer | type[Answer], *, port: int, version: str) -> int:
-    """Runs the server of a skill that answers with text; returns the process's exit code.
+    """Run the server of a skill that answers with text; return the process's exit code.
 
     Args:
-        name: the skill's name; its variables are `SKILL_<NAME>_…`.
-        answer: the function; or a class whose instances are called. That is made once, in a thread, while Health says
-            LOADING: there it loads what it needs.
-        port: where it listens on 127.0.0.1, unless it is told else.
-        version: what Health tells.
+        name: The skill's name; its variables are `SKILL_<NAME>_…`.
+        answer: The function, or a class with callable instances. One instance is made, in a thread, while Health
+            reports LOADING; there it loads what it needs.
+        port: The port on 127.0.0.1 to listen on by default.
+        version: The version that Health reports.
     """
 
     def make(settings: WorkerSettings) -> TextSkill:
@@ -50,7 +50,7 @@ def serve_text(name: str, answer: Answer | type[Answer], *, port: int, version: 
 
 
 class TextSkill(WorkerSkill, skills_pb2_grpc.SkillsServiceServicer):
-    """`SkillsService` over a function."""
+    """`SkillsService` from a function."""
 
     services: Sequence[str] = ("SkillsService",)
 
@@ -60,16 +60,16 @@ class TextSkill(WorkerSkill, skills_pb2_grpc.SkillsServiceServicer):
         self._answer: Answer | None = None
 
     def register(self, server: grpc.aio.Server) -> None:
-        """Adds `SkillsService`."""
+        """Add `SkillsService`."""
         skills_pb2_grpc.add_SkillsServiceServicer_to_server(self, server)
 
     async def prepare(self) -> None:
-        """Makes the author's object, if it is a class."""
+        """Make the author's object, if `answer` is a class."""
         given = self._given
         self._answer = await asyncio.to_thread(given) if isinstance(given, type) else given
 
     async def Generate(self, request: skills_pb2.GenReq, context: Context) -> skills_pb2.GenResp:  # noqa: N802 - gRPC's
-        """Answers in one message."""
+        """Answer in one message."""
         begin_s = time.monotonic()
         async with self.call(context), aclosing(self._pieces(request)) as pieces:
             return self._whole([piece async for piece in pieces], begin_s)
@@ -78,7 +78,7 @@ class TextSkill(WorkerSkill, skills_pb2_grpc.SkillsServiceServicer):
     async def GenerateStream(  # noqa: N802 - gRPC's name
         self, request: skills_pb2.GenReq, context: Context
     ) -> AsyncIterator[skills_pb2.GenChunk]:
-        """Answers in the function's own pieces; the last chunk holds the whole answer."""
+        """Answer in the function's own pieces; the last chunk holds the whole answer."""
         begin_s, texts, out = time.monotonic(), [], Pieces(context)
         async with self.call(context), aclosing(self._pieces(request)) as pieces:
             async for text in pieces:
@@ -98,7 +98,7 @@ class TextSkill(WorkerSkill, skills_pb2_grpc.SkillsServiceServicer):
                 yield answer
                 return
             pieces = iter(answer)
-            # A piece at a time, so that the function waits where the caller is slow, and ends where it has gone.
+            # One piece at a time, so that the function waits for a slow caller, and ends if the caller has gone.
             while (piece := await slot.run(_next, pieces)) is not None:
                 yield piece
 

@@ -1,4 +1,4 @@
-"""The bound of a server's work: so many calls at once, so many that wait, and the rest is turned away at once."""
+"""Bound a server's work: a number of calls at once, a number that wait, and the rest is refused immediately."""
 
 from __future__ import annotations
 
@@ -17,21 +17,21 @@ from .status import RefusedError
 _T = TypeVar("_T")
 _Arguments = TypeVarTuple("_Arguments")
 
-# How much the newest call counts in the mean that a computed wait comes from.
+# Weight of the newest call in the mean from which waits are computed.
 _NEWEST = 0.2
 
 
 class Slot:
-    """One call's leave to work."""
+    """One call's permission to work."""
 
     running: asyncio.Future[Any] | None = None
-    """What its thread does, also when nobody waits for it any more."""
+    """The work of its thread, which may outlive the call."""
 
     async def run(self, function: Callable[[Unpack[_Arguments]], _T], *arguments: *_Arguments) -> _T:
-        """Calls a function in a thread, which keeps the event loop free.
+        """Call a function in a thread, which keeps the event loop free.
 
-        Where the call ends first, at its deadline for one, the function goes on alone: a thread cannot be ended from
-        outside. It does not keep the server from ending, though.
+        If the call ends first, for example at its deadline, the function continues, as a thread cannot be ended from
+        outside. But it does not keep the server from exiting.
         """
         loop = asyncio.get_running_loop()
         future: asyncio.Future[_T] = loop.create_future()
@@ -43,34 +43,34 @@ class Slot:
                 tell = functools.partial(future.set_exception, RuntimeError("the function raised StopIteration"))
             except BaseException as error:  # noqa: BLE001  # it belongs to whoever waits
                 tell = functools.partial(future.set_exception, error)
-            with contextlib.suppress(RuntimeError):  # the server has ended meanwhile
+            with contextlib.suppress(RuntimeError):  # the server may have ended meanwhile
                 loop.call_soon_threadsafe(tell)
 
         self.running = future
-        # A thread a call: 0.1 ms, and a daemon, which a pool's threads are not.
+        # A thread for each call takes 0.1 ms and is a daemon, unlike the threads of a pool.
         threading.Thread(target=work, name="work", daemon=True).start()
         return await asyncio.shield(future)
 
 
 class Work:
-    """Gives slots, in the order in which they are asked for.
+    """Grants slots in order of request.
 
     Args:
-        workers: slots, at least 1.
-        queue: calls that wait for one at most.
+        workers: Number of slots, at least 1.
+        queue: The most calls that wait for one.
     """
 
     def __init__(self, *, workers: int, queue: int) -> None:
         self.workers = workers
         self._queue = queue
         self._slots = asyncio.Semaphore(workers)
-        self._surplus = 0  # slots that are taken back as soon as they are free
+        self._surplus = 0  # slots to remove as soon as they are free
         self._mean_s = 0.0
         self.active = 0
         self.waiting = 0
 
     def set_workers(self, workers: int) -> None:
-        """Gives more slots at once, or fewer as calls end."""
+        """Change the number of slots: more at once, fewer as calls end."""
         self._surplus += self.workers - workers
         self.workers = workers
         while self._surplus < 0:
@@ -79,10 +79,10 @@ class Work:
 
     @contextlib.asynccontextmanager
     async def slot(self) -> AsyncIterator[Slot]:
-        """Waits for a slot. Who is cancelled while waiting leaves the queue.
+        """Wait for a slot; a call that is cancelled while waiting leaves the queue.
 
         Raises:
-            RefusedError: The queue is full; it says when a place in it is likely to be free.
+            RefusedError: The queue is full; the error has the time in which a place is likely to be free.
         """
         if self._slots.locked() and self.waiting >= self._queue:
             raise RefusedError(
@@ -103,7 +103,7 @@ class Work:
             self._mean_s += (time.monotonic() - begin_s - self._mean_s) * (_NEWEST if self._mean_s else 1.0)
             if slot.running is None or slot.running.done():
                 self._free()
-            else:  # as long as its thread works, its slot is taken
+            else:  # the slot stays taken while the thread works
                 slot.running.add_done_callback(self._abandoned)
 
     def _free(self) -> None:
@@ -115,5 +115,5 @@ class Work:
 
     def _abandoned(self, future: asyncio.Future[Any]) -> None:
         if not future.cancelled():
-            future.exception()  # looked at, so that asyncio does not call it lost
+            future.exception()  # retrieved, so that asyncio does not report it as lost
         self._free()

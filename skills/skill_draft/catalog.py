@@ -1,7 +1,7 @@
-"""Which model file a skill serves.
+"""Find the model file to serve.
 
-A path, a name of `catalog.toml`, what lies in the models folder, or the embedded small model, which comes with
-a Python package.
+A path, a name from `catalog.toml`, the model in the models folder, or the embedded small model, which comes with a
+Python package.
 """
 
 from __future__ import annotations
@@ -20,26 +20,26 @@ EMBEDDED = "smollm2-135m-instruct-q8_0"
 
 
 class ModelNotFoundError(Exception):
-    """There is no such model here; the message says what to do."""
+    """There is no such model here; the message includes the remedy."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CatalogEntry:
-    """A model that has a name."""
+    """A named model."""
 
     name: str
     file: str
     package: str = ""
-    """The installed Python package that holds the file."""
+    """The installed Python package that contains the file."""
     made_from: str = ""
-    """The model that set-up makes it from; served in its stead where that was not done."""
+    """The model that set-up makes it from; served instead if that has not been done."""
     url: str = ""
-    """Where it can be had."""
+    """Where to download it."""
     sha256: str = ""
 
 
 def catalog() -> dict[str, CatalogEntry]:
-    """The models of `catalog.toml`, which is in this package, by name."""
+    """Return the models of `catalog.toml`, which is in this package, by name."""
     text = files(__package__).joinpath("catalog.toml").read_text(encoding="utf-8")
     known = CatalogEntry.__slots__
     return {
@@ -49,10 +49,10 @@ def catalog() -> dict[str, CatalogEntry]:
 
 
 def models_dir(setting: str = "") -> Path:
-    """The folder of model files: the setting, the container's /models, the repository's, or else the user's own.
+    """Return the folder of model files: the setting, the container's /models, the repository's, or else the user's own.
 
     Raises:
-        ModelNotFoundError: The setting names no folder, or one that may not be looked at.
+        ModelNotFoundError: The setting is not a folder, or not a readable one.
     """
     if setting:
         with _permission_told():
@@ -66,12 +66,13 @@ def models_dir(setting: str = "") -> Path:
 
 
 def find_model(setting: str, folder: Path) -> Path:
-    """The file to serve, which can be read.
+    """Return the file to serve, which is readable.
 
-    What may not be looked at is an error: another model in its stead would be the wrong one.
+    Missing permissions are an error, as another model would be the wrong one.
 
     Raises:
-        ModelNotFoundError: There is no such model, several to choose from, or no permission; it says what to do.
+        ModelNotFoundError: There is no such model, there are several, or permission is missing; the message includes
+            the remedy.
     """
     with _permission_told():
         path = _find(setting, folder)
@@ -85,7 +86,7 @@ def _permission_told() -> Iterator[None]:
         yield
     except PermissionError as error:
         raise ModelNotFoundError(
-            f"no permission: this server, user {os.geteuid()}, cannot read {error.filename}: let everybody read it "
+            f"no permission: this server, user {os.geteuid()}, cannot read {error.filename}: make it readable "
             "(chmod -R a+rX; in a container, on the folder of the host that is mounted there)"
         ) from error
 
@@ -107,7 +108,7 @@ def _find(setting: str, folder: Path) -> Path:
 
 
 def _default(folder: Path, entries: dict[str, CatalogEntry]) -> Path:
-    # Not by glob, which finds nothing where it may not look.
+    # Not by glob, which finds nothing in a folder that it may not read.
     files = sorted(folder.iterdir()) if folder.is_dir() else []
     found = [p for p in files if p.suffix == ".gguf" and "mmproj" not in p.name]
     if len(found) == 1:
@@ -125,7 +126,7 @@ def _of_entry(entry: CatalogEntry, folder: Path) -> Path:
     if (path := folder / entry.file).is_file():
         return path
     if entry.package:
-        # Found without importing it: the package's own __init__ wants a library that nothing here needs.
+        # Found without importing it, as the package's __init__ requires a library that nothing here needs.
         spec = importlib.util.find_spec(entry.package)
         for place in (spec.submodule_search_locations or []) if spec else []:
             if (path := Path(place) / entry.file).is_file():

@@ -1,7 +1,7 @@
-"""Makes the embedded model ready: `python -m skills.skill_draft.embedded`, once, at set-up.
+"""Prepare the embedded model: `python -m skills.skill_draft.embedded`, once, at set-up.
 
-The package has SmolLM2-135M in Q4_1, for which llama.cpp has no fast kernels. In Q8_0 it says the same (perplexity 18.5
-beside 18.6), reads prompts twice as fast and is 47 MB larger. The file is written beside the package's own.
+The package has SmolLM2-135M in Q4_1, for which llama.cpp has no fast kernels. In Q8_0 it is as good (perplexity 18.5
+compared with 18.6), prefills twice as fast and is 47 MB larger. The file is written next to the package's own.
 """
 
 from __future__ import annotations
@@ -13,11 +13,11 @@ from .catalog import EMBEDDED, ModelNotFoundError, catalog, find_model
 from .engine.binding import ModelError
 from .engine.gguf import requantize
 
-_NOWHERE = Path("/nonexistent")  # what lies in a models folder is the user's
+_NOWHERE = Path("/nonexistent")  # files in a models folder are the user's
 
 
 def make_embedded() -> Path:
-    """The embedded model's file, written if it is not there yet.
+    """Return the embedded model's file, written if it is not there yet.
 
     Raises:
         ModelNotFoundError: The package is not installed.
@@ -37,7 +37,7 @@ def make_embedded() -> Path:
 
 
 def main() -> int:
-    """Prints the file's path."""
+    """Make the file and print its path."""
     try:
         sys.stdout.write(f"{make_embedded()}\n")
     except (ModelNotFoundError, ModelError, OSError) as error:

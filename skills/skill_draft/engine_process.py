@@ -1,4 +1,4 @@
-"""The engine process as the server holds it. Its frames are pickled: both ends are ours, and nobody else's."""
+"""The server's side of the engine process. Frames are pickled, as only our own two processes exchange them."""
 
 from __future__ import annotations
 

@@ -17,7 +17,7 @@ def _stub(channel: Any) -> Any:
 
 @hookimpl
 def sarai_skills() -> list[SkillSpec]:
-    """The draft skill."""
+    """Return the draft skill."""
     return [
         SkillSpec(
             name="draft",

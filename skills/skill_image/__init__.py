@@ -1,3 +1,3 @@
-"""The image skill: makes of any picture one that a vision model takes as it is."""
+"""The image skill: converts any picture to a form that a vision model takes as it is."""
 
 VERSION = "0.1.0"

@@ -1,4 +1,4 @@
-"""Pictures that were normalised before, bounded in bytes, least recently used go first."""
+"""Cache of normalised pictures, bounded in bytes; the least recently used are evicted first."""
 
 from __future__ import annotations
 
@@ -11,20 +11,20 @@ import cachetools
 
 from .jobs import Job, Picture
 
-# What an entry costs beside its bytes: key, values, the cache's own tables.
+# Memory of an entry in addition to its bytes: key, values, the cache's own tables.
 _ENTRY_BYTES = 2048
 MOST_SIMILAR = 16
-"""Near duplicates that are told at most."""
+"""The most near duplicates that are reported."""
 
 
 def distance(one: int, other: int) -> int:
-    """In how many of their 64 bits two perceptual hashes differ. Near duplicates: up to about 10; strangers: 32."""
+    """Return in how many of 64 bits two perceptual hashes differ: up to about 10 for near duplicates, else about 32."""
     return (one ^ other).bit_count()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Entry:
-    """A picture as it was answered."""
+    """A normalised picture."""
 
     source_sha256: bytes
     picture: Picture
@@ -32,16 +32,16 @@ class Entry:
 
 
 def cache_key(source_sha256: bytes, job: Job) -> bytes:
-    """SHA-256 over all that decides the answer: the bytes that were sent, and every wish."""
+    """Return the SHA-256 over everything that determines the answer: the picture's bytes and all options."""
     wishes = json.dumps(dataclasses.asdict(job), sort_keys=True).encode()
     return hashlib.sha256(source_sha256 + wishes).digest()
 
 
 class PictureCache:
-    """Answers by content alone: who sends the same bytes with the same wishes gets the same answer.
+    """Answers by content alone: the same bytes with the same options get the same answer.
 
     Args:
-        max_bytes: of all entries together; 0 keeps nothing.
+        max_bytes: Size of all entries together; 0 disables the cache.
     """
 
     def __init__(self, *, max_bytes: int) -> None:
@@ -52,11 +52,11 @@ class PictureCache:
 
     @property
     def num_bytes(self) -> int:
-        """What the entries hold."""
+        """Size of the entries."""
         return int(self._entries.currsize)
 
     def get(self, key: bytes) -> Entry | None:
-        """The entry, which is then the newest."""
+        """Return the entry, making it the most recently used; None if there is none."""
         entry: Entry | None = self._entries.get(key)
         if entry is None:
             self.misses += 1
@@ -65,22 +65,22 @@ class PictureCache:
         return entry
 
     def put(self, key: bytes, entry: Entry) -> None:
-        """Keeps an entry, unless it alone is larger than the cache."""
+        """Add an entry, unless it is larger than the cache."""
         if len(entry.encoded) + _ENTRY_BYTES <= self._entries.maxsize:
             self._entries[key] = entry
 
-    def similar(self, perceptual_hash: int, within: int, *, beside: bytes) -> list[tuple[int, bytes]]:
-        """Pictures that look much the same, as (distance, SHA-256 of what was sent), the nearest first.
+    def similar(self, perceptual_hash: int, within: int, *, other_than: bytes) -> list[tuple[int, bytes]]:
+        """Return similar pictures as (distance, SHA-256 of the original), nearest first.
 
         Args:
-            perceptual_hash: of the picture that is asked about.
-            within: the distance at most, bits.
-            beside: the SHA-256 of that picture itself, which does not count.
+            perceptual_hash: The hash of the picture in question.
+            within: The largest distance, in bits.
+            other_than: The SHA-256 of that picture itself, which is not reported.
         """
         found = {
             entry.source_sha256: apart
             for entry in self._entries.values()
             if (apart := distance(entry.picture.perceptual_hash, perceptual_hash)) <= within
         }
-        found.pop(beside, None)
+        found.pop(other_than, None)
         return sorted((apart, digest) for digest, apart in found.items())[:MOST_SIMILAR]

@@ -1,4 +1,4 @@
-"""Colours: from whatever a file holds to 8 bits of sRGB without transparency."""
+"""Convert the colours of any file to 8 bits of sRGB without transparency."""
 
 from __future__ import annotations
 
@@ -8,18 +8,18 @@ from PIL import Image, ImageCms
 
 from .errors import BadPictureError
 
-# What is kept until the colours are converted, as it can be scaled and turned; all else becomes one of them.
+# Modes that are kept until the colours are converted, as they can be scaled and rotated; others become one of them.
 _DIRECT = ("L", "LA", "RGB", "RGBA", "CMYK")
 _ALPHA = ("LA", "RGBA")
-# The colour space of a profile, and the mode whose pixels it is about.
+# Colour spaces of profiles, and the modes whose pixels they describe.
 _MODE_OF_SPACE = {"RGB": "RGB", "GRAY": "L", "CMYK": "CMYK"}
 
 
 def direct(picture: Image.Image) -> Image.Image:
-    """The same picture in one of five modes with 8 bits a channel: no palette, no 16 bits.
+    """Return the same picture in one of five modes with 8 bits a channel: no palette, no 16 bits.
 
     Raises:
-        BadPictureError: its pixels have 32 bits or more, of which nobody can say what is white.
+        BadPictureError: Its pixels have 32 bits or more, for which white is not defined.
     """
     if picture.mode in _DIRECT and "transparency" not in picture.info:
         return picture
@@ -35,8 +35,8 @@ def direct(picture: Image.Image) -> Image.Image:
 
 
 def _upper_bits(picture: Image.Image, clear: int | None) -> Image.Image:
-    """Grey of 16 bits in 8, with alpha where one value is clear: all 16 bits decide that."""
-    wide = picture.convert("I")  # which takes tables; Pillow's own way to 8 bits would clip
+    """Reduce 16-bit grey to 8 bits, with alpha if one value is transparent, which all 16 bits determine."""
+    wide = picture.convert("I")  # supports tables; Pillow's own conversion to 8 bits would clip
     grey = wide.point([value >> 8 for value in range(1 << 16)], "L")
     if clear is None:
         return grey
@@ -46,11 +46,11 @@ def _upper_bits(picture: Image.Image, clear: int | None) -> Image.Image:
 
 
 def to_srgb(picture: Image.Image, profile: bytes | None) -> Image.Image:
-    """RGB as screens and models take it: by the file's ICC profile where it has one, with white behind what is clear.
+    """Convert to sRGB by the file's ICC profile, if it has one, on a white background.
 
     Args:
-        picture: in a mode that `direct` gives.
-        profile: the ICC profile of the file. One that is broken, or is for other pixels, counts for nothing.
+        picture: In a mode that `direct` returns.
+        profile: The file's ICC profile; ignored if it is broken or does not match the pixels.
     """
     if picture.mode in _ALPHA:
         ground = Image.new(picture.mode[:-1], picture.size, "white")

@@ -1,4 +1,4 @@
-"""What is wrong with a picture."""
+"""The error for pictures that cannot be normalised."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ Fault = Literal["invalid", "too_large"]
 
 
 class BadPictureError(Exception):
-    """It cannot be taken, or not as it is wished.
+    """The picture cannot be normalised, or not with these options.
 
     Args:
-        message: goes on where the field's name begins: "is empty".
-        fault: what kind of fault it is.
-        field: of the request, where something else is to be changed than the picture.
+        message: Continues a sentence that begins with the field's name: "is empty".
+        fault: The kind of fault.
+        field: The request field to change, if it is not the picture.
     """
 
     def __init__(self, message: str, *, fault: Fault = "invalid", field: str = "image") -> None:

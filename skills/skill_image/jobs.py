@@ -1,4 +1,4 @@
-"""What a worker is asked and what it answers. Light: the server imports it, and no Pillow."""
+"""The requests to a worker and its answers. Light, as the server imports this and not Pillow."""
 
 from __future__ import annotations
 
@@ -9,23 +9,23 @@ WORKER_MODULE = "skills.skill_image.worker"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Job:
-    """What is wanted of a picture."""
+    """How to normalise a picture."""
 
     min_pixels: int
-    """At least so many pixels in the answer."""
+    """The fewest pixels of the answer."""
     max_pixels: int
-    """At most so many."""
+    """The most pixels of the answer."""
     encoding: str
     """`png`, `webp-lossless` or `webp`."""
     quality: int
-    """Of `webp`, 1 to 100."""
+    """Quality of `webp`, 1 to 100."""
     decode_pixels: int
-    """A picture of more pixels than this is not decoded."""
+    """The most pixels of a picture; larger ones are not decoded."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Picture:
-    """What became of it."""
+    """The result."""
 
     media_type: str
     width: int
@@ -33,12 +33,12 @@ class Picture:
     perceptual_hash: int
     """See `phash`."""
     source_format: str
-    """In small letters: `jpeg`."""
+    """Lower case: `jpeg`."""
     source_width: int
     """Pixels as stored."""
     source_height: int
     """Pixels as stored."""
     orientation: int
-    """EXIF, 1 to 8."""
+    """EXIF orientation, 1 to 8."""
     animated: bool
-    """This is the first frame of several."""
+    """Whether this is the first frame of several."""

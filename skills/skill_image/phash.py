@@ -1,6 +1,6 @@
-"""The perceptual hash: pictures that look the same have hashes that differ in few bits.
+"""The perceptual hash: similar pictures have hashes that differ in few bits.
 
-It is dHash, by hand: the library for it brings numpy, scipy and PyWavelets, 150 MB for these lines.
+This is dHash, implemented here because the library for it requires numpy, scipy and PyWavelets, 150 MB.
 """
 
 from __future__ import annotations
@@ -13,10 +13,10 @@ _WIDTH, _HEIGHT = 9, 8
 
 
 def perceptual_hash(picture: Image.Image) -> int:
-    """64 bits: in each of 8 rows of 9 pixels, whether it gets brighter from one to the next. The first is the highest.
+    """Return 64 bits: in each of 8 rows of 9 pixels, whether each is brighter than the last. The first bit is highest.
 
     Args:
-        picture: in RGB or L.
+        picture: In mode RGB or L.
     """
     small = picture.convert("L").resize((_WIDTH, _HEIGHT), Image.Resampling.BOX).tobytes()
     value = 0

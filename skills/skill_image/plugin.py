@@ -1,4 +1,4 @@
-"""The image skill as the host sees it: a few values, no Pillow."""
+"""The image skill's plugin: a few values, no Pillow."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ def _stub(channel: Any) -> Any:
 
 @hookimpl
 def sarai_skills() -> list[SkillSpec]:
-    """The image skill."""
+    """Return the image skill."""
     return [
         SkillSpec(
             name="image",
-            summary="Makes pictures ready for a vision model: upright, sRGB, in whole tiles",
+            summary="Prepares pictures for a vision model: upright, sRGB, in whole tiles",
             version="0.1.0",
             image="sarai-skill-image:v0.1",
             container="skill_image",

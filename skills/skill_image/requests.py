@@ -1,4 +1,4 @@
-"""From a request to a job: every field in its range."""
+"""Validate a request and turn it into a job."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ _ENCODINGS = {
 
 
 def to_job(request: image_pb2.NormalizeRequest, *, decode_pixels: int) -> Job:
-    """What is wanted.
+    """Return the job of a request.
 
     Raises:
-        RefusedError: a field is out of its range.
+        RefusedError: A field is out of its range.
     """
     encoding = _ENCODINGS.get(request.encoding)
     if encoding is None:
@@ -41,7 +41,7 @@ def to_job(request: image_pb2.NormalizeRequest, *, decode_pixels: int) -> Job:
         min_pixels=min(least, most),
         max_pixels=most,
         encoding=encoding,
-        # What does not count does not make another answer of it.
+        # An irrelevant option must not change the cache key.
         quality=quality if encoding == "webp" else 0,
         decode_pixels=decode_pixels,
     )

@@ -66,7 +66,7 @@ class ImageSkill(WorkerSkill, image_pb2_grpc.ImageServiceServicer):
         self._cache = PictureCache(max_bytes=int(settings.cache_mb * MIB))
 
     def register(self, server: grpc.aio.Server) -> None:
-        """Adds `ImageService`."""
+        """Add `ImageService`."""
         image_pb2_grpc.add_ImageServiceServicer_to_server(self, server)
 
     async def prepare(self) -> None:
@@ -87,7 +87,7 @@ class ImageSkill(WorkerSkill, image_pb2_grpc.ImageServiceServicer):
     async def Normalize(  # noqa: N802 - gRPC's name
         self, request: image_pb2.NormalizeRequest, context: Context
     ) -> image_pb2.NormalizeResponse:
-        """The picture as a vision model takes it."""
+        """Normalise a picture, or return it from the cache."""
         begin_s = time.monotonic()
         async with self.call(context):
             job = to_job(request, decode_pixels=self._settings.decode_pixels)
@@ -101,7 +101,7 @@ class ImageSkill(WorkerSkill, image_pb2_grpc.ImageServiceServicer):
             self._cache.put(key, entry)
             answer = _answer(entry, cached=found is not None)
             if request.HasField("similar_within"):
-                near = self._cache.similar(entry.picture.perceptual_hash, request.similar_within, beside=digest)
+                near = self._cache.similar(entry.picture.perceptual_hash, request.similar_within, other_than=digest)
                 answer.similar.extend(
                     image_pb2.SimilarImage(source_sha256=other, distance=apart) for apart, other in near
                 )
@@ -126,13 +126,13 @@ class ImageSkill(WorkerSkill, image_pb2_grpc.ImageServiceServicer):
         return Entry(source_sha256=digest, picture=picture, encoded=encoded)
 
     def readings(self) -> list[Reading]:
-        """What the cache does."""
+        """Return the cache's metrics."""
         from skills.runtime.metrics import Reading
 
         return [
             Reading("sarai_image_cache_hits_total", "Answers from the cache", float(self._cache.hits)),
             Reading("sarai_image_cache_misses_total", "Pictures that were not in the cache", float(self._cache.misses)),
-            Reading("sarai_image_cache_bytes", "What the cache holds", float(self._cache.num_bytes)),
+            Reading("sarai_image_cache_bytes", "Size of the cache", float(self._cache.num_bytes)),
             Reading("sarai_image_decoders", "Decoder processes", float(len(self._workers.pids))),
         ]
 

@@ -1,27 +1,26 @@
-"""The size that a picture gets: whole tiles of the model, as many pixels as it may have, its shape kept."""
+"""Choose the size of a picture: whole tiles of the model, within its limits of pixels, with the same proportions."""
 
 from __future__ import annotations
 
 import math
 
 TILE = 32
-"""Pixels: Qwen3-VL's patches of 16, merged two by two. One tile is one token."""
+"""Side in pixels: Qwen3-VL's patches of 16, merged two by two. One tile is one token."""
 MAX_ASPECT = 200
-"""The longer side in terms of the shorter; what is longer is no picture but a line."""
+"""The largest ratio of the longer side to the shorter."""
 
 
 def tiled_size(width: int, height: int, *, min_pixels: int, max_pixels: int) -> tuple[int, int]:
-    """Width and height in pixels, multiples of `TILE`, with a product from `min_pixels` to `max_pixels`.
+    """Return width and height in pixels, multiples of `TILE`, whose product is from `min_pixels` to `max_pixels`.
 
-    It is the model's own rule (`smart_resize` of Qwen's image processor), so that a picture of this size is not resized
-    again. Where that would go over `max_pixels`, for very long pictures and where the bounds leave no room, the longer
-    side is cut back.
+    This is the model's own rule (`smart_resize` of Qwen's image processor), so a picture of this size is not resized
+    again. If it would exceed `max_pixels`, as with very long pictures or narrow bounds, the longer side is reduced.
 
     Args:
-        width: pixels, at least 1.
-        height: pixels, at least 1.
-        min_pixels: at least so many pixels.
-        max_pixels: at most so many, at least one tile.
+        width: In pixels, at least 1.
+        height: In pixels, at least 1.
+        min_pixels: The fewest pixels.
+        max_pixels: The most pixels, at least one tile.
     """
     across, down = max(1, round(width / TILE)), max(1, round(height / TILE))
     if across * down * TILE**2 > max_pixels:

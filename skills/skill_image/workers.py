@@ -1,4 +1,4 @@
-"""The server's side of worker processes: one for each picture that is being decoded, kept for the next one."""
+"""The server's side of worker processes: one for each picture being decoded, kept for the next one."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from .jobs import WORKER_MODULE, Job, Picture
 
 
 class Worker(ChildProcess[tuple[dict[str, Any], bytes], tuple[dict[str, Any], bytes]]):
-    """One worker process. What it says is read as data alone: it may have been taken over by a stranger's picture."""
+    """One worker process. Its frames are only data, as a malicious picture may have taken it over."""
 
     codec = JSON
 
@@ -25,7 +25,7 @@ class Workers:
     """Normalises pictures in processes.
 
     Args:
-        timeout_s: how long one picture may take, seconds.
+        timeout_s: The most time for one picture, in seconds.
     """
 
     def __init__(self, *, timeout_s: float) -> None:
@@ -36,11 +36,11 @@ class Workers:
 
     @property
     def pids(self) -> tuple[int, ...]:
-        """The processes that there are."""
+        """The process ids of the workers."""
         return tuple(worker.pid for worker in self._all)
 
     async def warm_up(self) -> None:
-        """Start one, so that the first picture does not wait for it.
+        """Start a worker, so that the first picture need not wait for it.
 
         Raises:
             OSError: It cannot be started.
@@ -48,10 +48,10 @@ class Workers:
         self._idle.append(await self._start())
 
     async def normalize(self, image: bytes, job: Job) -> tuple[Picture, bytes]:
-        """See `normalizing.normalize`. If this is cancelled, the worker is killed: its picture is nobody's any more.
+        """Normalise a picture in a worker (see `normalizing.normalize`). Cancellation kills the worker.
 
         Raises:
-            BadPictureError: The picture cannot be taken.
+            BadPictureError: The picture cannot be normalised.
             ChildGoneError: It ended the worker.
             TimeoutError: It took too long.
         """
@@ -79,7 +79,7 @@ class Workers:
         ending.add_done_callback(self._ending.discard)
 
     async def close(self) -> None:
-        """End them all."""
+        """End all workers."""
         await asyncio.gather(*self._ending, *(worker.end("the server ends") for worker in self._all))
         self._all.clear()
         self._idle.clear()

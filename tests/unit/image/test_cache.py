@@ -62,5 +62,5 @@ def test_similar_ones_come_nearest_first_without_the_picture_itself() -> None:
     for number, bits in enumerate((0b0, 0b1, 0b111, 0xFFFF)):
         cache.put(bytes([number]), entry(number, perceptual_hash=bits))
     cache.put(b"other wishes", entry(1, perceptual_hash=0b1))
-    found = cache.similar(0, 3, beside=(0).to_bytes(32))
+    found = cache.similar(0, 3, other_than=(0).to_bytes(32))
     assert found == [(1, (1).to_bytes(32)), (3, (2).to_bytes(32))]
