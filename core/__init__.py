@@ -1,1 +1,1 @@
-"""What runs in the host's process: finds skills, gives clients for them, runs the loop. Loads no model."""
+"""The host's side: finds skills, provides clients for them, and runs the loop. Loads no model."""

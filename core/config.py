@@ -29,46 +29,46 @@ def _state_dir(environ: Mapping[str, str]) -> Path:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PoolConfig:
-    """Settings of a pool. Each is also read from the environment as `SARAI_` and its name in capitals.
+    """Settings of a pool. Each is also an environment variable: `SARAI_` and its name in upper case.
 
     Raises:
-        ConfigError: a setting is out of its range; the message names it.
+        ConfigError: A setting is out of its range; the message names it.
     """
 
     call_timeout_s: float = 120.0
-    """Deadline of a call that is made without one. Seconds, more than 0."""
+    """Default deadline of a call. Seconds, more than 0."""
     health_timeout_s: float = 5.0
-    """Deadline of `Health` where none is given. Seconds, more than 0."""
+    """Default deadline of `Health`. Seconds, more than 0."""
     recovery_s: float = 30.0
-    """How long a call waits for a replica that has answered before and is away now. Seconds, 0 or more."""
+    """How long a call waits for replicas that have answered before and are unavailable now. Seconds, 0 or more."""
     queue_limit: int = 256
-    """How many calls to a skill wait for a replica at most; further ones fail at once. 0 or more."""
+    """Maximum number of calls to a skill that wait for a replica; further ones fail at once. 0 or more."""
     hedge_s: float = 0.0
-    """An answer of which nothing has come for so long is asked of a second replica too, and whoever is first gives it:
-    the same one. Within the budget of retries. Seconds, 0 or more; 0: never."""
+    """After this time without any piece, an answer is requested from a second replica too, and the first replica to
+    respond provides it: the same answer. Within the retry budget. Seconds, 0 or more; 0: never."""
     connect_timeout_s: float = 0.15
-    """How long to look whether something listens at a skill's port on this host. Seconds, more than 0."""
+    """Timeout of the check whether anything listens at a skill's port on this host. Seconds, more than 0."""
     probe_timeout_s: float = 1.0
-    """How long what listens there has for saying that it is SERVING. Seconds, more than 0."""
+    """Timeout of the check whether what listens there is SERVING. Seconds, more than 0."""
     embedded: bool = True
     """Whether the pool may start a skill's server as a local process."""
     share_embedded: bool = True
-    """Whether processes of the same user that want the same local server share one."""
+    """Whether processes of the same user share a local server if they want the same one."""
     idle_stop_s: float = 900.0
-    """A local server that has not been called for so long is let go, and ends if nobody else uses it; the next call
+    """After this time without calls, a local server is released, and ends if no other process uses it; the next call
     starts it again. Seconds, 0 or more; 0: never."""
     startup_timeout_s: float = 120.0
-    """How long a local server has until it is SERVING. Seconds, more than 0."""
+    """Time for a local server to become SERVING. Seconds, more than 0."""
     stop_grace_s: float = 5.0
-    """How long a local server has to end before it is killed. Seconds, 0 or more."""
+    """Time for a local server to end before it is killed. Seconds, 0 or more."""
     restart_limit: int = 3
-    """How often a local server that has ended unasked is started again within `restart_window_s`. 0 or more."""
+    """Maximum number of restarts of a local server within `restart_window_s`. 0 or more."""
     restart_window_s: float = 60.0
     """See `restart_limit`. Seconds, more than 0."""
     log_dir: Path = field(default_factory=lambda: _state_dir(os.environ) / "logs")
-    """Where local servers write their logs. Default `$XDG_STATE_HOME/sarai/logs`, `~/.local/state/sarai/logs`."""
+    """Folder for the logs of local servers. Default `$XDG_STATE_HOME/sarai/logs`, `~/.local/state/sarai/logs`."""
     targets: Mapping[str, str] = field(default_factory=dict)
-    """Addresses of skills: the variable (`SARAI_DRAFT_TARGET`) and the gRPC target (`host:port`, `unix:/path`, …)."""
+    """Addresses of skills by variable (`SARAI_DRAFT_TARGET`), each a gRPC target (`host:port`, `unix:/path`, …)."""
 
     def __post_init__(self) -> None:
         for name in ("call_timeout_s", "health_timeout_s", "connect_timeout_s", "probe_timeout_s", "startup_timeout_s",
@@ -87,10 +87,10 @@ class PoolConfig:
 
     @classmethod
     def from_env(cls, environ: Mapping[str, str] | None = None, **settings: Any) -> Self:
-        """The settings as the environment has them. What is given by keyword goes before it.
+        """Read the settings from the environment. Keyword arguments take precedence.
 
         Raises:
-            ConfigError: a variable cannot be read as what it stands for, or is out of its range.
+            ConfigError: A variable has the wrong type, or is out of its range.
         """
         environ = os.environ if environ is None else environ
         read: dict[str, Any] = {
@@ -106,7 +106,7 @@ class PoolConfig:
         return cls(**(read | settings))
 
     def target_of(self, spec: SkillSpec) -> str | None:
-        """The address that is set for a skill, None where none is."""
+        """Return the address that is set for a skill, None if there is none."""
         return self.targets.get(spec.target_variable)
 
 
@@ -114,12 +114,12 @@ _SHOWN = 12
 
 
 def not_utf8(text: str) -> str:
-    """Which byte of a text from outside is not valid UTF-8, in words; empty where all are.
+    """Return in words which byte of a text is not valid UTF-8; an empty text if all are.
 
     Python lets such bytes through as surrogates, gRPC does not.
 
     Args:
-        text: decoded with `surrogateescape`, as arguments and environment variables are.
+        text: Decoded with `surrogateescape`, as arguments and environment variables are.
     """
     try:
         text.encode()

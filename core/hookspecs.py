@@ -1,7 +1,7 @@
-"""The whole plugin contract. A plugin is a module with some of these functions, marked `@hookimpl` (of `sarai`).
+"""The whole plugin contract. A plugin is a module with some of these functions, marked `@sarai.hookimpl`.
 
 It is found as `skills/skill_*/plugin.py` of this tree, or as an entry point of the group `sarai.skills` of any
-installed package. A plugin is imported into its host's process: it must be light, so no model, no llama.cpp, no numpy.
+installed package. A plugin is imported into its host's process, so it must be light: no model, no llama.cpp, no numpy.
 """
 
 from __future__ import annotations
@@ -25,27 +25,27 @@ hookimpl = pluggy.HookimplMarker(PROJECT)
 
 @hookspec
 def sarai_skills() -> list[SkillSpec]:  # type: ignore[empty-body]
-    """The skills that this plugin brings. Called once in a process."""
+    """Return the skills of this plugin. Called once per process."""
 
 
 @hookspec
 def sarai_commands(cli: click.Group) -> None:
-    """Adds commands to the `sarai` command line. Called before the command line is read."""
+    """Add commands to the `sarai` command line. Called before the command line is parsed."""
 
 
 @hookspec(firstresult=True)
 def sarai_score(request: skills_pb2.GenReq, response: skills_pb2.GenResp) -> float | None:
-    """How much an answer can be trusted, 0 to 1. None leaves it to the next plugin, at last to the loop's own score."""
+    """Return how far an answer can be trusted, 0 to 1; None leaves it to the next plugin, and finally to the loop."""
 
 
 @hookspec(firstresult=True)
 def sarai_reflection_prompt(language: str, round: int) -> str | None:  # noqa: A002  # plugins name it so
-    """The text that asks the model to look at its draft again.
+    """Return the prompt that asks the model to review its draft.
 
     Args:
-        language: the language of the conversation, ISO 639-1 in lower case: `en`, `es`.
-        round: which reflection it is, from 1 on.
+        language: Language of the conversation, ISO 639-1 in lower case: `en`, `es`.
+        round: Number of the reflection, counted from 1.
 
     Returns:
-        The text, or None to leave it to the next plugin, at last to the loop's own text.
+        The prompt, or None to leave it to the next plugin, and finally to the loop.
     """

@@ -1,4 +1,4 @@
-"""The pool: from the name of a skill to a client that is ready to be called."""
+"""The pool: from the name of a skill to a client that is ready for calls."""
 
 from __future__ import annotations
 
@@ -31,16 +31,16 @@ if TYPE_CHECKING:
 
 
 class ModelPool:
-    """Gives clients for skills, and holds the local servers that it started for them. Thread-safe.
+    """Provides clients for skills, and holds the local servers that it started for them. Thread-safe.
 
-    A skill is called at the addresses that `SARAI_<NAME>_TARGET` names; else at its port on this host and the next
-    ones, if servers there say SERVING; else at a local process, which the pool starts, and lets go when it is closed,
-    at the latest when the program ends.
+    A skill is called at the addresses in `SARAI_<NAME>_TARGET`; or else at its port on this host and the next ones, if
+    servers there report SERVING; or else at a local process, which the pool starts, and releases when it is closed, at
+    the latest when the program ends.
 
     Args:
-        config: the settings, by default those of the environment.
-        plugins: the plugins, by default those of the process.
-        on_progress: called with what happens while a server starts; by default `core.local.progress.report`.
+        config: The settings, by default those of the environment.
+        plugins: The plugins, by default those of the process.
+        on_progress: Handler for the events while a server starts; by default `core.local.progress.report`.
     """
 
     def __init__(
@@ -57,12 +57,12 @@ class ModelPool:
         self._lock = threading.Lock()
         self._lock_of: defaultdict[str, threading.Lock] = defaultdict(threading.Lock)
         self._replicas: dict[str, ReplicaSet] = {}
-        # Of servers that were found here and have gone. Clients that somebody still holds go on with them.
+        # Of servers that were found here and have gone. Clients that are still held continue to use them.
         self._retired: list[ReplicaSet] = []
         # By skill and caller.
         self._clients: dict[tuple[str, str], SkillClient] = {}
         self._async_clients: dict[tuple[str, str], AsyncSkillClient] = {}
-        # All that somebody may still hold.
+        # All that may still be held.
         self._given: WeakSet[ClientFace] = WeakSet()
         self._closed = False
         atexit.register(self.close)
@@ -74,7 +74,7 @@ class ModelPool:
 
     @property
     def closed(self) -> bool:
-        """Whether the pool was closed."""
+        """Whether the pool is closed."""
         return self._closed
 
     def skills(self) -> Mapping[str, SkillSpec]:
@@ -86,17 +86,16 @@ class ModelPool:
         return self._plugins.errors
 
     def get_skill_client(self, name: str, *, caller: str = "") -> SkillClient:
-        """The client for a skill, ready to be called; the same one each time.
+        """Return the client for a skill, ready for calls; the same one each time.
 
         Args:
-            name: the skill's name.
-            caller: whoever calls, where several parts of a program do: when calls have to wait for a replica, the
-                callers take turns.
+            name: Name of the skill.
+            caller: Name for a part of a program: when calls must wait for a replica, the callers take turns.
 
         Raises:
-            UnknownSkillError: there is no such skill.
-            SkillStartError: its local process did not come up.
-            PoolClosedError: the pool was closed, or belongs to another process.
+            UnknownSkillError: There is no such skill.
+            SkillStartError: Its local process did not start.
+            PoolClosedError: The pool is closed, or belongs to another process.
         """
         replicas = self._ready_replicas(name)
         with self._lock:
@@ -108,10 +107,10 @@ class ModelPool:
             return client
 
     async def get_async_skill_client(self, name: str, *, caller: str = "") -> AsyncSkillClient:
-        """The same for `asyncio`: a client for any event loop, with the same words.
+        """Return such a client for `asyncio`, for any event loop.
 
         Raises:
-            UnknownSkillError, SkillStartError, PoolClosedError: see `get_skill_client`.
+            UnknownSkillError, SkillStartError, PoolClosedError: See `get_skill_client`.
         """
         from core.pool.aio import AsyncSkillClient
 
@@ -127,20 +126,20 @@ class ModelPool:
     # --- the life of a skill's replicas ---
 
     def start(self, name: str) -> SkillStatus:
-        """Finds or starts a skill before its first call. Returns how it is.
+        """Find or start a skill before its first call, and return its status.
 
         Raises:
-            UnknownSkillError, SkillStartError, PoolClosedError: see `get_skill_client`.
+            UnknownSkillError, SkillStartError, PoolClosedError: See `get_skill_client`.
         """
         return self._ready_replicas(name).status()
 
     def stop(self, name: str) -> None:
-        """Lets go of a skill: its clients are closed, and its local process ends if nobody else uses it.
+        """Release a skill: close its clients, and end its local process if no other program uses it.
 
-        The next `get_skill_client` finds or starts it again. What the pool has not begun to use is left alone.
+        The next `get_skill_client` finds or starts it again. A skill that the pool does not use yet is left alone.
 
         Raises:
-            UnknownSkillError: there is no such skill.
+            UnknownSkillError: There is no such skill.
         """
         self._plugins.skill(name)
         with self._lock:
@@ -156,7 +155,7 @@ class ModelPool:
             each.close()
 
     def status(self) -> list[SkillStatus]:
-        """How each skill and its replicas are, as far as this pool has to do with them. Starts and asks nobody."""
+        """Return the status of each skill and its replicas as this pool knows it. Contacts and starts no server."""
         with self._lock:
             held = dict(self._replicas)
         return [
@@ -171,13 +170,13 @@ class ModelPool:
         spec = self._plugins.skill(name)
         with self._lock:
             lock = self._lock_of[name]
-        with lock:  # one skill may start while another one is asked for
+        with lock:  # a skill may start while another one is requested
             replicas = self._replicas.get(name)
-            # What was found on this host may have been stopped since: then look again.
+            # Servers that were found on this host may have been stopped since: look again then.
             if replicas is None or (replicas.lost and replicas.origin in ("running", "container")):
                 replicas = self._replace(name, replicas, self._find_replicas(spec))
         self._close_unused()
-        if self._closed:  # while it was looked for: `close` may have been through already
+        if self._closed:  # meanwhile: `close` may not have seen these
             replicas.close()
         self._check_open()
         replicas.make_ready()
@@ -192,12 +191,12 @@ class ModelPool:
         return new
 
     def _drop_clients(self, which: Callable[[ClientFace], bool]) -> None:
-        """These are not given again. The lock is held."""
+        """Do not return these clients again. The lock must be held."""
         self._clients = {key: client for key, client in self._clients.items() if not which(client)}
         self._async_clients = {key: client for key, client in self._async_clients.items() if not which(client)}
 
     def _close_unused(self) -> None:
-        """Closes the replicas that have gone and that nobody holds a client for, or reads an answer from, any more."""
+        """Close the replicas that have gone and that no client or answer uses any more."""
         with self._lock:
             used = [each for each in self._retired if each.outstanding or any(c.calls(each) for c in self._given)]
             unused = [each for each in self._retired if each not in used]
@@ -224,7 +223,7 @@ class ModelPool:
         return ReplicaSet(spec, self._config, [EmbeddedReplica(spec, self._config, self._on_progress)])
 
     def _at_addresses(self, spec: SkillSpec, targets: tuple[str, ...]) -> ReplicaSet:
-        addresses = resolve_all(targets) or targets  # what has no address yet says so when it is called
+        addresses = resolve_all(targets) or targets  # a name without an address is an error when it is called
         look = partial(resolve_all, targets) if any(map(names_many, targets)) else None
         return ReplicaSet(spec, self._config, [AddressReplica(address, "address") for address in addresses], look)
 
@@ -237,7 +236,7 @@ class ModelPool:
             raise PoolClosedError("the pool is closed; get_model_pool() gives another one")
 
     def close(self) -> None:
-        """Closes the clients and stops the local servers. Again does nothing; nor does it in a forked child."""
+        """Close the clients and stop the local servers. Idempotent; does nothing in a forked child."""
         if os.getpid() != self._pid:
             return
         with self._lock:
@@ -253,7 +252,7 @@ class ModelPool:
             replicas.close()
 
     async def aclose(self) -> None:
-        """The same for `asyncio`: closes the async clients too."""
+        """Close the async clients too, from `asyncio`."""
         with self._lock:
             clients = [each for each in self._given if not isinstance(each, SkillClient)]
         for client in clients:
@@ -279,15 +278,15 @@ class _ProcessPool:
         self.pool: ModelPool | None = None
 
 
-# By process id: a forked child has a copy of the parent's, whose lock a thread may hold that the child does not have.
+# By process id: a forked child has a copy of the parent's, whose lock may be held by a thread that it lacks.
 _pools: dict[int, _ProcessPool] = {}
 
 
 def get_model_pool() -> ModelPool:
-    """The pool of this process, made at the first call; another one after it was closed, and in a forked child.
+    """Return the pool of this process, made at the first call; a new one after it was closed, and in a forked child.
 
     Raises:
-        ConfigError: a variable of the environment (`SARAI_*`) is out of its range.
+        ConfigError: A variable of the environment (`SARAI_*`) is out of its range.
     """
     own = _pools.setdefault(os.getpid(), _ProcessPool())
     with own.lock:

@@ -1,4 +1,4 @@
-"""The loop: a skill drafts an answer, reflects on it and corrects it, and the best of its answers is the answer."""
+"""The loop: a skill drafts an answer, reflects on it and corrects it, and the best of its answers is returned."""
 
 from __future__ import annotations
 
@@ -47,18 +47,18 @@ __all__ = [
 
 
 class OmniLoop:
-    """Drafts, reflects and corrects. Holds no state between runs; thread-safe.
+    """Drafts, reflects and corrects. Keeps no state between runs; thread-safe.
 
         result = OmniLoop(LoopConfig(max_tokens=200)).run("Explain how a rainbow forms")
         print(result.answer)
 
     Args:
-        config: the settings.
-        pool: where the skill's client comes from; by default the pool of the process.
-        skill: the name of the skill that answers.
+        config: The settings.
+        pool: Pool that provides the client of the skill; by default the pool of the process.
+        skill: Name of the skill that answers.
 
     Raises:
-        ConfigError: the config's `json_schema` is none.
+        ConfigError: The `json_schema` of the config is not a schema.
     """
 
     def __init__(
@@ -71,12 +71,13 @@ class OmniLoop:
         self._shape = None if schema is None else shape_of(schema)
 
     def run(self, prompt: str) -> LoopResult:
-        """Runs to the end.
+        """Run the loop to its end, and return the result.
 
         Raises:
-            ValueError: the prompt is empty.
-            LoopError: there is no answer: the draft failed, or no answer is what `json_schema` asks for.
-            UnknownSkillError, SkillStartError: there is nobody to ask.
+            ValueError: The prompt is empty.
+            LoopError: The draft failed, or no answer is what `json_schema` asks for.
+            UnknownSkillError: There is no such skill.
+            SkillStartError: Its local process did not start.
         """
         for event in self.stream(prompt):
             if isinstance(event, LoopFinished):
@@ -84,10 +85,10 @@ class OmniLoop:
         raise AssertionError("a loop that ends without an error ends with LoopFinished")
 
     def stream(self, prompt: str) -> Generator[LoopEvent, None, None]:
-        """The same as it happens; the last event is `LoopFinished`. Closing the iterator cancels the running call.
+        """Run the loop and yield its events, `LoopFinished` last. Closing the iterator cancels the current call.
 
         Raises:
-            ValueError: the prompt is empty. At once; what else `run` raises comes while iterating.
+            ValueError: The prompt is empty. Raised at once; other errors of `run` are raised while iterating.
         """
         if not prompt.strip():
             raise ValueError("prompt is empty")

@@ -1,4 +1,4 @@
-"""The one plugin manager: finds the plugins of this tree and of installed packages, and holds what they bring."""
+"""The plugin manager: finds the plugins of this tree and of installed packages, and holds what they provide."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ _log = logging.getLogger(__name__)
 
 
 class Plugins:
-    """The plugins of this process. One that fails is left out and reported; the others go on working.
+    """The plugins of this process. One that fails is left out and reported; the others work.
 
     Args:
-        package: the package whose `skill_*/plugin.py` are plugins.
-        group: the entry-point group whose entries are plugins.
+        package: Package whose `skill_*/plugin.py` are plugins.
+        group: Entry-point group whose entries are plugins.
     """
 
     def __init__(self, *, package: str = "skills", group: str = ENTRY_POINT_GROUP) -> None:
@@ -43,7 +43,7 @@ class Plugins:
 
     @property
     def hook(self) -> pluggy.HookRelay:
-        """The hooks, to be called: `plugins.hook.sarai_score(request=…, response=…)`."""
+        """The hooks, as callables: `plugins.hook.sarai_score(request=…, response=…)`."""
         return self._pluggy.hook
 
     @property
@@ -52,10 +52,10 @@ class Plugins:
         return self._skills
 
     def skill(self, name: str) -> SkillSpec:
-        """What a skill's plugin says of it.
+        """Return the description of a skill.
 
         Raises:
-            UnknownSkillError: there is no such skill.
+            UnknownSkillError: There is no such skill.
         """
         if name not in self._skills:
             raise UnknownSkillError(name, self._skills, left_out=(error.name for error in self._errors))
@@ -63,11 +63,11 @@ class Plugins:
 
     @property
     def errors(self) -> tuple[PluginError, ...]:
-        """The plugins, or parts of them, that were left out."""
+        """The plugins that were left out, whole or in part, and why."""
         return tuple(self._errors)
 
     def _load_tree(self, package: str) -> None:
-        # Not by entry points, which are written at an installation: a tree needs none, nor does a skill that is added.
+        # Not by entry points, which an installation writes: a fresh clone has none, nor does a skill just added to it.
         for folder in importlib.import_module(package).__path__:
             for path in sorted(Path(folder).glob("skill_*/plugin.py")):
                 name = path.parent.name
@@ -83,12 +83,12 @@ class Plugins:
             if not self._pluggy.is_registered(plugin):  # an entry point may name a plugin of the tree
                 self._pluggy.register(plugin, name)
                 self._places[name] = place
-        # A plugin is somebody else's code: whatever it raises is its own failure, not the host's.
+        # A plugin is foreign code: whatever it raises is its own failure, not the host's.
         except (Exception, SystemExit) as error:  # noqa: BLE001
             self._leave_out(name, place, error)
 
     def _leave_out_unknown_hooks(self) -> None:
-        """Leaves out plugins that implement a hook that does not exist: most often a misspelt one."""
+        """Leave out plugins that implement an unknown hook, most often a misspelt one."""
         while True:
             try:
                 self._pluggy.check_pending()
@@ -126,5 +126,5 @@ def _check_skill(spec: object, brought_by: Mapping[str, str]) -> None:
 
 @functools.cache
 def get_plugins() -> Plugins:
-    """The plugins of this process, found at the first call."""
+    """Return the plugins of this process, which the first call finds."""
     return Plugins()

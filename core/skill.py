@@ -1,4 +1,4 @@
-"""What a plugin says about its skill: plain values, no behaviour, light to import."""
+"""How a plugin describes its skill: plain values, no behaviour, light to import."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ from typing import Any
 _NAME = re.compile(r"[a-z][a-z0-9_-]{0,62}")
 
 StubFactory = Callable[[Any], Any]
-"""Takes a gRPC channel (`grpc.Channel` or `grpc.aio.Channel`), gives the stub that speaks over it."""
+"""Makes a stub for a gRPC channel (`grpc.Channel` or `grpc.aio.Channel`)."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Resources:
-    """What one replica of a skill may use."""
+    """Resource limits of one replica of a skill."""
 
     cpus: float
-    """CPUs, more than 0. 0.5 is half of one."""
+    """Number of CPUs, more than 0. 0.5 is half a CPU."""
     memory_bytes: int
-    """Bytes of memory, at least 1."""
+    """Memory, bytes. At least 1."""
 
     def __post_init__(self) -> None:
         if not self.cpus > 0:
@@ -31,36 +31,36 @@ class Resources:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SkillSpec:
-    """A skill as its plugin describes it. Everything that the pool needs to give a client for it.
+    """The description of a skill by its plugin: everything that the pool needs to provide a client.
 
     Raises:
-        ValueError: a field is out of its range; the message names it.
+        ValueError: A field is out of its range; the message names it.
     """
 
     name: str
-    """What callers ask for, `pool.get_skill_client(name)`: lower case letters, digits, `_` and `-`."""
+    """Name for `pool.get_skill_client(name)`: lower-case letters, digits, `_` and `-`."""
     summary: str
-    """One line for people."""
+    """One line for humans."""
     version: str
-    """The skill's own version."""
+    """Version of the skill."""
     image: str
-    """The container image, with its tag."""
+    """Container image, with its tag."""
     container: str
-    """The container's name."""
+    """Name of the container."""
     port: int
-    """The port that the container publishes on 127.0.0.1, 1 to 65535."""
+    """Port that the container publishes on 127.0.0.1, 1 to 65535."""
     resources: Resources
-    """What one replica may use."""
+    """Limits of one replica."""
     serve: tuple[str, ...]
-    """The arguments after the Python executable that start a replica here without a container.
+    """Arguments of the Python executable that start a replica as a local process.
 
-    The pool appends `--listen ADDRESS --lifeline`. The process serves `grpc.health.v1` and says SERVING when it
-    can answer; it ends as soon as its standard input does.
+    The pool appends `--listen ADDRESS --lifeline`. The process serves `grpc.health.v1` and reports SERVING once it can
+    answer; it ends when its standard input does.
     """
     stub: StubFactory
-    """Gives the stub for a channel. Imports what it needs when it is called, not before."""
+    """Makes the stub for a channel. It imports what it needs when called, not before."""
     health_service: str = ""
-    """The service that is asked for by name in `grpc.health.v1`. Empty means the server as a whole."""
+    """Service name for `grpc.health.v1`. Empty means the whole server."""
 
     def __post_init__(self) -> None:
         if not _NAME.fullmatch(self.name):
@@ -69,18 +69,18 @@ class SkillSpec:
             )
         if not 1 <= self.port <= 65535:
             raise ValueError(f"port of skill {self.name!r} must be 1 to 65535, not {self.port!r}")
-        serve: object = self.serve  # plugins are not always type-checked, and a string would fall into letters
+        serve: object = self.serve  # plugins are not always type-checked, and a string would be taken letter by letter
         if not isinstance(serve, tuple) or not serve:
             raise ValueError(f"serve of skill {self.name!r} must be a tuple of arguments, not {self.serve!r}")
 
     @property
     def target_variable(self) -> str:
-        """The environment variable that names the address of this skill, for example `SARAI_DRAFT_TARGET`."""
+        """Environment variable for the address of this skill, for example `SARAI_DRAFT_TARGET`."""
         return self._variable("TARGET")
 
     @property
     def ports_variable(self) -> str:
-        """The one that names the ports of its containers, `SARAI_DRAFT_PORTS` (docker-compose.scale.yml)."""
+        """Environment variable for the ports of its containers, `SARAI_DRAFT_PORTS` (docker-compose.scale.yml)."""
         return self._variable("PORTS")
 
     def _variable(self, what: str) -> str:

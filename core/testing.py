@@ -32,30 +32,30 @@ _EXEC_TIMEOUT_S = 60.0
 
 
 class SkillContainer:
-    """A skill's container, and the means to look at it and to disturb it."""
+    """A container of a skill, and the means to inspect and disturb it."""
 
     def __init__(self, project: Project, spec: SkillSpec, target: str) -> None:
         self._project, self._spec = project, spec
         self.target = target
-        """Where its port is published."""
+        """Address that its port is published at."""
         (found,) = project.containers(spec.container)
         self.id = found.id
 
     def inspect(self) -> Container:
-        """How it is now."""
+        """Return its current state."""
         from core.local.compose import inspect
 
         (found,) = inspect([self.id])
         return found
 
     def docker(self, command: str, *arguments: str, before: bool = False, timeout_s: float = _EXEC_TIMEOUT_S) -> str:
-        """Runs a docker command on the container, `docker("stop", "-t", "40")`, and gives what it prints.
+        """Run a docker command on the container, e.g. `docker("stop", "-t", "40")`, and return its output.
 
         Args:
-            command: the command.
-            arguments: what stands between the command and the container.
-            before: the container comes first, as `docker top` wants it.
-            timeout_s: how long it may take, seconds.
+            command: The command.
+            arguments: Arguments between the command and the container.
+            before: Whether the container comes before the arguments, as for `docker top`.
+            timeout_s: Time limit, seconds.
 
         Raises:
             AssertionError: It failed.
@@ -64,30 +64,30 @@ class SkillContainer:
         return _docker(command, *ordered, timeout_s=timeout_s)
 
     def exec(self, *command: str) -> str:
-        """What a command inside prints; raises `AssertionError` if it fails."""
+        """Run a command inside, and return its output. Raises `AssertionError` if it fails."""
         return _docker("exec", self.id, *command)
 
     def logs(self) -> str:
-        """Standard output and standard error, as far as they were written."""
+        """Return its standard output and standard error so far."""
         done = subprocess.run(
-            ["docker", "logs", self.id],  # noqa: S607  # it is found where the user's PATH has it
+            ["docker", "logs", self.id],  # noqa: S607  # found by the user's PATH
             stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
             timeout=_EXEC_TIMEOUT_S, check=False,
         )  # fmt: skip
         return done.stdout
 
     def kill_9(self) -> None:
-        """Kills its first process as a crash would.
+        """Kill its first process as a crash would.
 
-        `docker kill` is another thing: it counts as wanted, and the restart policy does not bring the container back.
+        `docker kill` would not do: it counts as intended, so the restart policy does not restart the container.
         """
         pid = self.inspect().pid
-        # From a container, as only root may, and the engine may run on another machine.
+        # From a container, as it takes root, and the engine may run on another machine.
         _docker("run", "--rm", "--pid=host", "--network=none", "--user=0", "--entrypoint=/bin/sh", self.inspect().image,
                 "-c", f"kill -9 {pid}")  # fmt: skip
 
     def wait_serving(self, timeout_s: float = START_TIMEOUT_S) -> None:
-        """Returns when it says SERVING; raises `AssertionError` with its log if it does not in time."""
+        """Wait until it reports SERVING. Raises `AssertionError` with its log if it does not in time."""
         from core.rpc.health import check_serving
 
         until_s = time.monotonic() + timeout_s
@@ -96,7 +96,7 @@ class SkillContainer:
             time.sleep(0.05)
 
     def wait_health(self, health: str, timeout_s: float = START_TIMEOUT_S) -> None:
-        """Returns when the engine calls it `healthy`, or whatever is asked for."""
+        """Wait until the engine reports this health, e.g. `healthy`. Raises `AssertionError` if not in time."""
         until_s = time.monotonic() + timeout_s
         while self.inspect().health != health:
             assert time.monotonic() < until_s, f"{self.inspect()} after {timeout_s:g} s:\n{self.logs()}"
@@ -104,7 +104,7 @@ class SkillContainer:
 
 
 class SkillContainers:
-    """Gives clients for skills in containers. What it starts it removes."""
+    """Provides clients for skills in containers, and removes what it started."""
 
     def __init__(self, config: pytest.Config, folder: Path) -> None:
         self._config, self._folder = config, folder
@@ -114,11 +114,11 @@ class SkillContainers:
         self._number = 0
 
     def __call__(self, name: str) -> SkillClient:
-        """A ready client for a skill in a container that all tests of the session share."""
+        """Return a ready client for a skill in a container that all tests of the session share."""
         return self._of_session(name)[0]
 
     def container(self, name: str) -> SkillContainer:
-        """That container: to look at, not to be disturbed."""
+        """Return that container, to inspect but not to disturb."""
         return self._of_session(name)[1]
 
     def _of_session(self, name: str) -> tuple[SkillClient, SkillContainer]:
@@ -135,13 +135,13 @@ class SkillContainers:
         service: Mapping[str, Any] | None = None,
         ready: bool = True,
     ) -> Iterator[tuple[SkillClient, SkillContainer]]:
-        """A client and its container, for this test alone: it may be disturbed.
+        """Provide a client and a container for this test alone, which may disturb it.
 
         Args:
-            name: the skill.
-            environment: variables of the container.
-            service: further entries of the service, as in a compose file: `{"mem_limit": "200m"}`.
-            ready: whether to wait until it serves.
+            name: Name of the skill.
+            environment: Variables of the container.
+            service: Further entries of the service, as in a compose file: `{"mem_limit": "200m"}`.
+            ready: Whether to wait until it serves.
         """
         from core.pool.client import SkillClient
 
@@ -156,7 +156,7 @@ class SkillContainers:
                 yield client, container
 
     def build(self, name: str) -> SkillSpec:
-        """Builds the skill's image of what the tree holds now, once a session; gives what its plugin says."""
+        """Build the skill's image from the tree as it is, once per session, and return the skill's description."""
         from core.local.compose import build_command, find_project
         from core.plugins import get_plugins
 
@@ -166,14 +166,14 @@ class SkillContainers:
         project = find_project()
         capture = self._config.pluginmanager.getplugin("capturemanager")
         with capture.global_and_fixture_disabled() if capture else contextlib.nullcontext():
-            # On the terminal, as the first time it takes minutes.
+            # Shown on the terminal, as the first build takes minutes.
             done = subprocess.run(build_command(project, spec.container, spec.image), cwd=project.folder, check=False)
         assert done.returncode == 0, f"the image of skill {spec.name} cannot be built"
         self._built.add(spec.image)
         return spec
 
     def close(self) -> None:
-        """Removes the shared containers."""
+        """Remove the shared containers."""
         self._stack.close()
 
     def _project(self, spec: SkillSpec, service: Mapping[str, Any]) -> Project:
@@ -195,7 +195,7 @@ def _up(project: Project, spec: SkillSpec, port: int) -> Iterator[None]:
     down = "down --volumes --remove-orphans --timeout 3"
     command, files = " ".join(project.command), [str(file) for file in project.files]
     with contextlib.ExitStack() as stack:
-        # Before it is started, as what fails half-way is to be removed too.
+        # Before the start, so that a start that fails halfway is removed too.
         stack.enter_context(get_docker_services(command, files, project.name, [], [down]))
         with pytest.MonkeyPatch.context() as patch:
             patch.setenv(spec.ports_variable, str(port))
@@ -206,7 +206,7 @@ def _up(project: Project, spec: SkillSpec, port: int) -> Iterator[None]:
 
 @pytest.fixture(scope="session")
 def skill_container(pytestconfig: pytest.Config, tmp_path_factory: pytest.TempPathFactory) -> Iterator[SkillContainers]:
-    """Skills in containers: `skill_container("draft")` gives a ready client. See `SkillContainers`."""
+    """Provide skills in containers: `skill_container("draft")` returns a ready client. See `SkillContainers`."""
     containers = SkillContainers(pytestconfig, tmp_path_factory.mktemp("compose"))
     try:
         yield containers

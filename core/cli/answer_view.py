@@ -1,4 +1,4 @@
-"""How an answer looks: how far it is, its text as it comes, or as Markdown where somebody looks, and its figures."""
+"""How an answer is shown: its progress, its text as it comes, rendered as Markdown on a terminal, and its figures."""
 
 from __future__ import annotations
 
@@ -26,10 +26,13 @@ class _View(Protocol):
 
 @contextlib.contextmanager
 def answer_view(*, markdown: bool) -> Iterator[Callable[[str], None]]:
-    """Takes an answer piece by piece, shows it at once, and ends its last line.
+    """Show an answer piece by piece, and end its last line.
 
     Args:
-        markdown: whether to render Markdown where standard output is a terminal that can.
+        markdown: Whether to render Markdown if standard output is a terminal that supports it.
+
+    Yields:
+        A function that takes the next piece.
     """
     paint = Paint(sys.stdout)
     view: _View = _Plain(paint)
@@ -58,27 +61,27 @@ class _Plain:
 
 
 LEAST_WAIT_S = 0.5
-"""A shorter wait is not worth a line."""
+"""Shortest expected wait that is shown, seconds."""
 _CELLS = 20
-_COLUMNS = 80  # of a terminal that does not say
+_COLUMNS = 80  # of a terminal that does not report its width
 
 
 class PromptBar:
-    """Shows the progress of one call after the other, on standard error where that is a terminal.
+    """Shows the progress of consecutive calls, on standard error if that is a terminal.
 
     Args:
-        settings: how to talk; with --quiet nothing is shown.
-        wanted: whether to show anything at all.
+        settings: Output settings; with --quiet nothing is shown.
+        wanted: Whether to show anything at all.
     """
 
     def __init__(self, settings: Settings, *, wanted: bool = True) -> None:
         terminal = Paint(sys.stderr).terminal and os.environ.get("TERM") != "dumb"
         self.shown = wanted and terminal and not settings.quiet
-        """Whether calls are to be asked for their progress."""
+        """Whether calls should report their progress."""
         self._there = False
 
     def over(self, chunks: Iterable[skills_pb2.GenChunk]) -> Iterator[skills_pb2.GenChunk]:
-        """The pieces of an answer, without the progress before them, which is shown."""
+        """Yield the pieces of an answer, and show the progress before them."""
         try:
             for chunk in chunks:
                 if chunk.HasField("progress"):
@@ -90,7 +93,7 @@ class PromptBar:
             self.clear()
 
     def show(self, progress: skills_pb2.Progress | CallProgress) -> None:
-        """Shows how far it is, in the place of what was shown before."""
+        """Show progress, in place of what was shown before."""
         if not self.shown or not (self._there or progress.expected_wait_s >= LEAST_WAIT_S):
             return
         width = os.get_terminal_size(sys.stderr.fileno()).columns or _COLUMNS
@@ -99,7 +102,7 @@ class PromptBar:
         self._there = True
 
     def clear(self) -> None:
-        """Takes the line away."""
+        """Remove the line."""
         if self._there:
             sys.stderr.write("\r\x1b[K")
             sys.stderr.flush()
@@ -107,7 +110,7 @@ class PromptBar:
 
 
 def line(progress: skills_pb2.Progress | CallProgress) -> str:
-    """How far it is, in words and a bar."""
+    """Return progress in words and a bar."""
     wait = f"about {max(1, round(progress.expected_wait_s))} s"
     if progress.queue_position:
         return f"  in the queue at place {progress.queue_position}, {wait}"
@@ -118,12 +121,12 @@ def line(progress: skills_pb2.Progress | CallProgress) -> str:
 
 
 def seconds(milliseconds: float) -> str:
-    """A time as people read it: `340 ms`, `2.1 s`."""
+    """Return a time in words: `340 ms`, `2.1 s`."""
     return f"{milliseconds:.0f} ms" if milliseconds < 1000 else f"{milliseconds / 1000:.1f} s"
 
 
 def describe(figures: CallFigures) -> str:
-    """One line of what a call cost."""
+    """Return one line about the cost of a call."""
     parts = [
         f"{figures.tokens} tokens",
         f"{figures.tokens_per_second:.1f} tok/s",
@@ -149,12 +152,12 @@ _WHY_EMPTY = {
 
 
 def why_empty(figures: CallFigures) -> str:
-    """Why an answer has no text."""
+    """Return in words why an answer has no text."""
     return f"the answer is empty: {_WHY_EMPTY.get(figures.finish_reason, 'the skill wrote nothing')}"
 
 
 def where(origin: str, target: str) -> str:
-    """Where an answer was written, after `by <model>`."""
+    """Return in words where an answer was generated, to follow `by <model>`."""
     known = {
         "embedded": f"in a local process, embedded ({target})",
         "container": f"in the container on this host ({target})",

@@ -1,4 +1,4 @@
-"""The command `sarai` itself: its sub-commands, those of plugins among them, and what becomes of errors."""
+"""The command `sarai`: its subcommands, including those of plugins, and its handling of errors."""
 
 from __future__ import annotations
 
@@ -40,17 +40,17 @@ Exit codes: 0 done, 1 failed, 2 wrong usage, 3 unhealthy or unavailable, 130 Ctr
 
 
 class SaraiGroup(click.Group):
-    """The built-in commands, and those of plugins, which are looked for only when they matter."""
+    """The built-in commands and those of plugins, which are loaded only when needed."""
 
     _has_plugins = False
 
     def list_commands(self, ctx: click.Context) -> list[str]:
-        """All commands by name."""
+        """Return the names of all commands."""
         self._add_plugins()
         return super().list_commands(ctx)
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        """A command by its name. A built-in one is found without a look at plugins."""
+        """Return a command by its name. A built-in one is found without loading plugins."""
         command = super().get_command(ctx, cmd_name)
         if command is None:
             self._add_plugins()
@@ -67,9 +67,9 @@ class SaraiGroup(click.Group):
         for plugin in get_plugins().hook.sarai_commands.get_hookimpls():
             try:
                 plugin.function(self)
-            except Exception as error:  # noqa: BLE001  # a plugin is somebody else's code; the other commands go on
+            except Exception as error:  # noqa: BLE001  # a plugin is foreign code; the other commands work
                 print(f"commands of plugin {plugin.plugin_name} are left out: {error!r}", file=sys.stderr)
-        self.commands.update(own)  # a plugin adds commands; it does not replace ours
+        self.commands.update(own)  # a plugin adds commands; it does not replace built-in ones
 
 
 def _print_version(ctx: click.Context, _: click.Parameter, value: bool) -> None:
@@ -111,7 +111,7 @@ Examples:
 @click.argument("shell", type=click.Choice(["bash", "zsh", "fish"]))
 @common_options
 def completion(shell: str) -> None:
-    """Prints the script that completes `sarai` in SHELL: commands, options, names of skills."""
+    """Print the script that completes `sarai` in SHELL: commands, options, names of skills."""
     from click.shell_completion import get_completion_class
 
     settings = start_command()
@@ -130,7 +130,7 @@ for _command in (loop, draft, chat, serve, skills, health, up, down, ps, logs, n
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Runs a command line. Returns its exit code."""
+    """Run a command line, and return its exit code."""
     open_closed_streams()
     try:
         with checked_output():
@@ -143,16 +143,16 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _run(argv: Sequence[str] | None, settings: Settings) -> int:
     try:
         result = cli.main(args=argv, prog_name="sarai", standalone_mode=False, obj=settings)
-    except click.Abort:  # click's word for Ctrl-C
+    except click.Abort:  # Ctrl-C, in click's words
         return ExitCode.INTERRUPTED
     except click.ClickException as error:
         error.show()
         return error.exit_code
-    except KeyboardInterrupt:  # the second one, while the first was still at work
+    except KeyboardInterrupt:  # a second one, during the handling of the first
         return ExitCode.INTERRUPTED
     except OutputError:
         raise
-    # The last stop: no traceback for whoever does not ask for one.
+    # The last resort: no traceback unless the user asks for one.
     except Exception as error:  # noqa: BLE001
         return _report(error, settings)
     return result if isinstance(result, int) else ExitCode.OK

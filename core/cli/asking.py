@@ -1,4 +1,4 @@
-"""What a command asks a skill for: the prompt, and the options that say what the answer is to be like."""
+"""What a command asks a skill for: the prompt, and the options of the answer."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AnswerOptions:
-    """The options as they were given; None where one was not."""
+    """The options as given; None if one was not."""
 
     max_tokens: int | None
     temperature: float | None
@@ -50,10 +50,10 @@ class AnswerOptions:
 
     @classmethod
     def take(cls, parameters: dict[str, Any]) -> Self:
-        """Takes its own out of the parameters of a command, and reads the files that they name.
+        """Take these options out of the parameters of a command, and read the files that they name.
 
         Raises:
-            UsageError: a file is no text, or more than one constraint was given.
+            UsageError: A file is not text, or more than one constraint was given.
         """
         given = [f"--{name.replace('_', '-')}" for name in _CONSTRAINTS if parameters[name]]
         if len(given) > 1:
@@ -66,12 +66,12 @@ class AnswerOptions:
         return cls(batch=parameters.pop("priority") == "batch", lookup=not parameters.pop("no_lookup"), **own)
 
     def settings(self) -> dict[str, Any]:
-        """All that was given, by name; what was not is left out."""
+        """Return the given options by name, without those that were not given."""
         values = {name: getattr(self, name) for name in self.__dataclass_fields__}
         return {name: value for name, value in values.items() if value is not None}
 
     def request(self) -> skills_pb2.GenReq:
-        """A request with these settings, and no prompt yet."""
+        """Return a request with these options, without a prompt."""
         from skills import skills_pb2
 
         settings = self.settings()
@@ -89,10 +89,10 @@ def _read_text(path: Path) -> str:
 
 
 def answer_options(*, temperature: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
-    """Adds the options of `AnswerOptions`.
+    """Return a decorator that adds the options of `AnswerOptions`.
 
     Args:
-        temperature: the default temperature, in words for the help.
+        temperature: The default temperature, in words for the help.
     """
 
     def add(command: Callable[..., Any]) -> Callable[..., Any]:
@@ -148,19 +148,19 @@ def _options(temperature: str) -> dict[str, dict[str, Any]]:
 
 
 MAX_PIPED_BYTES = 1024 * 1024
-"""The most that a prompt may be on the wire."""
+"""Largest prompt that the contract allows."""
 _HINT_AFTER_S = 2.0
 
 
 def read_prompt(words: Sequence[str]) -> str:
-    """The prompt of a command: what is piped in, then what stands on the command line.
+    """Return the prompt of a command: what is piped in, followed by the arguments.
 
     Args:
-        words: the arguments; they are joined by spaces. A single `-` among them reads standard input, which is read
-            anyway where it is no terminal.
+        words: The arguments, which are joined by spaces. A single `-` among them reads standard input, which is read
+            anyway unless it is a terminal.
 
     Raises:
-        UsageError: there is none, or it is no text, or too long.
+        UsageError: There is no prompt, or it is not text, or too long.
     """
     argument = " ".join(word for word in words if word != "-")
     piped = ""
@@ -184,10 +184,10 @@ def _read_piped() -> str:
 
 
 def _hint_if_it_takes_long() -> None:
-    """Says what is waited for: who left a pipe open by accident sees no reason otherwise."""
+    """Report what the command waits for, as a pipe may have been left open by accident."""
     try:
         ready, _, _ = select.select([sys.stdin], [], [], _HINT_AFTER_S)
-    except (OSError, ValueError):  # not something that can be waited for
+    except (OSError, ValueError):  # not a stream that can be waited for
         return
     if not ready and not current_settings().quiet:
         print("waiting for the end of standard input (Ctrl-D, or run with </dev/null)", file=sys.stderr)

@@ -1,4 +1,4 @@
-"""`sarai chat`: a conversation on the terminal, or a turn a line from a pipe."""
+"""`sarai chat`: a conversation on the terminal, or from a pipe with one turn per line."""
 
 from __future__ import annotations
 
@@ -40,14 +40,14 @@ In the chat:
 @click.option("--no-markdown", "--raw", is_flag=True, help="Show answers as they come, also on a terminal.")
 @common_options
 def chat(skill: str, target: str | None, timeout: float | None, no_markdown: bool, **parameters: Any) -> int:
-    """Talks with a skill: each line is a turn, and the conversation is remembered.
+    """Talk with a skill: each line is a turn, and the conversation is remembered.
 
-    Where standard input is no terminal, each of its lines is a turn, and the first failure ends the chat: a wrong
-    command with 2.
+    If standard input is not a terminal, each of its lines is a turn, and the first failure ends the chat; an invalid
+    command ends it with 2.
     """
     settings = start_command()
     template = AnswerOptions.take(parameters).request()
-    # JSON, and whatever else has a form of its own, is shown as it is.
+    # JSON, and other answers with a form of their own, are shown as they are.
     markdown = not (no_markdown or template.WhichOneof("constraint"))
     bar = PromptBar(settings)
     template.progress = bar.shown
@@ -60,7 +60,7 @@ def chat(skill: str, target: str | None, timeout: float | None, no_markdown: boo
 
 
 class _Chat:
-    """The talk between a person and a session."""
+    """The dialogue between a user and a session."""
 
     def __init__(self, session: ChatSession, settings: Settings, *, markdown: bool) -> None:
         self._session, self._settings, self._markdown = session, settings, markdown

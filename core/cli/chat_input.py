@@ -1,4 +1,4 @@
-"""What is typed in a chat: turns of one line or several, and commands, whose first word is a slash and letters."""
+"""The input of a chat: turns of one or more lines, and commands, whose first word is a slash and letters."""
 
 from __future__ import annotations
 
@@ -24,19 +24,19 @@ if TYPE_CHECKING:
 QUOTES = '"""'
 
 ReadLine = Callable[[str], str]
-"""Takes the prompt to show, gives the next line without its end. Raises EOFError when there is none."""
+"""Shows the given prompt, and returns the next line without its end. Raises EOFError at the end."""
 
 
 class Turn(NamedTuple):
-    """What was typed as one turn."""
+    """One turn as it was typed."""
 
     text: str
     quoted: bool = False
-    """It stood between triple quotes."""
+    """Whether it was between triple quotes."""
 
 
 def read_turns(read_line: ReadLine) -> Iterator[Turn]:
-    """The turns, without those that are empty, until there are no more lines."""
+    """Yield the turns that are not empty, up to the end of the input."""
     with contextlib.suppress(EOFError):
         while True:
             turn = _read_turn(read_line)
@@ -60,7 +60,7 @@ def _read_turn(read_line: ReadLine) -> Turn:
 
 def _read_quoted(read_line: ReadLine, line: str) -> str:
     lines = []
-    with contextlib.suppress(EOFError):  # then what there is, is the turn
+    with contextlib.suppress(EOFError):  # then the lines so far are the turn
         while not line.rstrip().endswith(QUOTES):
             lines.append(line)
             line = read_line(". ")
@@ -69,8 +69,8 @@ def _read_quoted(read_line: ReadLine, line: str) -> str:
 
 
 def terminal_lines(history: Path) -> ReadLine:
-    """Reads lines from the terminal, with editing and a history that stays."""
-    with contextlib.suppress(ImportError):  # a Python without readline still has input()
+    """Return a function that reads lines from the terminal, with editing and a lasting history."""
+    with contextlib.suppress(ImportError):  # without readline, there is still input()
         import atexit
         import readline
 
@@ -92,12 +92,12 @@ def terminal_lines(history: Path) -> ReadLine:
 def _typed(prompt: str) -> str:
     if sys.stdout.isatty():
         return input(prompt)
-    print(prompt, end="", file=sys.stderr, flush=True)  # standard output holds answers alone
+    print(prompt, end="", file=sys.stderr, flush=True)  # standard output is for answers alone
     return input()
 
 
 def _let_surrogates_through(stdin: TextIO, encoding: str | None = None) -> None:
-    """What is no valid text is told by us, with its place, not by Python in the middle of reading."""
+    """Let invalid text through, so that it is reported here, with its place, instead of failing inside Python."""
     if isinstance(stdin, io.TextIOWrapper):
         stdin.reconfigure(encoding=encoding, errors="surrogateescape")
 
@@ -112,7 +112,7 @@ def _keep_history(path: Path) -> None:
 
 
 def piped_lines() -> ReadLine:
-    """Reads lines from standard input that is no terminal; shows no prompt. A line may raise `click.UsageError`."""
+    """Return a function that reads lines from a pipe, without prompts; invalid text is a `click.UsageError`."""
     _let_surrogates_through(sys.stdin, "utf-8-sig")
     numbers = itertools.count(1)
 
@@ -122,7 +122,7 @@ def piped_lines() -> ReadLine:
             raise EOFError
         if why := not_utf8(line):
             raise click.UsageError(f"line {number} of standard input is {why}")
-        return line.removesuffix("\n").removesuffix("\r")  # a file from Windows has both
+        return line.removesuffix("\n").removesuffix("\r")  # files from Windows have both
 
     return read_line
 
@@ -144,7 +144,7 @@ _COMMAND = re.compile(r"/[A-Za-z]+(?=\s|$)")
 
 
 class CommandError(Exception):
-    """A command that cannot be done; `code` is what a chat ends with where nobody can type another one."""
+    """A command that failed; `code` is the exit code of a chat that is not interactive."""
 
     def __init__(self, message: str, code: ExitCode) -> None:
         super().__init__(message)
@@ -152,15 +152,15 @@ class CommandError(Exception):
 
 
 def is_command(turn: Turn) -> bool:
-    """Whether a turn is for the chat, not for the skill."""
+    """Return whether a turn is a command for the chat."""
     return not turn.quoted and _COMMAND.match(turn.text) is not None
 
 
 def run_command(line: str, session: ChatSession, err: Paint) -> bool:
-    """Does what a command says. Returns whether the chat goes on.
+    """Execute a command, and return whether the chat continues.
 
     Raises:
-        CommandError: it is unknown, or cannot be done.
+        CommandError: It is unknown, or failed.
     """
     from core.cli.chat_session import SettingError
 

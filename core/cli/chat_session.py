@@ -1,4 +1,4 @@
-"""A conversation with a skill: it only grows, so that each turn's prompt is in the skill's cache but for its end."""
+"""A conversation with a skill, which only grows, so that the skill has all but the end of each prompt in its cache."""
 
 from __future__ import annotations
 
@@ -30,24 +30,24 @@ DEFAULTS = {
     "stop": "none",
     "system": "none",
 }
-"""What `/set` may set, all fields of GenReq, and what the contract says of each that is not set."""
+"""Fields of GenReq that `/set` can set, and their defaults by the contract."""
 
 
 _READERS: Mapping[str, Callable[[str], Any]] = {**dict.fromkeys(_WHOLE, int), "system": str}
 
 
 class SettingError(ValueError):
-    """A `/set` that cannot be."""
+    """An invalid `/set`."""
 
 
 class ChatSession:
     """The turns so far, and the settings of the next answer.
 
     Args:
-        client: who answers.
-        template: a request without a prompt; its settings are those of every answer.
-        timeout_s: the deadline of an answer, None for the pool's.
-        watch: the messages of each answer go through it.
+        client: Client of the skill that answers.
+        template: A request without a prompt, with the settings of all answers.
+        timeout_s: Deadline of an answer, seconds; None for the default.
+        watch: Passes on the messages of each answer.
     """
 
     def __init__(
@@ -64,16 +64,16 @@ class ChatSession:
         self._watch = watch
         self.messages: list[skills_pb2.Message] = []
         self.last: skills_pb2.GenResp | None = None
-        """The last answer, None while there is none or it was ended early."""
+        """The last answer; None if there is none or it was ended early."""
 
     def ask(self, text: str) -> Generator[str, None, None]:
-        """Asks, and gives the answer piece by piece.
+        """Ask, and yield the answer piece by piece.
 
-        Closing the iterator ends the answer; what came of it stays in the conversation. A turn that got no answer at
-        all is taken back.
+        Closing the iterator ends the answer, and the conversation keeps what came of it. A turn without any answer is
+        removed.
 
         Raises:
-            SaraiError: the call failed.
+            SaraiError: The call failed.
         """
         self.last = None
         question = skills_pb2.Message(role="user", content=text)
@@ -96,15 +96,15 @@ class ChatSession:
                 self.messages += [question, answer]
 
     def clear(self) -> None:
-        """Forgets the conversation. The settings stay."""
+        """Forget the conversation, but not the settings."""
         self.messages.clear()
         self.last = None
 
     def set(self, name: str, value: str) -> None:
-        """Sets one of `DEFAULTS`; the value `default` takes it back.
+        """Set one of `DEFAULTS`; the value `default` resets it.
 
         Raises:
-            SettingError: there is no such setting, or the value is none for it.
+            SettingError: There is no such setting, or the value is invalid.
         """
         _check_name(name)
         if value == "default":
@@ -122,15 +122,15 @@ class ChatSession:
             raise SettingError(f"{name} must be {kind} in its range, not {value!r}") from None
 
     def settings(self) -> dict[str, Any]:
-        """What is set, by name."""
+        """Return the settings that differ from the defaults, by name."""
         fields = {field.name: value for field, value in self._template.ListFields() if field.name in DEFAULTS}
         return {name: list(value) if name == "stop" else value for name, value in fields.items()}
 
     def in_force(self, *names: str) -> dict[str, str]:
-        """What the next answer is asked for with, in words; of all settings, or of those that are named.
+        """Return in words the settings of the next answer; all, or those that are named.
 
         Raises:
-            SettingError: there is no such setting.
+            SettingError: There is no such setting.
         """
         given = self.settings()
         return {
@@ -139,10 +139,10 @@ class ChatSession:
         }
 
     def save(self, path: Path) -> None:
-        """Writes the conversation as JSON.
+        """Write the conversation as JSON.
 
         Raises:
-            OSError: the file cannot be written.
+            OSError: The file cannot be written.
         """
         turns = [{"role": message.role, "content": message.content} for message in self.messages]
         saved = {"skill": self._client.skill, "settings": self.settings(), "messages": turns}
@@ -162,6 +162,6 @@ def _shown(value: Any) -> str:
         case str():
             return f'"{escape(value)}"'
         case float():
-            return f"{value:g}"  # the wire's floats have seven digits
+            return f"{value:g}"  # floats of the contract have seven digits
         case _:
             return str(value)

@@ -1,4 +1,4 @@
-"""What all commands have in common: the options of how they talk, and what they end with."""
+"""What all commands share: options for their output, JSON, and exit codes."""
 
 from __future__ import annotations
 
@@ -25,26 +25,26 @@ _LEVELS = ("debug", "info", "warning", "error")
 
 @dataclass(slots=True)
 class Settings:
-    """How a command talks."""
+    """Output settings of a command."""
 
     json: bool = False
-    """Standard output is JSON, one object a line."""
+    """Standard output is JSON, one object per line."""
     stats: bool = False
-    """Figures on standard error, also where nobody looks."""
+    """Figures go to standard error, even if that is not a terminal."""
     quiet: bool = False
-    """Nothing on standard error but errors."""
+    """Only errors go to standard error."""
     verbose: int = 0
     log_level: str | None = None
     debug: bool = False
 
     @property
     def traceback(self) -> bool:
-        """Whether an error shows where it came from."""
+        """Whether errors have a traceback."""
         return self.debug or self.verbose > 1
 
     @property
     def level(self) -> int:
-        """The level of the log."""
+        """Level of the log."""
         if self.log_level is not None:
             return int(getattr(logging, self.log_level.upper()))
         if self.traceback:
@@ -55,18 +55,18 @@ class Settings:
 
 
 def current_settings() -> Settings:
-    """The settings of the command that runs."""
+    """Return the settings of the current command."""
     return click.get_current_context().ensure_object(Settings)
 
 
 def print_json(value: Any) -> None:
-    """Writes one line of JSON to standard output."""
+    """Write one line of JSON to standard output."""
     sys.stdout.write(json.dumps(value, ensure_ascii=False, allow_nan=False) + "\n")
     sys.stdout.flush()
 
 
 def message_dict(message: Any) -> dict[str, Any]:
-    """A protobuf message as plain values, names as in the proto, 64-bit numbers as numbers."""
+    """Return a protobuf message as plain values, with names as in the proto and 64-bit numbers as numbers."""
     from google.protobuf.json_format import MessageToDict
 
     values: dict[str, Any] = MessageToDict(
@@ -79,7 +79,7 @@ def message_dict(message: Any) -> dict[str, Any]:
 
 
 def _store(context: click.Context, option: click.Parameter, value: Any) -> None:
-    # An option may stand before the command and after it: what is not given leaves what was.
+    # An option may come before or after the command: one that is not given changes nothing.
     if value not in (None, False, 0):
         setattr(context.ensure_object(Settings), str(option.name), value)
 
@@ -88,7 +88,7 @@ _option = functools.partial(click.option, expose_value=False, callback=_store)
 
 
 def common_options(command: _F) -> _F:
-    """Adds the options that every command understands; see `Settings`. Plugins' commands may use it too."""
+    """Add the options of all commands; see `Settings`. Commands of plugins may use it too."""
     for option in (
         _option("--debug", is_flag=True, help="Log everything, and show where an error came from."),
         _option(
@@ -108,10 +108,10 @@ def common_options(command: _F) -> _F:
 
 
 def start_command() -> Settings:
-    """The settings of the command that begins, its texts checked; its log goes to standard error from now on.
+    """Check the texts of the current command, set up its log, and return its settings.
 
     Raises:
-        UsageError: a text is not valid UTF-8.
+        UsageError: A text is not valid UTF-8.
     """
     check_parameters(click.get_current_context())
     settings = current_settings()
@@ -121,7 +121,7 @@ def start_command() -> Settings:
 
 
 class ExitCode(IntEnum):
-    """The exit codes of `sarai`; docs/cli.md shows them."""
+    """Exit codes of `sarai`; docs/cli.md lists them."""
 
     OK = 0
     FAILED = 1
@@ -131,7 +131,7 @@ class ExitCode(IntEnum):
 
     @property
     def meaning(self) -> str:
-        """What it tells, in one line."""
+        """Its meaning, in one line."""
         return _MEANINGS[self]
 
 
@@ -147,7 +147,7 @@ _MEANINGS = {
 
 
 def exit_code_of(error: SaraiError) -> ExitCode:
-    """The exit code for one of our errors."""
+    """Return the exit code for an error."""
     from core import errors
 
     match error:

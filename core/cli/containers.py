@@ -1,4 +1,4 @@
-"""`sarai down`, `ps` and `logs`: skills in containers, by whichever compose is there."""
+"""`sarai down`, `ps` and `logs`: skills in containers, by whichever compose is installed."""
 
 from __future__ import annotations
 
@@ -46,16 +46,16 @@ Examples:
 
 
 def skills_argument(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Adds [SKILL]…."""
+    """Add the argument [SKILL]…."""
     return click.argument("skills", metavar="[SKILL]...", nargs=-1, shell_complete=complete_skill)(command)
 
 
 def chosen_skills(project: Project, names: tuple[str, ...]) -> list[SkillSpec]:
-    """The skills that were named, or all that are services of the project.
+    """Return the named skills, or all that are services of the project.
 
     Raises:
-        UnknownSkillError: there is no such skill.
-        ComposeError: it is no service of this project, or compose failed.
+        UnknownSkillError: There is no such skill.
+        ComposeError: It is not a service of this project, or compose failed.
     """
     from core.errors import ComposeError
     from core.plugins import get_plugins
@@ -74,7 +74,7 @@ def chosen_skills(project: Project, names: tuple[str, ...]) -> list[SkillSpec]:
 
 
 def tell_command(command: list[str], project: Project, settings: Settings, *, dry_run: bool) -> None:
-    """Says what is run, or would be, as a line that does the same when it is typed here."""
+    """Print a command that is run, or would be, as a line that can be typed here."""
     if settings.json:
         print_json({"event": "would run" if dry_run else "running", "command": command, "folder": str(project.folder)})
         return
@@ -91,9 +91,9 @@ def tell_command(command: list[str], project: Project, settings: Settings, *, dr
 
 
 def run_command(command: list[str], project: Project, settings: Settings) -> int:
-    """Runs a command of the project, and returns its exit code. What it tells is progress: it goes to standard error.
+    """Run a command of the project, and return its exit code. Its output is progress, which goes to standard error.
 
-    Where nobody wants progress, it is told only if the command fails.
+    With --quiet or --json, that is printed only if the command fails.
     """
     from core.local.compose import environment
 
@@ -112,9 +112,9 @@ def run_command(command: list[str], project: Project, settings: Settings) -> int
 @click.option("--dry-run", is_flag=True, help="Only print the command.")
 @common_options
 def down(*, skills: tuple[str, ...], dry_run: bool) -> int:
-    """Stops and removes the containers of each SKILL, by default of the whole project with its network.
+    """Stop and remove the containers of each SKILL, by default of the whole project with its network.
 
-    Running requests finish first. Images, models and other projects' containers stay.
+    Running requests finish first. Images, models and containers of other projects stay.
     """
     from core.local.compose import find_project
 
@@ -137,9 +137,9 @@ def down(*, skills: tuple[str, ...], dry_run: bool) -> int:
 @watch_options
 @common_options
 def ps(*, skills: tuple[str, ...], watch: bool, interval: float) -> int:
-    """Lists the containers of each SKILL, by default of all, with state, health, address, load, memory and speed.
+    """List the containers of each SKILL, by default of all, with state, health, address, load, memory and speed.
 
-    The exit code is 3 if there is one that does not run or is unhealthy.
+    The exit code is 3 if one of them does not run or is unhealthy.
     """
     from core.local.compose import find_project
 
@@ -179,7 +179,7 @@ def _rows(project: Project, spec: SkillSpec) -> list[dict[str, Any]]:
 
 
 def _as_dict(row: dict[str, Any]) -> dict[str, Any]:
-    """One flat object: what the replica tells stands beside what the engine does."""
+    """Return one flat object of what the replica and the container engine report."""
     told = asdict(row["replica"]) if row["replica"] else {}
     return {name: value for name, value in row.items() if name != "replica"} | {
         name: value for name, value in told.items() if name not in row
@@ -207,7 +207,7 @@ def _table(rows: list[dict[str, Any]]) -> list[str]:
 @click.option("--tail", type=Whole(0), metavar="LINES", help="Only the last so many lines of each.")
 @common_options
 def logs(*, skills: tuple[str, ...], follow: bool, tail: int | None) -> int:
-    """Shows the log of each SKILL's containers, by default of all. With --json, an object for each line."""
+    """Show the log of each SKILL's containers, by default of all. With --json, each line is an object."""
     from core.local.compose import environment, find_project
 
     settings = start_command()
@@ -221,11 +221,11 @@ def logs(*, skills: tuple[str, ...], follow: bool, tail: int | None) -> int:
     ) as process:  # fmt: skip
         assert process.stdout is not None
         for written in process.stdout:
-            line = _ESCAPES.sub("", written)  # compose v2 clears lines, also where nobody looks
+            line = _ESCAPES.sub("", written)  # compose v2 clears lines even if its output is not a terminal
             container, bar, text = line.rstrip("\n").partition("| ")
             if not settings.json:
                 sys.stdout.write(line)
-            elif bar:  # compose v1 also says what it is attached to
+            elif bar:  # compose v1 also prints what it is attached to
                 print_json({"container": container.strip(), "line": text})
             sys.stdout.flush()
     return ExitCode.FAILED if process.returncode else ExitCode.OK

@@ -1,4 +1,4 @@
-"""`sarai draft`: one answer to one prompt, shown while it is written."""
+"""`sarai draft`: one answer to one prompt, shown while it is generated."""
 
 from __future__ import annotations
 
@@ -56,9 +56,9 @@ def draft(
     no_markdown: bool,
     **parameters: Any,
 ) -> int:
-    """Answers PROMPT once, and shows the answer while it is written.
+    """Answer PROMPT once, and show the answer while it is generated.
 
-    What is piped in is put before PROMPT; a single - as PROMPT reads standard input in any case.
+    Piped input is put before PROMPT; a single - as PROMPT reads standard input in any case.
     """
     settings = start_command()
     options = AnswerOptions.take(parameters)
@@ -66,7 +66,7 @@ def draft(
     request = options.request()
     request.prompt, request.raw, request.num_candidates = text, raw, candidates
     request.time_budget_ms = int((time_budget or 0) * 1000)
-    # JSON, and whatever else has a form of its own, is shown as it is.
+    # JSON, and other answers with a form of their own, are shown as they are.
     markdown = not (raw or no_markdown or request.WhichOneof("constraint"))
     bar = PromptBar(settings)
     request.progress = bar.shown
@@ -84,12 +84,12 @@ def draft(
     if response is not None and request.json_schema:
         from core.pool.structured import shape_of
 
-        shape_of(request.json_schema).parse(request, response)  # the error says why it is not the JSON asked for
+        shape_of(request.json_schema).parse(request, response)  # the error explains why it is not the JSON asked for
     return code
 
 
 def _show_text(stream: Iterator[skills_pb2.GenChunk], *, markdown: bool) -> skills_pb2.GenResp | None:
-    """Writes the answer piece by piece."""
+    """Write the answer piece by piece."""
     response = None
     with answer_view(markdown=markdown) as write:
         for chunk in stream:
@@ -101,7 +101,7 @@ def _show_text(stream: Iterator[skills_pb2.GenChunk], *, markdown: bool) -> skil
 
 
 def _show_several(stream: Iterator[skills_pb2.GenChunk]) -> skills_pb2.GenResp | None:
-    """Writes the answers one after the other, when all are there."""
+    """Write the answers one after the other, once all are complete."""
     response = next((chunk.result for chunk in stream if chunk.HasField("result")), None)
     if response is not None:
         with answer_view(markdown=False) as write:
@@ -110,7 +110,7 @@ def _show_several(stream: Iterator[skills_pb2.GenChunk]) -> skills_pb2.GenResp |
 
 
 def _show_json(stream: Iterator[skills_pb2.GenChunk]) -> skills_pb2.GenResp | None:
-    """Writes a line for each piece, and one for the whole answer."""
+    """Write a line for each piece, and one for the whole answer."""
     response = None
     for chunk in stream:
         if chunk.text:

@@ -1,4 +1,4 @@
-"""`sarai health`: whether a skill serves, and how it is."""
+"""`sarai health`: whether a skill serves, and its state."""
 
 from __future__ import annotations
 
@@ -32,9 +32,9 @@ Examples:
 @watch_options
 @common_options
 def health(*, skill: str, target: str | None, timeout: float, watch: bool, interval: float) -> int:
-    """Asks the server of SKILL, or each of its replicas, how it is. Starts none.
+    """Ask the server of SKILL, or each of its replicas, for its state. Starts none.
 
-    The exit code is 0 if one is SERVING and 3 if none is, or none is there. The environment variable SARAI_SKILL
+    The exit code is 0 if one is SERVING, or else 3. The environment variable SARAI_SKILL
     names the default SKILL, SARAI_<NAME>_TARGET its address.
     """
     from core.plugins import get_plugins
@@ -79,7 +79,7 @@ def _ask(client: SkillClient, health_service: str, timeout_s: float) -> dict[str
         return {**where, "status": "UNREACHABLE", "message": why}
     except CallError as error:
         return {**where, "status": "UNREACHABLE", "message": str(error)}
-    except AttributeError:  # the skill's own service has no Health: there is the standard one
+    except AttributeError:  # the skill's own service has no Health, but there is the standard one
         serving = check_serving(client.target, health_service, timeout_s=timeout_s)
         message = "" if serving else f"it does not say SERVING; `sarai serve {client.skill}` starts it"
         return {**where, "status": "SERVING" if serving else "UNREACHABLE", "message": message}

@@ -61,12 +61,12 @@ def loop(
     progress: str,
     **parameters: Any,
 ) -> int:
-    """Drafts an answer to PROMPT, reflects on it, corrects it, and prints the best of its answers.
+    """Draft an answer to PROMPT, reflect on it, correct it, and print the best of the answers.
 
     It stops when there is nothing to correct, when a correction changes nothing, when the model is sure of its
     answer, when the time budget is over, and after two corrections at the latest.
 
-    What is piped in is put before PROMPT; a single - as PROMPT reads standard input in any case.
+    Piped input is put before PROMPT; a single - as PROMPT reads standard input in any case.
     """
     from core.cli.loop_view import STOPPED
     from core.loop.config import LoopConfig
@@ -103,7 +103,7 @@ def _show(events: Iterator[LoopEvent], settings: Settings, progress: str, bar: P
     view = LoopView(out=Paint(sys.stdout), err=Paint(sys.stderr), settings=settings, progress=progress, bar=bar)
     try:
         for event in events:
-            if settings.json and not isinstance(event, CallProgress):  # that comes only where somebody looks
+            if settings.json and not isinstance(event, CallProgress):  # comes only if a terminal shows it
                 print_json(event_dict(event))
             view.show(event)
             if isinstance(event, LoopFinished):

@@ -1,4 +1,4 @@
-"""How a loop looks: what it works on goes to standard error, the answer to standard output."""
+"""How a loop is shown: its stages on standard error, the answer on standard output."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ STOPPED = {
 
 
 def event_dict(event: LoopEvent) -> dict[str, Any]:
-    """An event for JSON: its fields, and its name as `event`, in lower case with underscores."""
+    """Return an event for JSON: its fields, and its name in snake case as `event`."""
     name = re.sub(r"(?<=[a-z])(?=[A-Z])", "_", type(event).__name__).lower()
     if isinstance(event, LoopFinished):
         return {"event": name, "result": event.result.as_dict()}
@@ -48,11 +48,11 @@ class LoopView:
     """Shows the events of one loop.
 
     Args:
-        out: standard output, for the answer alone.
-        err: standard error, for all else.
-        settings: how to talk.
+        out: Standard output, for the answer alone.
+        err: Standard error, for all else.
+        settings: Output settings.
         progress: `auto`, `plain` or `quiet`.
-        bar: shows how far a call is.
+        bar: Shows the progress of a call.
     """
 
     def __init__(self, *, out: Paint, err: Paint, settings: Settings, progress: str, bar: PromptBar) -> None:
@@ -63,7 +63,7 @@ class LoopView:
         self._line_is_open = False
 
     def show(self, event: LoopEvent) -> None:
-        """Shows what is to be shown of an event."""
+        """Show an event, if at all."""
         if isinstance(event, CallProgress):
             self._bar.show(event)
             return
@@ -119,7 +119,7 @@ class LoopView:
 
 
 def _stands_above(result: LoopResult) -> bool:
-    """Whether the answer is the last thing on the screen, but for a word that it is good: not to be printed twice."""
+    """Return whether the answer need not be repeated, as nothing but an approval follows it on the screen."""
     closing = result.closing_reflection
     return result.best == len(result.iterations) and (closing is None or closing.nothing_to_correct)
 
@@ -128,7 +128,7 @@ _HEAD = ("", "stage", "tokens", "tok/s", "latency", "first token", "prompt cache
 
 
 def summary(result: LoopResult) -> Iterator[str]:
-    """The figures of a loop, line by line."""
+    """Yield the figures of a loop, line by line."""
     rows: list[tuple[str, ...]] = [_HEAD]
     for iteration in result.iterations:
         if iteration.reflection is not None:

@@ -1,4 +1,4 @@
-"""Markdown on a terminal while it comes, by rich: what has ended stays, only the last block is drawn again."""
+"""Markdown on a terminal while it comes, by rich: finished blocks stay, and only the last one is redrawn."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ if TYPE_CHECKING:
     from markdown_it.token import Token
     from rich.console import ConsoleOptions, RenderResult
 
-# No text may be lost: HTML, images, bare links and link definitions, which rich leaves out or doubles, are text.
+# No text may be lost: HTML, images, bare links and link definitions, which rich omits or repeats, are shown as text.
 _PARSER = MarkdownIt("commonmark", {"html": False}).enable(["strikethrough", "table"])
 _PARSER.disable(["image", "autolink", "reference"])
 _THEME = Theme({"markdown.code": "bold cyan", "markdown.code_block": "cyan"})
-# Drawing takes at most a fifth of the time: the model wants the CPU too.
+# Drawing takes at most a fifth of the time, as the model needs the CPU too.
 _PAUSE = 4.0
 
 
@@ -31,8 +31,8 @@ class MarkdownStream:
     """Shows a text as Markdown while it comes.
 
     Args:
-        stream: a terminal.
-        color: whether to use colours.
+        stream: A terminal.
+        color: Whether to use colours.
     """
 
     def __init__(self, stream: TextIO, *, color: bool) -> None:
@@ -42,13 +42,13 @@ class MarkdownStream:
             vertical_overflow="visible",
         )  # fmt: skip
         self._source = ""
-        """What is not printed for good yet."""
+        """The text that may still be redrawn."""
         self._follows = False
-        """Whether a block stands above, so that the next one wants an empty line before it."""
+        """Whether the next block needs an empty line before it."""
         self._next_s = 0.0
 
     def write(self, text: str) -> None:
-        """Adds a piece of the text."""
+        """Add a piece of the text."""
         self._source += harmless(text)
         *ended, self._source = blocks(self._source) if "\n" in text else [self._source]
         for block in ended:
@@ -57,28 +57,28 @@ class MarkdownStream:
             return
         began_s = time.monotonic()
         self._live.start()
-        # More lines than the screen has could not be drawn again.
+        # More lines than the screen has could not be redrawn.
         self._live.update(
             _Block(self._source, follows=self._follows, last_lines=self._console.height - 1), refresh=True
         )
         self._next_s = time.monotonic() + _PAUSE * (time.monotonic() - began_s)
 
     def close(self) -> None:
-        """Prints the rest. The text stands on the screen once, and the cursor below it."""
+        """Print the rest, so that the screen has the text once, and the cursor below it."""
         if self._source.strip():
             self._print(self._source)
         self._source = ""
         self._live.stop()
 
     def _print(self, block: str) -> None:
-        """Prints a block above what is drawn again, which is nothing for now."""
+        """Print a finished block, above an empty live area."""
         self._live.update("")
         self._console.print(_Block(block, follows=self._follows))
         self._follows = True
 
 
 def parse(source: str) -> list[Token]:
-    """The tokens of a text. A line end is one, as a poem wants it."""
+    """Return the tokens of a text, in which line ends count, as in a poem."""
     tokens = _PARSER.parse(source)
     for child in itertools.chain.from_iterable(token.children or () for token in tokens):
         if child.type == "softbreak":
@@ -87,9 +87,9 @@ def parse(source: str) -> list[Token]:
 
 
 def blocks(source: str) -> list[str]:
-    """The top-level blocks of a text that is still growing: all but the last have ended for good.
+    """Return the top-level blocks of a growing text; all but the last are final.
 
-    Only whole lines tell: `--` may become a rule, and a pipe the first cell of a table.
+    Only complete lines are decisive: `--` may become a rule, and a pipe the first cell of a table.
     """
     tokens = parse(source.rpartition("\n")[0])
     starts = [token.map[0] for token in tokens if token.level == 0 and token.map and token.nesting >= 0]
@@ -99,12 +99,12 @@ def blocks(source: str) -> list[str]:
 
 
 class _Block:
-    """One block, with the line ends that it was written with, and an empty line before it if it follows another.
+    """One block, with its own line ends, and an empty line before it if it follows another.
 
     Args:
-        source: its Markdown.
-        follows: whether it follows another.
-        last_lines: only so many, the last ones; by default all.
+        source: Its Markdown.
+        follows: Whether it follows another.
+        last_lines: Show only this many of its last lines; by default all.
     """
 
     def __init__(self, source: str, *, follows: bool, last_lines: int = 0) -> None:
@@ -114,7 +114,7 @@ class _Block:
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         lines = console.render_lines(self._markdown, options, pad=False)
-        # Rich has empty lines around some kinds of block.
+        # Rich puts empty lines around some kinds of block.
         while lines and _is_empty(lines[-1]):
             lines.pop()
         lines = list(itertools.dropwhile(_is_empty, lines))

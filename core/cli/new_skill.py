@@ -1,4 +1,4 @@
-"""`sarai new-skill`: writes a sibling skill that passes its tests at once, in this tree or as a package."""
+"""`sarai new-skill`: write a skill that passes its tests at once, in this tree or as a package."""
 
 from __future__ import annotations
 
@@ -30,12 +30,12 @@ Examples:
 
 
 class SkillName(_Str):
-    """A name that a skill, a folder of Python modules and a container can have."""
+    """A name that is valid for a skill, a Python package and a container."""
 
     name = "name"
 
     def convert(self, value: str, param: click.Parameter | None, ctx: click.Context | None) -> str:
-        """The name."""
+        """Return the name."""
         if not re.fullmatch(r"[a-z][a-z0-9_]{0,62}", value):
             self.fail(f"{value!r} is not lower case letters, digits and _, a letter first, at most 63.", param, ctx)
         return value
@@ -52,7 +52,7 @@ class SkillName(_Str):
 @click.option("--dry-run", is_flag=True, help="Only print what would be written.")
 @common_options
 def new_skill(*, name: str, port: int | None, proto: bool, package: Path | None, dry_run: bool) -> int:
-    """Writes the skill NAME to skills/skill_NAME: plugin, server, test, Dockerfile, README.
+    """Write the skill NAME to skills/skill_NAME: plugin, server, test, Dockerfile, README.
 
     It answers prompts in capitals; what it is to do instead is one function in its server.py. Health, reflection,
     limits, drain, status codes and metrics are those of all skills. Its service is added to the compose files, so that
@@ -94,7 +94,7 @@ def _tell(path: Path, content: str, settings: Settings, *, dry_run: bool) -> Non
 
 
 def _tell_next(layout: Layout, settings: Settings, *, proto: bool) -> None:
-    """What can be done with it now, for people."""
+    """Print what can be done with the skill now."""
     if settings.json or settings.quiet:
         return
     paint, name = Paint(sys.stderr), layout.name

@@ -1,4 +1,4 @@
-"""What a new skill consists of, made of the templates beside this file."""
+"""The files of a new skill, made from the templates in this folder."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _TEMPLATES = Path(__file__).with_name("new_skill_template")
 _OWN_TREE = Path(__file__).resolve().parents[2]
 _OVERRIDE_FILE = "docker-compose.override.yml"
 _FIRST_PORT, _PORT_STEP = 50051, 10
-# Ports that belong to a skill: the first, and those of further containers (docker-compose.scale.yml).
+# Number of ports of a skill: the first, and those of further containers (docker-compose.scale.yml).
 _PORTS = 8
 # What `skills.runtime` needs in a container.
 _NEEDED = ("googleapis-common-protos", "grpcio", "grpcio-health-checking", "grpcio-reflection", "prometheus-client",
@@ -35,32 +35,32 @@ _NEEDED = ("googleapis-common-protos", "grpcio", "grpcio-health-checking", "grpc
 
 
 class _Template(string.Template):
-    """With a sign that neither Python, YAML, Dockerfiles nor proto use."""
+    """A template with a delimiter that neither Python, YAML, Dockerfiles nor proto use."""
 
     delimiter = "§"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Layout:
-    """Where a skill's files go."""
+    """Where the files of a skill go."""
 
     name: str
     root: Path
-    """All paths are relative to it."""
+    """Folder that all paths are relative to."""
     folder: Path
-    """What is made, and may not be there before."""
+    """Folder that is made, and must not exist before."""
     code: str
-    """The folder of its modules."""
+    """Folder of its modules."""
     package: str
-    """Their package, as it is imported."""
+    """Name of their package."""
     tests: str
-    """The folder of its test."""
+    """Folder of its test."""
     installable: bool
-    """It is a package of its own, not a part of the tree."""
+    """Whether it is a package of its own, not a part of the tree."""
 
     @classmethod
     def in_tree(cls, name: str, tree: Path) -> Self:
-        """`skills/skill_NAME`."""
+        """Return the layout of `skills/skill_NAME`."""
         code = f"skills/skill_{name}"
         package = code.replace("/", ".")
         return cls(
@@ -69,16 +69,16 @@ class Layout:
 
     @classmethod
     def of_package(cls, name: str, folder: Path) -> Self:
-        """A folder with a pyproject.toml."""
+        """Return the layout of a folder with a pyproject.toml."""
         code = f"sarai_skill_{name}"
         return cls(name=name, root=folder, folder=folder, code=code, package=code, tests="tests", installable=True)
 
 
 def choose_port(wanted: int | None, others: Iterable[SkillSpec]) -> int:
-    """The port that is wanted, else the next one.
+    """Return the given port, or else the next free one.
 
     Raises:
-        click.UsageError: it is another skill's.
+        click.UsageError: It belongs to another skill.
     """
     owners = {spec.port: spec.name for spec in others}
 
@@ -96,7 +96,7 @@ def choose_port(wanted: int | None, others: Iterable[SkillSpec]) -> int:
 
 
 def plan(layout: Layout, *, port: int, proto: bool) -> dict[str, str]:
-    """All files that are written, and what is in them then; the compose files too."""
+    """Return all files that are written, including the compose files, with their contents."""
     values = _values(layout, port=port, proto=proto)
     kind = "proto_" if proto else ""
     code, name = layout.code, layout.name
@@ -119,10 +119,10 @@ def plan(layout: Layout, *, port: int, proto: bool) -> dict[str, str]:
 
 
 def write(layout: Layout, files: Mapping[str, str], *, proto: bool) -> None:
-    """Writes them, with the stubs of their own messages.
+    """Write the files, and generate the stubs of their own messages.
 
     Raises:
-        click.ClickException: the stubs cannot be generated, and nothing is written.
+        click.ClickException: The stubs cannot be generated; nothing is written.
     """
     with tempfile.TemporaryDirectory(prefix="sarai-new-skill-") as temporary:
         draft = Path(temporary)
@@ -133,7 +133,7 @@ def write(layout: Layout, files: Mapping[str, str], *, proto: bool) -> None:
             _generate_stubs(draft, f"{layout.code}/{layout.name}.proto", layout.root)
         made = draft / layout.folder.relative_to(layout.root)
         shutil.copytree(made, layout.folder, dirs_exist_ok=layout.installable)
-        for path in files:  # the compose files: they were there before
+        for path in files:  # the compose files, which exist already
             if not (layout.root / path).is_relative_to(layout.folder):
                 shutil.copyfile(draft / path, layout.root / path)
 
@@ -179,18 +179,18 @@ def _compose_files(layout: Layout, values: Mapping[str, str]) -> dict[str, str]:
 
 
 def _requirements() -> str:
-    """The versions that its tests run with here; the author adds what the skill itself needs."""
+    """Return the requirements of every skill, in the versions that are installed here."""
     lines = ["# What the server needs, in the versions that it was first tested with. Add what your skill imports.\n"]
     for package in _NEEDED:
         try:
             lines.append(f"{package}=={importlib.metadata.version(package)}\n")
-        except importlib.metadata.PackageNotFoundError:  # a host without servers' packages
+        except importlib.metadata.PackageNotFoundError:  # only the host's packages are installed
             lines.append(f"{package}\n")
     return "".join(lines)
 
 
 def _generate_stubs(folder: Path, proto: str, tree: Path) -> None:
-    """Writes the stubs of a proto beside it, with types where mypy-protobuf is installed."""
+    """Generate the stubs of a proto in its folder, with types if mypy-protobuf is installed."""
     contract = tree if (tree / "skills" / "skills.proto").is_file() else _OWN_TREE
     places = os.pathsep.join((str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)))
     command = [sys.executable, "-m", "grpc_tools.protoc", f"-I{folder}", f"-I{contract}",
@@ -207,18 +207,18 @@ _ANCHOR = "&skill"
 
 
 def add_service(file: Path, name: str, service: str) -> str:
-    """The file's text with the service in it, or as it is, where it has one of this name already.
+    """Return the text of a compose file with the service added, or as it is if it has one of this name already.
 
-    It is added as a person would, at the end of `services`, and nothing else is touched.
-    A YAML library would lose the comments, and the order and the anchors with them.
+    The service goes to the end of `services`, where a person would add it, and nothing else changes. A YAML library
+    would lose the comments, the order and the anchors.
 
     Args:
-        file: a compose file with the anchor `&skill`, which the service refers to.
-        name: the service's name.
-        service: its entry, indented by two spaces, with an empty line before it.
+        file: A compose file with the anchor `&skill`, which the service refers to.
+        name: Name of the service.
+        service: Its entry, indented by two spaces, after an empty line.
 
     Raises:
-        click.UsageError: the file is not there, or is not of this kind.
+        click.UsageError: The file does not exist, or is not of this kind.
     """
     try:
         text = file.read_text(encoding="utf-8")
@@ -227,7 +227,7 @@ def add_service(file: Path, name: str, service: str) -> str:
     section = re.search(r"^services:[ \t]*(#.*)?\n", text, re.MULTILINE)
     if section is None or _ANCHOR not in text:
         raise click.UsageError(f"{file} has no `services:`, or no `x-skill: {_ANCHOR}` that a service can refer to")
-    # The section ends where a line begins at the margin again, comments at the margin before that included.
+    # The section ends at the next line that is not indented, including unindented comments before it.
     after = re.compile(r"^(?:(?:#.*|[ \t]*)\n)*^[^\s#]", re.MULTILINE).search(text, section.end())
     end = after.start() if after else len(text)
     if re.search(rf"^  {re.escape(name)}:", text[section.end() : end], re.MULTILINE):

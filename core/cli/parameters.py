@@ -1,4 +1,4 @@
-"""The parameters of commands: types that click does not have, and the check that all text from outside is text."""
+"""Parameters of commands: types that click lacks, and the check that all text from outside is valid UTF-8."""
 
 from __future__ import annotations
 
@@ -24,17 +24,15 @@ _WRITTEN = {character: escape for escape, character in _ESCAPES.items()}
 
 
 class EscapeError(ValueError):
-    """A backslash before something else."""
+    """A backslash that begins no escape."""
 
 
 def unescape(text: str) -> str:
-    r"""The text that is meant by one in which \n, \t and \\ stand for a line end, a tab and a backslash.
-
-    No shell makes those easy to type.
+    r"""Return a text with \n, \t and \\ replaced by a line end, a tab and a backslash, hard to type in a shell.
 
     Raises:
-        EscapeError: a backslash begins none of the escapes. It is not taken for itself: who writes `\alpha` and gets
-            away with it would next write `\theta` and get a tab.
+        EscapeError: A backslash begins no escape. It does not stand for itself: a user for whom `\alpha` works would
+            next write `\theta` and get a tab.
     """
 
     def meant(found: re.Match[str]) -> str:
@@ -46,18 +44,18 @@ def unescape(text: str) -> str:
 
 
 def escape(text: str) -> str:
-    """The text as it is typed."""
+    """Return the text as it is typed, the inverse of `unescape`."""
     return "".join(_WRITTEN.get(character, character) for character in text)
 
 
 class Seconds(_Float):
-    """A time in seconds, above 0 and at most what the wire can carry in milliseconds."""
+    """A time in seconds, above 0 and at most what the contract can hold in milliseconds."""
 
     name = "seconds"
     _MOST = 2_000_000.0
 
     def convert(self, value: str | float, param: click.Parameter | None, ctx: click.Context | None) -> float:
-        """The seconds."""
+        """Return the seconds."""
         try:
             seconds = float(value)
         except ValueError:
@@ -71,8 +69,8 @@ class Whole(_Int):
     """A whole number.
 
     Args:
-        least: the least that is allowed.
-        most: the greatest; by default the greatest that a field of the wire can hold.
+        least: Smallest allowed number.
+        most: Largest allowed number; by default the largest that a field of the contract can hold.
     """
 
     name = "integer"
@@ -81,7 +79,7 @@ class Whole(_Int):
         self._least, self._most = least, most
 
     def convert(self, value: str | int, param: click.Parameter | None, ctx: click.Context | None) -> int:
-        """The number."""
+        """Return the number."""
         try:
             number = int(value)
         except ValueError:
@@ -97,7 +95,7 @@ class EscapedText(_Str):
     name = "text"
 
     def convert(self, value: str, param: click.Parameter | None, ctx: click.Context | None) -> str:
-        """The text that is meant."""
+        """Return the unescaped text."""
         try:
             return unescape(value)
         except EscapeError as error:
@@ -105,21 +103,21 @@ class EscapedText(_Str):
 
 
 class SchemaOrFile(click.Path):
-    """A JSON schema, which begins with a brace, or the file that holds it."""
+    """A JSON schema, which begins with a brace, or a file that contains one."""
 
     def __init__(self) -> None:
         super().__init__(exists=True, dir_okay=False, path_type=Path)
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        """The schema as it is, or the path."""
+        """Return the schema as it is, or the path."""
         return value if str(value).lstrip().startswith("{") else super().convert(value, param, ctx)
 
 
 def check_parameters(context: click.Context) -> None:
-    """Checks every parameter of a command that is text. Paths are not: a file's name may be any bytes.
+    """Check all text parameters of a command. Paths are exempt, as a file name may be any bytes.
 
     Raises:
-        UsageError: one is not valid UTF-8; it is named as the user wrote it.
+        UsageError: One is not valid UTF-8; it is named as the user wrote it.
     """
     for parameter in context.command.params:
         if parameter.type is click.UNPROCESSED:
@@ -140,10 +138,10 @@ def _name(parameter: click.Parameter, context: click.Context) -> str:
 
 
 def decoded(raw: bytes, what: str) -> str:
-    """The text of a file or of standard input, without its byte order mark.
+    """Return the text of a file or of standard input, without its byte order mark.
 
     Raises:
-        UsageError: it is not valid UTF-8.
+        UsageError: It is not valid UTF-8.
     """
     text = raw.decode("utf-8", "surrogateescape")
     if why := not_utf8(text):

@@ -1,4 +1,4 @@
-"""The pool as the commands use it: where a skill is, what is told while it starts, and that it ends with them."""
+"""The pool of a command: options for the skill and its address, and the progress of its start."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ DEFAULT_SKILL = "draft"
 
 
 def complete_skill(_ctx: click.Context, _param: click.Parameter, incomplete: str) -> list[CompletionItem]:
-    """The names of skills for the shell's completion."""
+    """Return the names of skills for shell completion."""
     from click.shell_completion import CompletionItem
 
     from core.plugins import get_plugins
@@ -36,7 +36,7 @@ def complete_skill(_ctx: click.Context, _param: click.Parameter, incomplete: str
 
 
 def skill_options(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Adds --skill and --target."""
+    """Add --skill and --target."""
     command = click.option(
         "--target",
         metavar="ADDRESS",
@@ -57,7 +57,7 @@ def skill_options(command: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def config_with_target(spec: SkillSpec, target: str | None) -> PoolConfig:
-    """The pool's settings of the environment, with the address of --target."""
+    """Return the settings of the environment, with the address of --target."""
     from core.config import PoolConfig
 
     config = PoolConfig.from_env()
@@ -68,7 +68,7 @@ def config_with_target(spec: SkillSpec, target: str | None) -> PoolConfig:
 
 @contextlib.contextmanager
 def open_pool(skill: str, target: str | None) -> Iterator[ModelPool]:
-    """A pool for one command. Whatever it started is gone when the command is."""
+    """Provide a pool for one command. What it starts ends with the command."""
     from core.model_pool import ModelPool
     from core.plugins import get_plugins
 
@@ -78,7 +78,7 @@ def open_pool(skill: str, target: str | None) -> Iterator[ModelPool]:
 
 
 def _progress(settings: Settings) -> OnProgress:
-    """Tells on a terminal that something starts, and that it is alive."""
+    """Return a handler that shows the start of a server on a terminal."""
     from core.local.progress import Serving, Starting, Waiting, report
 
     paint = Paint(sys.stderr)

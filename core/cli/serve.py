@@ -1,4 +1,4 @@
-"""`sarai serve`: runs the server of a skill in the foreground."""
+"""`sarai serve`: run the server of a skill in the foreground."""
 
 from __future__ import annotations
 
@@ -29,9 +29,9 @@ stands after -- is given to it as it is; `sarai serve -- --help` shows its own o
 @click.option("--listen", metavar="ADDRESS", help="host:port or unix:/path. Default: the server's own.")
 @common_options
 def serve(skill: str, listen: str | None, server_options: tuple[str, ...]) -> int:
-    """Runs the server of SKILL in the foreground, until Ctrl-C or SIGTERM, which let running requests finish.
+    """Run the server of SKILL in the foreground, until Ctrl-C or SIGTERM, which let running requests finish.
 
-    The exit code is the server's. With --json, one line tells what is started. The environment variable SARAI_SKILL
+    The exit code is the server's. With --json, one line reports what is started. The environment variable SARAI_SKILL
     names the default SKILL.
     """
     from core.local.process import server_environment
@@ -45,7 +45,7 @@ def serve(skill: str, listen: str | None, server_options: tuple[str, ...]) -> in
     if settings.json:
         print_json({"event": "starting", "skill": skill, "pid": os.getpid(), "command": command})
     try:
-        # In place of this process, so that signals and the exit code are the server's own.
+        # Replaces this process, so that signals reach the server and the exit code is its own.
         os.execve(sys.executable, command, server_environment())  # noqa: S606  # no shell is wanted
     except OSError as error:
         print(f"error: cannot start the server: {error}", file=sys.stderr)

@@ -1,4 +1,4 @@
-"""`sarai skills`: what there is, where it runs, and which plugins failed."""
+"""`sarai skills`: all skills, where they run, and the plugins that failed."""
 
 from __future__ import annotations
 
@@ -42,18 +42,18 @@ class Row:
     target: str
     where: str
     """How the target was found: `address`, `container`, `running` or `embedded`, which is a local process that programs
-    of this user share; empty where it does not run."""
+    of this user share; empty if it does not run."""
     version: str
     summary: str
     replica: Replica | None = None
-    """What the replica tells of itself."""
+    """What the replica reports."""
 
 
 @click.command(epilog=_EPILOG, short_help="List skills, where they run, and plugins that failed.")
 @watch_options
 @common_options
 def skills(*, watch: bool, interval: float) -> int:
-    """Lists all skills with their state and target, and the plugins that failed with their error. Starts nothing.
+    """List all skills with their state and target, and the plugins that failed with their error. Starts nothing.
 
     The environment variable SARAI_<NAME>_TARGET names the address of a skill.
     """
@@ -102,14 +102,14 @@ def _rows(spec: SkillSpec, config: PoolConfig) -> list[Row]:
 
 
 def _as_dict(row: Row) -> dict[str, Any]:
-    """One flat object: what the replica tells stands beside the rest."""
+    """Return one flat object, including what the replica reports."""
     values = asdict(row)
     told = values.pop("replica") or {}
     return values | {name: value for name, value in told.items() if name not in ("target", "serving")}
 
 
 def _table(rows: list[Row]) -> list[str]:
-    """The rows in columns, no wider than the terminal where there is one."""
+    """Return the rows in columns, no wider than the terminal."""
     cells: list[tuple[str, ...]] = [("NAME", "STATE", "TARGET", "WHERE", *HEADINGS, "VERSION", "SUMMARY")]
     for row in rows:
         told = row.replica.cells() if row.replica else ("",) * len(HEADINGS)

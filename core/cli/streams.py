@@ -1,4 +1,4 @@
-"""The standard streams: in colour or plain, on a terminal that no answer may drive, closed by the caller, or full."""
+"""The standard streams: colours, control characters on a terminal, and streams that are closed or cannot be written."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 class OutputError(Exception):
-    """Standard output cannot be written. No OSError, so that nobody takes it for the failure of another file."""
+    """Standard output cannot be written. Not an OSError, so that it is not mistaken for the failure of another file."""
 
     def __init__(self, error: OSError) -> None:
         super().__init__(error.strerror)
@@ -24,9 +24,9 @@ class OutputError(Exception):
 
 
 def open_closed_streams() -> None:
-    """Gives each closed standard stream /dev/null: who closed it wants nothing of it.
+    """Replace each closed standard stream by /dev/null.
 
-    Left closed, the next file or socket would take its number, and errors would go where answers belong.
+    Otherwise the next file or socket would take its number, and errors would go where answers belong.
     """
     # In this order, as each gets the lowest number that is free.
     for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
@@ -38,14 +38,14 @@ def open_closed_streams() -> None:
 
 @contextlib.contextmanager
 def checked_output() -> Iterator[None]:
-    """All that is written to standard output inside either arrives or raises `OutputError`."""
+    """Ensure that all that is written to standard output in a block either arrives or raises `OutputError`."""
     plain = sys.stdout
     sys.stdout = cast("TextIO", _Checked(plain))
     try:
         yield
         sys.stdout.flush()
     except OutputError:
-        # What is left of it is dropped, so that the interpreter does not try again as it ends.
+        # The rest is dropped, so that the interpreter does not try again as it ends.
         null = os.open(os.devnull, os.O_WRONLY)
         os.dup2(null, plain.fileno())
         os.close(null)
@@ -55,7 +55,7 @@ def checked_output() -> Iterator[None]:
 
 
 class _Checked:
-    """A stream whose errors can be told from those of other files."""
+    """A stream whose errors can be distinguished from those of other files."""
 
     def __init__(self, stream: TextIO) -> None:
         self._stream = stream
@@ -81,7 +81,7 @@ def _as_output_error() -> Iterator[None]:
 
 
 def tell_lost_output(error: OutputError) -> None:
-    """Says that an answer is lost, but not to a reader who has had enough, as `head` has."""
+    """Report that an answer is lost, unless the reader stopped reading, as `head` does."""
     if error.errno != errno.EPIPE:
         print(f"error: cannot write to standard output: {error}", file=sys.stderr)
 
@@ -91,7 +91,7 @@ _CONTROLS = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 
 
 def wants_color(stream: TextIO, environ: Mapping[str, str] = os.environ) -> bool:
-    """Whether to write colours to a stream: `NO_COLOR` goes before `FORCE_COLOR`, that before what the stream is."""
+    """Return whether to write colours to a stream: `NO_COLOR` overrides `FORCE_COLOR`, which overrides `isatty`."""
     if environ.get("NO_COLOR"):
         return False
     if environ.get("FORCE_COLOR"):
@@ -100,7 +100,7 @@ def wants_color(stream: TextIO, environ: Mapping[str, str] = os.environ) -> bool
 
 
 def is_terminal(stream: TextIO) -> bool:
-    """Whether somebody looks at it."""
+    """Return whether a stream is a terminal."""
     try:
         return stream.isatty()
     except ValueError:  # closed
@@ -108,15 +108,15 @@ def is_terminal(stream: TextIO) -> bool:
 
 
 def harmless(text: str) -> str:
-    """A text without what drives a terminal."""
+    """Return a text without the characters that control a terminal."""
     return _CONTROLS.sub("", text)
 
 
 class Paint:
-    """Writes text to one stream, in colour where that is wanted, without control characters where somebody looks.
+    """Writes text to a stream, with colours if wanted, and to a terminal without control characters.
 
     Args:
-        stream: standard output or standard error.
+        stream: Standard output or standard error.
     """
 
     def __init__(self, stream: TextIO) -> None:
@@ -126,7 +126,7 @@ class Paint:
         self.can_redraw = self.terminal and os.environ.get("TERM", "").lower() not in ("dumb", "unknown")
 
     def write(self, text: str, **style: bool | str) -> None:
-        """Writes a text as it is, and shows it at once. Style as for `click.style`."""
+        """Write a text as it is, and flush it. Style as for `click.style`."""
         if self.terminal:
             text = harmless(text)
         if self.color and style and text:
@@ -135,7 +135,7 @@ class Paint:
         self._stream.flush()
 
     def line(self, text: str = "", **style: bool | str) -> None:
-        """Writes a line."""
+        """Write a line."""
         self.write(text, **style)
         self._stream.write("\n")
         self._stream.flush()

@@ -1,4 +1,4 @@
-"""`sarai up`: starts skills in containers and waits until they serve."""
+"""`sarai up`: start skills in containers and wait until they serve."""
 
 from __future__ import annotations
 
@@ -38,9 +38,9 @@ _TELL_EVERY_S = 10.0
 @click.option("--dry-run", is_flag=True, help="Only print the commands.")
 @common_options
 def up(*, skills: tuple[str, ...], build: bool, scale: int | None, timeout: float, dry_run: bool) -> int:
-    """Starts each SKILL, by default all, in containers, and waits until they are SERVING.
+    """Start each SKILL, by default all, in containers, and wait until they are SERVING.
 
-    It uses `docker compose` or `docker-compose`, whichever is there, and the compose project of the source tree,
+    It uses `docker compose` or `docker-compose`, whichever is installed, and the compose project of the source tree,
     whatever COMPOSE_FILE and COMPOSE_PROJECT_NAME say. An image that is not there is built, which takes minutes the
     first time. The exit code is 3 if one of them does not serve; it is left as it is then, for `sarai logs`.
     """
@@ -75,7 +75,7 @@ def _commands(project: Project, specs: list[SkillSpec], *, build: bool, scale: i
 
 
 def _wait_serving(project: Project, spec: SkillSpec, settings: Settings, until_s: float) -> bool:
-    """Follows the containers of a skill until all of them serve, or one of them will not."""
+    """Watch the containers of a skill until all of them serve, or one of them has failed. Return whether all serve."""
     begin_s, tell = time.monotonic(), _Teller(spec, settings)
     while True:
         containers = project.containers(spec.container)
@@ -104,7 +104,7 @@ def _serves(container: Container, spec: SkillSpec) -> bool:
 
 
 def _hopeless(container: Container, spec: SkillSpec) -> str:
-    """Why waiting for it makes no sense; empty as long as it does."""
+    """Return why waiting for a container is pointless; empty if it is not."""
     from core.errors import CallError
     from core.pool.client import SkillClient
 
@@ -123,7 +123,7 @@ def _hopeless(container: Container, spec: SkillSpec) -> str:
 
 
 class _Teller:
-    """What is told while they start: a line at each change, and now and then that it is alive."""
+    """Reports while containers start: a line at each change, and regular signs of life."""
 
     def __init__(self, spec: SkillSpec, settings: Settings) -> None:
         self._spec, self._settings = spec, settings
@@ -131,7 +131,7 @@ class _Teller:
         self._last, self._last_s = "", 0.0
 
     def waiting(self, containers: list[Container], elapsed_s: float) -> None:
-        """Still not there."""
+        """Report that containers do not serve yet."""
         states = ", ".join(f"{each.name} {each.state}" for each in containers) or "no container yet"
         if self._settings.quiet or (states == self._last and elapsed_s - self._last_s < _TELL_EVERY_S):
             return
@@ -142,7 +142,7 @@ class _Teller:
             self._paint.line(f"waiting for the {self._spec.name} skill: {states}, {elapsed_s:.0f} s", dim=True)
 
     def serving(self, container: Container, elapsed_s: float) -> None:
-        """It is there."""
+        """Report that a container serves."""
         target = container.ports[self._spec.port]
         if self._settings.json:
             about = {"container": container.name, "target": target, "elapsed_s": elapsed_s}
@@ -151,7 +151,7 @@ class _Teller:
             self._paint.line(f"{container.name} serves the {self._spec.name} skill at {target} ({elapsed_s:.1f} s)")
 
     def failed(self, container: Container | None, why: str) -> None:
-        """It will not be."""
+        """Report that a container failed to serve."""
         name = container.name if container else self._spec.container
         if self._settings.json:
             print_json({"event": "failed", "skill": self._spec.name, "container": name, "message": why})

@@ -1,4 +1,4 @@
-"""What `skills`, `ps` and `health` show: replicas as they describe themselves, in columns, once or again and again."""
+"""The output of `skills`, `ps` and `health`: what replicas report, in columns, once or repeatedly."""
 
 from __future__ import annotations
 
@@ -27,25 +27,25 @@ HEADINGS = ("LOAD", "MEMORY", "TOK/S", "CACHED", "MODEL")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Replica:
-    """One replica as it describes itself. What a skill does not tell is None."""
+    """What a replica reports. None if the skill does not report it."""
 
     target: str
     serving: bool
     active: int | None = None
-    """Requests that run."""
+    """Running requests."""
     queued: int | None = None
-    """Requests that wait."""
+    """Waiting requests."""
     ram_mb: float | None = None
     tokens_per_second: float | None = None
     """Over the last ten seconds, all requests together."""
     cached_share: float | None = None
-    """Of the prompt tokens since the start, the share that was found in the prefix cache."""
+    """Share of the prompt tokens since the start that was found in the prefix cache."""
     model: str = ""
     message: str = ""
-    """Why it does not serve, in its own words or gRPC's."""
+    """Why it does not serve, by its own report or gRPC's."""
 
     def cells(self) -> tuple[str, ...]:
-        """What stands below `HEADINGS`."""
+        """Return the cells below `HEADINGS`."""
         load = "" if self.active is None else f"{self.active}+{self.queued}" if self.queued else f"{self.active}"
         return (
             load,
@@ -57,7 +57,7 @@ class Replica:
 
 
 def ask_replicas(spec: SkillSpec, targets: Sequence[str], config: PoolConfig) -> list[Replica]:
-    """Asks the replicas at all targets at the same time."""
+    """Ask the replicas at all targets concurrently."""
     if not targets:
         return []
     with ThreadPoolExecutor(len(targets)) as threads:
@@ -97,11 +97,11 @@ def _by_the_standard(spec: SkillSpec, target: str, config: PoolConfig) -> Replic
 
 
 def table(rows: Sequence[Sequence[str]], *, left: int) -> list[str]:
-    """Rows in columns.
+    """Return rows as lines with aligned columns.
 
     Args:
-        rows: of equal length, the heading first. Columns that hold nothing below it are left out.
-        left: so many columns stand at their left edge, the others at their right.
+        rows: Rows of equal length, the heading first. Columns with nothing below it are left out.
+        left: Number of columns that are aligned to the left; the others are to the right.
     """
     columns = [column for column in zip(*rows, strict=True) if any(column[1:])]
     kept = [i for i, column in enumerate(zip(*rows, strict=True)) if any(column[1:])]
@@ -119,7 +119,7 @@ View = tuple[list[str], ExitCode]
 
 
 def watch_options(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Adds --watch and --interval."""
+    """Add --watch and --interval."""
     command = click.option("--interval", type=Seconds(), default=2.0, help="Seconds between two looks. Default: 2.")(
         command
     )
@@ -127,13 +127,13 @@ def watch_options(command: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def show(look: Callable[[], View], *, watch: bool, interval_s: float) -> ExitCode:
-    """Shows one view, or one after the other: in one place on a terminal, line after line elsewhere."""
+    """Show one view, or repeated ones: in place on a terminal, line after line elsewhere."""
     paint = Paint(sys.stdout)
     shown = 0
     while True:
         lines, code = look()
         if shown and paint.terminal:
-            # Up to where the last view began, and clear from there on. Nothing to restore at the end.
+            # Up to where the last view began, and clear the rest. Nothing has to be restored at the end.
             sys.stdout.write(f"\x1b[{shown}F\x1b[J")
         for line in lines:
             paint.line(line)

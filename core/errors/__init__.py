@@ -1,17 +1,17 @@
-"""What can go wrong for a caller.
+"""The errors that a caller can meet.
 
     SaraiError
     ├── ConfigError               a setting is out of its range
     ├── PluginError               a plugin could not be loaded
-    ├── UnknownSkillError         no plugin brings a skill of this name
-    ├── PoolClosedError           the pool was closed
-    ├── ComposeError              compose, or the container engine, failed
-    │   └── NoComposeError        there is none, or no compose project here
+    ├── UnknownSkillError         no plugin provides a skill of this name
+    ├── PoolClosedError           the pool or the client is closed
+    ├── ComposeError              compose or the container engine failed
+    │   └── NoComposeError        there is none, or no compose project
     ├── SkillStartError           the local server of a skill did not come up; also a grpc.RpcError, UNAVAILABLE
     │   ├── SkillStartTimeoutError
     │   └── SkillRestartLimitError
-    ├── AnswerError               an answer came, but the object that was asked for cannot be made of it
-    │   ├── CutAnswerError        it was ended before it was whole
+    ├── AnswerError               an answer came, but does not give the object that was asked for
+    │   ├── CutAnswerError        it was cut off
     │   └── InvalidAnswerError    it does not satisfy its type
     ├── LoopError                 a loop has no answer
     └── CallError                 a call failed; also a grpc.RpcError
@@ -25,7 +25,7 @@
         ├── UnsupportedError      UNIMPLEMENTED
         └── SkillFailedError      INTERNAL, UNKNOWN, DATA_LOSS
 
-The text of each is one line: what happened, where, and what to do.
+The text of each is one line: what happened, where, and what to do about it.
 """
 
 from __future__ import annotations
@@ -68,7 +68,7 @@ if TYPE_CHECKING:
 else:
 
     def __getattr__(name: str) -> object:
-        """Give what needs gRPC, which is loaded with the first of it: settings, plugins and help do without."""
+        """Return an error of calls, which needs gRPC. Settings, plugins and the help do without."""
         if name not in __all__:
             raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
         from core.errors import calls

@@ -15,13 +15,13 @@ if TYPE_CHECKING:
 
 
 class SkillStartError(SaraiError, grpc.RpcError):
-    """The local server of a skill did not come up. Also a `grpc.RpcError`: calls restart what has ended.
+    """The local server of a skill did not start. Also a `grpc.RpcError`, since calls restart a server that has ended.
 
     Attributes:
-        skill: the skill's name.
-        exit_code: what the process ended with, negative for a signal; None if it did not end.
-        log: the file that holds what the process wrote.
-        log_tail: its last lines.
+        skill: Name of the skill.
+        exit_code: Exit code of the process, negative for a signal; None if it did not end.
+        log: File that the process wrote to.
+        log_tail: Its last lines.
     """
 
     def __init__(
@@ -37,15 +37,15 @@ class SkillStartError(SaraiError, grpc.RpcError):
         super().__init__(text)
 
     def code(self) -> grpc.StatusCode:
-        """UNAVAILABLE."""
+        """Return UNAVAILABLE."""
         return grpc.StatusCode.UNAVAILABLE
 
     def details(self) -> str:
-        """The text of the error."""
+        """Return the text of the error."""
         return str(self)
 
     def trailing_metadata(self) -> tuple[Any, ...]:
-        """Nothing: no call was made."""
+        """Return nothing, as no call was made."""
         return ()
 
 
@@ -56,7 +56,7 @@ class SkillStartTimeoutError(SkillStartError):
 
 
 class SkillRestartLimitError(SkillStartError):
-    """The local server of a skill ended too often in a short time; it is not started again for now."""
+    """The local server of a skill ended too often in a short time; it is not restarted for now."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -66,22 +66,22 @@ class FieldViolation:
     field: str
     """The field's path, for example `temperature` or `messages[2].role`."""
     description: str
-    """What is wrong with it, and the range that is allowed."""
+    """What is wrong with it, and the allowed range."""
 
 
 class CallError(SaraiError, grpc.RpcError):
     """A call to a skill failed. Also a `grpc.RpcError`, with `code()` and `details()`.
 
     Attributes:
-        skill: the skill's name.
-        target: the address that was called.
-        retry_after_s: the wait in seconds that the skill asks for, None if it says nothing.
-        field_violations: the fields that the skill refused.
-        reason: the skill's word for why, `DRAINING` for example (google.rpc.ErrorInfo); empty if it has none.
+        skill: Name of the skill.
+        target: Address that was called.
+        retry_after_s: Wait that the skill asks for, seconds; None if it asks for none.
+        field_violations: Fields that the skill refused.
+        reason: Reason that the skill gives, for example `DRAINING` (google.rpc.ErrorInfo); empty if it gives none.
     """
 
     advice: ClassVar[str] = ""
-    """What to do; `{skill}` in it becomes the skill's name."""
+    """What to do; `{skill}` stands for the name of the skill."""
 
     def __init__(
         self,
@@ -121,33 +121,33 @@ class CallError(SaraiError, grpc.RpcError):
         return f"<{type(self).__name__} {self}>"
 
     def code(self) -> grpc.StatusCode:
-        """The gRPC status code."""
+        """Return the gRPC status code."""
         return self._code
 
     def details(self) -> str:
-        """What the skill, or gRPC, said about it."""
+        """Return the message of the skill or of gRPC."""
         return self._details
 
     def trailing_metadata(self) -> tuple[tuple[str, str | bytes], ...]:  # type: ignore[override]  # its type is private
-        """The trailing metadata of the call, empty if none came."""
+        """Return the trailing metadata of the call, empty if none came."""
         return self._trailing_metadata
 
 
 class InvalidRequestError(CallError):
-    """The skill refused the request as it is."""
+    """The skill refused the request."""
 
     caller_fault = True
     advice = "change the request"
 
 
 class RequestTooLargeError(InvalidRequestError):
-    """The request, or the answer, is larger than a message may be."""
+    """The request or the answer is larger than a message may be."""
 
     advice = "send less, or ask for less"
 
 
 class AccessDeniedError(CallError):
-    """The skill does not let this caller in."""
+    """The skill does not admit this caller."""
 
     caller_fault = True
     advice = "check the credentials"
@@ -161,18 +161,18 @@ class OverloadedError(CallError):
 
 
 class UnavailableError(CallError):
-    """Nobody answers there, or the replica is just going away."""
+    """No server answers at the target, or the replica is shutting down."""
 
     retryable = True
     advice = "`sarai serve {skill}` starts it, `sarai up {skill}` does in a container, `sarai skills` shows what runs"
 
     def _advice(self) -> str:
-        # With a reason a server has answered: it is there, but loads, drains, or has lost its engine.
+        # A reason comes from a server: it runs, but is loading or draining, or has lost its engine.
         return f"`sarai health {self.skill}` says how it is" if self.reason else super()._advice()
 
 
 class DeadlineError(CallError):
-    """The deadline of the call is over."""
+    """The deadline of the call has passed."""
 
     retryable = True
     advice = "give it a longer timeout"
@@ -183,7 +183,7 @@ class CallCancelledError(CallError):
 
 
 class UnsupportedError(CallError):
-    """The server at the target does not know the method."""
+    """The server at the target does not implement the method."""
 
     advice = "check that the target is this skill, and of a version that fits: `sarai skills` shows both"
 
@@ -216,4 +216,4 @@ ERROR_OF_CODE: Mapping[grpc.StatusCode, type[CallError]] = MappingProxyType(
         _CODES.UNAUTHENTICATED: AccessDeniedError,
     }
 )
-"""The class for each code but OK."""
+"""The error class of each code except OK."""

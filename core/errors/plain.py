@@ -20,15 +20,15 @@ def _revive(cls: type[_E], args: tuple[Any, ...], state: dict[str, Any]) -> _E:
 
 
 class SaraiError(Exception):
-    """Whatever this library raises on purpose."""
+    """Base of all errors of this library."""
 
     caller_fault: bool = False
-    """Whether the caller can mend it by asking for something else."""
+    """Whether the caller can avoid it with another request."""
     retryable: bool = False
-    """Whether the same again can succeed later."""
+    """Whether the same request can succeed later."""
 
     def __reduce__(self) -> tuple[Any, ...]:
-        # The constructors take keywords only, which is more than pickle knows how to call; process pools need this.
+        # Pickle cannot call constructors that take keywords only; process pools need errors to be picklable.
         return _revive, (type(self), self.args, self.__dict__)
 
 
@@ -39,12 +39,12 @@ class ConfigError(SaraiError, ValueError):
 
 
 class PluginError(SaraiError):
-    """A plugin could not be loaded. The others go on working.
+    """A plugin could not be loaded. The others work.
 
     Attributes:
-        name: the plugin's name.
-        path: the file or the entry point that it was loaded from.
-        exception: what it raised.
+        name: Name of the plugin.
+        path: File or entry point that it was loaded from.
+        exception: What it raised.
     """
 
     def __init__(self, *, name: str, path: str, exception: BaseException) -> None:
@@ -55,7 +55,7 @@ class PluginError(SaraiError):
 
 
 class ComposeError(SaraiError):
-    """Compose, or the container engine, failed; the text has what it said last."""
+    """Compose or the container engine failed; the text contains its last message."""
 
 
 class NoComposeError(ComposeError):
@@ -63,12 +63,12 @@ class NoComposeError(ComposeError):
 
 
 class UnknownSkillError(SaraiError, LookupError):
-    """No plugin brings a skill of this name.
+    """No plugin provides a skill of this name.
 
     Attributes:
-        name: what was asked for.
-        known: the names of all skills, sorted.
-        nearest: the known name most like it, or None.
+        name: The requested name.
+        known: Names of all skills, sorted.
+        nearest: The most similar known name, or None.
     """
 
     caller_fault = True
@@ -86,17 +86,17 @@ class UnknownSkillError(SaraiError, LookupError):
 
 
 class PoolClosedError(SaraiError):
-    """The pool, or the client, was closed before."""
+    """The pool or the client is closed."""
 
     caller_fault = True
 
 
 class AnswerError(SaraiError):
-    """An answer came, but the object that was asked for cannot be made of it.
+    """An answer came, but it does not give the object that was asked for.
 
     Attributes:
-        text: the answer.
-        response: the answer with all that the skill said of it.
+        text: The answer.
+        response: The whole response.
     """
 
     def __init__(self, what: str, response: skills_pb2.GenResp) -> None:
@@ -106,16 +106,16 @@ class AnswerError(SaraiError):
 
 
 class CutAnswerError(AnswerError):
-    """The answer was ended before it was whole. Its text is what was written so far."""
+    """The answer was cut off. Its text is what there is of it."""
 
     caller_fault = True
 
 
 class InvalidAnswerError(AnswerError):
-    """The answer is whole, but not valid: its type asks for more than a JSON schema can say.
+    """The answer is complete, but invalid: its type requires more than a JSON schema can express.
 
     Attributes:
-        error: what is wrong with it; a `pydantic.ValidationError` where a type was asked for.
+        error: What is wrong with it; a `pydantic.ValidationError` if a type was asked for.
     """
 
     def __init__(self, what: str, response: skills_pb2.GenResp, error: BaseException) -> None:
@@ -127,7 +127,7 @@ class LoopError(SaraiError):
     """There is no answer: the draft failed, or no answer is what `json_schema` asks for.
 
     Attributes:
-        error: why. Its text is this one's, and it is its `__cause__` too.
+        error: The reason, whose text is part of this one's. Also its `__cause__`.
     """
 
     def __init__(self, error: SaraiError) -> None:
@@ -138,5 +138,5 @@ class LoopError(SaraiError):
 
 
 def one_line(text: str) -> str:
-    """The text with every run of white space, line ends included, as one space."""
+    """Return the text with every run of white space, including line ends, as one space."""
     return " ".join(text.split())

@@ -1,1 +1,1 @@
-"""What `core.omni_loop` is made of: the settings, the conversation, one run through it, and what comes of it."""
+"""The parts of `core.omni_loop`: settings, prompts, the conversation, one run of the loop, its events and result."""

@@ -9,43 +9,44 @@ from typing import Literal
 from core.errors import ConfigError
 
 MAX_ITERATIONS = 3
-"""One draft and two corrections of it: a third correction changes next to nothing and costs as much."""
+"""One draft and two corrections: a third correction costs as much and changes next to nothing."""
 
 LanguageSetting = Literal["auto", "en", "es"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LoopConfig:
-    """Settings of a loop. What is None is left to the skill's own default.
+    """Settings of a loop. None leaves a setting to the skill's default.
 
-    The sampling settings are sent as they are; the skill refuses what is out of its range, by name.
+    The sampling settings are sent unchecked; the skill refuses values out of range, by name.
 
     Raises:
-        ConfigError: a setting of the loop itself is out of its range; the message names it.
+        ConfigError: A setting of the loop itself is out of its range; the message names it.
     """
 
     max_iterations: int = MAX_ITERATIONS
-    """Iterations in all: the draft is the first, each correction is one. 1 to 3."""
+    """Maximum number of iterations: the draft is the first, and each correction is one. 1 to 3."""
     confidence_threshold: float | None = 0.9
-    """An answer that scores this high is taken as it is. Above 0, up to 1; None: never for that reason."""
+    """An answer with at least this score is accepted as it is. Above 0, up to 1; None: never for that reason."""
     timeout_s: float = 120.0
     """Deadline of an iteration; a reflection belongs to the iteration of its correction. Seconds, more than 0."""
     time_budget_s: float | None = None
-    """For the whole loop, from its first call on; then the best answer so far is the answer. Seconds, more than 0."""
+    """Time for the whole loop, from its first call on, after which the best answer so far is returned. Seconds, more
+    than 0."""
     language: LanguageSetting = "auto"
-    """Of the reflection and correction prompts: `en`, `es`, or `auto`, the language of the prompt."""
+    """Language of the reflection and correction prompts: `en`, `es`, or `auto`, that of the prompt."""
     system: str = ""
-    """A system prompt for all calls."""
+    """System prompt of all calls."""
     max_tokens: int = 256
-    """Longest draft and longest correction, tokens. At least 1."""
+    """Maximum length of a draft or correction, tokens. At least 1."""
     reflection_max_tokens: int = 128
-    """Longest reflection, tokens. At least 1."""
+    """Maximum length of a reflection, tokens. At least 1."""
     temperature: float = 0.0
     """0 is greedy, and the default here: the same prompt gives the same answer; what was right is copied word for
-    word, so that a correction that changes nothing is seen to be equal; and the confidences of two answers compare,
-    since no dice were thrown for either."""
+    word, so that a correction that changes nothing is recognised; and the confidences of two answers are comparable,
+    as neither depends on chance."""
     seed: int | None = None
-    """For all calls. None at a temperature above 0: one is drawn, and the result names it."""
+    """Seed of all calls. None at a temperature above 0: a random one, which the result contains."""
     top_p: float | None = None
     top_k: int | None = None
     min_p: float | None = None
@@ -53,24 +54,24 @@ class LoopConfig:
     presence_penalty: float | None = None
     frequency_penalty: float | None = None
     stop: tuple[str, ...] = ()
-    """Ends drafts and corrections; reflections are not looked through for them."""
+    """Texts that end a draft or correction; reflections ignore them."""
     grammar: str | None = None
     """GBNF that drafts and corrections must fit. At most one of `grammar`, `json_schema` and `regex`."""
     json_schema: object = None
-    """What drafts and corrections are to be, and the result's `parsed` is: a JSON schema, as text or as a dictionary,
-    or a type that pydantic has a schema for."""
+    """What drafts, corrections and the result's `parsed` must be: a JSON schema, as text or as a dictionary, or a type
+    that Pydantic has a schema for."""
     regex: str | None = None
     """Regular expression that drafts and corrections must match."""
     close_json: int = 0
-    """An answer that is cut off is brought to a valid end with at most so many more tokens; 0: it is not."""
+    """Maximum number of extra tokens to bring an answer that is cut off to a valid end; 0: it is left as it is."""
     allow_weaker_schema: bool = False
-    """Whether what the skill does not support is left out of `json_schema`, instead of refused."""
+    """Whether unsupported parts of `json_schema` are left out instead of refused."""
     batch: bool = False
-    """Whether nobody waits for the answer: interactive requests go first."""
+    """Whether interactive requests go first."""
     progress: bool = False
-    """Whether calls tell how far they are before their first piece comes (`CallProgress`)."""
+    """Whether calls report their progress until their first piece comes (`CallProgress`)."""
     lookup: bool = True
-    """Lookup speculation: faster, never another answer."""
+    """Whether to use lookup speculation, which is faster and never changes an answer."""
 
     def __post_init__(self) -> None:
         if not 1 <= self.max_iterations <= MAX_ITERATIONS:

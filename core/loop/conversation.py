@@ -1,6 +1,6 @@
-"""The one growing conversation of a loop: turns are added at its end and nothing before is ever touched.
+"""The conversation of a loop, which only grows: turns are appended, and earlier ones never change.
 
-So each call's prompt begins with the whole of the one before, and the skill has that in its prefix cache.
+So each call's prompt begins with the whole previous one, which the skill has in its prefix cache.
 """
 
 from __future__ import annotations
@@ -15,9 +15,9 @@ if TYPE_CHECKING:
 
 
 def turn_of(response: skills_pb2.GenResp) -> skills_pb2.Message:
-    """The model's answer as its turn, as the very tokens that it wrote where they spell it."""
+    """Return the model's answer as a turn, with the very tokens that it generated if they spell it."""
     turn = skills_pb2.Message(role="assistant", content=response.text)
-    # After a stop string the tokens spell more than the text.
+    # If a stop string ended it, the tokens spell more than the text.
     if response.finish_reason != skills_pb2.FINISH_REASON_STOP_STRING:
         turn.token_ids.extend(response.token_ids)
     return turn
@@ -27,10 +27,10 @@ class Conversation:
     """The turns so far.
 
     Args:
-        config: the settings of the requests.
-        prompt: the first turn.
-        seed: the seed of all requests, None for none.
-        json_schema: what drafts and corrections must fit, None where they need not.
+        config: The settings of the requests.
+        prompt: The first turn.
+        seed: Seed of all requests, None for none.
+        json_schema: Schema that drafts and corrections must fit, None for none.
     """
 
     def __init__(self, config: LoopConfig, prompt: str, *, seed: int | None, json_schema: str | None) -> None:
@@ -43,19 +43,19 @@ class Conversation:
         self.ask(prompt)
 
     def ask(self, text: str) -> None:
-        """Adds a turn of the user."""
+        """Add a turn of the user."""
         self._messages.append(skills_pb2.Message(role="user", content=text))
 
     def answered(self, response: skills_pb2.GenResp) -> None:
-        """Adds the model's answer as its turn."""
+        """Add the model's answer as a turn."""
         self._messages.append(turn_of(response))
 
     def request(self, stage: Stage, *, time_budget_ms: int = 0) -> skills_pb2.GenReq:
-        """The request for the next answer.
+        """Return the request for the next answer.
 
         Args:
-            stage: what it is; a reflection is short, and is not held to a grammar, a schema or stop strings.
-            time_budget_ms: when the answer so far is wanted; 0 for no budget.
+            stage: What to generate; a reflection is short, and free of grammars, schemas and stop strings.
+            time_budget_ms: When to return the answer so far, milliseconds; 0 for no budget.
         """
         config = self._config
         reflecting = stage is Stage.REFLECTION

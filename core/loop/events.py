@@ -1,4 +1,4 @@
-"""What a loop tells while it runs."""
+"""The events of a loop while it runs."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class LoopStarted:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StageStarted:
-    """A call is made: the draft, a reflection or a correction."""
+    """A call begins: the draft, a reflection or a correction."""
 
     iteration: int
     stage: Stage
@@ -29,7 +29,7 @@ class StageStarted:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CallProgress:
-    """How far a call is of which no piece has come; where `LoopConfig.progress` is set. See `Progress` of the proto."""
+    """The progress of a call before its first piece, if `LoopConfig.progress` is set. See `Progress` of the proto."""
 
     iteration: int
     stage: Stage
@@ -50,16 +50,16 @@ class Piece:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ReflectionFinished:
-    """A reflection is whole. A correction follows unless there is nothing to correct, or no time."""
+    """A reflection is complete. A correction follows unless there is nothing to correct, or no time."""
 
     iteration: int
-    """The iteration whose correction it is for."""
+    """Number of the iteration whose correction it is for."""
     reflection: Reflection
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class IterationFinished:
-    """A draft or a correction is whole."""
+    """A draft or a correction is complete."""
 
     iteration: Iteration
 

@@ -1,4 +1,4 @@
-"""The loop's own words to the model, in English and Spanish, and what it understands of the answers."""
+"""The loop's prompts, in English and Spanish, and how it reads the answers."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ Language = Literal["en", "es"]
 NOTHING_TO_CORRECT: Mapping[Language, str] = MappingProxyType(
     {"en": "NOTHING TO CORRECT", "es": "NADA QUE CORREGIR"},
 )
-"""What the model is asked to say when its answer can stay as it is."""
+"""What the model is asked to say if its answer can stay as it is."""
 
-# Short on purpose: small models take long instructions for the subject, and answer those.
+# Short on purpose: small models mistake long instructions for the subject, and answer those.
 _REFLECTION: Mapping[Language, str] = MappingProxyType(
     {
         "en": "Is anything in your answer wrong or missing? Say what, briefly. If not, say: {phrase}",
@@ -29,20 +29,20 @@ _CORRECTION: Mapping[Language, str] = MappingProxyType(
     }
 )
 _REPEATED_CHARACTERS = 1000
-"""A question up to this length is asked again for the correction; a longer one would cost more than it helps."""
+"""A question up to this length is repeated for the correction; a longer one would cost more than it helps."""
 
 
 def reflection_prompt(language: Language) -> str:
-    """What asks the model to look at its answer again."""
+    """Return the prompt that asks the model to review its answer."""
     return _REFLECTION[language].format(phrase=NOTHING_TO_CORRECT[language])
 
 
 def correction_prompt(language: Language, question: str) -> str:
-    """What asks the model to write its answer again after a reflection.
+    """Return the prompt that asks the model to write its answer again after a reflection.
 
     Args:
         language: `en` or `es`.
-        question: what it answers. Without it before their eyes, small models repeat the reflection.
+        question: What to answer. Unless it is repeated, small models repeat the reflection.
     """
     words = _CORRECTION[language]
     return f"{words}: {question}" if len(question) <= _REPEATED_CHARACTERS else f"{words}."
@@ -52,7 +52,7 @@ def _words(text: str) -> list[str]:
     return re.findall(r"[^\W\d_]+", text.casefold())
 
 
-# The commonest words that are no word of the other language ("a", "me", "he" and "no" are).
+# The most common words that do not exist in the other language, as "a", "me", "he" and "no" do.
 _ENGLISH = frozenset(
     _words(
         "the of and to in is are was that it for on with as what how why when where who which this be by at from or an "
@@ -68,7 +68,7 @@ _SPANISH = frozenset(
 
 
 def detect_language(text: str) -> Language:
-    """Spanish if the text has more of its small words, or its own signs, than English ones; else English."""
+    """Return Spanish if the text has more Spanish words and signs than English words, or else English."""
     words = _words(text)
     spanish = sum(word in _SPANISH for word in words) + sum(text.casefold().count(sign) for sign in "¿¡ñ")
     english = sum(word in _ENGLISH for word in words)
@@ -86,11 +86,11 @@ _CONTRAST = re.compile(r"\b(?:but|except|however|unless|if|pero|salvo|excepto|au
 
 
 def finds_nothing(reflection: str) -> bool:
-    """Whether a reflection says that there is nothing to correct. One without a word says so too.
+    """Return whether a reflection states that there is nothing to correct, or has no words at all.
 
-    One sentence of it must be that verdict, in either language, whatever its case, accents and signs: small models add
-    a point, quotation marks or a sentence of praise. "Nothing to correct, except …" is no such verdict, nor is the
-    phrase inside another sentence, such as the instruction repeated.
+    One of its sentences must be that verdict, in either language, regardless of case, accents and punctuation: small
+    models add a full stop, quotation marks or a sentence of praise. "Nothing to correct, except …" is not a verdict,
+    nor is the phrase inside another sentence, such as the repeated instruction.
     """
     if not any(character.isalnum() for character in reflection):
         return True
@@ -101,6 +101,6 @@ def finds_nothing(reflection: str) -> bool:
 
 
 def _plain(text: str) -> str:
-    """Lower case, without accents, with one space for whatever is no letter or digit."""
+    """Return the text in lower case, without accents, with one space in place of all but letters and digits."""
     letters = unicodedata.normalize("NFKD", text.casefold())
     return " ".join(re.findall(r"\w+", "".join(c for c in letters if not unicodedata.combining(c)).replace("_", " ")))

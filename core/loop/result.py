@@ -1,4 +1,4 @@
-"""What a loop gives: every iteration with its figures, the best answer, and why it stopped."""
+"""The result of a loop: every iteration with its figures, the best answer, and why it stopped."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ MOSTLY = 0.8
 
 
 class Stage(StrEnum):
-    """What the model is doing."""
+    """A stage of the loop, with one call."""
 
     DRAFT = "draft"
     REFLECTION = "reflection"
@@ -40,38 +40,38 @@ class StopReason(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CallFigures:
-    """What one call cost, as the skill measured it."""
+    """The cost of one call, as the skill measured it."""
 
     tokens: int
-    """Tokens written."""
+    """Tokens generated."""
     tokens_per_second: float
     latency_ms: float
     time_to_first_token_ms: float
     queue_ms: float
     prompt_tokens: int
     cached_tokens: int
-    """Those of the prompt's tokens that were not computed again."""
+    """Prompt tokens that were not computed again."""
     lookup_tokens: int
-    """Tokens that lookup speculation tried."""
+    """Tokens that lookup speculation proposed."""
     lookup_accepted: int
-    """Those of them that were right."""
+    """Proposed tokens that were accepted."""
     finish_reason: str
     """`stop`, `stop_string`, `length`, `context_full`, `time_budget` or `unspecified`."""
     mean_logprob: float
 
     @property
     def cut_off(self) -> bool:
-        """Whether the answer ended before the model had ended it."""
+        """Whether the answer ended before the model ended it."""
         return self.finish_reason in ("length", "context_full", "time_budget")
 
     @classmethod
     def of(cls, response: skills_pb2.GenResp) -> CallFigures:
-        """The figures of an answer."""
+        """Return the figures of an answer."""
         from skills import skills_pb2
 
         try:
             finish_reason = skills_pb2.FinishReason.Name(response.finish_reason)
-        except ValueError:  # a newer skill has reasons that we do not know
+        except ValueError:  # a newer skill has reasons that are unknown here
             finish_reason = "FINISH_REASON_UNSPECIFIED"
         same = {
             name: getattr(response, name)
@@ -87,7 +87,7 @@ class CallFigures:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Reflection:
-    """What the model said about its answer."""
+    """The model's opinion of its answer."""
 
     text: str
     nothing_to_correct: bool
@@ -96,31 +96,31 @@ class Reflection:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Iteration:
-    """An answer, and the reflection that led to it."""
+    """A draft or correction, and the reflection that led to it."""
 
     number: int
-    """From 1 on."""
+    """Counted from 1."""
     stage: Stage
     """A draft or a correction."""
     text: str
     confidence: float
     """The geometric mean probability of its tokens, 0 to 1."""
     score: float
-    """What decides which answer is the best: a plugin's, else the confidence."""
+    """Decides which answer is the best: a plugin's score, or else the confidence."""
     latency_ms: float
-    """From its begin to its end as the caller saw it, its reflection included."""
+    """Time from its start to its end for the caller, including its reflection."""
     figures: CallFigures
-    """Of the answer alone."""
+    """Figures of the answer alone."""
     reflection: Reflection | None = None
     """None for the draft."""
     fits: bool = True
-    """Whether it is what `LoopConfig.json_schema` asks for: whole and valid."""
+    """Whether it is what `LoopConfig.json_schema` asks for: complete and valid."""
 
     @property
     def repeats_reflection(self) -> bool:
-        """Whether a correction says its reflection over again, as weak models do instead of correcting.
+        """Whether a correction repeats its reflection, as weak models do instead of correcting.
 
-        A few words may be both: a reflection that says "4" is corrected by "4".
+        A few words may be both: a reflection that is "4" is corrected by "4".
         """
         words = self.text.casefold().split()
         if self.reflection is None or len(words) < FEW_WORDS:
@@ -131,32 +131,32 @@ class Iteration:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LoopResult:
-    """The best answer and how it came about."""
+    """The best answer, and how the loop arrived at it."""
 
     answer: str
     best: int
-    """The number of the iteration that the answer is from."""
+    """Number of the iteration that the answer is from."""
     iterations: tuple[Iteration, ...]
     stopped: StopReason
     failure: str | None
-    """Why a later iteration failed, where that is why it stopped."""
+    """Why a later iteration failed, if that stopped the loop."""
     closing_reflection: Reflection | None
-    """The last reflection, where no correction came after it."""
+    """The last reflection, if no correction followed it."""
     language: str
     seed: int | None
-    """The seed of all calls; None where it was greedy and none was given."""
+    """Seed of all calls; None if it was greedy and none was given."""
     skill: str
     model: str
     origin: str
     """Where it ran: `address` (it was set), `running` (found on this host) or `embedded`."""
     target: str
     latency_ms: float
-    """From the first call to the end as the caller saw it. The start of a local server is not in it."""
+    """Time from the first call to the end for the caller, without the start of a local server."""
     parsed: Any = None
-    """The answer as the object that `LoopConfig.json_schema` asks for, None where it asks for none."""
+    """The answer as the object that `LoopConfig.json_schema` asks for, None if there is no schema."""
 
     def calls(self) -> Iterator[CallFigures]:
-        """The figures of all calls, in order."""
+        """Yield the figures of all calls, in order."""
         for iteration in self.iterations:
             if iteration.reflection is not None:
                 yield iteration.reflection.figures
@@ -166,7 +166,7 @@ class LoopResult:
 
     @property
     def tokens(self) -> int:
-        """Tokens written in all calls."""
+        """Tokens generated in all calls."""
         return sum(call.tokens for call in self.calls())
 
     @property
@@ -176,11 +176,11 @@ class LoopResult:
 
     @property
     def cached_tokens(self) -> int:
-        """Those of the prompt tokens that were not computed again."""
+        """Prompt tokens of all calls that were not computed again."""
         return sum(call.cached_tokens for call in self.calls())
 
     def as_dict(self) -> dict[str, Any]:
-        """The result as plain values, ready for JSON; without `parsed`, which is `answer` once more."""
+        """Return the result as plain values, ready for JSON; without `parsed`, which repeats `answer`."""
         totals = {"tokens": self.tokens, "prompt_tokens": self.prompt_tokens, "cached_tokens": self.cached_tokens}
         plain = dataclasses.asdict(dataclasses.replace(self, parsed=None))
         del plain["parsed"]
@@ -188,10 +188,11 @@ class LoopResult:
 
 
 def best_of(iterations: Sequence[Iteration]) -> Iteration:
-    """The iteration with the best answer.
+    """Return the iteration with the best answer.
 
-    Something is better than nothing, what fits its schema better than what does not, an answer better than talk about
-    one, a whole one better than one that was cut off; then the score decides, and the later one where it is equal.
+    Any text is better than none, an answer that fits its schema better than one that does not, an answer better than
+    talk about one, a complete one better than one that was cut off; then the score decides, and of equals the later
+    one wins.
     """
     return max(
         iterations,
@@ -207,7 +208,7 @@ def best_of(iterations: Sequence[Iteration]) -> Iteration:
 
 
 def confidence_of(response: skills_pb2.GenResp) -> float:
-    """How sure the model was of an answer: the geometric mean of the probabilities of its tokens, 0 to 1.
+    """Return how sure the model was of an answer: the geometric mean of the probabilities of its tokens, 0 to 1.
 
     That is e to the mean log-probability, the inverse of the answer's perplexity; its length plays no part. An answer
     without tokens has 0.

@@ -1,4 +1,4 @@
-"""One run of the loop: the calls in their order, the time that they have, and when it ends."""
+"""One run of the loop: the order of its calls, their deadlines, and when it ends."""
 
 from __future__ import annotations
 
@@ -37,14 +37,14 @@ _log = logging.getLogger(__name__)
 
 
 class LoopRun:
-    """One prompt on its way through the loop. Use `events` once.
+    """One run of the loop over a prompt. Iterate over `events` once.
 
     Args:
-        config: the settings.
-        client: the client of the skill that answers.
-        plugins: whose hooks score answers and word reflections.
-        prompt: what to answer.
-        shape: what the answer is to be, None for text.
+        config: The settings.
+        client: Client of the skill that answers.
+        plugins: Plugins whose hooks score answers and word reflections.
+        prompt: What to answer.
+        shape: What the answer must be, None for text.
     """
 
     def __init__(
@@ -65,14 +65,14 @@ class LoopRun:
         self._iterations: list[Iteration] = []
         self._parsed: dict[int, Any] = {}
         self._misfits: dict[int, AnswerError] = {}
-        self._reflection: Reflection | None = None  # the last one, while no correction followed
+        self._reflection: Reflection | None = None  # the last one, until a correction follows
         self._model = ""
 
     def events(self) -> Iterator[LoopEvent]:
-        """Runs it. Closing the iterator cancels the call that is under way.
+        """Run the loop and yield its events. Closing the iterator cancels the current call.
 
         Raises:
-            LoopError: the draft failed, or no answer is what was asked for.
+            LoopError: The draft failed, or no answer is what was asked for.
         """
         client = self._client
         yield LoopStarted(skill=client.skill, language=self._language, origin=client.origin, target=client.target)
@@ -91,7 +91,7 @@ class LoopRun:
         yield LoopFinished(result=self._result(stopped, failure))
 
     def _round(self) -> Generator[LoopEvent, None, StopReason | None]:
-        """Reflects on the last answer and corrects it, unless there is nothing to correct."""
+        """Reflect on the last answer and correct it, unless there is nothing to correct."""
         self._deadlines.next_iteration()
         started_s = time.monotonic()
         number = len(self._iterations) + 1
@@ -112,7 +112,7 @@ class LoopRun:
         return self._reason_to_stop()
 
     def _answer(self, stage: Stage, started_s: float | None = None) -> Generator[LoopEvent, None, None]:
-        """Writes a draft or a correction, and keeps it as an iteration."""
+        """Generate a draft or a correction, and keep it as an iteration."""
         started_s = time.monotonic() if started_s is None else started_s
         number = len(self._iterations) + 1
         request = self._conversation.request(stage, time_budget_ms=self._deadlines.time_budget_ms())
@@ -135,7 +135,7 @@ class LoopRun:
         yield IterationFinished(iteration=iteration)
 
     def _parse(self, number: int, request: skills_pb2.GenReq, response: skills_pb2.GenResp) -> None:
-        """Makes the object of an iteration's answer, or notes why there is none."""
+        """Make the object of an iteration's answer, or note why there is none."""
         if self._shape is not None:
             try:
                 self._parsed[number] = self._shape.parse(request, response)
@@ -145,7 +145,7 @@ class LoopRun:
     def _call(
         self, stage: Stage, number: int, request: skills_pb2.GenReq | None = None
     ) -> Generator[LoopEvent, None, skills_pb2.GenResp]:
-        """Makes one call, and adds its answer to the conversation."""
+        """Make one call, and add its answer to the conversation."""
         yield StageStarted(iteration=number, stage=stage)
         if request is None:
             request = self._conversation.request(stage, time_budget_ms=self._deadlines.time_budget_ms())
@@ -170,7 +170,7 @@ class LoopRun:
         return response
 
     def _reason_to_stop(self) -> StopReason | None:
-        """Why the last iteration is the last one, None if it is not."""
+        """Return why to stop after the last iteration, None to go on."""
         last = self._iterations[-1]
         threshold = self._config.confidence_threshold
         if last.figures.finish_reason == "time_budget":
@@ -186,16 +186,16 @@ class LoopRun:
         return StopReason.TIME_BUDGET if self._deadlines.budget_is_over else None
 
     def _reflection_prompt(self, round_: int) -> str:
-        """A plugin's words, else our own."""
+        """Return a plugin's prompt, or else the default one."""
         try:
             words = self._hook.sarai_reflection_prompt(language=self._language, round=round_)
-        except Exception as error:  # noqa: BLE001  # a plugin is somebody else's code; the draft must not be lost with it
+        except Exception as error:  # noqa: BLE001  # a plugin is foreign code; its failure must not lose the draft
             _log.warning("a plugin's sarai_reflection_prompt failed, ours is used: %s", one_line(repr(error)))
             words = None
         return cast("str | None", words) or reflection_prompt(self._language)
 
     def _score(self, request: skills_pb2.GenReq, response: skills_pb2.GenResp, confidence: float) -> float:
-        """A plugin's score, else the confidence."""
+        """Return a plugin's score, or else the confidence."""
         try:
             score = self._hook.sarai_score(request=request, response=response)
             if score is not None and math.isfinite(score):
@@ -238,17 +238,17 @@ def _progress(number: int, stage: Stage, progress: skills_pb2.Progress) -> CallP
 
 
 LEAST_CALL_S = 0.05
-"""With less left of the budget than this, no call is begun."""
+"""No call begins with less than this left of the budget, seconds."""
 GRACE_S = 1.0
-"""How long after the end of the budget an answer is waited for: a step of a large model, and the way back."""
+"""Wait for an answer after the end of the budget, seconds: a step of a large model, and the way back."""
 
 
 class Deadlines:
-    """Counts from its making on.
+    """The deadlines of a run, which begins now.
 
     Args:
-        timeout_s: for each iteration.
-        time_budget_s: in all, None without bound.
+        timeout_s: Time for each iteration, seconds.
+        time_budget_s: Time for the whole run, seconds; None for no limit.
     """
 
     def __init__(self, *, timeout_s: float, time_budget_s: float | None) -> None:
@@ -258,22 +258,22 @@ class Deadlines:
         self._iteration_end_s = self.started_s + timeout_s
 
     def next_iteration(self) -> None:
-        """An iteration begins."""
+        """Note that an iteration begins."""
         self._iteration_end_s = time.monotonic() + self._timeout_s
 
     @property
     def budget_is_over(self) -> bool:
-        """Whether no further call is to be begun."""
+        """Whether no further call may begin."""
         return self._budget_end_s is not None and self._budget_end_s - time.monotonic() < LEAST_CALL_S
 
     def time_budget_ms(self) -> int:
-        """What a call may take to answer with what it has by then, milliseconds; 0 without a budget."""
+        """Return the time budget of a call that begins now, milliseconds; 0 without a budget."""
         if self._budget_end_s is None:
             return 0
         return max(1, int((self._budget_end_s - time.monotonic()) * 1000))
 
     def call_timeout_s(self) -> float:
-        """The hard deadline of a call that begins now, seconds."""
+        """Return the hard deadline of a call that begins now, seconds from now."""
         end_s = self._iteration_end_s
         if self._budget_end_s is not None:
             end_s = min(end_s, self._budget_end_s + GRACE_S)

@@ -44,13 +44,13 @@ class AsyncSkillClient(ClientFace):
         timeout: float | None = None,  # noqa: ASYNC109  # the stub's argument, a gRPC deadline
         metadata: Metadata | None = None,
     ) -> skills_pb2.GenResp:
-        """Answers a prompt."""
+        """Answer a prompt."""
         return await Answer(self._wire, ANSWERS, request, timeout, metadata, whole_only=True).result()
 
     def GenerateStream(  # noqa: N802  # the stub's name
         self, request: skills_pb2.GenReq, timeout: float | None = None, metadata: Metadata | None = None
     ) -> AsyncAnswerStream[skills_pb2.GenChunk]:
-        """The same answer in pieces. Closing the stream cancels the call."""
+        """Answer a prompt in pieces. Closing the stream cancels the call."""
         return self._stream(ANSWERS, request, timeout, metadata)
 
     @overload
@@ -84,7 +84,7 @@ class AsyncSkillClient(ClientFace):
         metadata: Metadata | None = None,
         **fields: Any,
     ) -> Any:
-        """Answers with an object."""
+        """Answer with an object."""
         shape = shape_of(schema)
         request = shape.request(prompt, fields)
         return shape.parse(request, await self.Generate(request, timeout, metadata))
@@ -95,7 +95,7 @@ class AsyncSkillClient(ClientFace):
         timeout: float | None = None,  # noqa: ASYNC109  # as above
         metadata: Metadata | None = None,
     ) -> skills_pb2.HealthResp:
-        """What the replica does and how it is."""
+        """Return the state and the figures of a replica."""
         if request is None:
             from skills import skills_pb2
 
@@ -160,7 +160,7 @@ class AsyncAnswerStream(StreamFace, Generic[_Chunk]):
         return chunk
 
     async def aclose(self) -> None:
-        """The same, as async generators name it."""
+        """Cancel the call if it is not over, by the name that async generators have for it."""
         self.close()
 
     async def __aenter__(self) -> Self:
@@ -275,7 +275,7 @@ class _AioWire(Wire):
                     _run_soon(loop, channel.close())
 
     def _is_silent(self, channel: grpc.aio.Channel, loop: asyncio.AbstractEventLoop) -> bool:
-        """Whether the server at the end of a channel does not answer a health check; asked from any other thread."""
+        """Return whether the server of a channel leaves a health check without an answer. For any other thread."""
         from grpc_health.v1.health_pb2 import HealthCheckRequest
         from grpc_health.v1.health_pb2_grpc import HealthStub
 

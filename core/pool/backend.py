@@ -6,63 +6,63 @@ from pathlib import Path
 from typing import Literal, Protocol
 
 Origin = Literal["address", "container", "running", "embedded"]
-"""An address that was set; a server found at the skill's port on this host, which says that it is in a container, or
-does not; a local process of the pool's."""
+"""An address that was set; a server found at the skill's ports on this host that reports that it runs in a container,
+or does not; a local process of the pool."""
 
 
 class Backend(Protocol):
-    """What stands behind a replica: an address, or a process of ours."""
+    """What stands behind a replica: an address, or a local process."""
 
     lost: bool
-    """Whether the last call found nobody there."""
+    """Whether the last call found no server there."""
 
     @property
     def log(self) -> Path | None:
-        """The file that the server's log goes to, where that is known here."""
+        """File that the server logs to, if known here."""
 
     @property
     def pid(self) -> int | None:
-        """The server's process, where that is known here."""
+        """Process id of the server, if known here."""
 
     @property
     def restarts(self) -> int:
-        """How often it was started again because it had ended unasked."""
+        """Number of restarts because it had ended unexpectedly."""
 
     @property
     def origin(self) -> Origin:
-        """Where it comes from."""
+        """Where the replica comes from."""
 
     @property
     def target(self) -> str:
-        """Its address, the same for as long as the replica is used."""
+        """Its address, which never changes."""
 
     def is_ready(self) -> bool:
-        """Whether `ready` would return at once. Takes microseconds."""
+        """Return whether `ready` would return at once. Takes microseconds."""
 
     def ready(self, timeout_s: float) -> None:
-        """Returns when the replica may be called: starts its process where that is ours and has ended.
+        """Wait until the replica can be called, and start its process if that is a local one that does not run.
 
         Args:
-            timeout_s: how long the caller can wait, seconds.
+            timeout_s: How long the caller can wait, seconds.
 
         Raises:
-            SkillStartError: it did not come up.
-            DeadlineError: it is not up yet, and the caller can wait no longer.
-            PoolClosedError: the pool was closed.
+            SkillStartError: It did not start.
+            DeadlineError: It is still starting after that time.
+            PoolClosedError: The pool is closed.
         """
 
     def begin_use(self) -> None:
-        """A call goes there. Before `ready`; takes microseconds."""
+        """Note that a call begins, before `ready`. Takes microseconds."""
 
     def end_use(self) -> None:
-        """The call is over."""
+        """Note that a call has ended."""
 
     def close(self) -> None:
-        """Stops what was started for it. Again does nothing."""
+        """Stop what was started for it. Idempotent."""
 
 
 class AddressReplica:
-    """A server at an address. It is neither started nor stopped from here."""
+    """A server at an address, which is neither started nor stopped from here."""
 
     def __init__(self, target: str, origin: Origin) -> None:
         self.target = target
@@ -73,17 +73,17 @@ class AddressReplica:
         self.restarts = 0
 
     def is_ready(self) -> bool:
-        """Always: whether it answers shows when it is called."""
+        """Return True: only a call shows whether it answers."""
         return True
 
     def ready(self, timeout_s: float) -> None:
-        """Returns at once."""
+        """Return at once."""
 
     def begin_use(self) -> None:
-        """Does nothing: nobody waits for its end."""
+        """Do nothing."""
 
     def end_use(self) -> None:
-        """Does nothing."""
+        """Do nothing."""
 
     def close(self) -> None:
-        """Does nothing: it is not ours."""
+        """Do nothing: the server is not a local process of the pool."""

@@ -1,7 +1,4 @@
-"""Who is among the replicas of a skill, and which of them gets a call.
-
-That is the least busy one, or the one that has the conversation in its prefix cache.
-"""
+"""The replicas of a skill, and which of them gets a call: the least busy, or the one with a cached conversation."""
 
 from __future__ import annotations
 
@@ -17,8 +14,8 @@ class Roster:
     """The replicas at the targets, and those that are no longer there but still have calls.
 
     Args:
-        replicas: those at the beginning; their targets differ.
-        changing: whether the targets may change.
+        replicas: Initial replicas, with different targets.
+        changing: Whether the targets may change.
     """
 
     def __init__(self, replicas: Iterable[Replica], *, changing: bool = False) -> None:
@@ -29,7 +26,7 @@ class Roster:
 
     @property
     def target(self) -> str:
-        """The addresses, separated by commas."""
+        """The addresses, comma-separated."""
         return ",".join(replica.target for replica in self.replicas)
 
     @property
@@ -38,12 +35,12 @@ class Roster:
         return self._changing or len(self.replicas) > 1
 
     def update(self, targets: Sequence[str]) -> list[Replica]:
-        """Go over to these targets. Returns the replicas that leave; they finish what they have."""
+        """Change to these targets, and return the replicas that leave, which finish their calls."""
         there = {replica.target for replica in self.replicas}
         leaving = [replica for replica in self.replicas if replica.target not in targets]
         for replica in leaving:
             replica.leaving = True
-        # The name is right; who stands behind it now may come up just now.
+        # The name is right, and the servers at its new addresses may just be starting.
         known = any(replica.known for replica in self.replicas)
         new = [Replica(target, known=known) for target in targets if target not in there]
         self._leaving += leaving
@@ -51,31 +48,32 @@ class Roster:
         return leaving
 
     def with_calls(self) -> list[Replica]:
-        """The replicas that attempts run at, those that are leaving too."""
+        """Return the replicas with running attempts, including those that are leaving."""
         self._leaving = [replica for replica in self._leaving if replica.attempts]
         return [replica for replica in (*self.replicas, *self._leaving) if replica.attempts]
 
     def attempts(self) -> Iterator[Attempt]:
-        """All that run."""
+        """Yield all running attempts."""
         for replica in self.with_calls():
             yield from tuple(replica.attempts)
 
 
 PREFERRED_UNTIL = 2.0
-"""The replica that has the conversation is taken until it has this many times the work of the least busy one."""
+"""A replica with a cached conversation is preferred up to this many times the work of the least busy one."""
 REMEMBERED = 4096
 
 
 def choose(call: Call, replicas: Sequence[Replica], affinity: Affinity, now: float) -> Replica | None:
-    """The replica with the least outstanding work, or the one that has the conversation if it is hardly busier.
+    """Return the replica with the least outstanding work, or the one that has the conversation if it is hardly busier.
 
-    None where none of them takes calls.
+    Returns:
+        None if none of them takes calls.
     """
     open_ = [replica for replica in replicas if replica.takes_calls(now)]
     if not open_:
         return None
     well = [replica for replica in open_ if not replica.ejected(now)]
-    # Below half of them, failures are everybody's (Envoy's panic threshold), and leaving some out helps nobody.
+    # If fewer than half are well, failures are common to all, and ejection does not help (Envoy's panic threshold).
     if 2 * len(well) >= len(replicas):
         open_ = well
     if len(open_) == 1:
@@ -90,7 +88,7 @@ def choose(call: Call, replicas: Sequence[Replica], affinity: Affinity, now: flo
 
 
 def choose_rival(call: Call, replicas: Sequence[Replica], now: float) -> Replica | None:
-    """The replica that is asked as well: the least busy of the others, at best one that the call has not failed at."""
+    """Return the replica for a hedge: the least busy of the others, if possible one that the call has not failed at."""
     assert call.attempt is not None
     first = call.attempt.replica
     others = [each for each in replicas if each is not first and each.takes_calls(now) and not each.ejected(now)]
@@ -117,14 +115,14 @@ def conversation_keys(request: Any) -> list[int]:
 
 
 class Affinity:
-    """Remembers by the beginnings of conversations where they were last; the least recently used are forgotten."""
+    """Remembers by the beginnings of conversations where they ran last; the least recently used are forgotten."""
 
     def __init__(self) -> None:
-        # With how often it had been lost by then: after that its cache is gone.
+        # With the number of losses by then: a further one loses its cache.
         self._replicas: OrderedDict[int, tuple[Replica, int]] = OrderedDict()
 
     def find(self, keys: Sequence[int]) -> Replica | None:
-        """The replica that has the most of a conversation."""
+        """Return the replica that has the most of a conversation, None if none has any."""
         found = (self._replicas[key] for key in reversed(keys) if key in self._replicas)
         return next((replica for replica, losses in found if replica.losses == losses), None)
 
@@ -137,6 +135,6 @@ class Affinity:
             self._replicas.popitem(last=False)
 
     def forget(self, replica: Replica) -> None:
-        """Keep nothing of a replica that is leaving."""
+        """Forget a replica that is leaving."""
         for key in [key for key, (holder, _) in self._replicas.items() if holder is replica]:
             del self._replicas[key]

@@ -33,17 +33,17 @@ class SkillClient(ClientFace):
     """Calls a skill. Thread-safe. Has all methods of the skill's stub; those of SkillsService are spelt out.
 
     Every method takes the request, `timeout` in seconds for the call with all its attempts, and `metadata`. A call goes
-    to another replica, or waits for one, when its own fails; an answer that has begun goes on where it was.
+    to another replica, or waits for one, when its own fails; an answer that has begun continues where it was.
 
     Raises (every method):
-        CallError: the call failed. It is also a `grpc.RpcError`.
-        SkillStartError: the skill's local process had ended and did not come up again. Also a `grpc.RpcError`.
-        PoolClosedError: the client was closed.
-        ValueError: the timeout is not a finite number of seconds from 0 on.
+        CallError: The call failed. Also a `grpc.RpcError`.
+        SkillStartError: The skill's local process had ended and could not be restarted. Also a `grpc.RpcError`.
+        PoolClosedError: The client is closed.
+        ValueError: The timeout is not a finite number of seconds from 0 on.
 
     Args:
-        replicas: the skill's replicas.
-        caller: who takes turns with other callers where calls have to wait for a replica.
+        replicas: Replicas of the skill.
+        caller: Takes turns with other callers when calls must wait for a replica.
     """
 
     _wire: _SyncWire
@@ -53,7 +53,7 @@ class SkillClient(ClientFace):
 
     @classmethod
     def at(cls, spec: SkillSpec, target: str, config: PoolConfig | None = None) -> Self:
-        """A client for one address, without a pool."""
+        """Return a client for one address, without a pool."""
         from core.config import PoolConfig
         from core.pool.backend import AddressReplica
 
@@ -65,16 +65,16 @@ class SkillClient(ClientFace):
     def Generate(  # noqa: N802  # the stub's name
         self, request: skills_pb2.GenReq, timeout: float | None = None, metadata: Metadata | None = None
     ) -> skills_pb2.GenResp:
-        """Answers a prompt.
+        """Answer a prompt.
 
-        It is read as a stream, so that an answer whose replica dies goes on elsewhere instead of beginning anew.
+        The answer is read as a stream, so that it continues at another replica if its own dies.
         """
         return finish(Answer(self._wire, ANSWERS, request, timeout, metadata, whole_only=True).result())
 
     def GenerateStream(  # noqa: N802  # the stub's name
         self, request: skills_pb2.GenReq, timeout: float | None = None, metadata: Metadata | None = None
     ) -> AnswerStream[skills_pb2.GenChunk]:
-        """The same answer in pieces. Closing the stream cancels the call."""
+        """Answer a prompt in pieces. Closing the stream cancels the call."""
         return self._stream(ANSWERS, request, timeout, metadata)
 
     @overload
@@ -108,28 +108,27 @@ class SkillClient(ClientFace):
         metadata: Metadata | None = None,
         **fields: Any,
     ) -> Any:
-        """Answers with an object.
+        """Answer with an object.
 
-        The answer is constrained to the schema, read, and validated where a type is given.
+        The answer is constrained to the schema, parsed, and validated if a type is given.
 
             person = draft.generate_json("Ana is 31 years old.", Person, temperature=0)
 
         Args:
-            prompt: what to answer, or the turns of a conversation. The model sees no more than this: the schema is not
-                put into it.
-            schema: a type that pydantic has a JSON schema for (a model, a dataclass, a TypedDict, `list[…]`), for which
-                pydantic must be installed; or a JSON schema, as a dictionary or as text.
-            timeout: as for every method, seconds.
-            metadata: as for every method.
-            fields: other fields of GenReq: max_tokens, temperature, seed, system, close_json and so on.
+            prompt: What to answer, or the turns of a conversation. The model sees nothing else, not even the schema.
+            schema: A type that Pydantic has a JSON schema for (a model, a dataclass, a TypedDict, `list[…]`), for which
+                Pydantic must be installed; or a JSON schema, as a dictionary or as text.
+            timeout: As for every method, seconds.
+            metadata: As for every method.
+            fields: Other fields of GenReq: max_tokens, temperature, seed, system, close_json and so on.
 
         Returns:
-            An object of that type; for a JSON schema what `json.loads` makes of the answer.
+            An object of that type; for a JSON schema, what `json.loads` returns for the answer.
 
         Raises:
-            CutAnswerError: the answer was ended before it was whole.
-            InvalidAnswerError: the type asks for more than a schema can say, and the answer is not that.
-            ConfigError: the schema is none.
+            CutAnswerError: The answer was cut off.
+            InvalidAnswerError: The type requires more than a schema can express, and the answer does not satisfy it.
+            ConfigError: The schema is not a schema.
         """
         shape = shape_of(schema)
         request = shape.request(prompt, fields)
@@ -141,7 +140,7 @@ class SkillClient(ClientFace):
         timeout: float | None = None,
         metadata: Metadata | None = None,
     ) -> skills_pb2.HealthResp:
-        """What the replica does and how it is."""
+        """Return the state and the figures of a replica."""
         if request is None:
             from skills import skills_pb2
 

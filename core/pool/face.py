@@ -1,4 +1,4 @@
-"""What the sync and the async client have in common for their users."""
+"""What the sync and the async client share: their identity, and the other methods of the stub by name."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 class ClientFace(ABC):
-    """What the sync and the async client have in common: who they are, and the methods of the stub by name."""
+    """Base of the sync and the async client."""
 
     _wire: Wire
 
@@ -39,19 +39,19 @@ class ClientFace(ABC):
 
     @property
     def closed(self) -> bool:
-        """Whether the client was closed."""
+        """Whether the client is closed."""
         return self._wire.closed
 
     def stats(self) -> CallStats:
-        """What was done for the calls to this skill, by all clients of the pool."""
+        """Return the counts of calls and attempts of this skill, by all clients of the pool."""
         return self._wire.pool.stats
 
     def calls(self, pool: ReplicaSet) -> bool:
-        """Whether these are the replicas that the client calls."""
+        """Return whether these are the replicas that the client calls."""
         return self._wire.pool is pool
 
     def __getattr__(self, method: str) -> Callable[..., Any]:
-        """Any other method of the skill's stub that takes one request."""
+        """Return another method of the skill's stub that takes one request."""
         if not method.startswith("_"):
             _, stub = self._wire.connect(self._wire.pool.replicas[0])
             stub_method = getattr(stub, method, None)
@@ -72,10 +72,10 @@ class ClientFace(ABC):
 
 
 class StreamFace:
-    """What the sync and the async stream have in common.
+    """Base of the sync and the async stream.
 
     Args:
-        answer: the call.
+        answer: The call.
     """
 
     def __init__(self, answer: Answer) -> None:
@@ -96,5 +96,5 @@ class StreamFace:
 def _with_positions(
     call: Callable[..., Any], method: str, request: Any, timeout: float | None = None, metadata: Metadata | None = None
 ) -> Any:
-    """Takes the arguments of a stub's method, by position or by name."""
+    """Call with the arguments of a stub's method, by position or by name."""
     return call(method, request, timeout, metadata)

@@ -1,4 +1,4 @@
-"""JSON schemas of Python types, by pydantic. Imported only where a type is given."""
+"""JSON schemas of Python types, by Pydantic. Imported only if a type is given."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from core.errors import ConfigError
 class _ClosedObjects(GenerateJsonSchema):
     """Objects have no keys but their fields, unless the type says otherwise (`extra="allow"`).
 
-    Pydantic reads past keys that it does not know, and its schemas allow them. Small models make use of that: they
-    invent keys until their tokens are used up.
+    Pydantic ignores unknown keys, and its schemas allow them. Small models exploit that, and invent keys until their
+    tokens are used up.
     """
 
     def model_schema(self, schema: Any) -> JsonSchemaValue:
@@ -36,10 +36,10 @@ def _close(schema: JsonSchemaValue) -> JsonSchemaValue:
 
 
 def schema_and_reader(type_: Any) -> tuple[JsonSchemaValue, Callable[[str], Any]]:
-    """The JSON schema of a type, and what makes an object of it from JSON.
+    """Return the JSON schema of a type, and a function that makes its objects from JSON.
 
     Raises:
-        ConfigError: pydantic has no JSON schema for it.
+        ConfigError: Pydantic has no JSON schema for it.
     """
     try:
         adapter = TypeAdapter[Any](type_)

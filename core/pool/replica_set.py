@@ -75,7 +75,7 @@ class ReplicaSet:
             self._watcher.wake_by(self._state.due_s)
 
     def tell_later(self, event: Event) -> None:
-        """The same at the next event, or tick.
+        """Take in an event later, at the next event or tick.
 
         For the garbage collector, which may run in the midst of any method, in the same thread: all that is done here
         is one append.
@@ -118,7 +118,7 @@ class ReplicaSet:
         return self._backends.get(replica.target) or AddressReplica(replica.target, self.origin)
 
     def _is_followed(self, replica: Replica) -> bool:
-        """Whether its health matters: a replica alone is followed only while it is away."""
+        """Return whether its health matters: a single replica is followed only while it is unavailable."""
         return not replica.leaving and (replica.down or self._state.roster.has_choice)
 
     def make_ready(self) -> None:
@@ -158,7 +158,7 @@ class ReplicaSet:
         return len(self._state.line)
 
     def status(self) -> SkillStatus:
-        """How the replicas are."""
+        """Return the status of the replicas."""
         with self._lock:
             return SkillStatus(
                 skill=self.spec.name,

@@ -25,23 +25,23 @@ _ADVICE = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Shape(Generic[T]):
-    """What an answer is to be. `shape_of` makes it."""
+    """What an answer must be. Made by `shape_of`."""
 
     name: str
-    """What errors call it."""
+    """Its name in errors."""
     json_schema: str
     read: Callable[[str], T]
-    """Makes the object of an answer's text; raises ValueError where it is none."""
+    """Makes the object from the text of an answer; raises ValueError if that is invalid."""
 
     def request(self, prompt: str | Sequence[skills_pb2.Message], fields: Mapping[str, Any]) -> skills_pb2.GenReq:
-        """A request for such an answer.
+        """Return a request for such an answer.
 
         Args:
-            prompt: what to answer, or the turns of a conversation.
-            fields: other fields of GenReq.
+            prompt: What to answer, or the turns of a conversation.
+            fields: Other fields of GenReq.
 
         Raises:
-            ConfigError: another constraint is among the fields.
+            ConfigError: Another constraint is among the fields.
             ValueError: GenReq has no such field.
         """
         from skills import skills_pb2
@@ -54,36 +54,36 @@ class Shape(Generic[T]):
         return request
 
     def parse(self, request: skills_pb2.GenReq, response: skills_pb2.GenResp) -> T:
-        """The object that an answer to the request is.
+        """Return the object that an answer to the request stands for.
 
         Raises:
-            CutAnswerError: it was ended too early, and `close_json` did not bring it to a valid end.
-            InvalidAnswerError: it fits the schema, but the type asks for more than a schema can say.
+            CutAnswerError: It was cut off, and `close_json` did not bring it to a valid end.
+            InvalidAnswerError: It fits the schema, but the type requires more than a schema can express.
         """
         from skills import skills_pb2
 
         reasons = {value: name.removeprefix("FINISH_REASON_") for name, value in skills_pb2.FinishReason.items()}
         reason = reasons.get(response.finish_reason, "")
-        # A number that was cut off is JSON too, so this is looked at only where a valid end was asked for.
+        # A number that was cut off is JSON too, so this matters only if a valid end was asked for.
         if reason in _ADVICE and not (request.close_json and _is_json(response.text)):
             cut = f"the answer was cut off ({reason}) after {len(response.token_ids)} tokens"
             raise CutAnswerError(f"{cut}: {_ADVICE[reason]}", response)
         try:
             return self.read(response.text)
         except ValueError as error:
-            why = error.__cause__ or error  # pydantic's own, where there is one
+            why = error.__cause__ or error  # Pydantic's own, if there is one
             raise InvalidAnswerError(f"the answer is no valid {self.name}: {error}", response, why) from why
 
 
 def shape_of(schema: object) -> Shape[Any]:
-    """What an answer is to be.
+    """Return what an answer must be to fit a schema.
 
     Args:
-        schema: a JSON schema, as a dictionary or as text; or a type, for which pydantic must be installed: a model, a
-            dataclass, a TypedDict, an Enum, `list[…]`, and whatever else it has a schema for.
+        schema: A JSON schema, as a dictionary or as text; or a type, for which Pydantic must be installed: a model, a
+            dataclass, a TypedDict, an Enum, `list[…]`, or any other type that it has a schema for.
 
     Raises:
-        ConfigError: it is none of these, or pydantic is not installed.
+        ConfigError: It is none of these, or Pydantic is not installed.
     """
     if isinstance(schema, str):
         try:
@@ -111,7 +111,7 @@ def _json_shape(schema: Any) -> Shape[Any]:
 
 
 def _compact(schema: Any) -> str:
-    """Without spaces and escapes, as the skill takes only so many bytes."""
+    """Return a schema without spaces and escapes, as the skill limits its bytes."""
     return json.dumps(schema, ensure_ascii=False, separators=(",", ":"))
 
 

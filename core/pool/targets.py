@@ -16,25 +16,25 @@ if TYPE_CHECKING:
     from core.skill import SkillSpec
 
 MAX_REPLICAS_HERE = 8
-"""As many ports as docker-compose.scale.yml publishes replicas at."""
+"""Number of ports that docker-compose.scale.yml publishes replicas at."""
 _DNS = re.compile(r"dns:(?:///)?(?P<host>\[[^\]]+\]|[^:/\[\]]+):(?P<port>\d+)")
 _MOST_PORT = 65_535
 
 
 def split_targets(text: str, setting: str = "a target") -> tuple[str, ...]:
-    """The targets of a list with commas, each once, in their order.
+    """Return the targets of a comma-separated list, each once, in order.
 
     Args:
-        text: the list.
-        setting: what the error calls it.
+        text: The list.
+        setting: Name of the setting, for errors.
 
     Raises:
-        ConfigError: there is none, or one of them cannot be one.
+        ConfigError: The list is empty, or one of them is not a target.
     """
     targets = tuple(dict.fromkeys(part for part in (part.strip() for part in text.split(",")) if part))
     why = next((why for target in targets if (why := _why_wrong(target))), "" if targets else "there is none")
     if why:
-        what = "a list with commas of host:port, dns:///name:port or unix:/path"
+        what = "a comma-separated list of host:port, dns:///name:port or unix:/path"
         raise ConfigError(f"{setting} must be {what}, not {text!r}: {why}")
     return targets
 
@@ -54,14 +54,14 @@ def _why_wrong(target: str) -> str:
 
 
 def names_many(target: str) -> bool:
-    """Whether there may be several addresses behind a target, which may change: `dns:///name:port`."""
+    """Return whether a target may stand for several addresses, which may change: `dns:///name:port`."""
     return _DNS.fullmatch(target) is not None
 
 
 def resolve(target: str) -> tuple[str, ...]:
-    """The addresses behind a target: of `dns:///name:port` all that the name has now, none where it is unknown.
+    """Return the addresses of a target: for `dns:///name:port` all current ones of the name, none if it is unknown.
 
-    Of a name with IPv4 and IPv6 addresses the former are taken: they are the same replicas.
+    If a name has IPv4 and IPv6 addresses, the IPv4 ones are used, as both are the same replicas.
     """
     name = _DNS.fullmatch(target)
     if name is None:
@@ -76,14 +76,14 @@ def resolve(target: str) -> tuple[str, ...]:
 
 
 def resolve_all(targets: Sequence[str]) -> tuple[str, ...]:
-    """The addresses behind all targets, each once."""
+    """Return the addresses of all targets, each once."""
     return tuple(dict.fromkeys(address for target in targets for address in resolve(target)))
 
 
 def find_running(spec: SkillSpec, config: PoolConfig) -> list[AddressReplica]:
-    """The skill's servers on this host that say SERVING: at its port, and replicas in containers at the next ones.
+    """Return the skill's servers on this host that report SERVING: at its port, and replicas at the next ones.
 
-    Nobody there is known after microseconds, by a plain connection; gRPC alone would take milliseconds.
+    A plain connection shows within microseconds that no server listens; gRPC would take milliseconds.
     """
     found = []
     for port in range(spec.port, min(spec.port + MAX_REPLICAS_HERE, 65_536)):
@@ -93,7 +93,7 @@ def find_running(spec: SkillSpec, config: PoolConfig) -> list[AddressReplica]:
             continue
         target = f"127.0.0.1:{port}"
         answer = ask_health(target, spec.health_service, timeout_s=config.probe_timeout_s)
-        # The next ports may be another skill's: there only who says that it is this one is taken for it.
+        # The next ports may be another skill's: a server there must report that it is this one.
         if answer.serving and (port == spec.port or answer.skill == spec.name):
             found.append(AddressReplica(target, "container" if answer.in_container else "running"))
     return found

@@ -24,7 +24,7 @@ END: Any = object()
 
 
 class Caller(ABC):
-    """Whoever makes a call: a thread, or an event loop."""
+    """What makes a call: a thread, or an event loop."""
 
     @abstractmethod
     def wake(self) -> None:
@@ -43,12 +43,12 @@ class Wire(ABC):
     """The channels of one client. Coroutines of the sync client's never suspend: `core.pool.client.finish` runs them.
 
     Args:
-        pool: where the calls go.
-        caller: who takes turns with other callers where calls have to wait.
+        pool: Replicas that are called.
+        caller: Takes turns with other callers when calls must wait.
     """
 
     reads_to_the_end: bool
-    """Whether a stream that has given its result has to be read on, as the server would else count it as cancelled."""
+    """Whether a stream must be read beyond its result, as the server would otherwise count it as cancelled."""
 
     def __init__(self, pool: ReplicaSet, *, caller: str) -> None:
         self.pool = pool
@@ -65,8 +65,8 @@ class Wire(ABC):
         """Check what a call is made with. Returns its deadline, seconds.
 
         Raises:
-            ValueError: the timeout is not a number of seconds.
-            PoolClosedError: the client is closed, or belongs to another process.
+            ValueError: The timeout is not a number of seconds.
+            PoolClosedError: The client is closed, or belongs to another process.
         """
         self.check_open()
         if os.getpid() != self._pid:
@@ -94,7 +94,7 @@ class Wire(ABC):
         self.pool.tell(ClientClosed(self))
 
     def connect(self, replica: Replica) -> tuple[Any, Any]:
-        """A channel to a replica, and the skill's stub over it. Made at the first use, and after it was found dead."""
+        """Return a channel to a replica and the skill's stub for it, made at the first use and after it was dead."""
         with self._lock:
             channels = self._channels[self._home()]
             generation, channel, stub = channels.get(replica, (-1, None, None))
@@ -118,11 +118,11 @@ class Wire(ABC):
 
     @abstractmethod
     def _open(self, target: str) -> Any:
-        """A channel."""
+        """Open a channel."""
 
     @abstractmethod
     def caller_here(self) -> Caller:
-        """Whoever runs this."""
+        """Return the caller that runs this."""
 
     @abstractmethod
     async def ready(self, backend: Backend, timeout_s: float) -> None:
@@ -134,10 +134,10 @@ class Wire(ABC):
 
     @abstractmethod
     async def read(self, rpc: Any, *, single: bool) -> Any:
-        """The next message of a stream, `END` after the last one; or the message of a call that has but a single one.
+        """Return the next message of a stream, `END` after the last one; or the only message of a unary call.
 
         Raises:
-            grpc.RpcError: it failed, or was cancelled.
+            grpc.RpcError: It failed, or was cancelled.
         """
 
     @abstractmethod

@@ -1,7 +1,7 @@
-"""gRPC as `core` uses it: quiet, and with one set of channel options, sync and async. All of `core` takes it from here.
+"""gRPC as all of `core` uses it: quiet, and with the same channel options for sync and async.
 
-Its C core would write log lines of its own (`I1123 … Got goaway`) into the user's terminal. It reads GRPC_VERBOSITY
-while it is imported; the variable is set for that moment only, and not at all where the user has set it.
+Its C core writes log lines (`I1123 … Got goaway`) to the user's terminal unless GRPC_VERBOSITY says otherwise while it
+is imported. So the variable is set for that moment only, and left alone if the user has set it.
 """
 
 from __future__ import annotations
@@ -28,25 +28,25 @@ CHANNEL_OPTIONS: tuple[tuple[str, int | str], ...] = (
     # Bytes. An answer of 32,000 tokens with 20 alternatives each is about 12 MiB.
     ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
     ("grpc.max_send_message_length", MAX_MESSAGE_BYTES),
-    # Milliseconds. A server answers pings closer than every 300 s with GOAWAY too_many_pings, unless it is told else.
+    # Milliseconds. By default, a server answers more than one ping in 300 s with GOAWAY too_many_pings.
     ("grpc.keepalive_time_ms", 330_000),
     ("grpc.keepalive_timeout_ms", 20_000),
-    # Milliseconds between attempts to connect. gRPC's own 1 s to 120 s would let a replica that is back stay unused.
+    # Milliseconds between attempts to connect. With gRPC's 1 s to 120 s a replica that is back would stay unused.
     ("grpc.initial_reconnect_backoff_ms", 100),
     ("grpc.max_reconnect_backoff_ms", 1_000),
-    # 1: connections, and with them the waits after failures, are not shared with other channels of the process.
+    # 1: connections, and their backoff after failures, are not shared with other channels of the process.
     ("grpc.use_local_subchannel_pool", 1),
-    # 0: http_proxy is for the web; gRPC would send even loopback calls there.
+    # 0: ignore http_proxy, which is meant for the web; gRPC would send even loopback calls there.
     ("grpc.enable_http_proxy", 0),
     ("grpc.primary_user_agent", "sarai"),
 )
 
 
 def open_channel(target: str) -> grpc.Channel:
-    """A channel to a target such as `localhost:50051`, `dns:///host:50051` or `unix:/path`. Connects at first use."""
+    """Return a channel to `localhost:50051`, `dns:///host:50051` or `unix:/path`, which connects at first use."""
     return grpc.insecure_channel(target, options=CHANNEL_OPTIONS)
 
 
 def open_aio_channel(target: str) -> grpc.aio.Channel:
-    """The same for the event loop that runs just now."""
+    """Return such a channel for the running event loop."""
     return grpc.aio.insecure_channel(target, options=CHANNEL_OPTIONS)

@@ -1,8 +1,8 @@
-"""Two faults of gRPC, and what helps: a Ctrl-C as a call begins, and a call's end that its reader never hears of."""
+"""Workarounds for two faults of gRPC: a Ctrl-C as a call begins, and a call's end that never reaches its reader."""
 
 from __future__ import annotations
 
-# The functions of `signal` make enums of all that they return, which takes 25 microseconds instead of 1.
+# The functions of `signal` turn all results into enums, which takes 25 microseconds instead of 1.
 import _signal  # type: ignore[import-not-found]  # typeshed leaves it out
 import threading
 from types import FrameType
@@ -10,12 +10,12 @@ from typing import Any
 
 
 class HeldInterrupts:
-    """Ctrl-C waits until the block is over: `with HeldInterrupts(): …`. For blocks of microseconds.
+    """Delays Ctrl-C to the end of a block, which should take microseconds: `with HeldInterrupts(): …`.
 
     gRPC registers a call with its channel before it starts the thread that serves it. A KeyboardInterrupt between the
-    two leaves a call that nobody serves, and closing the channel waits for it for ever.
+    two leaves a call that is never served, and closing the channel waits for it for ever.
 
-    Does nothing where a KeyboardInterrupt cannot happen: outside the main thread, or if SIGINT is not Python's.
+    Does nothing if a KeyboardInterrupt cannot happen: outside the main thread, or if SIGINT is not Python's.
     """
 
     __slots__ = ("_came", "_handler")
@@ -39,25 +39,25 @@ class HeldInterrupts:
                 self._handler(*self._came[0])
 
 
-_CANCELLED = 1  # the number of the status
+_CANCELLED = 1  # status code
 
 
 def tell_lost_end(rpc: Any) -> None:
-    """Have a stream's reader hear of an end that has come. Does nothing to a call that runs, or was read to its end.
+    """Make a stream's end reach its reader. Does nothing to a call that runs, or was read to its end.
 
-    Seen with grpcio 1.85.1 where several calls of a channel run while their server goes away: the status has come, but
-    the operations for the next message stay open. The reader waits for ever, as no deadline ends what has ended, and so
-    does closing the channel. Cancelling the call in gRPC's core completes them; `cancel` of the call itself does
-    nothing once there is a status.
+    Seen with grpcio 1.85.1 when a server goes away while a channel has several calls: the status has come, but the
+    operations for the next message stay open. The reader waits for ever, as no deadline ends a call that has ended, and
+    so does closing the channel. Cancelling the call in gRPC's core completes the operations; once there is a status,
+    `cancel` of the call itself does nothing.
 
     Args:
-        rpc: a call of a synchronous stub.
+        rpc: A call of a synchronous stub.
     """
     if not rpc.is_active():
         rpc._call.cancel(_CANCELLED, "its end was lost")  # noqa: SLF001 - gRPC has no public name for this
 
 
 def cancel_and_tell(rpc: Any) -> None:
-    """Cancel a call, and have its reader hear of that even where gRPC had lost its end just before."""
+    """Cancel a call, and make that reach its reader even if gRPC has just lost the end of the call."""
     rpc.cancel()
     tell_lost_end(rpc)

@@ -17,16 +17,16 @@ _SKILL = "sarai-skill"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HealthAnswer:
-    """What a server says of itself."""
+    """What a server reports about itself."""
 
     serving: bool
     in_container: bool
     skill: str
-    """The name of the skill; empty where the server does not say it."""
+    """Name of the skill; empty if the server does not report it."""
 
 
 def ask_health(target: str, service: str, *, timeout_s: float) -> HealthAnswer:
-    """What the server at the target says for a service within a time; nothing is not serving."""
+    """Return the health of a service of the server at a target; no answer in time means that it does not serve."""
     from grpc_health.v1 import health_pb2, health_pb2_grpc
 
     with open_channel(target) as channel:
@@ -41,12 +41,12 @@ def ask_health(target: str, service: str, *, timeout_s: float) -> HealthAnswer:
 
 
 def check_serving(target: str, service: str, *, timeout_s: float) -> bool:
-    """Whether the server at the target says SERVING for a service within a time."""
+    """Return whether the server at a target reports SERVING for a service in time."""
     return ask_health(target, service, timeout_s=timeout_s).serving
 
 
 def is_silent(channel: grpc.Channel, service: str, *, timeout_s: float) -> bool:
-    """Whether the server at the end of a channel does not answer a health check, with whatever, within a time."""
+    """Return whether the server of a channel leaves a health check without any answer, even an error, in time."""
     from grpc_health.v1 import health_pb2, health_pb2_grpc
 
     request = health_pb2.HealthCheckRequest(service=service)
@@ -54,25 +54,25 @@ def is_silent(channel: grpc.Channel, service: str, *, timeout_s: float) -> bool:
         health_pb2_grpc.HealthStub(channel).Check(request, timeout=timeout_s, wait_for_ready=True)
     except grpc.RpcError as error:
         return bool(error.code() is grpc.StatusCode.DEADLINE_EXCEEDED)
-    except ValueError:  # the channel is closed: there is nothing to find out
+    except ValueError:  # the channel is closed, which says nothing about the server
         return False
     return False
 
 
 def why_silent(target: str, service: str, *, timeout_s: float) -> str:
-    """Why the server at a target does not answer over a new connection within a time; empty where it answers."""
+    """Return in words that the server at a target does not answer over a new connection in time; empty if it does."""
     with open_channel(target) as channel:
         silent = is_silent(channel, service, timeout_s=timeout_s)
     return f"it is silent, and does not answer a health check within {timeout_s:g} s" if silent else ""
 
 
 class HealthFeed:
-    """What a server says of its health, whenever that changes. Followed once, in one thread; ended from any.
+    """The health of a server, reported whenever it changes. Follow it once, in one thread; cancel it from any.
 
     Args:
-        target: the server's address.
-        service: the service whose health is asked for, "" for the server as a whole.
-        timeout_s: how long to follow it, seconds; None: until it ends.
+        target: Address of the server.
+        service: Service whose health is asked for, "" for the server as a whole.
+        timeout_s: How long to follow it, seconds; None: until it ends.
     """
 
     def __init__(self, target: str, service: str, *, timeout_s: float | None = None) -> None:
@@ -81,17 +81,17 @@ class HealthFeed:
         self._call: Any = None
         self._cancelled = False
         self.ended: grpc.StatusCode | None = None
-        """Why nothing more comes; None as long as something may, and where nobody wanted more."""
+        """Why there are no more reports; None while there may be some, and if `tell` wanted no more."""
         self.why = ""
-        """The same in words."""
+        """The reason in words."""
 
     def follow(self, tell: Callable[[bool], bool]) -> None:
-        """Tells whether it is SERVING, until it says nothing any more or whoever is told wants no more.
+        """Report whether the server is SERVING, until the reports end or `tell` wants no more.
 
-        Not for the main thread: a Ctrl-C in the midst of the call's beginning would leave a call that hangs.
+        Not for the main thread: a Ctrl-C while the call begins would leave a call that hangs.
 
         Args:
-            tell: returns whether to go on.
+            tell: Takes whether it is SERVING; returns whether to continue.
         """
         from grpc_health.v1 import health_pb2, health_pb2_grpc
 
@@ -112,7 +112,7 @@ class HealthFeed:
             self.ended, self.why = grpc.StatusCode.CANCELLED, "cancelled"
 
     def cancel(self) -> None:
-        """Ends it. Again does nothing."""
+        """End the reports. Idempotent."""
         with self._lock:
             self._cancelled = True
             call = self._call
@@ -121,24 +121,24 @@ class HealthFeed:
 
 
 class HealthWatch:
-    """Waits for a server to serve, in a thread of its own, so that who waits can look after other things meanwhile.
+    """Waits for a server to serve in a thread of its own, so that the caller can check other things meanwhile.
 
     Args:
-        target: the server's address.
-        service: the service whose health is asked for, "" for the server as a whole.
-        timeout_s: how long to follow it, seconds.
+        target: Address of the server.
+        service: Service whose health is asked for, "" for the server as a whole.
+        timeout_s: How long to follow it, seconds.
     """
 
     def __init__(self, target: str, service: str, *, timeout_s: float) -> None:
         self._feed = HealthFeed(target, service, timeout_s=timeout_s)
         self._news = threading.Event()
         self.serving = False
-        """It said SERVING."""
+        """Whether it reported SERVING."""
         threading.Thread(target=self._follow, name="sarai-health", daemon=True).start()
 
     @property
     def ended(self) -> grpc.StatusCode | None:
-        """Why there is nothing to follow any more."""
+        """Why the watch has ended; None while it has not."""
         return self._feed.ended
 
     def _follow(self) -> None:
@@ -150,9 +150,9 @@ class HealthWatch:
         return not serving
 
     def wait(self, timeout_s: float) -> None:
-        """Returns when it serves, when the watch has ended, or after so many seconds."""
+        """Wait until it serves, until the watch has ended, or for `timeout_s`."""
         self._news.wait(timeout_s)
 
     def close(self) -> None:
-        """Ends the watch."""
+        """End the watch."""
         self._feed.cancel()

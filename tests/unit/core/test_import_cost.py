@@ -28,3 +28,21 @@ def test_importing_core_is_cheap(module: str) -> None:
     assert not {"llama_cpp", "numpy", "rich", "click", "jinja2", "pydantic"} & set(modules)
     assert not [name for name in modules if name.startswith("skills")]
     assert verbosity is None, "the environment of the host was changed"
+
+
+def loaded_by(code: str) -> set[str]:
+    """The modules that a program loads."""
+    probe = f"import sys\n{code}\nprint(*sys.modules)"
+    run = subprocess.run([sys.executable, "-c", probe], cwd=ROOT, capture_output=True, text=True, check=True)
+    return set(run.stdout.split())
+
+
+@pytest.mark.parametrize("code", ["import sarai", "from sarai import errors", "from sarai import PoolConfig"])
+def test_what_needs_no_grpc_loads_none(code: str) -> None:
+    assert not {"grpc", "google.protobuf", "pluggy"} & loaded_by(code)
+
+
+def test_a_plugin_loads_what_it_needs_alone() -> None:
+    loaded = loaded_by("from sarai import Resources, SkillSpec, hookimpl")
+    assert "core.hookspecs" in loaded
+    assert not {"grpc", "google.protobuf", "core.config", "core.model_pool"} & loaded
