@@ -22,7 +22,7 @@ _OURS = ("skills.", "sarai_skill_")
 
 
 def _file_that_imports(proto: str) -> bytes:
-    """The FileDescriptorProto of `_PROTO` with nothing in it but `import public "{proto}";`.
+    """Return the FileDescriptorProto of `_PROTO` with nothing in it but `import public "{proto}";`.
 
     Written by hand, because the engine imports this package too, and never protobuf.
     """
@@ -43,7 +43,7 @@ class _ContractLoader(SourceFileLoader):
 
 
 class _ContractFinder:
-    """Finds `skills.skills_pb2` where everybody does, for its own loader."""
+    """Finds `skills.skills_pb2` in the usual place, for a loader of its own."""
 
     @staticmethod
     def find_spec(name: str, path: Sequence[str] | None = None, target: ModuleType | None = None) -> ModuleSpec | None:
@@ -60,7 +60,7 @@ class _NeighbourLoader:
         self._full_name = full_name
 
     def create_module(self, spec: ModuleSpec) -> None:
-        """The usual empty module, which is replaced at once."""
+        """Return None for the usual empty module, which is replaced at once."""
 
     def exec_module(self, module: ModuleType) -> None:
         sys.modules[module.__name__] = importlib.import_module(self._full_name)
@@ -78,7 +78,7 @@ class _NeighbourFinder:
 
 
 def _full_name(name: str) -> str | None:
-    """The one module that a stub can mean by a top-level name."""
+    """Return the only module that a stub can mean by a top-level name."""
     if name.startswith("skill_"):
         return f"{__name__}.{name}" if PathFinder.find_spec(name, __path__) else None
     if not name.endswith(("_pb2", "_pb2_grpc")):

@@ -1,8 +1,8 @@
 """The child's side of a server's child process: its setup, and the frames that the two exchange.
 
-`child_start` starts a child, `child_process` is the server's side of it. A child's `main` begins with `link_to_server`,
-which ensures that the child never outlives its server and is killed before it if memory runs out. Nothing here needs
-asyncio or gRPC, so a child can do without both.
+A child is started by `child_start` and held by `child_process`. Its `main` begins with `link_to_server`, which makes
+sure that the child never outlives its server, and dies first when memory runs out. Nothing here needs asyncio or gRPC,
+so a child is free of both.
 """
 
 from __future__ import annotations
@@ -55,10 +55,10 @@ def _json_value(body: bytes) -> tuple[dict[str, Any], bytes]:
     return json.loads(body[HEADER_BYTES:end]), body[end:]
 
 
-PICKLE = Codec(_pickle_frame, pickle.loads)  # only these two processes hold the socket
-"""For arbitrary values, between a server and a child that run nothing but our own code."""
+PICKLE = Codec(_pickle_frame, pickle.loads)  # nobody but the two holds the socket
+"""Any values. For a child that runs nothing but our own code."""
 JSON = Codec(_json_frame, _json_value)
-"""For a mapping followed by bytes, with a child that parses untrusted input: its frames are only data."""
+"""A mapping followed by bytes. For a child that reads untrusted input: its frames are plain data, never code."""
 
 
 class Link:
@@ -94,8 +94,9 @@ class Link:
 def link_to_server(codec: Codec) -> Link:
     """Set up this process as a child, and return its link to the server that started it.
 
-    From then on the kernel kills this process when the server dies, even if it is stopped or hung by then. If memory
-    runs out, the kernel kills this process first, as the server can start another one. Ctrl-C is left to the server.
+    From then on the kernel kills this process when the server dies, even if it is stopped or hung by then. When memory
+    runs out, the kernel kills this process and not the server, which can start another one. Ctrl-C is the server's
+    business.
     """
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     with contextlib.suppress(OSError):

@@ -1,4 +1,4 @@
-"""The server's side of a child process: frames both ways, its end, and the reason for it in words."""
+"""The server's end of a child process: frames both ways, killing it, and how it ended, in words."""
 
 from __future__ import annotations
 
@@ -25,16 +25,16 @@ class Exit:
 
     code: int
     killed_because: str = ""
-    """Why the server killed it; empty if it ended by itself or was killed by another process."""
+    """Why the server killed it; empty if it ended otherwise."""
 
     @property
     def perhaps_out_of_memory(self) -> bool:
-        """Whether something other than the server killed it, most likely the kernel."""
+        """Whether it was killed, and not by its server: then most likely by the kernel."""
         return self.code == -signal.SIGKILL and not self.killed_because
 
     @property
     def limit(self) -> str:
-        """The memory limit as a suffix for a message; empty if there is none."""
+        """The memory limit in words, to be appended; empty if there is none."""
         limit = memory_limit()
         return f": the limit is {limit / (1 << 20):,.0f} MB" if limit < 1 << 60 else ""
 
@@ -47,7 +47,7 @@ class Exit:
 
 
 class ChildGoneError(Exception):
-    """The child process ended or never got ready; `ended` is how, if that is known."""
+    """The child process ended, or never got ready. The message says why, and `ended` how, if that is known."""
 
     def __init__(self, message: str, ended: Exit | None = None) -> None:
         super().__init__(message)
@@ -57,7 +57,7 @@ class ChildGoneError(Exception):
 class ChildProcess(Generic[_Sent, _Received]):
     """One child process and the socket to it.
 
-    A subclass chooses the codec and the types of the frames.
+    A subclass sets the codec and the types of the values.
     """
 
     codec: ClassVar[Codec]
@@ -69,16 +69,16 @@ class ChildProcess(Generic[_Sent, _Received]):
         self._killed_because = ""
         self.pid = process.pid
         self.num_frames = 0
-        """Number of frames received; it grows while the child makes progress."""
+        """Frames received, which keep growing in number while a child works."""
 
     @classmethod
     async def connect(cls, started: Started) -> Self:
-        """Return the process that `child_start.start` has started."""
+        """Take over a process from `child_start.start`."""
         process, connection = started
         return cls(process, *await asyncio.open_unix_connection(sock=connection))
 
     def send(self, value: _Sent) -> None:
-        """Send a frame. If the process is gone, `receive` raises."""
+        """Send a value. If the process is gone, `receive` raises."""
         self._writer.write(self.codec.encode(value))
 
     async def receive(self) -> _Received:
@@ -96,10 +96,10 @@ class ChildProcess(Generic[_Sent, _Received]):
         return value
 
     async def ask(self, value: _Sent) -> _Received:
-        """Send a frame and return the value of its answer, for children that answer each frame with one.
+        """Send a value and return the next one that comes, for a child that answers each frame with one.
 
         Raises:
-            ChildGoneError: The process ended; the error has how.
+            ChildGoneError: The process ended; `ended` says how.
         """
         self.send(value)
         try:
@@ -109,19 +109,19 @@ class ChildProcess(Generic[_Sent, _Received]):
             raise ChildGoneError(f"the process ended ({ended})", ended) from error
 
     def kill(self, because: str) -> None:
-        """Kill the process; `receive` then raises."""
+        """Kill the process; `receive` raises then."""
         if self._process.poll() is None:
             self._killed_because = self._killed_because or because
             self._process.kill()
 
     async def ended(self) -> Exit:
-        """Wait for the end of a process that has closed its socket; kill it if it does not exit."""
+        """Wait for the end of a process whose socket has ended. One that goes on without it is killed."""
         with contextlib.suppress(subprocess.TimeoutExpired):
             await asyncio.to_thread(self._process.wait, _EXIT_S)
         return await self.end("it closed its socket")
 
     async def end(self, because: str) -> Exit:
-        """End the process if it still runs, and return how it ended."""
+        """Kill the process unless it has ended, and return how it ended."""
         self.kill(because)
         self._writer.transport.abort()
         return Exit(await asyncio.to_thread(self._process.wait), self._killed_because)

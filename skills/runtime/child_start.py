@@ -1,4 +1,4 @@
-"""Start a child process, possibly before anything else is imported.
+"""Starts a child process, if necessary before anything else is imported.
 
 The imports of a child and of its server take about equally long, half a second together for the draft skill.
 `start_early`, called before the server's imports, lets both run concurrently. So this file imports little.
@@ -18,10 +18,10 @@ _early: dict[tuple[object, ...], Started] = {}
 
 
 def environment(**variables: str) -> dict[str, str]:
-    """Return the environment for a Python process that must find the same modules as this one.
+    """Return an environment in which a Python process finds the modules that this one finds.
 
     Args:
-        variables: Additional variables.
+        variables: variables in addition to those of this process.
     """
     path = os.pathsep.join(entry or "." for entry in sys.path)
     return {**os.environ, "PYTHONPATH": path, **variables}
@@ -33,8 +33,8 @@ def start(module: str, **variables: str) -> Started:
     FD is the child's end of a socket pair. The child ends when the server's end is closed, or with the server.
 
     Args:
-        module: The child's code (see `skills.runtime.child`).
-        variables: Additional environment variables.
+        module: the child's code (see `skills.runtime.child`).
+        variables: environment variables in addition to those of this process.
 
     Raises:
         OSError: It cannot be started.
@@ -53,5 +53,5 @@ def start(module: str, **variables: str) -> Started:
 
 
 def start_early(module: str, **variables: str) -> None:
-    """Start a child ahead of the call of `start` that returns it; otherwise it ends with the server."""
+    """Start a child for a later `start` with the same arguments; one that is never taken ends with the server."""
     _early[module, *variables.items()] = start(module, **variables)

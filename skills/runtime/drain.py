@@ -10,29 +10,29 @@ import grpc
 
 from .status import Reason, abort
 
-# Methods that only inspect the server keep working, and the drain does not wait for them.
+# These methods only look at the server: they are never refused, and nothing waits for them.
 _EXEMPT = ("/grpc.health.", "/grpc.reflection.")
 
 
 class DrainInterceptor(grpc.aio.ServerInterceptor):
-    """Counts running calls; on request, refuses new ones and hands over those that run."""
+    """Counts the running calls; on request it refuses new ones and ends those that run."""
 
     def __init__(self, exempt: tuple[str, ...] = ()) -> None:
-        """`exempt` methods, like `/SkillsService/Health`, are neither counted nor refused."""
+        """`exempt` are more methods, like `/SkillsService/Health`, that are neither counted nor refused."""
         self._exempt = _EXEMPT + exempt
         self._running = 0
         self._idle = asyncio.Event()
         self._idle.set()
         self._refusing = self._handing_over = False
-        # Of the calls that wait for their skill just now; the others are sending.
+        # One for each call that is waiting for its skill; the other calls are sending.
         self._patience: set[asyncio.Timeout] = set()
 
     def refuse(self) -> None:
-        """Refuse new calls from now on with UNAVAILABLE and the reason DRAINING."""
+        """Answer new calls from now on with UNAVAILABLE and the reason DRAINING."""
         self._refusing = True
 
     async def idle(self, timeout_s: float) -> bool:
-        """Wait up to `timeout_s` for the running calls; return whether all have ended."""
+        """Wait for the running calls to end. Return False if some are still running after `timeout_s` seconds."""
         try:
             await asyncio.wait_for(self._idle.wait(), timeout_s)
         except TimeoutError:
@@ -40,7 +40,7 @@ class DrainInterceptor(grpc.aio.ServerInterceptor):
         return True
 
     def hand_over(self) -> int:
-        """End the running calls the same way, after sending what the skill has for them; return their number."""
+        """End the running calls in the same way, after sending what is there for them. Return how many there are."""
         self._handing_over = True
         for patience in self._patience:
             patience.reschedule(0)  # long ago
@@ -88,7 +88,7 @@ class DrainInterceptor(grpc.aio.ServerInterceptor):
         return call
 
     async def _from_skill(self, response: Awaitable[Any], context: Any) -> Any:
-        """Wait for a response; once calls are handed over, return only what is available at once."""
+        """Wait for a response; once calls are handed over, take only what is there already."""
         patience = asyncio.timeout(0 if self._handing_over else None)
         self._patience.add(patience)
         try:

@@ -1,6 +1,6 @@
 """Guarantees for every call of every skill, whatever its method does.
 
-Bytes that cannot be parsed are INVALID_ARGUMENT, an exception is INTERNAL with its text only in the log, and no status
+Bytes that are not a message are INVALID_ARGUMENT, an exception is INTERNAL with its text in the log only, and no status
 is larger than clients accept.
 """
 
@@ -20,7 +20,7 @@ log = logging.getLogger("sarai.runtime")
 
 
 class GuardInterceptor(grpc.aio.ServerInterceptor):
-    """Wraps every method. Must be the first interceptor, as it also bounds the statuses of the others."""
+    """Wraps every method. It goes before all other interceptors, so that it bounds their statuses too."""
 
     async def intercept_service(
         self,
@@ -64,7 +64,7 @@ def _pieces(method: Any, read: Callable[[Any], Any], name: str) -> Any:
 
 @asynccontextmanager
 async def _statuses(context: Any, method: str) -> AsyncIterator[None]:
-    """Turn exceptions inside the context into statuses."""
+    """Turn an exception inside into a status."""
     try:
         yield
     except RefusedError as refused:
@@ -83,7 +83,7 @@ async def _statuses(context: Any, method: str) -> AsyncIterator[None]:
 
 
 class _Unreadable:
-    """Represents bytes that cannot be parsed: an exception in a deserializer would be UNKNOWN, with Python's text."""
+    """Stands for bytes that are not a message: an exception in a deserializer would be UNKNOWN, with Python's text."""
 
     def __init__(self, message: str) -> None:
         self.message = message
@@ -118,7 +118,7 @@ async def _messages(requests: AsyncIterator[Any]) -> AsyncIterator[Any]:
 
 
 class _BoundedContext:
-    """The context of a call with bounds on the size of its final status."""
+    """The context of a call, with a bound on the size of its status."""
 
     def __init__(self, context: Any) -> None:
         self._context = context

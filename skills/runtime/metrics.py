@@ -1,7 +1,7 @@
-"""Prometheus metrics over HTTP, if a skill's operator enables them.
+"""Prometheus metrics over HTTP, if a skill's operator asks for them.
 
-One prefix, base units, `_total` for counters. The names of generation metrics follow OpenTelemetry's conventions for
-generative models (gen_ai.server.*), with underscores as Prometheus requires.
+One prefix, base units, `_total` for counters. The times of answers have the names of OpenTelemetry's conventions for
+generative models (gen_ai.server.*), with underscores as Prometheus wants them.
 """
 
 from __future__ import annotations
@@ -16,14 +16,14 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metri
 
 log = logging.getLogger("sarai.runtime")
 
-# How long a scrape waits for the event loop, in seconds; then it fails.
+# How long a scrape waits for the event loop, seconds. After that it fails: the server hangs.
 _PATIENCE_S = 5.0
 _SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0)
 
 
 @dataclass(frozen=True, slots=True)
 class Reading:
-    """One value of a metric; a name that ends in `_total` denotes a counter."""
+    """One value of a metric; a name that ends in `_total` is a counter's."""
 
     name: str
     help: str
@@ -31,7 +31,7 @@ class Reading:
 
 
 class Metrics:
-    """A skill's metrics: readings on demand, and histograms of answer times."""
+    """A skill's metrics: readings on demand, and the times of its answers."""
 
     def __init__(self, read: Callable[[], list[Reading]]) -> None:
         """Call `read` at each scrape, on the event loop that called `serve`; it must not block."""
@@ -57,9 +57,9 @@ class Metrics:
             self._per_token.observe((duration_s - first_token_s) / (tokens - 1))
 
     def collect(self) -> Iterator[Metric]:
-        """Yield the readings; prometheus_client calls this from its own thread.
+        """Yield the readings; prometheus_client calls this in a thread of its own.
 
-        They are taken on the event loop, which owns the data: in another thread, it could change in between.
+        They are taken on the event loop, which owns what is read: another thread would see it change midway.
         """
         assert self._loop is not None, "nobody scrapes before it is served"
         for reading in asyncio.run_coroutine_threadsafe(self._take(), self._loop).result(_PATIENCE_S):
@@ -72,7 +72,15 @@ class Metrics:
         return self._read()
 
     def serve(self, address: str) -> None:
-        """Serve `/metrics` on `HOST:PORT`; raise `OSError` if that cannot be bound."""
+        """Serve `/metrics`.
+
+        Args:
+            address: `HOST:PORT`.
+
+        Raises:
+            OSError: The address cannot be bound.
+            ValueError: It is not an address.
+        """
         self._loop = asyncio.get_running_loop()
         host, _, port = address.rpartition(":")
         start_http_server(int(port), addr=host or "127.0.0.1", registry=self._registry)

@@ -1,4 +1,4 @@
-"""Timeouts for other processes that do not advance while this one is suspended too.
+"""Time limits for other processes, which do not expire while this one is stopped too.
 
 `docker pause`, Ctrl-Z or a frozen cgroup suspend a server together with its workers. By the clock, a worker has then
 been silent all that time, although it could not send anything. So waiting is counted in short ticks, and a tick from

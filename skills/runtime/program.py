@@ -22,18 +22,17 @@ def run_server(
     port: int,
     arguments: Sequence[str] | None = None,
 ) -> int:
-    """Serve until told to stop.
+    """Run the server of a skill until it is told to stop.
 
     Args:
-        make: Makes the skill from its settings, inside the running event loop.
-        kind: The class of the skill's settings.
-        name: The skill's name.
-        port: The port on 127.0.0.1 to listen on by default.
-        arguments: By default those of the command line.
+        make: makes the skill from its settings, inside the running event loop.
+        kind: the class of its settings.
+        name: the skill's name.
+        port: where it listens on 127.0.0.1 by default.
+        arguments: those of the command line by default.
 
     Returns:
-        The exit code: 0 after a drain, 1 if it could not start, 2 if a setting is wrong; the reason is on standard
-        error.
+        0 after a drain, 1 if it could not start, 2 if a setting is wrong; the reason is on standard error.
     """
     try:
         settings, lifeline = load(kind, name, sys.argv[1:] if arguments is None else arguments)

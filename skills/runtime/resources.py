@@ -1,4 +1,4 @@
-"""The CPUs and memory that this process may use, including a container's limits, and what processes use."""
+"""What this process may use (CPUs and memory, container limits included), and what processes use."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def _number(path: Path) -> float:
 
 
 def usable_cpus() -> int:
-    """Return how many CPUs this process may use, by its affinity and the cgroup's quota; at least 1."""
+    """Return how many CPUs this process may keep busy by its affinity and the cgroup's quota, at least 1."""
     quotas = [math.inf]
     for folder in _cgroup_folders("cpu"):
         try:
@@ -63,15 +63,15 @@ def memory_limit() -> float:
 
 
 def memory_size() -> float:
-    """Return the bytes of which a share must stay free: the cgroup's limit or, without one, the free memory."""
+    """Return the bytes of which a share has to stay free: the cgroup's limit, or what the machine has left."""
     limit = memory_limit()
     return limit if limit < _meminfo("MemTotal") else memory_available()
 
 
 def memory_kills() -> int:
-    """Return how many processes the kernel has killed for memory, under this process's limit or on this machine.
+    """Return how many processes the kernel has killed for memory under this process's limit, or on this machine.
 
-    cgroup v2 and v1 count them for each group; otherwise the machine's counter is used.
+    cgroup v2 and v1 count them for each group; without either, the machine's counter is taken.
     """
     for folder in _cgroup_folders("memory"):
         for name in ("memory.events", "memory.oom_control"):
@@ -81,7 +81,7 @@ def memory_kills() -> int:
 
 
 def _counter(path: Path, name: str) -> int | None:
-    """Return a value from a file of names and numbers; None if it has none."""
+    """Return a value from a file of names and numbers; None if there is none."""
     try:
         values = dict(line.split(maxsplit=1) for line in path.read_text().splitlines())
         return int(values[name])
@@ -109,7 +109,7 @@ def memory_available() -> float:
 
 
 def _file_cache(folder: Path) -> float:
-    """Return the bytes of a cgroup that are page cache, which is reclaimed when memory is needed."""
+    """Return the bytes of a cgroup that are page cache, which the kernel frees when memory is needed."""
     try:
         entries = (line.split() for line in (folder / "memory.stat").read_text().splitlines())
         stat = {name: float(value) for name, value in entries}
@@ -121,12 +121,12 @@ def _file_cache(folder: Path) -> float:
 
 
 def anonymous_bytes(pids: Iterable[int]) -> int:
-    """Return the anonymous memory of the processes: RssAnon and VmSwap, without mapped files."""
+    """Return the memory that processes hold, RssAnon and VmSwap. Mapped files are not counted."""
     return sum(_status_bytes(pid, ("RssAnon:", "VmSwap:")) for pid in pids)
 
 
 def reserved_bytes(pid: int) -> int:
-    """Return the memory that a process has reserved, touched or not, without mapped files."""
+    """Return the memory that a process has asked for, touched or not. Mapped files are not counted."""
     return _status_bytes(pid, ("VmData:",))
 
 
@@ -140,7 +140,7 @@ def _status_bytes(pid: int, names: tuple[str, ...]) -> int:
 
 
 def cpu_seconds(pids: Iterable[int]) -> float:
-    """Return the CPU time that the processes have used, in seconds."""
+    """Return the CPU time that processes have used, in seconds."""
     total = 0.0
     for pid in pids:
         try:
@@ -152,13 +152,13 @@ def cpu_seconds(pids: Iterable[int]) -> float:
 
 
 class CpuMeter:
-    """Measures CPU use between two readings."""
+    """CPU use between two readings."""
 
     def __init__(self) -> None:
         self._at, self._used, self._last = time.monotonic(), 0.0, 0.0
 
     def percent(self, pids: Iterable[int]) -> float:
-        """Return the percentage of one CPU used since the last reading; within 0.1 s, repeat the last value."""
+        """Return the percentage of one CPU since the last reading; a reading within 0.1 s repeats the last one."""
         now = time.monotonic()
         if now - self._at >= 0.1:
             used = cpu_seconds(pids)

@@ -17,13 +17,13 @@ _RTT_AT, _RTT = 68, struct.Struct("=II")  # of tcp_info: tcpi_rtt and tcpi_rttva
 
 
 def round_trip_s(peer: str) -> float:
-    """Return the seconds that a round trip to a peer rarely exceeds: the smoothed time plus twice its deviation.
+    """Return what a round trip to a peer rarely exceeds, in seconds: the smoothed one plus twice its deviation.
 
     Args:
         peer: The peer as gRPC names it, `ipv4:10.0.0.7:41234`.
 
     Returns:
-        0 if it is unknown: a Unix socket has no network, and a kernel may not provide it. A proxy hides what is behind
+        0 if that is unknown: a Unix socket has no wire, and a kernel may not report it. A proxy hides what lies behind
         it.
     """
     port = _PORT.fullmatch(peer)
@@ -38,7 +38,7 @@ def round_trip_s(peer: str) -> float:
 
 
 def _ask(peer_port: int, family: int) -> list[tuple[int, int]]:
-    """Return round-trip time and deviation of each connection to a peer's port, in microseconds."""
+    """Return the round trip and its deviation for each connection to a peer's port, in microseconds."""
     anywhere = b"\0" * 16
     query = _QUERY.pack(
         family, socket.IPPROTO_TCP, 1 << (_INFO - 1), 0, _ESTABLISHED,
@@ -60,7 +60,7 @@ def _ask(peer_port: int, family: int) -> list[tuple[int, int]]:
 
 
 def _round_trips(attributes: bytes) -> list[tuple[int, int]]:
-    """Return the round-trip times in one socket's attributes."""
+    """Return the round trip and its deviation from one socket's attributes."""
     at = 0
     while at + _ATTRIBUTE.size <= len(attributes):
         size, kind = _ATTRIBUTE.unpack_from(attributes, at)

@@ -1,7 +1,7 @@
 """The life cycle of a skill server: bind, load, serve, drain.
 
-A skill provides its servicers and its loading. The rest is here: the standard health service, reflection, signals, and
-the end of the process.
+A skill brings its servicers and its way to load. What all skills share is here: the standard health service,
+reflection, signals, and the end of the process.
 """
 
 from __future__ import annotations
@@ -23,29 +23,29 @@ from grpc_reflection.v1alpha import reflection
 from .drain import DrainInterceptor
 from .guard import GuardInterceptor
 from .limits import watch_limits
-from .skill import BaseSkill, StartError
+from .skill import BaseSkill, StartError, Status
 
 log = logging.getLogger("sarai.runtime")
 
-# Files by which Docker and Podman mark containers.
+# The marks that docker and podman leave in their containers.
 IN_CONTAINER = any(Path(mark).exists() for mark in ("/.dockerenv", "/run/.containerenv"))
-# Clients may ping this often (ms); gRPC's default of 300 s refuses more frequent pings with too_many_pings.
+# How often clients may ping. gRPC's default of 300 s would disconnect livelier ones with too_many_pings.
 MIN_PING_INTERVAL_MS = 10_000
 
 
-# Delays between attempts to load, if the server stays although it cannot serve. Each attempt reads the model.
+# Between attempts to load, if the server stays though it cannot serve. Each attempt may read the whole model.
 RELOAD_DELAY_S = (5.0, 10.0, 30.0, 60.0)
-# How long calls are still accepted after NOT_SERVING, until callers have noticed. Seconds, at most a tenth of the grace
-# period.
+# How long calls are still taken after NOT_SERVING, until their callers have heard of it. Seconds; at most a tenth of
+# the grace.
 LATECOMERS_S = 0.1
-# How long before the end of the grace period running calls are handed over. Seconds, at most a fifth of it.
+# How long before the end of the grace the calls that still run are handed over. Seconds; at most a fifth of the grace.
 HAND_OVER_S = 2.0
 
 
 class _HealthServicer(health.aio.HealthServicer):  # type: ignore[misc]  # it has no types
-    """The standard health service, whose metadata also has the skill's name and whether it runs in a container.
+    """The standard health service, whose answers also say which skill this is and whether it is in a container.
 
-    This lets callers who look for replicas of a skill recognise them.
+    A caller that looks for replicas of a skill can thus tell what it has found.
     """
 
     def __init__(self, name: str) -> None:
@@ -59,7 +59,7 @@ class _HealthServicer(health.aio.HealthServicer):  # type: ignore[misc]  # it ha
 
 
 class Serving:
-    """Sets whether the skill can answer, in the standard health service."""
+    """Whether the skill can answer, for the standard health service."""
 
     def __init__(self, name: str, services: Sequence[str]) -> None:
         self._names = ("", *services)
@@ -85,16 +85,16 @@ async def serve(
     lifeline: bool = False,
     stay: bool = False,
 ) -> int:
-    """Run a skill server until a signal or the end of the lifeline; return the process's exit code.
+    """Run a skill's server until a signal or the end of the lifeline, and return the process's exit code.
 
     Args:
         skill: The skill to serve.
         listen: `HOST:PORT` or `unix:/PATH`.
-        grace_s: How long running calls may take after SIGTERM or SIGINT. Shortly before the end they are ended with
-            UNAVAILABLE and the reason DRAINING, so that their callers continue elsewhere. A second signal ends them.
-        max_message_bytes: Larger requests are refused with RESOURCE_EXHAUSTED.
-        lifeline: Stop at once when standard input ends, as no process holds the other end any more.
-        stay: If the skill cannot load, report it in the log and in its health, stay NOT_SERVING, and try again.
+        grace_s: how long running calls may take after SIGTERM or SIGINT. Shortly before that is over they end with
+            UNAVAILABLE and the reason DRAINING, so that their callers go on elsewhere. A second signal ends the wait.
+        max_message_bytes: a larger request is answered RESOURCE_EXHAUSTED.
+        lifeline: stop at once when standard input ends, because no process holds its other end any more.
+        stay: if the skill cannot load, report that in the log and in its health, stay NOT_SERVING, and try again.
 
     Raises:
         StartError: The address cannot be bound, or the skill cannot load and `stay` is not set.
@@ -111,7 +111,7 @@ async def serve(
     try:
         await asyncio.wait({loading, asked}, return_when=asyncio.FIRST_COMPLETED)
         if loading.done():
-            await loading  # raises what went wrong
+            await loading  # raises its error, if it has one
         await asked
         await serving.shut_down()
         if not stopping.abandoned.is_set():
@@ -151,14 +151,14 @@ async def _listen(server: grpc.aio.Server, address: str) -> None:
 
 
 async def _load_again_and_again(skill: BaseSkill, serving: Serving) -> None:
-    """Try to load until it succeeds: memory may become free, or a model may be added."""
+    """Load, as often as it takes: memory may become free, or the model may appear."""
     for attempt in itertools.count():
         try:
             await skill.load(serving.set)
         except StartError as error:
-            skill.cannot_serve(str(error))
+            await skill.set_status(Status.NOT_SERVING, str(error))
             delay_s = RELOAD_DELAY_S[min(attempt, len(RELOAD_DELAY_S) - 1)]
-            # A single line without a traceback; the following ones show that nothing has changed.
+            # Without a traceback: the message is all there is to know.
             log.error("cannot serve: %s (NOT_SERVING; next try in %g s)", error, delay_s)  # noqa: TRY400
             await asyncio.sleep(delay_s)
         else:
@@ -177,7 +177,7 @@ async def _drain(skill: BaseSkill, drain: DrainInterceptor, stopping: _Stopping,
 
 
 async def _finish_or_hand_over(skill: BaseSkill, drain: DrainInterceptor, grace_s: float) -> bool:
-    """Return whether all calls ended within the grace period, by themselves or handed over."""
+    """Return whether all calls ended within the grace, by themselves or because they were handed over."""
     moment_s, margin_s = min(LATECOMERS_S, grace_s / 10), min(HAND_OVER_S, grace_s / 5)
     await asyncio.sleep(moment_s)
     drain.refuse()
@@ -189,7 +189,7 @@ async def _finish_or_hand_over(skill: BaseSkill, drain: DrainInterceptor, grace_
 
 
 class _Stopping:
-    """Requests to stop: the first signal drains; a second one, or the end of the lifeline, stops at once."""
+    """Requests to stop: the first signal drains; a second one, or the end of the lifeline, does not wait."""
 
     def __init__(self, *, lifeline: bool) -> None:
         self.first, self.abandoned = asyncio.Event(), asyncio.Event()
@@ -209,7 +209,7 @@ class _Stopping:
         try:
             ended = not os.read(self._lifeline, 4096)
         except BlockingIOError:
-            return  # the last user has gone, but another one has come since
+            return  # the last user went, but the next one came before we looked
         if ended:
             asyncio.get_running_loop().remove_reader(self._lifeline)
             log.info("this server has no users any more")
@@ -218,9 +218,9 @@ class _Stopping:
 
 
 def _take_standard_input() -> int:
-    """Return standard input, not inherited by children: its other end shows whether this process exists.
+    """Take standard input away from the processes that this one starts, and return its new descriptor.
 
-    A child that inherited it would keep it open after this process.
+    They would keep it open after this process has ended, and the other end could not tell that it has.
     """
     own = os.dup(sys.stdin.fileno())
     os.set_blocking(own, False)
@@ -231,7 +231,7 @@ def _take_standard_input() -> int:
 
 
 def configure_logging(level: str) -> None:
-    """Log to stderr, with the time and the logger's name."""
+    """Log to standard error, each line with its time and logger."""
     logging.basicConfig(
         stream=sys.stderr, level=level.upper(), format="%(asctime)s %(levelname).1s %(name)s: %(message)s"
     )

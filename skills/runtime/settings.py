@@ -22,13 +22,13 @@ _KINDS: Mapping[str, tuple[type, str]] = {
 
 
 class SettingsError(ValueError):
-    """A setting is invalid; the message names it the way the user set it."""
+    """A setting is wrong; the message names it as the user wrote it."""
 
 
 def setting(
     default: str | float, help_: str, *, low: float = -math.inf, high: float = math.inf, choices: tuple[str, ...] = ()
 ) -> typing.Any:
-    """Return a field of a settings dataclass, which must be an `int`, `float` or `str`."""
+    """Return a field of a settings dataclass; its type is `int`, `float` or `str`."""
     return field(default=default, metadata={"help": help_, "low": low, "high": high, "choices": choices})
 
 
@@ -58,7 +58,7 @@ class ServerSettings:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WorkerSettings(ServerSettings):
-    """The settings of a skill whose server bounds its work (`skills.runtime.skill.WorkerSkill`)."""
+    """The settings of a server that bounds its own work (`skills.runtime.skill.WorkerSkill`)."""
 
     workers: int = setting(0, "requests to process at once; 0: one for each CPU", low=0, high=256)
 
@@ -67,12 +67,12 @@ _Settings = typing.TypeVar("_Settings", bound=ServerSettings)
 
 
 def flag(name: str) -> str:
-    """Return a setting's flag."""
+    """Return a setting's name on the command line."""
     return "--" + name.replace("_", "-")
 
 
 def variable(skill: str, name: str) -> str:
-    """Return a setting's environment variable."""
+    """Return a setting's name in the environment."""
     return f"SKILL_{skill}_{name}".upper()
 
 
@@ -82,7 +82,7 @@ def load(
     """Return the settings of a skill, and whether `--lifeline` was given.
 
     Raises:
-        SettingsError: A setting cannot be parsed or is out of its range.
+        SettingsError: A setting cannot be read or is out of its range.
     """
     parsed = vars(_parser(kind, skill).parse_args(arguments))
     values = {}
@@ -95,7 +95,7 @@ def load(
 
 
 def _parser(kind: type[ServerSettings], skill: str) -> argparse.ArgumentParser:
-    """Return the parser of a server's command line; argparse, as a container has no library for it."""
+    """Return the command line's parser: argparse, since containers have no library for that."""
     parser = argparse.ArgumentParser(
         prog="server.py",
         description=f"Serves the {skill} skill over gRPC. Each setting is also an environment variable: [NAME].",

@@ -1,4 +1,4 @@
-"""The base class of every skill's server: life cycle, health, statuses and metrics."""
+"""The base class of every skill's server: its life, its health, its statuses and its metrics."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class Status(enum.StrEnum):
     LOADING = "LOADING"
     SERVING = "SERVING"
     RECOVERING = "RECOVERING"
-    """Something it needs is being replaced; calls wait for that."""
+    """A process that it needs is being replaced; calls wait for that."""
     DRAINING = "DRAINING"
     NOT_SERVING = "NOT_SERVING"
 
@@ -44,13 +44,13 @@ class Status(enum.StrEnum):
 class BaseSkill:
     """The common part of all skills' servers; `skills.runtime.serving.serve` runs it.
 
-    A subclass lists its gRPC `services`, each with a method Health, adds its servicers in `register`, and handles each
-    call inside `async with self.call(context)`. A skill whose work must be bounded here is a `WorkerSkill`.
+    A subclass says which gRPC `services` it has, each with a method Health, adds its servicers in `register`, and
+    handles each call inside `async with self.call(context)`. If its work has to be bounded here, it is a `WorkerSkill`.
 
     Args:
-        settings: The skill's settings.
-        name: The skill's name.
-        version: The version that Health reports.
+        settings: how it runs.
+        name: the skill's name.
+        version: its version, for Health.
     """
 
     services: Sequence[str] = ()
@@ -73,14 +73,14 @@ class BaseSkill:
         self._status, self._message = Status.LOADING, ""
         self._total_requests = 0
 
-    # --- to override ---
+    # --- what a subclass defines ---
 
     def register(self, server: grpc.aio.Server) -> None:
         """Add its servicers."""
         raise NotImplementedError
 
     async def prepare(self) -> None:
-        """Load models and start processes. Called again after a failure if the server stays.
+        """Get ready: load a model, start processes. After a failure it is called again if the server stays.
 
         Raises:
             StartError: The skill cannot serve.
@@ -92,11 +92,11 @@ class BaseSkill:
         return ""
 
     def pids(self) -> Iterable[int]:
-        """Return its processes, whose memory and CPU use Health reports."""
+        """Return its processes, for the memory and CPU in Health."""
         return (os.getpid(),)
 
     def health(self) -> skills_pb2.HealthResp:
-        """Return the answer of Health, to which a subclass adds its figures. Must not block."""
+        """Return how this replica is; must not wait. A subclass adds its own figures."""
         pids = tuple(self.pids())
         return skills_pb2.HealthResp(
             status=self._status,
@@ -114,7 +114,7 @@ class BaseSkill:
         return []
 
     def limits_changed(self, now: Limits, before: Limits) -> None:
-        """Adapt to a change of this process's resource limits."""
+        """Adapt to limits that have changed while the server runs."""
 
     # --- life cycle ---
 
@@ -122,28 +122,24 @@ class BaseSkill:
         """Prepare, then accept calls.
 
         Args:
-            tell_serving: Sets in the standard health service whether this replica can answer, now and later.
+            tell_serving: reports to the standard health service whether this replica can answer.
 
         Raises:
-            StartError: The skill cannot serve; it may be tried again.
+            StartError: It cannot get ready.
         """
         self._tell_serving = tell_serving
         self._serve_metrics()
         await self.prepare()
-        if not self._takes_calls:  # `prepare` has not set the status itself
+        if not self._takes_calls:  # unless `prepare` has reported a status itself
             await self.set_status(Status.SERVING)
         self.log.info("serving %s after %.2f s", self.model or self.name, time.monotonic() - self._started_s)
 
-    def cannot_serve(self, why: str) -> None:
-        """Report to Health and callers why it cannot serve, until it can."""
-        self._status, self._message = Status.NOT_SERVING, why
-
     async def set_status(self, status: Status, message: str = "") -> None:
-        """Set the status for Health, the standard health service and callers. DRAINING is final.
+        """Report how this replica is to both health services and to callers. DRAINING is final.
 
         Args:
             status: RECOVERING counts as serving.
-            message: The reason, for Health and for callers who are refused.
+            message: the reason, for Health and for callers that are refused.
         """
         if self._status is Status.DRAINING:
             return
@@ -166,12 +162,12 @@ class BaseSkill:
 
     @asynccontextmanager
     async def call(self, context: Context) -> AsyncIterator[None]:
-        """Wrap a call that does the skill's work: count it, and refuse it while the skill cannot serve.
+        """Count a call that does the skill's work, or refuse it while this replica cannot serve.
 
-        Exceptions inside become statuses, as in every method (`skills.runtime.guard`).
+        An exception inside becomes a status, as in every method (`skills.runtime.guard`).
 
         Args:
-            context: The call's context.
+            context: the call's context.
         """
         if not self._takes_calls:
             why, reason = "is not ready yet: wait until Health is SERVING", Reason.LOADING
@@ -187,13 +183,13 @@ class BaseSkill:
                 self.metrics.finished(duration_s=time.monotonic() - begin_s)
 
     async def Health(self, request: skills_pb2.HealthReq, context: Context) -> skills_pb2.HealthResp:  # noqa: N802, ARG002
-        """Return this replica's status and figures, without waiting for its work."""
+        """Return how this replica is, without waiting for its work."""
         return self.health()
 
     # --- metrics ---
 
     def _serve_metrics(self) -> None:
-        """Serve metrics; only once, although loading may be tried again."""
+        """Serve the metrics, once, even if loading is tried again."""
         if self.metrics or not self._metrics_at:
             return
         from .metrics import Metrics  # its library takes a fifth of the time of a server's imports
@@ -215,7 +211,7 @@ class BaseSkill:
 
 
 class WorkerSkill(BaseSkill):
-    """A skill whose work is bounded here: it does its expensive work inside `async with self.work.slot()`."""
+    """A skill whose work is bounded here: what takes time happens inside `async with self.work.slot()`."""
 
     def __init__(self, settings: WorkerSettings, *, name: str, version: str) -> None:
         super().__init__(settings, name=name, version=version)
@@ -223,7 +219,7 @@ class WorkerSkill(BaseSkill):
         self.work = Work(workers=settings.workers or usable_cpus(), queue=settings.queue)
 
     def health(self) -> skills_pb2.HealthResp:
-        """Return the answer of Health, including the load."""
+        """Return how this replica is, with its load."""
         health = super().health()
         health.active_requests, health.queued_requests = self.work.active, self.work.waiting
         health.threads = self.work.workers

@@ -62,7 +62,7 @@ class RefusedError(Exception):
 
 
 def bounded(text: str, most_bytes: int = MESSAGE_BYTES) -> str:
-    """Return a text of at most `most_bytes` bytes in UTF-8; a longer one is reduced to its beginning and end."""
+    """Return a text of at most `most_bytes` in UTF-8: of a longer one, its beginning and its end."""
     data = text.encode(errors="replace")
     if len(data) <= most_bytes:
         return data.decode()
@@ -72,11 +72,11 @@ def bounded(text: str, most_bytes: int = MESSAGE_BYTES) -> str:
 
 
 def bounded_metadata(metadata: Iterable[tuple[str, str | bytes]]) -> tuple[tuple[str, str | bytes], ...]:
-    """Return the entries that fit in addition to a message, in order."""
+    """Return the entries that fit in addition to a message, in their order."""
     kept: list[tuple[str, str | bytes]] = []
     left = _METADATA_BYTES
     for key, value in metadata or ():
-        size = len(key) + len(value) * 4 // 3 + 32  # overhead of an entry
+        size = len(key) + len(value) * 4 // 3 + 32  # the overhead of an entry, as HTTP/2 counts it
         if size <= left:
             kept.append((key, value))
             left -= size

@@ -1,4 +1,4 @@
-"""For the tests of a skill: its real server, started as its plugin specifies, on a separate socket."""
+"""For the tests of a skill: its real server, started as its plugin says, on a socket of its own."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _SOON = (("grpc.initial_reconnect_backoff_ms", 50), ("grpc.max_reconnect_backoff
 
 
 class Served(Protocol):
-    """The part of a plugin's `core.skill.SkillSpec` that is needed here."""
+    """The part of `core.skill.SkillSpec` that is needed here."""
 
     @property
     def name(self) -> str:
@@ -34,15 +34,15 @@ class Served(Protocol):
 
 @contextmanager
 def served(spec: Served, *options: str, timeout_s: float = 60.0) -> Iterator[grpc.Channel]:
-    """Start a skill's server, yield a channel to it once it is SERVING, and stop it at the end.
+    """Start a skill's server, and yield a channel to it once it is SERVING. It is stopped at the end.
 
     Args:
-        spec: The skill, as its plugin returns it.
-        options: Additional options of the server.
-        timeout_s: How long the start may take, in seconds.
+        spec: the skill, as its plugin describes it.
+        options: more options of the server.
+        timeout_s: how long its start may take, seconds.
 
     Raises:
-        AssertionError: It did not come up; the message includes its log.
+        AssertionError: It did not come up; the message has its log.
     """
     with tempfile.TemporaryDirectory(prefix=f"skill-{spec.name}-") as folder:
         log, address = Path(folder) / "log", f"unix:{folder}/socket"

@@ -1,4 +1,4 @@
-"""`SkillsService` from a function of the author, from a request to text.
+"""`SkillsService` over a function of the skill's author: a request goes in, text comes out.
 
 `serve_text("shout", lambda request: request.prompt.upper(), port=50071, version="0.1.0")` is a whole server.
 """
@@ -33,14 +33,14 @@ class Answer(Protocol):
 
 
 def serve_text(name: str, answer: Answer | type[Answer], *, port: int, version: str) -> int:
-    """Run the server of a skill that answers with text; return the process's exit code.
+    """Run the server of a skill that answers with text, and return the process's exit code.
 
     Args:
-        name: The skill's name; its variables are `SKILL_<NAME>_…`.
-        answer: The function, or a class with callable instances. One instance is made, in a thread, while Health
-            reports LOADING; there it loads what it needs.
-        port: The port on 127.0.0.1 to listen on by default.
-        version: The version that Health reports.
+        name: the skill's name; its variables are `SKILL_<NAME>_…`.
+        answer: the function, or a class whose instance is called. The instance is made once, in a thread, while Health
+            reports LOADING: it loads what it needs there.
+        port: where it listens on 127.0.0.1 by default.
+        version: the skill's version, for Health.
     """
 
     def make(settings: WorkerSettings) -> TextSkill:
@@ -64,7 +64,7 @@ class TextSkill(WorkerSkill, skills_pb2_grpc.SkillsServiceServicer):
         skills_pb2_grpc.add_SkillsServiceServicer_to_server(self, server)
 
     async def prepare(self) -> None:
-        """Make the author's object, if `answer` is a class."""
+        """Make the author's object, if a class was given."""
         given = self._given
         self._answer = await asyncio.to_thread(given) if isinstance(given, type) else given
 

@@ -1,7 +1,7 @@
 """How long before a deadline an answer must be sent to reach its caller in time.
 
-A caller counts its deadline from sending the request, the server from receiving it, and the answer has to travel back.
-All of this differs between machines, so it is measured.
+A caller counts its deadline from when it sends the request, the server from when the request arrives; and the answer
+has to get back. None of that is the same on two machines, so it is measured.
 """
 
 from __future__ import annotations
@@ -11,31 +11,31 @@ import math
 from .round_trip import round_trip_s
 
 LEAST_DELAY_S = 0.005
-"""Only one stage of the way is measured. gRPC and its threads, on both sides, take at least this."""
+"""A lower bound for the part that is not measured: gRPC and its threads, on both sides."""
 LEAST_SHARE, LEAST_SHARE_S = 0.01, 0.05
-"""Share of a call's time, and its limit in seconds, for delays in the caller, which cannot be observed from here."""
+"""A share of the call's time, and its maximum in seconds, for delays in the caller's process, unseen from here."""
 MOST_DELAY_S = 1.0
-"""A longer delay, as of a process that was suspended for a minute, predicts nothing about the next call."""
+"""The longest delay that counts: a process that was frozen for a minute says nothing about the next call."""
 REMEMBERED_S = 10.0
 MOST_SHARE = 0.25
-"""The most that may be subtracted, as a share of a call's time."""
+"""The largest share of the call's time that is reserved."""
 REUSED_WITHIN = 0.03
-"""Share by which the timeout that gRPC's core sends may exceed the one it was given."""
+"""The share by which the timeout that gRPC's core sends may be longer than the one that it was given."""
 
 
 class WayBack:
-    """Learns how late this process handles events, and asks the kernel about the network."""
+    """Learns how late this process notices events, and asks the kernel about the wire."""
 
     def __init__(self) -> None:
         self._delay_s, self._noted_s = 0.0, -math.inf
 
     def note_delay(self, delay_s: float, now: float) -> None:
-        """Record that an event was handled `delay_s` after it occurred. The largest delay is remembered for a while."""
+        """Note that an event was noticed `delay_s` after it happened. The largest delay is remembered for a while."""
         self._delay_s = max(min(delay_s, MOST_DELAY_S), self._delay_s * math.exp((self._noted_s - now) / REMEMBERED_S))
         self._noted_s = now
 
     def needs_s(self, peer: str, timeout_s: float) -> float:
-        """Return how many seconds before the deadline an answer must be sent.
+        """Return how long before the deadline an answer has to be sent, in seconds.
 
         Args:
             peer: The caller, as gRPC names it.
@@ -48,7 +48,7 @@ class WayBack:
 
 
 def sent_late_s(timeout_s: float) -> float:
-    """Return by how many seconds a deadline may be later than the caller's because of its encoding.
+    """Return how much later than the caller's deadline the one that arrives may be, in seconds.
 
     gRPC's core sends two or three digits of a timeout and rounds up (timeout_encoding.cc): 1.234 s are sent as 1.24 s,
     15.01 s as 15.1 s. It also compresses: if a timeout is less than 3 % shorter than an earlier one of the connection,

@@ -1,4 +1,4 @@
-"""Bound a server's work: a number of calls at once, a number that wait, and the rest is refused immediately."""
+"""The bound on a server's work: some calls run, some wait, and the rest are refused at once."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from .status import RefusedError
 _T = TypeVar("_T")
 _Arguments = TypeVarTuple("_Arguments")
 
-# Weight of the newest call in the mean from which waits are computed.
+# The weight of the newest call in the mean duration, from which the retry delay is computed.
 _NEWEST = 0.2
 
 
@@ -25,13 +25,13 @@ class Slot:
     """One call's permission to work."""
 
     running: asyncio.Future[Any] | None = None
-    """The work of its thread, which may outlive the call."""
+    """The result of its thread, also if nothing waits for it any more."""
 
     async def run(self, function: Callable[[Unpack[_Arguments]], _T], *arguments: *_Arguments) -> _T:
         """Call a function in a thread, which keeps the event loop free.
 
-        If the call ends first, for example at its deadline, the function continues, as a thread cannot be ended from
-        outside. But it does not keep the server from exiting.
+        If the call ends first, for example at its deadline, the function goes on alone: a thread cannot be ended from
+        outside. But it does not keep the server from ending.
         """
         loop = asyncio.get_running_loop()
         future: asyncio.Future[_T] = loop.create_future()
@@ -41,23 +41,23 @@ class Slot:
                 tell = functools.partial(future.set_result, function(*arguments))
             except StopIteration:
                 tell = functools.partial(future.set_exception, RuntimeError("the function raised StopIteration"))
-            except BaseException as error:  # noqa: BLE001  # it belongs to whoever waits
+            except BaseException as error:  # noqa: BLE001  # it belongs to the caller that waits
                 tell = functools.partial(future.set_exception, error)
             with contextlib.suppress(RuntimeError):  # the server may have ended meanwhile
                 loop.call_soon_threadsafe(tell)
 
         self.running = future
-        # A thread for each call takes 0.1 ms and is a daemon, unlike the threads of a pool.
+        # A thread for each call costs 0.1 ms, and it is a daemon, which a pool's threads are not.
         threading.Thread(target=work, name="work", daemon=True).start()
         return await asyncio.shield(future)
 
 
 class Work:
-    """Grants slots in order of request.
+    """Grants slots in the order in which they are requested.
 
     Args:
-        workers: Number of slots, at least 1.
-        queue: The most calls that wait for one.
+        workers: the number of slots, at least 1.
+        queue: how many calls may wait for one.
     """
 
     def __init__(self, *, workers: int, queue: int) -> None:
@@ -70,7 +70,7 @@ class Work:
         self.waiting = 0
 
     def set_workers(self, workers: int) -> None:
-        """Change the number of slots: more at once, fewer as calls end."""
+        """Change the number of slots: more of them at once, fewer as calls end."""
         self._surplus += self.workers - workers
         self.workers = workers
         while self._surplus < 0:
@@ -79,10 +79,10 @@ class Work:
 
     @contextlib.asynccontextmanager
     async def slot(self) -> AsyncIterator[Slot]:
-        """Wait for a slot; a call that is cancelled while waiting leaves the queue.
+        """Wait for a slot. A call that is cancelled meanwhile leaves the queue.
 
         Raises:
-            RefusedError: The queue is full; the error has the time in which a place is likely to be free.
+            RefusedError: The queue is full. `retry_after_s` is when a place in it is likely to be free.
         """
         if self._slots.locked() and self.waiting >= self._queue:
             raise RefusedError(

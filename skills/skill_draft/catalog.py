@@ -1,7 +1,7 @@
-"""Find the model file to serve.
+"""Which model file the skill serves.
 
-A path, a name from `catalog.toml`, the model in the models folder, or the embedded small model, which comes with a
-Python package.
+A path, a name of `catalog.toml`, the file in the models folder, or the embedded small model, which comes with a Python
+package.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ EMBEDDED = "smollm2-135m-instruct-q8_0"
 
 
 class ModelNotFoundError(Exception):
-    """There is no such model here; the message includes the remedy."""
+    """The model is not here; the message says what to do."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -32,14 +32,14 @@ class CatalogEntry:
     package: str = ""
     """The installed Python package that contains the file."""
     made_from: str = ""
-    """The model that set-up makes it from; served instead if that has not been done."""
+    """The model that set-up makes it from, which is served instead if that was not done."""
     url: str = ""
     """Where to download it."""
     sha256: str = ""
 
 
 def catalog() -> dict[str, CatalogEntry]:
-    """Return the models of `catalog.toml`, which is in this package, by name."""
+    """Return the models of this package's `catalog.toml` by name."""
     text = files(__package__).joinpath("catalog.toml").read_text(encoding="utf-8")
     known = CatalogEntry.__slots__
     return {
@@ -49,10 +49,10 @@ def catalog() -> dict[str, CatalogEntry]:
 
 
 def models_dir(setting: str = "") -> Path:
-    """Return the folder of model files: the setting, the container's /models, the repository's, or else the user's own.
+    """Return the folder of model files: the setting, the container's /models, the repository's, or the user's own.
 
     Raises:
-        ModelNotFoundError: The setting is not a folder, or not a readable one.
+        ModelNotFoundError: The setting is not a folder, or there is no permission to read it.
     """
     if setting:
         with _permission_told():
@@ -68,11 +68,10 @@ def models_dir(setting: str = "") -> Path:
 def find_model(setting: str, folder: Path) -> Path:
     """Return the file to serve, which is readable.
 
-    Missing permissions are an error, as another model would be the wrong one.
+    A file or folder without permission is an error: any other model would be the wrong one.
 
     Raises:
-        ModelNotFoundError: There is no such model, there are several, or permission is missing; the message includes
-            the remedy.
+        ModelNotFoundError: There is no such model, a choice of several, or no permission. It says what to do.
     """
     with _permission_told():
         path = _find(setting, folder)
@@ -108,7 +107,7 @@ def _find(setting: str, folder: Path) -> Path:
 
 
 def _default(folder: Path, entries: dict[str, CatalogEntry]) -> Path:
-    # Not by glob, which finds nothing in a folder that it may not read.
+    # Not by glob, which finds nothing in a folder without permission.
     files = sorted(folder.iterdir()) if folder.is_dir() else []
     found = [p for p in files if p.suffix == ".gguf" and "mmproj" not in p.name]
     if len(found) == 1:
@@ -126,7 +125,7 @@ def _of_entry(entry: CatalogEntry, folder: Path) -> Path:
     if (path := folder / entry.file).is_file():
         return path
     if entry.package:
-        # Found without importing it, as the package's __init__ requires a library that nothing here needs.
+        # Found without importing it: the package's __init__ needs a library that is not installed.
         spec = importlib.util.find_spec(entry.package)
         for place in (spec.submodule_search_locations or []) if spec else []:
             if (path := Path(place) / entry.file).is_file():

@@ -1,4 +1,4 @@
-"""The server's side of the engine process. Frames are pickled, as only our own two processes exchange them."""
+"""The server's end of the engine process. Frames are pickled, as both ends run our own code."""
 
 from __future__ import annotations
 

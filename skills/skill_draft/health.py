@@ -1,4 +1,4 @@
-"""What Health and the metrics tell of a draft skill beyond what they tell of every skill."""
+"""The figures of a draft skill in Health and metrics, in addition to those of every skill."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _SPEED_WINDOW_S = 10.0
 
 
 class Totals:
-    """What a replica has written since its start, over all its engines, and how fast it writes."""
+    """Tokens of a replica since its start, over all its engines, and its current speed."""
 
     def __init__(self) -> None:
         self._tokens = self._prompt_tokens = self._cached_tokens = 0

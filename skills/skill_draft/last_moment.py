@@ -1,4 +1,4 @@
-"""The end of a call's time, a little before its deadline: so that the answer is with its caller in time."""
+"""Ends a call a little before its deadline, so that the answer reaches its caller in time."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from .flight import Flight
 HARD_DEADLINES = ("sarai-deadline", "error")
 # How long before a deadline it is asked how long the way back is: calls that end earlier, nearly all, need not know.
 ASK_S = 2.0
-# It is asked again each time half of what is left is over, until this is left: a machine may get busy within a second.
+# It is asked again each time half of the rest has passed, until this is left: a machine may get busy within a second.
 LAST_S = 0.05
 
 
@@ -22,7 +22,7 @@ class LastMoment:
 
     Args:
         flight: the call.
-        way_back: knows how long before the deadline that has to be.
+        way_back: knows how long before the deadline the answer has to be sent.
         peer: the caller, as gRPC names it.
     """
 

@@ -1,4 +1,4 @@
-"""The draft skill as the host sees it: a few values, no model."""
+"""The draft skill as the host sees it: a few values, without a model."""
 
 from __future__ import annotations
 

@@ -46,7 +46,7 @@ from .requests import to_request
 from .settings import NAME, PORT, Settings
 from .supervisor import State, Supervisor
 
-# Every way in which the engine refuses, as gRPC defines its codes.
+# gRPC's codes for all kinds of failure.
 CODES = {
     FailureKind.INVALID: grpc.StatusCode.INVALID_ARGUMENT,
     FailureKind.FULL: grpc.StatusCode.RESOURCE_EXHAUSTED,
@@ -102,12 +102,12 @@ class DraftSkill(BaseSkill, skills_pb2_grpc.SkillsServiceServicer):
             raise StartError(str(error)) from error
 
     async def _on_state(self, state: State) -> None:
-        """Tell what has become of the engine. A new one takes under a second: calls wait for it."""
+        """Report the engine's state. A new engine takes less than a second, so calls wait for it."""
         assert self._engine is not None
         await self.set_status(Status(state.value), self._engine.message)
 
     def limits_changed(self, now: Limits, before: Limits) -> None:
-        """The running engine follows the CPUs; memory is what the next one is sized by."""
+        """Let the running engine use the new number of CPUs. A new memory limit counts for the next engine."""
         if now.memory_bytes != before.memory_bytes:
             self.log.info("the next engine will be sized for the new memory limit")
         if now.cpus == before.cpus or self._engine is None:
@@ -123,7 +123,7 @@ class DraftSkill(BaseSkill, skills_pb2_grpc.SkillsServiceServicer):
         if self._engine:
             await self._engine.close()
 
-    # --- what Health tells ---
+    # --- its health ---
 
     @property
     def model(self) -> str:
@@ -135,7 +135,7 @@ class DraftSkill(BaseSkill, skills_pb2_grpc.SkillsServiceServicer):
         return self._engine.pids if self._engine else (os.getpid(),)
 
     def health(self) -> skills_pb2.HealthResp:
-        """Return how it is; never waits for the engine."""
+        """Return how this replica is, without waiting for the engine."""
         health = super().health()
         self._totals.tell(health)
         if self._engine:
@@ -145,7 +145,7 @@ class DraftSkill(BaseSkill, skills_pb2_grpc.SkillsServiceServicer):
     # --- SkillsService ---
 
     async def Generate(self, request: skills_pb2.GenReq, context: Context) -> skills_pb2.GenResp:  # noqa: N802 - gRPC's
-        """Answers in one message."""
+        """Answer in one message."""
         async with self.call(context), aclosing(self._run(request, context)) as events:
             async for event in events:
                 if isinstance(event, skills_pb2.GenResp):
@@ -194,7 +194,7 @@ class DraftSkill(BaseSkill, skills_pb2_grpc.SkillsServiceServicer):
                         case Failed():
                             raise _refused(event)
         finally:
-            # Also when the caller has gone or its deadline passed: then this coroutine is cancelled or closed.
+            # Also if the caller has gone or its deadline has passed: then this generator is cancelled or closed.
             engine.leave(flight)
 
     def _answer(self, engine: Supervisor, flight: Flight, done: Done) -> skills_pb2.GenResp:

@@ -1,4 +1,4 @@
-"""Cache of normalised pictures, bounded in bytes; the least recently used are evicted first."""
+"""Pictures that were normalised before, bounded in bytes; the least recently used go first."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ import cachetools
 
 from .jobs import Job, Picture
 
-# Memory of an entry in addition to its bytes: key, values, the cache's own tables.
+# What an entry costs in addition to its bytes: key, values, the cache's own tables.
 _ENTRY_BYTES = 2048
 MOST_SIMILAR = 16
 """The most near duplicates that are reported."""
 
 
 def distance(one: int, other: int) -> int:
-    """Return in how many of 64 bits two perceptual hashes differ: up to about 10 for near duplicates, else about 32."""
+    """Return how many of their 64 bits differ: up to about 10 for near duplicates, 32 for unrelated pictures."""
     return (one ^ other).bit_count()
 
 
@@ -32,16 +32,16 @@ class Entry:
 
 
 def cache_key(source_sha256: bytes, job: Job) -> bytes:
-    """Return the SHA-256 over everything that determines the answer: the picture's bytes and all options."""
+    """Return the SHA-256 over all that determines the answer: the bytes that were sent, and every wish."""
     wishes = json.dumps(dataclasses.asdict(job), sort_keys=True).encode()
     return hashlib.sha256(source_sha256 + wishes).digest()
 
 
 class PictureCache:
-    """Answers by content alone: the same bytes with the same options get the same answer.
+    """Answers by content alone: the same bytes with the same wishes get the same answer.
 
     Args:
-        max_bytes: Size of all entries together; 0 disables the cache.
+        max_bytes: the size of all entries together; 0 keeps nothing.
     """
 
     def __init__(self, *, max_bytes: int) -> None:
@@ -52,11 +52,11 @@ class PictureCache:
 
     @property
     def num_bytes(self) -> int:
-        """Size of the entries."""
+        """The size of the entries."""
         return int(self._entries.currsize)
 
     def get(self, key: bytes) -> Entry | None:
-        """Return the entry, making it the most recently used; None if there is none."""
+        """Return the entry, which is the newest from then on, or None."""
         entry: Entry | None = self._entries.get(key)
         if entry is None:
             self.misses += 1
@@ -65,17 +65,17 @@ class PictureCache:
         return entry
 
     def put(self, key: bytes, entry: Entry) -> None:
-        """Add an entry, unless it is larger than the cache."""
+        """Keep an entry, unless it alone is larger than the cache."""
         if len(entry.encoded) + _ENTRY_BYTES <= self._entries.maxsize:
             self._entries[key] = entry
 
     def similar(self, perceptual_hash: int, within: int, *, other_than: bytes) -> list[tuple[int, bytes]]:
-        """Return similar pictures as (distance, SHA-256 of the original), nearest first.
+        """Return pictures that look much the same, as (distance, SHA-256 of what was sent), the nearest first.
 
         Args:
-            perceptual_hash: The hash of the picture in question.
-            within: The largest distance, in bits.
-            other_than: The SHA-256 of that picture itself, which is not reported.
+            perceptual_hash: the hash of the picture in question.
+            within: the largest distance, in bits.
+            other_than: the SHA-256 of that picture itself, which does not count.
         """
         found = {
             entry.source_sha256: apart

@@ -8,10 +8,10 @@ from PIL import Image, ImageCms
 
 from .errors import BadPictureError
 
-# Modes that are kept until the colours are converted, as they can be scaled and rotated; others become one of them.
+# Modes that stay until the colours are converted, as they can be scaled and turned; the others become one of them.
 _DIRECT = ("L", "LA", "RGB", "RGBA", "CMYK")
 _ALPHA = ("LA", "RGBA")
-# Colour spaces of profiles, and the modes whose pixels they describe.
+# The colour space of a profile, and the mode whose pixels it describes.
 _MODE_OF_SPACE = {"RGB": "RGB", "GRAY": "L", "CMYK": "CMYK"}
 
 
@@ -19,7 +19,7 @@ def direct(picture: Image.Image) -> Image.Image:
     """Return the same picture in one of five modes with 8 bits a channel: no palette, no 16 bits.
 
     Raises:
-        BadPictureError: Its pixels have 32 bits or more, for which white is not defined.
+        BadPictureError: Its pixels have 32 bits or more, and nothing defines white.
     """
     if picture.mode in _DIRECT and "transparency" not in picture.info:
         return picture
@@ -35,8 +35,8 @@ def direct(picture: Image.Image) -> Image.Image:
 
 
 def _upper_bits(picture: Image.Image, clear: int | None) -> Image.Image:
-    """Reduce 16-bit grey to 8 bits, with alpha if one value is transparent, which all 16 bits determine."""
-    wide = picture.convert("I")  # supports tables; Pillow's own conversion to 8 bits would clip
+    """Return 16-bit grey in 8 bits, with an alpha channel if one value is clear, which all 16 bits decide."""
+    wide = picture.convert("I")  # which takes tables; Pillow's own way to 8 bits would clip
     grey = wide.point([value >> 8 for value in range(1 << 16)], "L")
     if clear is None:
         return grey
@@ -46,11 +46,11 @@ def _upper_bits(picture: Image.Image, clear: int | None) -> Image.Image:
 
 
 def to_srgb(picture: Image.Image, profile: bytes | None) -> Image.Image:
-    """Convert to sRGB by the file's ICC profile, if it has one, on a white background.
+    """Return the picture in sRGB by the file's ICC profile, if it has one, with white behind clear pixels.
 
     Args:
-        picture: In a mode that `direct` returns.
-        profile: The file's ICC profile; ignored if it is broken or does not match the pixels.
+        picture: in a mode that `direct` returns.
+        profile: the ICC profile of the file. A broken one, or one for another kind of pixels, is ignored.
     """
     if picture.mode in _ALPHA:
         ground = Image.new(picture.mode[:-1], picture.size, "white")

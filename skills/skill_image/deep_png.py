@@ -20,11 +20,11 @@ def has_clear_colour(source: Image.Image, image: bytes) -> bool:
 
 
 def load(source: Image.Image, image: bytes) -> None:
-    """Decode the pixels, with an alpha channel determined by all their bits.
+    """Decode the pixels, and add an alpha channel by all their bits.
 
     Args:
-        source: Opened but not loaded; `has_clear_colour` must be true for it.
-        image: Its file, as returned by `png.lean`.
+        source: opened but not loaded; `has_clear_colour` is true for it.
+        image: its file, as `png.lean` makes it.
     """
     clear: tuple[int, ...] = source.info.pop("transparency")
     lower = Image.open(io.BytesIO(image), formats=("PNG",))

@@ -1,4 +1,4 @@
-"""The error for pictures that cannot be normalised."""
+"""The error for a picture that cannot be taken."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ Fault = Literal["invalid", "too_large"]
 
 
 class BadPictureError(Exception):
-    """The picture cannot be normalised, or not with these options.
+    """A picture cannot be taken, or not as requested.
 
     Args:
-        message: Continues a sentence that begins with the field's name: "is empty".
-        fault: The kind of fault.
-        field: The request field to change, if it is not the picture.
+        message: continues after the name of the field: "is empty".
+        fault: the kind of fault.
+        field: the field of the request to change, if that is not the picture.
     """
 
     def __init__(self, message: str, *, fault: Fault = "invalid", field: str = "image") -> None:

@@ -1,4 +1,4 @@
-"""The requests to a worker and its answers. Light, as the server imports this and not Pillow."""
+"""What a worker is asked, and what it answers. The server imports this, and no Pillow."""
 
 from __future__ import annotations
 
@@ -9,23 +9,23 @@ WORKER_MODULE = "skills.skill_image.worker"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Job:
-    """How to normalise a picture."""
+    """What to make of a picture."""
 
     min_pixels: int
-    """The fewest pixels of the answer."""
+    """Minimum number of pixels in the answer."""
     max_pixels: int
-    """The most pixels of the answer."""
+    """Maximum number of pixels in the answer."""
     encoding: str
     """`png`, `webp-lossless` or `webp`."""
     quality: int
     """Quality of `webp`, 1 to 100."""
     decode_pixels: int
-    """The most pixels of a picture; larger ones are not decoded."""
+    """A picture of more pixels is not decoded."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Picture:
-    """The result."""
+    """A picture that was made of it."""
 
     media_type: str
     width: int
@@ -33,7 +33,7 @@ class Picture:
     perceptual_hash: int
     """See `phash`."""
     source_format: str
-    """Lower case: `jpeg`."""
+    """In lower case: `jpeg`."""
     source_width: int
     """Pixels as stored."""
     source_height: int
@@ -41,4 +41,4 @@ class Picture:
     orientation: int
     """EXIF orientation, 1 to 8."""
     animated: bool
-    """Whether this is the first frame of several."""
+    """Whether this is the first of several frames."""

@@ -16,7 +16,7 @@ from .tiles import MAX_ASPECT, tiled_size
 
 Image.WARN_POSSIBLE_FORMATS = True  # why a picture cannot be opened
 
-# Formats that Pillow reads without external programs. Many cameras label their JPEGs as MPO.
+# What Pillow reads without the help of other programs. MPO is what many cameras call their JPEG.
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF")
 _NAMES = {"MPO": "jpeg"}
 MOST_WEBP_SIDE = 16_383
@@ -37,7 +37,7 @@ def normalize(image: bytes, job: Job) -> tuple[Picture, bytes]:
 
     Raises:
         BadPictureError: It is not a picture, is broken, has too many pixels, or a side too long for WebP.
-        MemoryError: There is not enough memory.
+        MemoryError: It takes more memory than there is.
     """
     if image.startswith(png.SIGNATURE):
         image = png.lean(image)
@@ -71,18 +71,18 @@ def normalize(image: bytes, job: Job) -> tuple[Picture, bytes]:
 
 
 def _open(image: bytes, decode_pixels: int) -> Image.Image:
-    """Read only the header."""
+    """Open the picture, which reads only its header."""
     if not image:
         raise BadPictureError("is empty")
     # A GIF's frame may be larger than its header indicates, and is allocated here. Pillow refuses more than twice this
     # limit: late enough for `_check_size` to report the size of most large pictures.
     Image.MAX_IMAGE_PIXELS = 2 * decode_pixels
-    with warnings.catch_warnings(record=True) as told:
+    with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         try:
             source = Image.open(io.BytesIO(image), formats=FORMATS)
         except UnidentifiedImageError:
-            raise BadPictureError(_why_unidentified([str(warning.message) for warning in told])) from None
+            raise BadPictureError(_why_unidentified([str(warning.message) for warning in caught])) from None
         except Image.DecompressionBombError as error:
             message = f"has more than {decode_pixels} pixels, the most that are decoded"
             raise BadPictureError(message, fault="too_large") from error
@@ -94,9 +94,9 @@ def _open(image: bytes, decode_pixels: int) -> Image.Image:
     return source
 
 
-def _why_unidentified(told: list[str]) -> str:
-    """Return the reason of the only decoder that recognised the format, which Pillow reports as a warning."""
-    reasons = [text.replace(" opening failed.", ":") for text in told if "opening failed" in text]
+def _why_unidentified(messages: list[str]) -> str:
+    """Return the reason of the decoder that knew the format, which Pillow reports as a warning."""
+    reasons = [text.replace(" opening failed.", ":") for text in messages if "opening failed" in text]
     if not reasons:
         return f"is none of {', '.join(FORMATS)}"
     return f"has a broken header, or is of a kind that is not read ({'; '.join(reasons)})"
@@ -150,7 +150,7 @@ def _orientation(source: Image.Image) -> int:
 
 
 def _shrunk(picture: Image.Image, factor: int) -> Image.Image:
-    """Shrink by an integer factor, to at least twice the final size, so that the other steps have fewer pixels."""
+    """Shrink by a whole factor to at least twice the wanted size: the rest of the work then has few pixels."""
     return picture.reduce(factor // 2) if factor >= 4 else picture
 
 

@@ -13,7 +13,7 @@ _WIDTH, _HEIGHT = 9, 8
 
 
 def perceptual_hash(picture: Image.Image) -> int:
-    """Return 64 bits: in each of 8 rows of 9 pixels, whether each is brighter than the last. The first bit is highest.
+    """Return 64 bits: whether it gets brighter from each pixel to the next, in 8 rows of 9. The first is the highest.
 
     Args:
         picture: In mode RGB or L.

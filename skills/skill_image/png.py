@@ -29,7 +29,7 @@ _SCALE = {1: 255, 2: 85, 4: 17}
 
 
 def lean(image: bytes) -> bytes:
-    """Return the picture with only the chunks that determine it. Only critical chunks' checksums are verified.
+    """Return the same picture with only the chunks that matter. Checksums are checked in critical chunks only.
 
     Raises:
         BadPictureError: A critical chunk is broken, unknown, cut off or missing.
@@ -85,12 +85,12 @@ def _check(kind: bytes, content: bytes, checksum: bytes) -> None:
 
 
 def _name(kind: bytes, content: bytes) -> bytes:
-    """Return the kind, and for a text also its keyword."""
+    """Return the kind of a chunk, or the keyword of a text."""
     return content.partition(b"\0")[0] if kind in (b"tEXt", b"zTXt", b"iTXt") else kind
 
 
 def _useful(kind: bytes, content: bytes, *, depth: int, colour: int) -> bytes:
-    """Return the content for Pillow; empty if the chunk is not needed."""
+    """Return the content that Pillow is to see; empty if the chunk is of no use."""
     value = content.partition(b"\0")[2]
     match kind:
         case b"tRNS":
@@ -105,7 +105,7 @@ def _useful(kind: bytes, content: bytes, *, depth: int, colour: int) -> bytes:
 
 
 def _clear(content: bytes, depth: int, colour: int) -> bytes:
-    """Return the transparent colour in Pillow's samples, without bits that the file's lack; or a palette's alphas."""
+    """Return the clear colour in Pillow's samples, without bits that the file's do not have; or a palette's alphas."""
     if colour == _PALETTE:
         return content[:256]
     channels = {_GREY: 1, _RGB: 3}.get(colour, 0)
@@ -117,7 +117,7 @@ def _clear(content: bytes, depth: int, colour: int) -> bytes:
 
 
 def _inflates(value: bytes) -> bool:
-    """Return whether a value is marked as compressed, can be decompressed, and is not too long."""
+    """Return whether a value is deflated, after a byte that says so, and is not too long."""
     inflating = zlib.decompressobj()
     try:
         inflating.decompress(value[1:], MOST_INFLATED)

@@ -1,4 +1,4 @@
-"""Validate a request and turn it into a job."""
+"""Turns a request into a job, with every field in its range."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _ENCODINGS = {
 
 
 def to_job(request: image_pb2.NormalizeRequest, *, decode_pixels: int) -> Job:
-    """Return the job of a request.
+    """Return what to make of the picture.
 
     Raises:
         RefusedError: A field is out of its range.
@@ -41,7 +41,7 @@ def to_job(request: image_pb2.NormalizeRequest, *, decode_pixels: int) -> Job:
         min_pixels=min(least, most),
         max_pixels=most,
         encoding=encoding,
-        # An irrelevant option must not change the cache key.
+        # What makes no difference must not make another key of the cache.
         quality=quality if encoding == "webp" else 0,
         decode_pixels=decode_pixels,
     )

@@ -87,7 +87,7 @@ class ImageSkill(WorkerSkill, image_pb2_grpc.ImageServiceServicer):
     async def Normalize(  # noqa: N802 - gRPC's name
         self, request: image_pb2.NormalizeRequest, context: Context
     ) -> image_pb2.NormalizeResponse:
-        """Normalise a picture, or return it from the cache."""
+        """Return the picture as a vision model takes it."""
         begin_s = time.monotonic()
         async with self.call(context):
             job = to_job(request, decode_pixels=self._settings.decode_pixels)
@@ -126,7 +126,7 @@ class ImageSkill(WorkerSkill, image_pb2_grpc.ImageServiceServicer):
         return Entry(source_sha256=digest, picture=picture, encoded=encoded)
 
     def readings(self) -> list[Reading]:
-        """Return the cache's metrics."""
+        """Return the figures of cache and workers."""
         from skills.runtime.metrics import Reading
 
         return [

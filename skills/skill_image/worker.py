@@ -1,7 +1,7 @@
-"""The worker process: normalises pictures for the server.
+"""The worker process: takes pictures from the server, and sends back what it has made of them.
 
-Pictures are untrusted and decoders are written in C. A crash ends this process, not the server; so does a picture that
-takes too long, as its decoding could not be interrupted in a thread.
+Pictures are untrusted and decoders are C. A crash ends this process, not the server, and a picture that takes too long
+is ended with it: nothing could stop a thread that decodes.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from skills.skill_image.normalizing import normalize
 def main() -> int:
     """Work until the server goes."""
     link = link_to_server(JSON)
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # a core file would contain a user's picture
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # a core file would hold a user's picture
     warnings.simplefilter("ignore")
     while (frame := link.receive()) is not None:
         values, image = frame

@@ -1,4 +1,4 @@
-"""The server's side of worker processes: one for each picture being decoded, kept for the next one."""
+"""The server's end of the worker processes: one for each picture that is being decoded, kept for the next one."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from .jobs import WORKER_MODULE, Job, Picture
 
 
 class Worker(ChildProcess[tuple[dict[str, Any], bytes], tuple[dict[str, Any], bytes]]):
-    """One worker process. Its frames are only data, as a malicious picture may have taken it over."""
+    """One worker process. Its frames are plain data, since a malicious picture may have taken it over."""
 
     codec = JSON
 
@@ -36,7 +36,7 @@ class Workers:
 
     @property
     def pids(self) -> tuple[int, ...]:
-        """The process ids of the workers."""
+        """The ids of the processes."""
         return tuple(worker.pid for worker in self._all)
 
     async def warm_up(self) -> None:
@@ -48,7 +48,7 @@ class Workers:
         self._idle.append(await self._start())
 
     async def normalize(self, image: bytes, job: Job) -> tuple[Picture, bytes]:
-        """Normalise a picture in a worker (see `normalizing.normalize`). Cancellation kills the worker.
+        """Normalise a picture (see `normalizing.normalize`). If this is cancelled, its worker is killed.
 
         Raises:
             BadPictureError: The picture cannot be normalised.
