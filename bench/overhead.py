@@ -20,11 +20,12 @@ import numpy as np
 import numpy.typing as npt
 
 from bench.prompting import Prompts
+from skills.runtime.child import PICKLE
 from skills.skill_draft.catalog import EMBEDDED, find_model, models_dir
 from skills.skill_draft.engine.binding import Context
 from skills.skill_draft.engine.engine import Engine
 from skills.skill_draft.engine.loading import Loaded, load
-from skills.skill_draft.engine.messages import Done, EngineConfig, Event, Request, Sampling, Turn, encode
+from skills.skill_draft.engine.messages import Done, EngineConfig, Event, Request, Sampling, Turn
 from skills.skill_draft.engine.prepare import Preparer
 from skills.skill_draft.engine.sampling import Scratch
 
@@ -92,7 +93,7 @@ def _measure(
 
         def send(events: list[Event]) -> None:
             nonlocal left
-            sink.sendall(encode(events))
+            sink.sendall(PICKLE.encode(events))
             left -= sum(isinstance(event, Done) for event in events)
             if not left:
                 finished.set()

@@ -82,7 +82,7 @@ class ModelPool:
         return self._plugins.skills
 
     def plugin_errors(self) -> tuple[PluginError, ...]:
-        """The plugins that were left out, and why."""
+        """Return the plugins that were not loaded, and why."""
         return self._plugins.errors
 
     def get_skill_client(self, name: str, *, caller: str = "") -> SkillClient:
