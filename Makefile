@@ -16,7 +16,7 @@ unexport PROMPT
 export LOOP_PROMPT := $(value PROMPT)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup loop serve test test-unit chaos soak bench lint format types stubs stubs-check proto-lint proto-breaking docs docs-check \
+.PHONY: help setup loop serve test test-unit chaos soak bench lint format types stubs stubs-check proto-lint proto-breaking proto-release docs docs-check \
 	kernels image base-image context context-check lock lock-check check hooks clean
 
 help: ## This list
@@ -67,7 +67,7 @@ context: ## Writes what a build from skills/skill_draft alone takes from the res
 context-check: ## Is that current?
 	@$(PYTHON) -m tools.image_context --check
 
-check: lint types stubs-check docs-check lock-check context-check ## Everything that CI checks beside the tests
+check: lint proto-breaking types stubs-check docs-check lock-check context-check ## Everything that CI checks beside the tests
 
 lint: setup proto-lint ## Linters of Python, the contract, shell scripts and Dockerfiles
 	@$(BIN)/ruff check .
@@ -85,10 +85,13 @@ types: setup ## mypy, strict
 proto-lint: setup ## The contract's style; exceptions in buf.yaml
 	@$(BIN)/buf lint
 
-# AGAINST is anything that buf takes as an input, so it works on a clone without tags too.
-AGAINST ?= .git\#branch=main
-proto-breaking: setup ## Would callers of the contract in AGAINST (default: branch main) still work?
+# AGAINST is anything that buf takes as an input: AGAINST='.git#branch=main' asks for less than what was released.
+AGAINST ?= .ci/contract.binpb
+proto-breaking: setup ## Would callers of the released contract still work?
 	@$(BIN)/buf breaking --against '$(AGAINST)'
+
+proto-release: setup proto-breaking ## Part of a release: from now on nothing in today's contract may break
+	@$(BIN)/buf build --exclude-source-info -o .ci/contract.binpb
 
 stubs: setup ## Writes the stubs and their types from skills/skills.proto
 	@tools/gen_stubs.sh

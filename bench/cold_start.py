@@ -93,7 +93,7 @@ def unpause_once(name: str) -> float:
         first_token(channel)
         took = time.perf_counter() - begin
         time.sleep(1.0)  # the engine would be replaced within this time
-        if restarts := skills_pb2_grpc.SkillsServiceStub(channel).Health(skills_pb2.HealthReq()).engine_restarts:
+        if restarts := skills_pb2_grpc.SkillsServiceStub(channel).Health(skills_pb2.HealthReq()).engine.restarts:
             raise RuntimeError(f"the engine was replaced {restarts} times; a paused standby keeps its own")
         return 1000 * took
 

@@ -93,7 +93,7 @@ async def _load(address: str, *, requests: int, callers: int, seed: int) -> tupl
         baseline = start.ram_mb * 1e6 / MIB
         sampling = asyncio.create_task(_sample(stub, seen))
         # The cache is sized for full-length prompts of all callers at once: a share each, minus the answer.
-        long_words = start.kv_cells // max(4, callers) - 64
+        long_words = start.engine.kv_cells // max(4, callers) - 64
         await asyncio.gather(
             *(_caller(stub, random.Random(seed + i), left, long_words, seen) for i in range(callers))  # noqa: S311
         )
@@ -118,9 +118,9 @@ def container_memory(*, requests: int, callers: int, seed: int) -> int:
     sys.stdout.write(
         f"| callers | requests | cells | baseline, MiB | mean, MiB | peak, MiB | of | killed for memory | failed |\n"
         f"| --- | --- | --- | --- | --- | --- | --- | --- | --- |\n"
-        f"| {callers} | {requests} in {seconds:,.0f} s | {health.kv_cells:,} | {baseline:,.0f} | {mean:,.0f} "
-        f"| {peak:,.0f} | {LIMIT_MIB:,} | {health.memory_kills} | {len(seen.failed)} |\n"
+        f"| {callers} | {requests} in {seconds:,.0f} s | {health.engine.kv_cells:,} | {baseline:,.0f} | {mean:,.0f} "
+        f"| {peak:,.0f} | {LIMIT_MIB:,} | {health.engine.memory_kills} | {len(seen.failed)} |\n"
     )
     for text in sorted(set(seen.failed)):
         sys.stderr.write(f"{seen.failed.count(text)} x {text}\n")
-    return int(bool(seen.failed) or health.engine_restarts > 0 or peak > AIM_MIB)
+    return int(bool(seen.failed) or health.engine.restarts > 0 or peak > AIM_MIB)

@@ -37,8 +37,10 @@ class GrpcClient:
         answer.start = time.perf_counter()
         async for chunk in self._stub.GenerateStream(message, timeout=TIMEOUT_S):
             answer.times += [time.perf_counter()] * len(chunk.token_ids)
+            if chunk.candidate == 0:
+                answer.text += chunk.text
+                answer.token_ids += tuple(chunk.token_ids)
             if chunk.HasField("result"):
-                answer.text, answer.token_ids = chunk.result.text, tuple(chunk.result.token_ids)
                 answer.num_tokens = chunk.result.tokens_generated
                 answer.prompt_tokens, answer.cached_tokens = chunk.result.prompt_tokens, chunk.result.cached_tokens
         answer.end = time.perf_counter()

@@ -8,18 +8,61 @@ The service has no package, so that the short form works:
   grpcurl -plaintext -d '{"prompt": "Hello"}' localhost:50051 SkillsService/Generate
 
 Fields marked `optional` have a default that is not zero, so that an explicit zero means zero:
-`temperature: 0` is greedy, an unset temperature is 0.7. A field out of its range is answered with
-INVALID_ARGUMENT and a google.rpc.BadRequest that names the field.
+`temperature: 0` is greedy, an unset temperature is 0.7.
 
 An answer is a function of its request: the same model file, build and kind of CPU give the same
 answer to the same request (greedy, or with a `seed`), whatever else runs beside it.
+
+How a call fails. Details travel in the trailing metadata `grpc-status-details-bin`, as a google.rpc.Status.
+
+  INVALID_ARGUMENT    A field is out of its range, or asks for a feature that the server does not have.
+                      google.rpc.BadRequest names the field by its path. Do not try again.
+  RESOURCE_EXHAUSTED  With google.rpc.RetryInfo, the queue is full: try again after that delay, or at another replica
+                      at once. Without it, the request is larger than the server takes: do not try again.
+  UNAVAILABLE         Nobody works on the call any more. Try again, at another replica if there is one. With
+                      google.rpc.RetryInfo the same replica may be asked after that delay. google.rpc.ErrorInfo (domain
+                      `sarai`) says why, if the server can still say so:
+                        DRAINING     it is going away
+                        LOADING      it is not ready yet
+                        ENGINE_GONE  it cannot get ready, or has lost its engine and cannot get another one
+                      Where nothing is said, it may have died of the request: give up after the second time.
+  DEADLINE_EXCEEDED   Nothing was written at the deadline, or it was a hard one. Do not try again.
+  INTERNAL            The skill failed, perhaps because of the request; its log says more. Do not try again.
+
+Metadata. The words of this contract that are no fields are constants in skills/wire.py.
+
+  sarai-pieces: few       of a request: the caller reads only the whole answer, so the pieces of a stream may come
+                          gathered, some four times a second.
+  sarai-deadline: error   initial, of a server where all deadlines are hard (`GenReq.hard_deadline`).
+  sarai-skill: NAME       initial, of grpc.health.v1.Health/Check: which skill answers. Beside it stands
+  sarai-container: 1      where the server runs in a container.
 """
 
 from collections import abc as _abc
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
 from google.protobuf.internal import containers as _containers
-from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
+from skills import types_pb2 as _types_pb2
+from skills.types_pb2 import Candidate as Candidate
+from skills.types_pb2 import Continuation as Continuation
+from skills.types_pb2 import EngineStats as EngineStats
+from skills.types_pb2 import FINISH_REASON_CONTEXT_FULL as FINISH_REASON_CONTEXT_FULL
+from skills.types_pb2 import FINISH_REASON_LENGTH as FINISH_REASON_LENGTH
+from skills.types_pb2 import FINISH_REASON_STOP as FINISH_REASON_STOP
+from skills.types_pb2 import FINISH_REASON_STOP_STRING as FINISH_REASON_STOP_STRING
+from skills.types_pb2 import FINISH_REASON_TIME_BUDGET as FINISH_REASON_TIME_BUDGET
+from skills.types_pb2 import FINISH_REASON_UNSPECIFIED as FINISH_REASON_UNSPECIFIED
+from skills.types_pb2 import FinishReason as FinishReason
+from skills.types_pb2 import Image as Image
+from skills.types_pb2 import Message as Message
+from skills.types_pb2 import PRIORITY_BATCH as PRIORITY_BATCH
+from skills.types_pb2 import PRIORITY_INTERACTIVE as PRIORITY_INTERACTIVE
+from skills.types_pb2 import PRIORITY_UNSPECIFIED as PRIORITY_UNSPECIFIED
+from skills.types_pb2 import Part as Part
+from skills.types_pb2 import Priority as Priority
+from skills.types_pb2 import Progress as Progress
+from skills.types_pb2 import TokenLogprob as TokenLogprob
+from skills.types_pb2 import TopLogprobs as TopLogprobs
 import builtins as _builtins
 import sys
 import typing as _typing
@@ -30,129 +73,6 @@ else:
     from typing_extensions import TypeAlias as _TypeAlias, Never as _Never
 
 DESCRIPTOR: _descriptor.FileDescriptor
-
-class _Priority:
-    ValueType = _typing.NewType("ValueType", _builtins.int)
-    V: _TypeAlias = ValueType  # noqa: Y015
-
-class _PriorityEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Priority.ValueType], _builtins.type):
-    DESCRIPTOR: _descriptor.EnumDescriptor
-    PRIORITY_INTERACTIVE: _Priority.ValueType  # 0
-    """Somebody waits. Goes before PRIORITY_BATCH."""
-    PRIORITY_BATCH: _Priority.ValueType  # 1
-    """Nobody waits just now. Rises to interactive with age, so it is never starved."""
-
-class Priority(_Priority, metaclass=_PriorityEnumTypeWrapper):
-    """Who waits for the answer."""
-
-PRIORITY_INTERACTIVE: Priority.ValueType  # 0
-"""Somebody waits. Goes before PRIORITY_BATCH."""
-PRIORITY_BATCH: Priority.ValueType  # 1
-"""Nobody waits just now. Rises to interactive with age, so it is never starved."""
-Global___Priority: _TypeAlias = Priority  # noqa: Y015
-
-class _FinishReason:
-    ValueType = _typing.NewType("ValueType", _builtins.int)
-    V: _TypeAlias = ValueType  # noqa: Y015
-
-class _FinishReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_FinishReason.ValueType], _builtins.type):
-    DESCRIPTOR: _descriptor.EnumDescriptor
-    FINISH_REASON_UNSPECIFIED: _FinishReason.ValueType  # 0
-    """Not ended (or an older server)."""
-    FINISH_REASON_STOP: _FinishReason.ValueType  # 1
-    """The model ended its turn."""
-    FINISH_REASON_STOP_STRING: _FinishReason.ValueType  # 2
-    """A string of `stop` was written; it is not part of the text."""
-    FINISH_REASON_LENGTH: _FinishReason.ValueType  # 3
-    """`max_tokens` were written."""
-    FINISH_REASON_CONTEXT_FULL: _FinishReason.ValueType  # 4
-    """Prompt and answer fill the context of the model as it is loaded."""
-    FINISH_REASON_TIME_BUDGET: _FinishReason.ValueType  # 5
-    """`time_budget_ms` or the gRPC deadline is over; the text is the answer so far."""
-
-class FinishReason(_FinishReason, metaclass=_FinishReasonEnumTypeWrapper):
-    """Why an answer ended."""
-
-FINISH_REASON_UNSPECIFIED: FinishReason.ValueType  # 0
-"""Not ended (or an older server)."""
-FINISH_REASON_STOP: FinishReason.ValueType  # 1
-"""The model ended its turn."""
-FINISH_REASON_STOP_STRING: FinishReason.ValueType  # 2
-"""A string of `stop` was written; it is not part of the text."""
-FINISH_REASON_LENGTH: FinishReason.ValueType  # 3
-"""`max_tokens` were written."""
-FINISH_REASON_CONTEXT_FULL: FinishReason.ValueType  # 4
-"""Prompt and answer fill the context of the model as it is loaded."""
-FINISH_REASON_TIME_BUDGET: FinishReason.ValueType  # 5
-"""`time_budget_ms` or the gRPC deadline is over; the text is the answer so far."""
-Global___FinishReason: _TypeAlias = FinishReason  # noqa: Y015
-
-@_typing.final
-class Message(_message.Message):
-    """One turn of a conversation."""
-
-    DESCRIPTOR: _descriptor.Descriptor
-
-    ROLE_FIELD_NUMBER: _builtins.int
-    CONTENT_FIELD_NUMBER: _builtins.int
-    TOKEN_IDS_FIELD_NUMBER: _builtins.int
-    role: _builtins.str
-    """`system`, `user` or `assistant`."""
-    content: _builtins.str
-    """The text of the turn. Control tokens of the model that are written in it stay plain text."""
-    @_builtins.property
-    def token_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
-        """For an assistant's turn: `GenResp.token_ids` of the answer that `content` is. With them the turn
-        is the very tokens that the model wrote, so that nothing of it is prefilled again. They must
-        spell `content` exactly.
-        """
-
-    def __init__(
-        self,
-        *,
-        role: _builtins.str = ...,
-        content: _builtins.str = ...,
-        token_ids: _abc.Iterable[_builtins.int] | None = ...,
-    ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
-    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["content", b"content", "role", b"role", "token_ids", b"token_ids"]  # noqa: Y015
-    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
-
-Global___Message: _TypeAlias = Message  # noqa: Y015
-
-@_typing.final
-class Continuation(_message.Message):
-    """An answer so far, to go on with."""
-
-    DESCRIPTOR: _descriptor.Descriptor
-
-    TOKEN_IDS_FIELD_NUMBER: _builtins.int
-    TOKEN_LOGPROBS_FIELD_NUMBER: _builtins.int
-    @_builtins.property
-    def token_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
-        """The ids of all tokens that were received so far (`GenChunk.token_ids`, in order)."""
-
-    @_builtins.property
-    def token_logprobs(self) -> _containers.RepeatedScalarFieldContainer[_builtins.float]:
-        """Their log-probabilities (`GenChunk.token_logprobs`). Optional; without them the mean of the
-        answer covers the new tokens only.
-        """
-
-    def __init__(
-        self,
-        *,
-        token_ids: _abc.Iterable[_builtins.int] | None = ...,
-        token_logprobs: _abc.Iterable[_builtins.float] | None = ...,
-    ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
-    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["token_ids", b"token_ids", "token_logprobs", b"token_logprobs"]  # noqa: Y015
-    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
-
-Global___Continuation: _TypeAlias = Continuation  # noqa: Y015
 
 @_typing.final
 class GenReq(_message.Message):
@@ -246,7 +166,7 @@ class GenReq(_message.Message):
     """Ends the answer after this time, with what is written so far. Milliseconds from the arrival of
     the request; 0 means no budget. Unlike the gRPC deadline it is no error where nothing is written yet.
     """
-    priority: Global___Priority.ValueType
+    priority: _types_pb2.Priority.ValueType
     """Who waits for the answer."""
     lookup: _builtins.bool
     """Lookup speculation (faster, never another answer). Default on."""
@@ -259,11 +179,11 @@ class GenReq(_message.Message):
         """Ends the answer where one of these is written. At most 16, each of 1 to 256 bytes."""
 
     @_builtins.property
-    def messages(self) -> _containers.RepeatedCompositeFieldContainer[Global___Message]:
+    def messages(self) -> _containers.RepeatedCompositeFieldContainer[_types_pb2.Message]:
         """A conversation, the newest turn last. Instead of `prompt`."""
 
     @_builtins.property
-    def continuations(self) -> _containers.RepeatedCompositeFieldContainer[Global___Continuation]:
+    def continuations(self) -> _containers.RepeatedCompositeFieldContainer[_types_pb2.Continuation]:
         """Goes on with answers, one entry a candidate. A request without `seed` must carry the one that the
         first attempt was given (the pool does that).
         """
@@ -282,7 +202,7 @@ class GenReq(_message.Message):
         repeat_penalty: _builtins.float | None = ...,
         presence_penalty: _builtins.float | None = ...,
         frequency_penalty: _builtins.float | None = ...,
-        messages: _abc.Iterable[Global___Message] | None = ...,
+        messages: _abc.Iterable[_types_pb2.Message] | None = ...,
         system: _builtins.str = ...,
         raw: _builtins.bool = ...,
         grammar: _builtins.str = ...,
@@ -295,8 +215,8 @@ class GenReq(_message.Message):
         num_candidates: _builtins.int | None = ...,
         top_logprobs: _builtins.int = ...,
         time_budget_ms: _builtins.int = ...,
-        priority: Global___Priority.ValueType = ...,
-        continuations: _abc.Iterable[Global___Continuation] | None = ...,
+        priority: _types_pb2.Priority.ValueType = ...,
+        continuations: _abc.Iterable[_types_pb2.Continuation] | None = ...,
         lookup: _builtins.bool | None = ...,
         hard_deadline: _builtins.bool = ...,
         progress: _builtins.bool = ...,
@@ -357,108 +277,6 @@ class GenReq(_message.Message):
 Global___GenReq: _TypeAlias = GenReq  # noqa: Y015
 
 @_typing.final
-class TokenLogprob(_message.Message):
-    """One token and its log-probability."""
-
-    DESCRIPTOR: _descriptor.Descriptor
-
-    TOKEN_ID_FIELD_NUMBER: _builtins.int
-    TEXT_FIELD_NUMBER: _builtins.int
-    LOGPROB_FIELD_NUMBER: _builtins.int
-    token_id: _builtins.int
-    """The token's id."""
-    text: _builtins.bytes
-    """The token's bytes, which may be part of a character."""
-    logprob: _builtins.float
-    """The natural logarithm of its probability before any sampling setting."""
-    def __init__(
-        self,
-        *,
-        token_id: _builtins.int = ...,
-        text: _builtins.bytes = ...,
-        logprob: _builtins.float = ...,
-    ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
-    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["logprob", b"logprob", "text", b"text", "token_id", b"token_id"]  # noqa: Y015
-    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
-
-Global___TokenLogprob: _TypeAlias = TokenLogprob  # noqa: Y015
-
-@_typing.final
-class TopLogprobs(_message.Message):
-    """A place in the answer and what else might have stood there."""
-
-    DESCRIPTOR: _descriptor.Descriptor
-
-    TOKENS_FIELD_NUMBER: _builtins.int
-    @_builtins.property
-    def tokens(self) -> _containers.RepeatedCompositeFieldContainer[Global___TokenLogprob]:
-        """The most probable tokens, best first."""
-
-    def __init__(
-        self,
-        *,
-        tokens: _abc.Iterable[Global___TokenLogprob] | None = ...,
-    ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
-    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["tokens", b"tokens"]  # noqa: Y015
-    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
-
-Global___TopLogprobs: _TypeAlias = TopLogprobs  # noqa: Y015
-
-@_typing.final
-class Candidate(_message.Message):
-    """One of the answers."""
-
-    DESCRIPTOR: _descriptor.Descriptor
-
-    TEXT_FIELD_NUMBER: _builtins.int
-    FINISH_REASON_FIELD_NUMBER: _builtins.int
-    TOKEN_IDS_FIELD_NUMBER: _builtins.int
-    TOKEN_LOGPROBS_FIELD_NUMBER: _builtins.int
-    TOP_LOGPROBS_FIELD_NUMBER: _builtins.int
-    MEAN_LOGPROB_FIELD_NUMBER: _builtins.int
-    text: _builtins.str
-    """The answer, without the stop string that ended it."""
-    finish_reason: Global___FinishReason.ValueType
-    """Why it ended."""
-    mean_logprob: _builtins.float
-    """The mean of `token_logprobs`; 0 where there are none."""
-    @_builtins.property
-    def token_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
-        """The tokens of the answer. Give them back as `Message.token_ids` or `Continuation.token_ids`."""
-
-    @_builtins.property
-    def token_logprobs(self) -> _containers.RepeatedScalarFieldContainer[_builtins.float]:
-        """The log-probability of each token."""
-
-    @_builtins.property
-    def top_logprobs(self) -> _containers.RepeatedCompositeFieldContainer[Global___TopLogprobs]:
-        """As many places as tokens where `top_logprobs` was asked for, else empty."""
-
-    def __init__(
-        self,
-        *,
-        text: _builtins.str = ...,
-        finish_reason: Global___FinishReason.ValueType = ...,
-        token_ids: _abc.Iterable[_builtins.int] | None = ...,
-        token_logprobs: _abc.Iterable[_builtins.float] | None = ...,
-        top_logprobs: _abc.Iterable[Global___TopLogprobs] | None = ...,
-        mean_logprob: _builtins.float = ...,
-    ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
-    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["finish_reason", b"finish_reason", "mean_logprob", b"mean_logprob", "text", b"text", "token_ids", b"token_ids", "token_logprobs", b"token_logprobs", "top_logprobs", b"top_logprobs"]  # noqa: Y015
-    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
-
-Global___Candidate: _TypeAlias = Candidate  # noqa: Y015
-
-@_typing.final
 class GenResp(_message.Message):
     """The answer and what it cost."""
 
@@ -482,17 +300,20 @@ class GenResp(_message.Message):
     LOOKUP_TOKENS_FIELD_NUMBER: _builtins.int
     LOOKUP_ACCEPTED_FIELD_NUMBER: _builtins.int
     NUMERICS_FIELD_NUMBER: _builtins.int
+    TOKEN_LOGPROBS_FIELD_NUMBER: _builtins.int
+    TOP_LOGPROBS_FIELD_NUMBER: _builtins.int
+    CONTINUED_TOKENS_FIELD_NUMBER: _builtins.int
     text: _builtins.str
     """The first candidate's text."""
     tokens_generated: _builtins.int
-    """Tokens that this call wrote, over all candidates."""
+    """Tokens of the answer, over all candidates. `continued_tokens` of them came along with the request."""
     tokens_per_second: _builtins.float
-    """Tokens a second over the time from the first token to the last."""
+    """Tokens a second that this call wrote, over the time from the first to the last."""
     latency_ms: _builtins.float
     """Milliseconds from the arrival of the request to its end."""
     ram_mb: _builtins.float
     """Memory of the replica's processes, MB (resident and swapped, without mapped files)."""
-    finish_reason: Global___FinishReason.ValueType
+    finish_reason: _types_pb2.FinishReason.ValueType
     """Why the first candidate ended."""
     prompt_tokens: _builtins.int
     """Tokens of the prompt, with the chat template."""
@@ -513,13 +334,23 @@ class GenResp(_message.Message):
     lookup_accepted: _builtins.int
     numerics: _builtins.str
     """`exact` or `fast`: whether the answer is a function of its request alone."""
+    continued_tokens: _builtins.int
+    """Tokens of `tokens_generated` that the request's `continuations` held."""
     @_builtins.property
-    def candidates(self) -> _containers.RepeatedCompositeFieldContainer[Global___Candidate]:
-        """All candidates; the first is the one that `text` holds."""
+    def candidates(self) -> _containers.RepeatedCompositeFieldContainer[_types_pb2.Candidate]:
+        """Where more than one was asked for: all candidates; the first is the one that `text` holds."""
 
     @_builtins.property
     def token_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
         """The first candidate's tokens."""
+
+    @_builtins.property
+    def token_logprobs(self) -> _containers.RepeatedScalarFieldContainer[_builtins.float]:
+        """The log-probability of each of the first candidate's tokens."""
+
+    @_builtins.property
+    def top_logprobs(self) -> _containers.RepeatedCompositeFieldContainer[_types_pb2.TopLogprobs]:
+        """For each of them what else might have stood there, where `top_logprobs` was asked for."""
 
     def __init__(
         self,
@@ -529,61 +360,30 @@ class GenResp(_message.Message):
         tokens_per_second: _builtins.float = ...,
         latency_ms: _builtins.float = ...,
         ram_mb: _builtins.float = ...,
-        finish_reason: Global___FinishReason.ValueType = ...,
+        finish_reason: _types_pb2.FinishReason.ValueType = ...,
         prompt_tokens: _builtins.int = ...,
         cached_tokens: _builtins.int = ...,
         queue_ms: _builtins.float = ...,
         time_to_first_token_ms: _builtins.float = ...,
         mean_logprob: _builtins.float = ...,
         model: _builtins.str = ...,
-        candidates: _abc.Iterable[Global___Candidate] | None = ...,
+        candidates: _abc.Iterable[_types_pb2.Candidate] | None = ...,
         token_ids: _abc.Iterable[_builtins.int] | None = ...,
         seed: _builtins.int = ...,
         lookup_tokens: _builtins.int = ...,
         lookup_accepted: _builtins.int = ...,
         numerics: _builtins.str = ...,
+        token_logprobs: _abc.Iterable[_builtins.float] | None = ...,
+        top_logprobs: _abc.Iterable[_types_pb2.TopLogprobs] | None = ...,
+        continued_tokens: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["cached_tokens", b"cached_tokens", "candidates", b"candidates", "finish_reason", b"finish_reason", "latency_ms", b"latency_ms", "lookup_accepted", b"lookup_accepted", "lookup_tokens", b"lookup_tokens", "mean_logprob", b"mean_logprob", "model", b"model", "numerics", b"numerics", "prompt_tokens", b"prompt_tokens", "queue_ms", b"queue_ms", "ram_mb", b"ram_mb", "seed", b"seed", "text", b"text", "time_to_first_token_ms", b"time_to_first_token_ms", "token_ids", b"token_ids", "tokens_generated", b"tokens_generated", "tokens_per_second", b"tokens_per_second"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cached_tokens", b"cached_tokens", "candidates", b"candidates", "continued_tokens", b"continued_tokens", "finish_reason", b"finish_reason", "latency_ms", b"latency_ms", "lookup_accepted", b"lookup_accepted", "lookup_tokens", b"lookup_tokens", "mean_logprob", b"mean_logprob", "model", b"model", "numerics", b"numerics", "prompt_tokens", b"prompt_tokens", "queue_ms", b"queue_ms", "ram_mb", b"ram_mb", "seed", b"seed", "text", b"text", "time_to_first_token_ms", b"time_to_first_token_ms", "token_ids", b"token_ids", "token_logprobs", b"token_logprobs", "tokens_generated", b"tokens_generated", "tokens_per_second", b"tokens_per_second", "top_logprobs", b"top_logprobs"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___GenResp: _TypeAlias = GenResp  # noqa: Y015
-
-@_typing.final
-class Progress(_message.Message):
-    """How far a call is of which nothing is written yet. Comes a few times a second at most."""
-
-    DESCRIPTOR: _descriptor.Descriptor
-
-    QUEUE_POSITION_FIELD_NUMBER: _builtins.int
-    EXPECTED_WAIT_S_FIELD_NUMBER: _builtins.int
-    PROMPT_TOKENS_READ_FIELD_NUMBER: _builtins.int
-    PROMPT_TOKENS_FIELD_NUMBER: _builtins.int
-    queue_position: _builtins.int
-    """Its place in the queue: 1 is the next to leave it, 0 has left it."""
-    expected_wait_s: _builtins.float
-    """Seconds until it leaves the queue; once it has left it, until the prompt is read. An estimate."""
-    prompt_tokens_read: _builtins.int
-    """Tokens of the prompt that are read, those found in the prefix cache included."""
-    prompt_tokens: _builtins.int
-    """Tokens of the prompt, with the chat template."""
-    def __init__(
-        self,
-        *,
-        queue_position: _builtins.int = ...,
-        expected_wait_s: _builtins.float = ...,
-        prompt_tokens_read: _builtins.int = ...,
-        prompt_tokens: _builtins.int = ...,
-    ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
-    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["expected_wait_s", b"expected_wait_s", "prompt_tokens", b"prompt_tokens", "prompt_tokens_read", b"prompt_tokens_read", "queue_position", b"queue_position"]  # noqa: Y015
-    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
-
-Global___Progress: _TypeAlias = Progress  # noqa: Y015
 
 @_typing.final
 class GenChunk(_message.Message):
@@ -615,10 +415,13 @@ class GenChunk(_message.Message):
 
     @_builtins.property
     def result(self) -> Global___GenResp:
-        """Only in the last chunk of a call: the whole answer."""
+        """Only in the last chunk of a call: the answer, without what the pieces have held already. That is the texts, token
+        ids and log-probabilities of all candidates; a request with `continuations`, whose pieces were only the rest, gets
+        all of them once more.
+        """
 
     @_builtins.property
-    def progress(self) -> Global___Progress:
+    def progress(self) -> _types_pb2.Progress:
         """Only in chunks that hold nothing else, and only where the request asks for it (`GenReq.progress`)."""
 
     def __init__(
@@ -629,7 +432,7 @@ class GenChunk(_message.Message):
         token_logprobs: _abc.Iterable[_builtins.float] | None = ...,
         candidate: _builtins.int = ...,
         result: Global___GenResp | None = ...,
-        progress: Global___Progress | None = ...,
+        progress: _types_pb2.Progress | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["progress", b"progress", "result", b"result"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
@@ -666,25 +469,15 @@ class HealthResp(_message.Message):
     RAM_MB_FIELD_NUMBER: _builtins.int
     CPU_PERCENT_FIELD_NUMBER: _builtins.int
     TOTAL_REQUESTS_FIELD_NUMBER: _builtins.int
-    TOTAL_TOKENS_FIELD_NUMBER: _builtins.int
     UPTIME_S_FIELD_NUMBER: _builtins.int
     ACTIVE_REQUESTS_FIELD_NUMBER: _builtins.int
     QUEUED_REQUESTS_FIELD_NUMBER: _builtins.int
     MODEL_FIELD_NUMBER: _builtins.int
     VERSION_FIELD_NUMBER: _builtins.int
-    NUMERICS_FIELD_NUMBER: _builtins.int
     THREADS_FIELD_NUMBER: _builtins.int
-    N_CTX_FIELD_NUMBER: _builtins.int
-    KV_CELLS_FIELD_NUMBER: _builtins.int
-    KV_CELLS_USED_FIELD_NUMBER: _builtins.int
-    ENGINE_RESTARTS_FIELD_NUMBER: _builtins.int
-    TOKENS_PER_SECOND_FIELD_NUMBER: _builtins.int
-    PROMPT_TOKENS_FIELD_NUMBER: _builtins.int
-    CACHED_TOKENS_FIELD_NUMBER: _builtins.int
-    LOOKUP_TOKENS_FIELD_NUMBER: _builtins.int
-    LOOKUP_ACCEPTED_FIELD_NUMBER: _builtins.int
     MESSAGE_FIELD_NUMBER: _builtins.int
-    MEMORY_KILLS_FIELD_NUMBER: _builtins.int
+    FEATURES_FIELD_NUMBER: _builtins.int
+    ENGINE_FIELD_NUMBER: _builtins.int
     status: _builtins.str
     """A word: SERVING, LOADING, RECOVERING (a new engine is on its way), DRAINING or NOT_SERVING."""
     ram_mb: _builtins.float
@@ -693,8 +486,6 @@ class HealthResp(_message.Message):
     """CPU of the replica's processes since the last question, percent of one CPU."""
     total_requests: _builtins.int
     """Requests since the start."""
-    total_tokens: _builtins.int
-    """Tokens written since the start."""
     uptime_s: _builtins.float
     """Seconds since the start."""
     active_requests: _builtins.int
@@ -702,32 +493,26 @@ class HealthResp(_message.Message):
     queued_requests: _builtins.int
     """Requests that wait for a slot."""
     model: _builtins.str
-    """The model's name."""
+    """The model's name; empty for a skill without one."""
     version: _builtins.str
     """The skill's version."""
-    numerics: _builtins.str
-    """`exact` or `fast`."""
     threads: _builtins.int
     """CPU threads in use just now."""
-    n_ctx: _builtins.int
-    """Tokens a sequence may have, prompt and answer together."""
-    kv_cells: _builtins.int
-    """Cells of the KV cache, and those that hold running sequences and prefixes."""
-    kv_cells_used: _builtins.int
-    engine_restarts: _builtins.int
-    """How often the engine process was replaced."""
-    tokens_per_second: _builtins.float
-    """Tokens a second over the last ten seconds, all requests together."""
-    prompt_tokens: _builtins.int
-    """Prompt tokens since the start, and those of them found in the prefix cache."""
-    cached_tokens: _builtins.int
-    lookup_tokens: _builtins.int
-    """Lookup tokens that were tried since the start, and those of them that were right."""
-    lookup_accepted: _builtins.int
     message: _builtins.str
     """Why the status is not SERVING, or what an operator should know; else empty."""
-    memory_kills: _builtins.int
-    """How often the kernel killed the engine process as memory ran out. The next one is smaller each time."""
+    @_builtins.property
+    def features(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """What the server can do beyond answering a prompt. Words that a caller does not know are to be passed over.
+
+          resume   it takes `GenReq.continuations`, and its pieces carry their token ids
+          images   `Message.parts` may hold images
+          grammar, json_schema, regex, lark, json_object   the constraints of GenReq, by the names of their fields
+        """
+
+    @_builtins.property
+    def engine(self) -> _types_pb2.EngineStats:
+        """Figures of its engine; unset where it has none."""
+
     def __init__(
         self,
         *,
@@ -735,29 +520,19 @@ class HealthResp(_message.Message):
         ram_mb: _builtins.float = ...,
         cpu_percent: _builtins.float = ...,
         total_requests: _builtins.int = ...,
-        total_tokens: _builtins.int = ...,
         uptime_s: _builtins.float = ...,
         active_requests: _builtins.int = ...,
         queued_requests: _builtins.int = ...,
         model: _builtins.str = ...,
         version: _builtins.str = ...,
-        numerics: _builtins.str = ...,
         threads: _builtins.int = ...,
-        n_ctx: _builtins.int = ...,
-        kv_cells: _builtins.int = ...,
-        kv_cells_used: _builtins.int = ...,
-        engine_restarts: _builtins.int = ...,
-        tokens_per_second: _builtins.float = ...,
-        prompt_tokens: _builtins.int = ...,
-        cached_tokens: _builtins.int = ...,
-        lookup_tokens: _builtins.int = ...,
-        lookup_accepted: _builtins.int = ...,
         message: _builtins.str = ...,
-        memory_kills: _builtins.int = ...,
+        features: _abc.Iterable[_builtins.str] | None = ...,
+        engine: _types_pb2.EngineStats | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["engine", b"engine"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["active_requests", b"active_requests", "cached_tokens", b"cached_tokens", "cpu_percent", b"cpu_percent", "engine_restarts", b"engine_restarts", "kv_cells", b"kv_cells", "kv_cells_used", b"kv_cells_used", "lookup_accepted", b"lookup_accepted", "lookup_tokens", b"lookup_tokens", "memory_kills", b"memory_kills", "message", b"message", "model", b"model", "n_ctx", b"n_ctx", "numerics", b"numerics", "prompt_tokens", b"prompt_tokens", "queued_requests", b"queued_requests", "ram_mb", b"ram_mb", "status", b"status", "threads", b"threads", "tokens_per_second", b"tokens_per_second", "total_requests", b"total_requests", "total_tokens", b"total_tokens", "uptime_s", b"uptime_s", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["active_requests", b"active_requests", "cpu_percent", b"cpu_percent", "engine", b"engine", "features", b"features", "message", b"message", "model", b"model", "queued_requests", b"queued_requests", "ram_mb", b"ram_mb", "status", b"status", "threads", b"threads", "total_requests", b"total_requests", "uptime_s", b"uptime_s", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -60,6 +60,8 @@ class SkillsServiceServicer:
         """Answers a prompt. The gRPC deadline holds in the queue, in prefill and in decode. An answer that has text when it
         is near ends with that text and FINISH_REASON_TIME_BUDGET; a call that has none fails with DEADLINE_EXCEEDED, as soon
         as it is clear that there will be none in time, and the message says what it waited for.
+
+        Fails as written above. It may be tried again from its beginning: an answer leaves nothing behind.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -67,14 +69,20 @@ class SkillsServiceServicer:
 
     def GenerateStream(self, request, context):
         """The same answer, in pieces as they are written. The texts of all chunks of a candidate, joined,
-        are byte for byte the text that Generate returns.
+        are byte for byte the text that Generate returns. The last chunk holds `result`; a stream that ends without one
+        has failed.
+
+        Fails as written above, before the first piece or after any. It may be continued after its last piece where every
+        piece of text came with its token ids, which servers with the feature `resume` see to; else it may be tried
+        again only before its first piece.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def Health(self, request, context):
-        """What this replica does and how it is. Answers at once, also during a long prefill.
+        """What this replica does and how it is. Answers at once: also during a long prefill, while the replica loads, and
+        while it drains. There is no status but gRPC's own; it may be asked again at any time.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -8,16 +8,59 @@ The service has no package, so that the short form works:
   grpcurl -plaintext -d '{"prompt": "Hello"}' localhost:50051 SkillsService/Generate
 
 Fields marked `optional` have a default that is not zero, so that an explicit zero means zero:
-`temperature: 0` is greedy, an unset temperature is 0.7. A field out of its range is answered with
-INVALID_ARGUMENT and a google.rpc.BadRequest that names the field.
+`temperature: 0` is greedy, an unset temperature is 0.7.
 
 An answer is a function of its request: the same model file, build and kind of CPU give the same
 answer to the same request (greedy, or with a `seed`), whatever else runs beside it.
+
+How a call fails. Details travel in the trailing metadata `grpc-status-details-bin`, as a google.rpc.Status.
+
+  INVALID_ARGUMENT    A field is out of its range, or asks for a feature that the server does not have.
+                      google.rpc.BadRequest names the field by its path. Do not try again.
+  RESOURCE_EXHAUSTED  With google.rpc.RetryInfo, the queue is full: try again after that delay, or at another replica
+                      at once. Without it, the request is larger than the server takes: do not try again.
+  UNAVAILABLE         Nobody works on the call any more. Try again, at another replica if there is one. With
+                      google.rpc.RetryInfo the same replica may be asked after that delay. google.rpc.ErrorInfo (domain
+                      `sarai`) says why, if the server can still say so:
+                        DRAINING     it is going away
+                        LOADING      it is not ready yet
+                        ENGINE_GONE  it cannot get ready, or has lost its engine and cannot get another one
+                      Where nothing is said, it may have died of the request: give up after the second time.
+  DEADLINE_EXCEEDED   Nothing was written at the deadline, or it was a hard one. Do not try again.
+  INTERNAL            The skill failed, perhaps because of the request; its log says more. Do not try again.
+
+Metadata. The words of this contract that are no fields are constants in skills/wire.py.
+
+  sarai-pieces: few       of a request: the caller reads only the whole answer, so the pieces of a stream may come
+                          gathered, some four times a second.
+  sarai-deadline: error   initial, of a server where all deadlines are hard (`GenReq.hard_deadline`).
+  sarai-skill: NAME       initial, of grpc.health.v1.Health/Check: which skill answers. Beside it stands
+  sarai-container: 1      where the server runs in a container.
 """
 
 from collections import abc as _abc
 from grpc import aio as _aio
 from skills import skills_pb2 as _skills_pb2
+from skills.types_pb2 import Candidate as Candidate
+from skills.types_pb2 import Continuation as Continuation
+from skills.types_pb2 import EngineStats as EngineStats
+from skills.types_pb2 import FINISH_REASON_CONTEXT_FULL as FINISH_REASON_CONTEXT_FULL
+from skills.types_pb2 import FINISH_REASON_LENGTH as FINISH_REASON_LENGTH
+from skills.types_pb2 import FINISH_REASON_STOP as FINISH_REASON_STOP
+from skills.types_pb2 import FINISH_REASON_STOP_STRING as FINISH_REASON_STOP_STRING
+from skills.types_pb2 import FINISH_REASON_TIME_BUDGET as FINISH_REASON_TIME_BUDGET
+from skills.types_pb2 import FINISH_REASON_UNSPECIFIED as FINISH_REASON_UNSPECIFIED
+from skills.types_pb2 import FinishReason as FinishReason
+from skills.types_pb2 import Image as Image
+from skills.types_pb2 import Message as Message
+from skills.types_pb2 import PRIORITY_BATCH as PRIORITY_BATCH
+from skills.types_pb2 import PRIORITY_INTERACTIVE as PRIORITY_INTERACTIVE
+from skills.types_pb2 import PRIORITY_UNSPECIFIED as PRIORITY_UNSPECIFIED
+from skills.types_pb2 import Part as Part
+from skills.types_pb2 import Priority as Priority
+from skills.types_pb2 import Progress as Progress
+from skills.types_pb2 import TokenLogprob as TokenLogprob
+from skills.types_pb2 import TopLogprobs as TopLogprobs
 import abc as _abc_1
 import grpc as _grpc
 import sys
@@ -49,13 +92,22 @@ class SkillsServiceStub:
     """Answers a prompt. The gRPC deadline holds in the queue, in prefill and in decode. An answer that has text when it
     is near ends with that text and FINISH_REASON_TIME_BUDGET; a call that has none fails with DEADLINE_EXCEEDED, as soon
     as it is clear that there will be none in time, and the message says what it waited for.
+
+    Fails as written above. It may be tried again from its beginning: an answer leaves nothing behind.
     """
     GenerateStream: _grpc.UnaryStreamMultiCallable[_skills_pb2.GenReq, _skills_pb2.GenChunk]
     """The same answer, in pieces as they are written. The texts of all chunks of a candidate, joined,
-    are byte for byte the text that Generate returns.
+    are byte for byte the text that Generate returns. The last chunk holds `result`; a stream that ends without one
+    has failed.
+
+    Fails as written above, before the first piece or after any. It may be continued after its last piece where every
+    piece of text came with its token ids, which servers with the feature `resume` see to; else it may be tried
+    again only before its first piece.
     """
     Health: _grpc.UnaryUnaryMultiCallable[_skills_pb2.HealthReq, _skills_pb2.HealthResp]
-    """What this replica does and how it is. Answers at once, also during a long prefill."""
+    """What this replica does and how it is. Answers at once: also during a long prefill, while the replica loads, and
+    while it drains. There is no status but gRPC's own; it may be asked again at any time.
+    """
 
 @_typing.type_check_only
 class SkillsServiceAsyncStub(SkillsServiceStub):
@@ -66,13 +118,22 @@ class SkillsServiceAsyncStub(SkillsServiceStub):
     """Answers a prompt. The gRPC deadline holds in the queue, in prefill and in decode. An answer that has text when it
     is near ends with that text and FINISH_REASON_TIME_BUDGET; a call that has none fails with DEADLINE_EXCEEDED, as soon
     as it is clear that there will be none in time, and the message says what it waited for.
+
+    Fails as written above. It may be tried again from its beginning: an answer leaves nothing behind.
     """
     GenerateStream: _aio.UnaryStreamMultiCallable[_skills_pb2.GenReq, _skills_pb2.GenChunk]  # type: ignore[assignment]
     """The same answer, in pieces as they are written. The texts of all chunks of a candidate, joined,
-    are byte for byte the text that Generate returns.
+    are byte for byte the text that Generate returns. The last chunk holds `result`; a stream that ends without one
+    has failed.
+
+    Fails as written above, before the first piece or after any. It may be continued after its last piece where every
+    piece of text came with its token ids, which servers with the feature `resume` see to; else it may be tried
+    again only before its first piece.
     """
     Health: _aio.UnaryUnaryMultiCallable[_skills_pb2.HealthReq, _skills_pb2.HealthResp]  # type: ignore[assignment]
-    """What this replica does and how it is. Answers at once, also during a long prefill."""
+    """What this replica does and how it is. Answers at once: also during a long prefill, while the replica loads, and
+    while it drains. There is no status but gRPC's own; it may be asked again at any time.
+    """
 
 class SkillsServiceServicer(metaclass=_abc_1.ABCMeta):
     """A skill that answers prompts with a language model."""
@@ -86,6 +147,8 @@ class SkillsServiceServicer(metaclass=_abc_1.ABCMeta):
         """Answers a prompt. The gRPC deadline holds in the queue, in prefill and in decode. An answer that has text when it
         is near ends with that text and FINISH_REASON_TIME_BUDGET; a call that has none fails with DEADLINE_EXCEEDED, as soon
         as it is clear that there will be none in time, and the message says what it waited for.
+
+        Fails as written above. It may be tried again from its beginning: an answer leaves nothing behind.
         """
 
     @_abc_1.abstractmethod
@@ -95,7 +158,12 @@ class SkillsServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_skills_pb2.GenChunk], _abc.AsyncIterator[_skills_pb2.GenChunk]]:
         """The same answer, in pieces as they are written. The texts of all chunks of a candidate, joined,
-        are byte for byte the text that Generate returns.
+        are byte for byte the text that Generate returns. The last chunk holds `result`; a stream that ends without one
+        has failed.
+
+        Fails as written above, before the first piece or after any. It may be continued after its last piece where every
+        piece of text came with its token ids, which servers with the feature `resume` see to; else it may be tried
+        again only before its first piece.
         """
 
     @_abc_1.abstractmethod
@@ -104,6 +172,8 @@ class SkillsServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _skills_pb2.HealthReq,
         context: _ServicerContext,
     ) -> _typing.Union[_skills_pb2.HealthResp, _abc.Awaitable[_skills_pb2.HealthResp]]:
-        """What this replica does and how it is. Answers at once, also during a long prefill."""
+        """What this replica does and how it is. Answers at once: also during a long prefill, while the replica loads, and
+        while it drains. There is no status but gRPC's own; it may be asked again at any time.
+        """
 
 def add_SkillsServiceServicer_to_server(servicer: SkillsServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

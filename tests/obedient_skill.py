@@ -22,7 +22,8 @@ class Obedient:
         time.sleep(LOAD_S)
 
     def __call__(self, request: skills_pb2.GenReq) -> str | Iterator[str]:
-        match request.prompt:
+        said = request.prompt or request.messages[-1].content
+        match said:
             case "hang":
                 threading.Event().wait()
             case "refuse":
@@ -39,7 +40,7 @@ class Obedient:
                 return (f"{number} " for number in itertools.count())
             case "count and fail":
                 return (str(1 // (3 - number)) for number in range(5))
-        return f"did {request.prompt}"
+        return f"did {said}"
 
 
 def _count(every_s: float) -> Iterator[str]:

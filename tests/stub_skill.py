@@ -32,6 +32,7 @@ from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 
 from skills import skills_pb2, skills_pb2_grpc
 from skills.runtime.pieces import Pieces
+from skills.wire import Feature
 
 SERVICE = "SkillsService"
 
@@ -121,7 +122,8 @@ def answer_of(reply: Reply, request: skills_pb2.GenReq, started_s: float) -> ski
     elapsed_s = max(time.monotonic() - started_s, 1e-6)
     return skills_pb2.GenResp(
         text=candidate.text,
-        tokens_generated=len(pieces) - given,
+        tokens_generated=len(pieces),
+        continued_tokens=given,
         tokens_per_second=(len(pieces) - given) / elapsed_s,
         latency_ms=elapsed_s * 1000,
         ram_mb=1.0,
@@ -130,8 +132,9 @@ def answer_of(reply: Reply, request: skills_pb2.GenReq, started_s: float) -> ski
         cached_tokens=reply.cached_tokens,
         mean_logprob=candidate.mean_logprob,
         model="stub",
-        candidates=[candidate] * max(request.num_candidates, 1),
+        candidates=[candidate] * request.num_candidates if request.num_candidates > 1 else (),
         token_ids=candidate.token_ids,
+        token_logprobs=candidate.token_logprobs,
         seed=request.seed if request.HasField("seed") else 1,
         numerics="exact",
     )
@@ -193,11 +196,12 @@ class _Servicer(skills_pb2_grpc.SkillsServiceServicer):
                 gone.wait(reply.chunk_delay_s)
             if sent == reply.break_after:
                 _fail(context, reply.failure)
-            chunk = skills_pb2.GenChunk(text=piece)
-            if reply.token_ids:
-                chunk.token_ids.append(token_id(piece))
-                chunk.token_logprobs.append(reply.logprob)
-            yield chunk
+            for candidate in range(max(1, request.num_candidates)):
+                chunk = skills_pb2.GenChunk(text=piece, candidate=candidate)
+                if reply.token_ids:
+                    chunk.token_ids.append(token_id(piece))
+                    chunk.token_logprobs.append(reply.logprob)
+                yield chunk
         if reply.break_after is not None and reply.break_after >= len(pieces):
             _fail(context, reply.failure)
         yield skills_pb2.GenChunk(result=answer_of(reply, request, started_s))
@@ -214,7 +218,7 @@ class _Servicer(skills_pb2_grpc.SkillsServiceServicer):
         self, request: skills_pb2.GenReq, context: grpc.ServicerContext
     ) -> Iterator[skills_pb2.GenChunk]:
         call = self._arrive("GenerateStream", request, context)
-        pieces = Pieces(context)
+        pieces = Pieces(context, request)
         with _Ended(call, context):
             for chunk in self._chunks(request, context):
                 yield from pieces.put(chunk)
@@ -224,8 +228,9 @@ class _Servicer(skills_pb2_grpc.SkillsServiceServicer):
         with _Ended(call, context):
             total = sum(call.method != "Health" for call in self.calls)
             return skills_pb2.HealthResp(
-                status="SERVING", ram_mb=1.0, total_requests=total, model="stub", version="0", numerics="exact"
-            )
+                status="SERVING", ram_mb=1.0, total_requests=total, model="stub", version="0",
+                features=[Feature.RESUME], engine=skills_pb2.EngineStats(numerics="exact"),
+            )  # fmt: skip
 
 
 def _wait(gone: threading.Event, seconds: float, progress: int) -> Iterator[skills_pb2.GenChunk]:

@@ -1,14 +1,17 @@
 #!/usr/bin/env bash
-# Writes the gRPC stubs and their types from skills/skills.proto and the skills' own protos.
+# Writes the gRPC stubs and their types from the contract (skills/*.proto) and the skills' own protos.
 # With --check it writes nothing, and fails where what is committed is not current.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 bin=$PWD/.venv/bin
 
 generate() {  # into the folder $1
-  PATH="$bin:$PATH" "$bin/python" -m grpc_tools.protoc -I. \
-    "--python_out=$1" "--grpc_python_out=$1" "--mypy_out=quiet:$1" "--mypy_grpc_out=quiet:$1" \
-    skills/skills.proto skills/*/*.proto
+  protoc "--python_out=$1" "--mypy_out=quiet:$1" skills/types.proto skills/skills.proto skills/skill_*/*.proto
+  protoc "--grpc_python_out=$1" "--mypy_grpc_out=quiet:$1" skills/skills.proto skills/skill_*/*.proto
+}
+
+protoc() {
+  PATH="$bin:$PATH" "$bin/python" -m grpc_tools.protoc -I. "$@"
 }
 
 if [[ ${1:-} != --check ]]; then

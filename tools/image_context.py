@@ -21,9 +21,7 @@ TARGET = SKILL / "context.tar"
 # Of these the Dockerfile makes its image, beside the skill's own folder.
 NEEDED = (
     "kernels/*",
-    "skills/__init__.py",
-    "skills/skills_pb2.py",
-    "skills/skills_pb2_grpc.py",
+    "skills/*.py",
     "skills/runtime/*.py",
     "skills/runtime/health_probe.c",
     "tools/__init__.py",

@@ -77,7 +77,7 @@ class AnswerOptions:
         settings = self.settings()
         batch = settings.pop("batch")
         return skills_pb2.GenReq(
-            priority=skills_pb2.PRIORITY_BATCH if batch else skills_pb2.PRIORITY_INTERACTIVE, **settings
+            priority=skills_pb2.PRIORITY_BATCH if batch else skills_pb2.PRIORITY_UNSPECIFIED, **settings
         )
 
 

@@ -69,13 +69,22 @@ def message_dict(message: Any) -> dict[str, Any]:
     """Return a protobuf message as plain values, with names as in the proto and 64-bit numbers as numbers."""
     from google.protobuf.json_format import MessageToDict
 
-    values: dict[str, Any] = MessageToDict(
-        message, preserving_proto_field_name=True, always_print_fields_with_no_presence=True
-    )
-    wide = {field.name for field in message.DESCRIPTOR.fields if field.cpp_type == field.CPPTYPE_INT64}
-    names = [field.name for field in message.DESCRIPTOR.fields if field.name in values]  # in the proto's order
-    # Protobuf's JSON writes 64-bit numbers as strings.
-    return {name: int(values[name]) if name in wide else values[name] for name in names}
+    values = MessageToDict(message, preserving_proto_field_name=True, always_print_fields_with_no_presence=True)
+    return _in_order(message.DESCRIPTOR, values)
+
+
+def _in_order(descriptor: Any, values: dict[str, Any]) -> dict[str, Any]:
+    """Return the values of a message in the proto's order. Protobuf's JSON writes 64-bit numbers as strings."""
+    plain = {}
+    for field in descriptor.fields:
+        value = values.get(field.name)
+        if isinstance(value, dict) and field.message_type:
+            value = _in_order(field.message_type, value)
+        elif isinstance(value, str) and field.cpp_type == field.CPPTYPE_INT64:
+            value = int(value)
+        if value is not None:
+            plain[field.name] = value
+    return plain
 
 
 def _store(context: click.Context, option: click.Parameter, value: Any) -> None:

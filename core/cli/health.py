@@ -63,8 +63,10 @@ def health(*, skill: str, target: str | None, timeout: float, watch: bool, inter
 
 
 def _lines(state: dict[str, Any]) -> list[str]:
-    width = max(map(len, state))
-    return [f"{name:<{width}}  {_plain(value)}" for name, value in state.items() if value != ""]
+    engine = state.get("engine", {})
+    flat = state | {"engine": ""} | {f"engine.{name}": value for name, value in engine.items()}
+    width = max(map(len, flat))
+    return [f"{name:<{width}}  {_plain(value)}" for name, value in flat.items() if value not in ("", [])]
 
 
 def _ask(client: SkillClient, health_service: str, timeout_s: float) -> dict[str, Any]:
@@ -87,4 +89,6 @@ def _ask(client: SkillClient, health_service: str, timeout_s: float) -> dict[str
 
 
 def _plain(value: Any) -> str:
+    if isinstance(value, list):
+        return ", ".join(map(str, value))
     return f"{value:.1f}" if isinstance(value, float) else str(value)

@@ -75,15 +75,15 @@ def _ask(spec: SkillSpec, target: str, config: PoolConfig) -> Replica:
             return _by_the_standard(spec, target, config)
         except CallError as error:
             return Replica(target=target, serving=False, message=error.details())
-    prompt = getattr(health, "prompt_tokens", 0)
+    engine: Any = {field.name: value for field, value in health.ListFields()}.get("engine")
     return Replica(
         target=target,
         serving=health.status in ("SERVING", "RECOVERING"),
         active=getattr(health, "active_requests", None),
         queued=getattr(health, "queued_requests", None),
         ram_mb=getattr(health, "ram_mb", None),
-        tokens_per_second=getattr(health, "tokens_per_second", None),
-        cached_share=health.cached_tokens / prompt if prompt else None,
+        tokens_per_second=engine.tokens_per_second if engine else None,
+        cached_share=engine.cached_tokens / engine.prompt_tokens if engine and engine.prompt_tokens else None,
         model=getattr(health, "model", ""),
         message=getattr(health, "message", ""),
     )

@@ -72,7 +72,7 @@ class Conversation:
             presence_penalty=config.presence_penalty,
             frequency_penalty=config.frequency_penalty,
             time_budget_ms=time_budget_ms,
-            priority=skills_pb2.PRIORITY_BATCH if config.batch else skills_pb2.PRIORITY_INTERACTIVE,
+            priority=skills_pb2.PRIORITY_BATCH if config.batch else skills_pb2.PRIORITY_UNSPECIFIED,
             lookup=config.lookup,
             progress=config.progress,
         )

@@ -19,10 +19,6 @@ if TYPE_CHECKING:
 
 ANSWERS = "GenerateStream"
 """The method whose answer can be continued: its pieces carry token ids, its requests take them."""
-FEW_PIECES = ("sarai-pieces", "few")
-"""Metadata that asks a server to gather the pieces of an answer: only its whole is read (skills/runtime/pieces.py)."""
-HARD_DEADLINES = ("sarai-deadline", "error")
-"""Initial metadata of a server for which an answer that is late is an error (skills/skill_draft/last_moment.py)."""
 
 
 class Answer:
@@ -56,6 +52,8 @@ class Answer:
     ) -> None:
         deadline_s = time.monotonic() + wire.timeout_s(method, timeout_s)
         if whole_only and not wire.pool.config.hedge_s:  # for a hedge the first piece is to come soon
+            from skills.wire import FEW_PIECES
+
             metadata = (*(metadata or ()), FEW_PIECES)
         self.pool = wire.pool
         self._wire, self._request, self._metadata = wire, request, metadata
@@ -220,6 +218,8 @@ class Answer:
         """Report that an attempt has failed. Raises what is no failure of the replica."""
         if isinstance(error, SaraiError):
             raise error  # the local process did not come up, for example
+        from skills.wire import HARD_DEADLINES
+
         if HARD_DEADLINES in initial_metadata(error):
             self._hard_deadline = True
         if attempt.over:

@@ -27,9 +27,6 @@ class AnswerSoFar:
         self._request = _with_seed(request)
         self._began_s = time.monotonic()
         self._first_piece_s: float | None = None
-        self._sent_along = 0
-        self.whole = False
-        """Whether the last message, with the whole answer, has come."""
         self._begin()
 
     def _begin(self) -> None:
@@ -48,7 +45,6 @@ class AnswerSoFar:
         """The request for whoever is to begin the answer, or to go on with it."""
         if not self.can_be_continued:
             self._begin()
-        self._sent_along = self._written
         if not self._written and not self._request.time_budget_ms:
             return self._request
         request = _copy(self._request)
@@ -65,21 +61,21 @@ class AnswerSoFar:
         return self.can_be_continued and (bool(chunk.token_ids) or not chunk.text)
 
     def take(self, chunk: skills_pb2.GenChunk) -> None:
-        """Add a piece."""
+        """Add a piece. The last one is given what servers leave out of it: the text that the pieces have held."""
         self.can_be_continued = self.is_resumable_after(chunk)
-        if chunk.HasField("result"):
-            self.whole = True
-            self._conclude(chunk.result)
         if chunk.text:
             self._texts[chunk.candidate] += chunk.text
-        if not chunk.token_ids:
-            return
-        if self._first_piece_s is None:
-            self._first_piece_s = time.monotonic()
-        given = self._given[chunk.candidate]
-        given.token_ids.extend(chunk.token_ids)
-        given.token_logprobs.extend(chunk.token_logprobs)
-        self._written += len(chunk.token_ids)
+        if chunk.token_ids:
+            if self._first_piece_s is None:
+                self._first_piece_s = time.monotonic()
+            given = self._given[chunk.candidate]
+            given.token_ids.extend(chunk.token_ids)
+            given.token_logprobs.extend(chunk.token_logprobs)
+            self._written += len(chunk.token_ids)
+        if chunk.HasField("result"):
+            self._complete(chunk.result)
+            for number, candidate in enumerate(chunk.result.candidates[: len(self._given)]):
+                self._complete(candidate, number)
 
     @property
     def has_text(self) -> bool:
@@ -111,22 +107,20 @@ class AnswerSoFar:
             time_to_first_token_ms=(first_s - self._began_s) * 1000,
             finish_reason=over,
             mean_logprob=candidates[0].mean_logprob,
-            candidates=candidates,
+            candidates=candidates if len(candidates) > 1 else (),
             token_ids=candidates[0].token_ids,
+            token_logprobs=candidates[0].token_logprobs,
             seed=self._request.seed,
         )
         return skills_pb2.GenChunk(result=result)
 
-    def _conclude(self, result: skills_pb2.GenResp) -> None:
-        """Makes the last replica's figures those of the whole call."""
-        if not self._sent_along:
-            return
-        now = time.monotonic()
-        first_s = now if self._first_piece_s is None else self._first_piece_s
-        result.tokens_generated += self._sent_along
-        result.latency_ms = (now - self._began_s) * 1000
-        result.time_to_first_token_ms = (first_s - self._began_s) * 1000
-        result.tokens_per_second = result.tokens_generated / max(1e-6, now - first_s)
+    def _complete(self, answer: skills_pb2.GenResp | skills_pb2.Candidate, number: int = 0) -> None:
+        given = self._given[number]
+        answer.text = answer.text or self._texts[number]
+        if not answer.token_ids:
+            answer.token_ids.extend(given.token_ids)
+        if not answer.token_logprobs:
+            answer.token_logprobs.extend(given.token_logprobs)
 
 
 def _mean(logprobs: Sequence[float]) -> float:

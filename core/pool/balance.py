@@ -101,7 +101,10 @@ def conversation_keys(request: Any) -> list[int]:
     Two requests that begin alike share the numbers of what they share. A collision costs a prefill, nothing else: they
     only choose among replicas that would all give the same answer.
     """
-    turns = [(turn.role, turn.content) for turn in getattr(request, "messages", ())]
+    turns = [
+        (turn.role, turn.content, *(part.SerializeToString() for part in turn.parts))
+        for turn in getattr(request, "messages", ())
+    ]
     prompt = getattr(request, "prompt", "")
     if prompt:
         turns.append(("user", prompt))

@@ -11,7 +11,6 @@ from core.rpc import grpc
 # ("Locally cancelled by application!", "Channel closed!").
 _DROPPED = "CANCELLED"
 _NO_CONNECTION = ("failed to connect to all addresses", "DNS resolution failed", "empty address list")
-_DETAILS_KEY = "grpc-status-details-bin"
 
 
 def never_arrived(details: str) -> bool:
@@ -62,7 +61,9 @@ def rich_details(
     Seconds (google.rpc.RetryInfo), fields (google.rpc.BadRequest) and the reason (google.rpc.ErrorInfo). What does not
     parse is left out: it comes from the other side and only adds to the code.
     """
-    encoded = next((value for key, value in trailing if key == _DETAILS_KEY), None)
+    from skills.wire import STATUS_DETAILS
+
+    encoded = next((value for key, value in trailing if key == STATUS_DETAILS), None)
     if not isinstance(encoded, bytes):
         return None, (), ""
     # Imported here: only failed calls need them.

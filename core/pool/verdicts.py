@@ -17,7 +17,6 @@ STRANGER_ATTEMPTS = 5
 MAX_DEATHS = 2
 """A request that this many replicas died with is not tried at another one."""
 _REPLICAS_FAULT = frozenset({grpc.StatusCode.INTERNAL, grpc.StatusCode.UNKNOWN, grpc.StatusCode.DATA_LOSS})
-_REFUSALS = frozenset({"DRAINING", "LOADING", "ENGINE_GONE"})
 
 
 def lose(replica: Replica, why: str) -> Action:
@@ -28,11 +27,13 @@ def lose(replica: Replica, why: str) -> Action:
 
 def learn(attempt: Attempt, error: CallError, now: float) -> Action | None:
     """Have the attempt's replica remember the failure, while the attempt still counts. Returns what is to be done."""
+    from skills.wire import Reason
+
     replica = attempt.replica
     match error:
-        case UnavailableError() if error.reason in _REFUSALS:
+        case UnavailableError() if error.reason in Reason.__members__:
             replica.answer()
-            if error.reason == "DRAINING":
+            if error.reason == Reason.DRAINING:
                 replica.refuse(error.details())
                 return None if replica.starts_itself else Follow(replica)
             replica.pause(now)

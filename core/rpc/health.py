@@ -9,11 +9,6 @@ from typing import Any
 
 from core.rpc import grpc, open_channel
 
-# What a skill's server in a container adds to its answers, as metadata.
-_IN_CONTAINER = "sarai-container"
-# What it always adds: which skill it is.
-_SKILL = "sarai-skill"
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HealthAnswer:
@@ -29,15 +24,18 @@ def ask_health(target: str, service: str, *, timeout_s: float) -> HealthAnswer:
     """Return the health of a service of the server at a target; no answer in time means that it does not serve."""
     from grpc_health.v1 import health_pb2, health_pb2_grpc
 
+    from skills.wire import IN_CONTAINER, SKILL
+
     with open_channel(target) as channel:
         stub = health_pb2_grpc.HealthStub(channel)
         try:
             answer, call = stub.Check.with_call(health_pb2.HealthCheckRequest(service=service), timeout=timeout_s)
         except grpc.RpcError:
             return HealthAnswer(serving=False, in_container=False, skill="")
-        metadata = dict(call.initial_metadata() or ())
+        metadata = tuple(call.initial_metadata() or ())
     serving = bool(answer.status == health_pb2.HealthCheckResponse.SERVING)
-    return HealthAnswer(serving=serving, in_container=_IN_CONTAINER in metadata, skill=str(metadata.get(_SKILL, "")))
+    skill = str(dict(metadata).get(SKILL, ""))
+    return HealthAnswer(serving=serving, in_container=IN_CONTAINER in metadata, skill=skill)
 
 
 def check_serving(target: str, service: str, *, timeout_s: float) -> bool:

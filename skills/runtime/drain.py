@@ -8,7 +8,9 @@ from typing import Any, NoReturn
 
 import grpc
 
-from .status import Reason, abort
+from skills.wire import Reason
+
+from .status import abort
 
 # These methods only look at the server: they are never refused, and nothing waits for them.
 _EXEMPT = ("/grpc.health.", "/grpc.reflection.")

@@ -1,4 +1,4 @@
-"""An answer in few messages, for a caller that reads only the whole of it.
+"""The messages of a stream: each text once, and few of them for a caller that reads only the whole answer.
 
 The pool reads every answer as a stream, so that another replica can go on with it. But each message costs both sides a
 tenth of a millisecond, and nobody looks at the pieces of a unary call: so there they wait for each other.
@@ -10,9 +10,8 @@ import time
 from typing import Any
 
 from skills import skills_pb2
+from skills.wire import FEW_PIECES
 
-# What such a caller sends along as metadata. The pool's (core/pool/answer.py) is the same.
-FEW_PIECES = ("sarai-pieces", "few")
 HOLD_S = 0.25
 """How long a piece waits at most while others come: so much of an answer is written again if its replica dies."""
 
@@ -22,15 +21,22 @@ class Pieces:
 
     Args:
         context: of the call.
+        request: what the caller asks for.
     """
 
-    def __init__(self, context: Any) -> None:
+    def __init__(self, context: Any, request: skills_pb2.GenReq) -> None:
         self._few = FEW_PIECES in (context.invocation_metadata() or ())
+        self._hold_all = not request.continuations
         self._sent_s = time.monotonic()
         self._held: dict[int, skills_pb2.GenChunk] = {}
 
     def put(self, chunk: skills_pb2.GenChunk) -> list[skills_pb2.GenChunk]:
-        """What is to be sent now that this has come. Each candidate's pieces stay in their order."""
+        """Return what is to be sent now that a chunk has come. Each candidate's pieces stay in their order.
+
+        The result loses what the pieces have held, unless the caller has begun with a part of the answer.
+        """
+        if chunk.HasField("result") and self._hold_all:
+            _leave_out_pieces(chunk.result)
         if not self._few:
             return [chunk]
         if chunk.HasField("progress"):  # nobody looks
@@ -48,3 +54,10 @@ class Pieces:
         if chunk.HasField("result"):
             sent[-1].result.CopyFrom(chunk.result)
         return sent
+
+
+def _leave_out_pieces(result: skills_pb2.GenResp) -> None:
+    for answer in (result, *result.candidates):
+        answer.ClearField("text")
+        answer.ClearField("token_ids")
+        answer.ClearField("token_logprobs")

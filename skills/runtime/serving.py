@@ -20,6 +20,8 @@ import grpc
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
+from skills import wire
+
 from .drain import DrainInterceptor
 from .guard import GuardInterceptor
 from .limits import watch_limits
@@ -50,7 +52,7 @@ class _HealthServicer(health.aio.HealthServicer):  # type: ignore[misc]  # it ha
 
     def __init__(self, name: str) -> None:
         super().__init__()
-        self._about = (("sarai-skill", name), *((("sarai-container", "1"),) if IN_CONTAINER else ()))
+        self._about = ((wire.SKILL, name), *((wire.IN_CONTAINER,) if IN_CONTAINER else ()))
 
     async def Check(self, request: Any, context: Any) -> Any:  # noqa: N802  # gRPC's name
         """Return the health of a service."""

@@ -8,16 +8,18 @@ import os
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
 from contextlib import asynccontextmanager
+from operator import attrgetter
 from typing import TYPE_CHECKING
 
 import grpc
 
 from skills import skills_pb2
+from skills.wire import Feature, Reason
 
 from .limits import Limits
 from .resources import CpuMeter, anonymous_bytes, usable_cpus
 from .settings import ServerSettings, WorkerSettings, variable
-from .status import Reason, abort
+from .status import abort
 from .work import Work
 
 if TYPE_CHECKING:
@@ -54,13 +56,15 @@ class BaseSkill:
     """
 
     services: Sequence[str] = ()
+    features: Sequence[Feature] = ()
+    """What Health tells that it can do beyond answering a prompt."""
     measured: Sequence[tuple[str, str, str]] = (
         ("requests_total", "total_requests", "Requests"),
         ("active_requests", "active_requests", "Requests that run"),
         ("queued_requests", "queued_requests", "Requests that wait"),
         ("uptime_seconds", "uptime_s", "Since the start"),
     )
-    """What of Health is a metric too: the metric's name after `sarai_NAME_`, the field of HealthResp, what it is."""
+    """What of Health is a metric too: the metric's name after `sarai_NAME_`, the path in HealthResp, what it is."""
 
     def __init__(self, settings: ServerSettings, *, name: str, version: str) -> None:
         self.name, self.version = name, version
@@ -107,6 +111,7 @@ class BaseSkill:
             uptime_s=time.monotonic() - self._started_s,
             ram_mb=anonymous_bytes(pids) / 1e6,
             cpu_percent=self._cpu.percent(pids),
+            features=self.features,
         )
 
     def readings(self) -> list[Reading]:
@@ -206,7 +211,7 @@ class BaseSkill:
         from .metrics import Reading
 
         health, prefix = self.health(), f"sarai_{self.name}_"
-        told = [Reading(prefix + name, help_, float(getattr(health, field))) for name, field, help_ in self.measured]
+        told = [Reading(prefix + name, what, float(attrgetter(field)(health))) for name, field, what in self.measured]
         return told + self.readings()
 
 

@@ -6,7 +6,6 @@ is bounded here. On the wire, a byte of a message can take three (percent-encodi
 
 from __future__ import annotations
 
-import enum
 import logging
 from collections.abc import Iterable
 from typing import NoReturn
@@ -15,26 +14,14 @@ import grpc
 from google.protobuf import any_pb2, duration_pb2
 from google.rpc import error_details_pb2, status_pb2
 
-log = logging.getLogger("sarai.runtime")
+from skills.wire import REASON_DOMAIN, STATUS_DETAILS, Reason
 
-DOMAIN = "sarai"
-"""Of all reasons, as google.rpc.ErrorInfo wants it."""
+log = logging.getLogger("sarai.runtime")
 
 MESSAGE_BYTES = 1024
 """Of a status, in UTF-8."""
 _FIELD_BYTES = 256
 _METADATA_BYTES = 4096
-
-
-class Reason(enum.StrEnum):
-    """Why a replica is UNAVAILABLE, for callers that look for another one (google.rpc.ErrorInfo)."""
-
-    DRAINING = "DRAINING"
-    """It is going away. What it has sent of an answer can be continued elsewhere."""
-    LOADING = "LOADING"
-    """Its model is still loading."""
-    ENGINE_GONE = "ENGINE_GONE"
-    """It cannot get ready, or has lost its engine and cannot get another one."""
 
 
 class RefusedError(Exception):
@@ -111,12 +98,12 @@ async def abort(
         delay.FromNanoseconds(int(retry_after_s * 1e9))
         details.append(error_details_pb2.RetryInfo(retry_delay=delay))
     if reason is not None:
-        details.append(error_details_pb2.ErrorInfo(reason=reason.value, domain=DOMAIN))
+        details.append(error_details_pb2.ErrorInfo(reason=reason.value, domain=REASON_DOMAIN))
     status = status_pb2.Status(code=code.value[0], message=message)
     for detail in details:
         packed = any_pb2.Any()
         packed.Pack(detail)
         status.details.append(packed)
-    trailers = (("grpc-status-details-bin", status.SerializeToString()),) if details else ()
+    trailers = ((STATUS_DETAILS, status.SerializeToString()),) if details else ()
     await context.abort(code, message, trailers)
     raise AssertionError("abort does not return")

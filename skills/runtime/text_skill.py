@@ -20,10 +20,13 @@ from .program import run_server
 from .settings import WorkerSettings
 from .skill import Context, WorkerSkill
 from .status import RefusedError
+from .turns import in_text
 
 
 class Answer(Protocol):
     """Answers a request, in one piece or several. Called concurrently in threads, so it may take its time.
+
+    Turns of a conversation have their text in `content`; anything that cannot be read as text is refused beforehand.
 
     It raises `RefusedError` for what the caller can correct. Any other exception is INTERNAL, and in the log.
     """
@@ -78,8 +81,8 @@ class TextSkill(WorkerSkill, skills_pb2_grpc.SkillsServiceServicer):
     async def GenerateStream(  # noqa: N802 - gRPC's name
         self, request: skills_pb2.GenReq, context: Context
     ) -> AsyncIterator[skills_pb2.GenChunk]:
-        """Answer in the function's own pieces; the last chunk holds the whole answer."""
-        begin_s, texts, out = time.monotonic(), [], Pieces(context)
+        """Answer in the function's own pieces; the last chunk has what is known at the end."""
+        begin_s, texts, out = time.monotonic(), [], Pieces(context, request)
         async with self.call(context), aclosing(self._pieces(request)) as pieces:
             async for text in pieces:
                 texts.append(text)
@@ -91,6 +94,7 @@ class TextSkill(WorkerSkill, skills_pb2_grpc.SkillsServiceServicer):
     async def _pieces(self, request: skills_pb2.GenReq) -> AsyncGenerator[str, None]:
         if not request.prompt and not request.messages:
             raise RefusedError("there is neither a prompt nor a message", field="prompt")
+        request = in_text(request)
         assert self._answer is not None, "no call comes through before it is there"
         async with self.work.slot() as slot:
             answer = await slot.run(self._answer, request)

@@ -31,15 +31,16 @@ def chunk(piece: Piece | Progress) -> skills_pb2.GenChunk:
 def answer(flight: Flight, done: Done, ready: Ready, *, ram_bytes: int) -> skills_pb2.GenResp:
     """The whole answer of a call."""
     request, now = flight.request, time.monotonic()
-    candidates = [_candidate(ending) for ending in done.endings]
-    first = candidates[0]
+    first, *others = candidates = [_candidate(ending) for ending in done.endings]
     begun = flight.first_token_at or now
     writing_s = (flight.last_token_at or now) - begun
     written = flight.written
     speed = (written - 1) / writing_s if written > 1 and writing_s > 0 else written / max(1e-6, now - request.arrived)
+    continued = sum(len(tokens.token_ids) for tokens in request.so_far)
     return skills_pb2.GenResp(
         text=first.text,
-        tokens_generated=written,
+        tokens_generated=continued + written,
+        continued_tokens=continued,
         tokens_per_second=speed,
         latency_ms=(now - request.arrived) * 1000,
         ram_mb=ram_bytes / 1e6,
@@ -50,8 +51,10 @@ def answer(flight: Flight, done: Done, ready: Ready, *, ram_bytes: int) -> skill
         time_to_first_token_ms=(begun - request.arrived) * 1000,
         mean_logprob=first.mean_logprob,
         model=ready.model,
-        candidates=candidates,
+        candidates=candidates if others else (),
         token_ids=first.token_ids,
+        token_logprobs=first.token_logprobs,
+        top_logprobs=first.top_logprobs,
         seed=request.sampling.seed,
         lookup_tokens=done.lookup_tokens,
         lookup_accepted=done.lookup_accepted,

@@ -10,18 +10,18 @@ from skills import skills_pb2
 from .supervisor import Supervisor
 
 MEASURED = (
-    ("tokens_total", "total_tokens", "Tokens written"),
-    ("prompt_tokens_total", "prompt_tokens", "Tokens of prompts"),
-    ("cached_tokens_total", "cached_tokens", "Tokens of prompts that were found in the prefix cache"),
-    ("lookup_tokens_total", "lookup_tokens", "Lookup tokens tried"),
-    ("lookup_accepted_total", "lookup_accepted", "Lookup tokens that were right"),
-    ("engine_restarts_total", "engine_restarts", "Engines replaced"),
-    ("engine_memory_kills_total", "memory_kills", "Engines that the kernel killed as memory ran out"),
+    ("tokens_total", "engine.total_tokens", "Tokens written"),
+    ("prompt_tokens_total", "engine.prompt_tokens", "Tokens of prompts"),
+    ("cached_tokens_total", "engine.cached_tokens", "Tokens of prompts that were found in the prefix cache"),
+    ("lookup_tokens_total", "engine.lookup_tokens", "Lookup tokens tried"),
+    ("lookup_accepted_total", "engine.lookup_accepted", "Lookup tokens that were right"),
+    ("engine_restarts_total", "engine.restarts", "Engines replaced"),
+    ("engine_memory_kills_total", "engine.memory_kills", "Engines that the kernel killed as memory ran out"),
     ("threads", "threads", "CPU threads in use"),
-    ("kv_cells", "kv_cells", "Cells of the KV cache"),
-    ("kv_cells_used", "kv_cells_used", "Cells that hold something"),
+    ("kv_cells", "engine.kv_cells", "Cells of the KV cache"),
+    ("kv_cells_used", "engine.kv_cells_used", "Cells that hold something"),
 )
-"""Metrics: the name after `sarai_draft_`, the field of HealthResp, what it is."""
+"""Metrics: the name after `sarai_draft_`, the path in HealthResp, what it is."""
 _SPEED_WINDOW_S = 10.0
 
 
@@ -47,20 +47,20 @@ class Totals:
 
     def tell(self, health: skills_pb2.HealthResp) -> None:
         """Write them into Health."""
-        since = time.monotonic() - _SPEED_WINDOW_S
-        health.total_tokens = self._tokens
-        health.prompt_tokens, health.cached_tokens = self._prompt_tokens, self._cached_tokens
-        health.tokens_per_second = sum(tokens for at, tokens in self._recent if at >= since) / _SPEED_WINDOW_S
+        told, since = health.engine, time.monotonic() - _SPEED_WINDOW_S
+        told.total_tokens = self._tokens
+        told.prompt_tokens, told.cached_tokens = self._prompt_tokens, self._cached_tokens
+        told.tokens_per_second = sum(tokens for at, tokens in self._recent if at >= since) / _SPEED_WINDOW_S
 
 
 def tell_engine(engine: Supervisor, health: skills_pb2.HealthResp) -> None:
     """Write into Health how the engine is."""
-    stats = engine.stats
-    health.active_requests, health.queued_requests = stats.active, stats.queued
-    health.threads, health.kv_cells_used = stats.threads, stats.kv_used
-    health.engine_restarts, health.memory_kills = engine.restarts, engine.sizing.kills
-    health.lookup_tokens, health.lookup_accepted = engine.lookup_totals()
+    stats, told = engine.stats, health.engine
+    health.active_requests, health.queued_requests, health.threads = stats.active, stats.queued, stats.threads
     health.message = health.message or engine.message or engine.sizing.note
+    told.kv_cells_used = stats.kv_used
+    told.restarts, told.memory_kills = engine.restarts, engine.sizing.kills
+    told.lookup_tokens, told.lookup_accepted = engine.lookup_totals()
     if ready := engine.ready:
-        health.numerics = ready.numerics
-        health.n_ctx, health.kv_cells = ready.sizes.n_ctx, ready.sizes.n_cells
+        told.numerics = ready.numerics
+        told.n_ctx, told.kv_cells = ready.sizes.n_ctx, ready.sizes.n_cells

@@ -9,8 +9,6 @@ from skills.runtime.way_back import WayBack
 
 from .flight import Flight
 
-# What a server that never answers so says of itself in its initial metadata; the same as in core/pool/answer.py.
-HARD_DEADLINES = ("sarai-deadline", "error")
 # How long before a deadline it is asked how long the way back is: calls that end earlier, nearly all, need not know.
 ASK_S = 2.0
 # It is asked again each time half of the rest has passed, until this is left: a machine may get busy within a second.

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 from skills import skills_pb2
 from skills.runtime.status import RefusedError
+from skills.runtime.turns import text_of
 
 from .engine.messages import Constraint, ConstraintKind, Priority, Request, Sampling, Tokens, Turn
 
@@ -67,8 +68,6 @@ def to_request(
     _Range(1, n_ctx, 0).check("max_tokens", max_tokens)
     _Range(0, MAX_TOP_LOGPROBS, 0).check("top_logprobs", message.top_logprobs)
     _Range(0, 2**31 - 1, 0).check("time_budget_ms", message.time_budget_ms)
-    if message.priority not in [int(p) for p in Priority]:
-        raise RefusedError(f"is {message.priority}; it must be 0 (interactive) or 1 (batch)", field="priority")
     now = time.monotonic()
     return Request(
         id=id_,
@@ -81,7 +80,7 @@ def to_request(
         close_json=int(_Range(0, MAX_CLOSE_TOKENS, 0).check("close_json", message.close_json)),
         num_candidates=int(numbers["num_candidates"]),
         top_logprobs=message.top_logprobs,
-        priority=Priority(message.priority),
+        priority=Priority.BATCH if message.priority == skills_pb2.PRIORITY_BATCH else Priority.INTERACTIVE,
         lookup=message.lookup if message.HasField("lookup") else True,
         arrived=now,
         deadline=deadline,
@@ -138,7 +137,7 @@ def _turn(index: int, message: skills_pb2.Message) -> Turn:
         raise RefusedError(f"is {message.role[:40]!r}; it must be one of {', '.join(ROLES)}", field=f"{path}.role")
     if message.token_ids and message.role != "assistant":
         raise RefusedError("are for turns of the assistant only", field=f"{path}.token_ids")
-    return Turn(role=message.role, content=message.content, token_ids=tuple(message.token_ids))
+    return Turn(role=message.role, content=text_of(message, path), token_ids=tuple(message.token_ids))
 
 
 def _text(field: str, text: str) -> str:

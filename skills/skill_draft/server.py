@@ -32,7 +32,8 @@ from skills.runtime.pieces import Pieces
 from skills.runtime.program import run_server
 from skills.runtime.resources import anonymous_bytes, usable_cpus
 from skills.runtime.skill import BaseSkill, Context, StartError, Status
-from skills.runtime.status import Reason, RefusedError
+from skills.runtime.status import RefusedError
+from skills.wire import HARD_DEADLINES, Feature, Reason
 
 from . import VERSION, answers
 from .catalog import ModelNotFoundError, find_model, models_dir
@@ -41,7 +42,7 @@ from .engine_process import EngineGoneError
 from .engine_start import ENGINE_MODULE
 from .flight import Flight
 from .health import MEASURED, Totals, tell_engine
-from .last_moment import HARD_DEADLINES, LastMoment
+from .last_moment import LastMoment
 from .requests import to_request
 from .settings import NAME, PORT, Settings
 from .supervisor import State, Supervisor
@@ -66,6 +67,7 @@ class DraftSkill(BaseSkill, skills_pb2_grpc.SkillsServiceServicer):
 
     services: Sequence[str] = ("SkillsService",)
     measured = (*BaseSkill.measured, *MEASURED)
+    features = tuple(feature for feature in Feature if feature is not Feature.IMAGES)
 
     def __init__(self, settings: Settings, *, engine_module: str = ENGINE_MODULE) -> None:
         super().__init__(settings, name=NAME, version=VERSION)
@@ -155,8 +157,8 @@ class DraftSkill(BaseSkill, skills_pb2_grpc.SkillsServiceServicer):
     async def GenerateStream(  # noqa: N802 - gRPC's name
         self, request: skills_pb2.GenReq, context: Context
     ) -> AsyncIterator[skills_pb2.GenChunk]:
-        """Answers in pieces; the last chunk holds the whole answer."""
-        pieces = Pieces(context)
+        """Answers in pieces; the last chunk holds what is known at the end."""
+        pieces = Pieces(context, request)
         async with self.call(context), aclosing(self._run(request, context)) as events:
             async for event in events:
                 chunk = (
@@ -204,7 +206,7 @@ class DraftSkill(BaseSkill, skills_pb2_grpc.SkillsServiceServicer):
         if self.metrics:
             self.metrics.written(
                 first_token_s=result.time_to_first_token_ms / 1000,
-                tokens=result.tokens_generated,
+                tokens=result.tokens_generated - result.continued_tokens,
                 duration_s=result.latency_ms / 1000,
             )
         return result

@@ -10,8 +10,10 @@ from dataclasses import dataclass, field
 
 from core.errors import UnavailableError
 from skills import skills_pb2
+from tests.answers import candidates_of
 from tests.chaos.questions import Question
 
+Answer = skills_pb2.GenResp | skills_pb2.Candidate
 LATE_S = 1.0
 """How long after its deadline a call may end."""
 FAULTS_TOO_MANY = 2
@@ -106,21 +108,22 @@ def problems_of(outcome: Outcome, nonces: frozenset[str]) -> list[str]:
         return [*problems, f"{type(outcome.error).__name__}: {outcome.error}"]
     if outcome.answer is None:
         return [*problems, f"ended without a result after {len(outcome.pieces)} pieces"]
-    problems += _differences("answer", outcome.answer.candidates, outcome.question.answer.candidates)
+    wanted = candidates_of(outcome.question.answer)
+    problems += _differences("answer", candidates_of(outcome.answer), wanted)
     if outcome.question.streamed:
-        joined = [skills_pb2.Candidate() for _ in outcome.question.answer.candidates]
+        joined = [skills_pb2.Candidate() for _ in wanted]
         for piece in outcome.pieces:
             joined[piece.candidate].text += piece.text
             joined[piece.candidate].token_ids.extend(piece.token_ids)
-        problems += _differences("pieces", joined, outcome.question.answer.candidates)
-    texts = " ".join(candidate.text for candidate in outcome.answer.candidates)
-    own = " ".join((outcome.question.nonce, *(c.text for c in outcome.question.answer.candidates)))
+        problems += _differences("pieces", joined, wanted)
+    texts = " ".join(candidate.text for candidate in candidates_of(outcome.answer))
+    own = " ".join((outcome.question.nonce, *(c.text for c in wanted)))
     if strangers := [nonce for nonce in nonces if nonce in texts and nonce not in own]:
         problems.append(f"holds the nonces of others: {strangers}")
     return problems
 
 
-def _differences(what: str, had: Sequence[skills_pb2.Candidate], wanted: Sequence[skills_pb2.Candidate]) -> list[str]:
+def _differences(what: str, had: Sequence[Answer], wanted: Sequence[Answer]) -> list[str]:
     if len(had) != len(wanted):
         return [f"{len(had)} candidates, not {len(wanted)}"]
     for number, (one, other) in enumerate(zip(had, wanted, strict=True)):

@@ -135,7 +135,7 @@ def test_a_paused_standby_answers_at_once_when_it_is_wanted(own_tiny: OwnTiny) -
         assert client.Generate(greedy(), timeout=60).text == first.text
         assert time.monotonic() - begin < 20, "loads nothing again"
         time.sleep(2)
-        assert client.Health().engine_restarts == 0
+        assert client.Health().engine.restarts == 0
 
 
 def inside(container: SkillContainer) -> dict[str, int]:

@@ -59,7 +59,7 @@ def test_kill_9_of_the_engine_inside_makes_streams_pause_and_go_on(own_tiny: Own
         assert last.result.text == undisturbed.text
         assert "".join(piece.text for piece in pieces) == undisturbed.text
         container.wait_serving()
-        assert client.Health().engine_restarts == 1
+        assert client.Health().engine.restarts == 1
         assert container.inspect().restarts == 0, "the container itself goes on"
 
 
@@ -130,7 +130,7 @@ def test_when_memory_ends_the_kernel_takes_the_engine_and_callers_see_a_pause(ow
             container.exec("python3", "-c", "bytearray(1 << 30)")
         assert "".join([*pieces, *(piece.text for piece in stream)]) == undisturbed
         assert "out of memory: the limit is 400 MB" in container.logs()
-        assert client.Health().engine_restarts >= 1
+        assert client.Health().engine.restarts >= 1
         assert (container.inspect().state, container.inspect().restarts) == ("running", 0)
 
 

@@ -45,7 +45,7 @@ def test_nothing_is_killed_with_a_full_cache_long_prompts_and_a_grammar(
 ) -> None:
     client, container = full
     rng, health = random.Random(callers), client.Health()
-    longest = health.kv_cells // max(4, callers) - 32
+    longest = health.engine.kv_cells // max(4, callers) - 32
     requests = [of_words(rng, longest) for _ in range(callers)]
     requests += [of_words(rng, 9, grammar="root ::= [a-z ]+", num_candidates=2) for _ in range(callers)]
 
@@ -56,7 +56,7 @@ def test_nothing_is_killed_with_a_full_cache_long_prompts_and_a_grammar(
     with threads(callers) as pool:
         answers = list(pool.map(ask, range(len(requests))))
     assert all(answer.text for answer in answers)
-    assert client.Health().engine_restarts == 0, container.logs()
+    assert client.Health().engine.restarts == 0, container.logs()
     assert client.Health().ram_mb < 0.96 * LIMIT_MB * 1.048576
     assert "MB weights" in container.logs()
     assert "killed" not in container.logs()
@@ -72,7 +72,7 @@ def test_a_kill_for_memory_is_not_the_requests_fault_and_the_next_engine_is_smal
 
         def eat() -> None:
             """Takes the memory again and again, so that engines die while the request is the only one on trial."""
-            while not over.is_set() and client.Health(timeout=30).memory_kills < 3:
+            while not over.is_set() and client.Health(timeout=30).engine.memory_kills < 3:
                 with pytest.raises(AssertionError):  # it is killed as well, after the engine
                     container.exec("python3", "-c", "bytearray(1 << 30)")
 
@@ -86,5 +86,5 @@ def test_a_kill_for_memory_is_not_the_requests_fault_and_the_next_engine_is_smal
         assert client.Generate(greedy(), timeout=CALL_S).text
         health = client.Health()
         assert (health.status, container.inspect().restarts) == ("SERVING", 0)
-        assert health.memory_kills >= 1
+        assert health.engine.memory_kills >= 1
         assert "memory ran out" in health.message

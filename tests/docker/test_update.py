@@ -38,7 +38,7 @@ def test_cpus_are_used_within_seconds_and_the_log_says_so(own_tiny: OwnTiny) -> 
         soon(lambda: client.Health().threads == 1, container)
         assert client.Generate(greedy(), timeout=60).text == answer
         assert "the limits have changed: 2 CPUs and 3,072 MB, before 1 CPUs and 3,072 MB" in container.logs()
-        assert client.Health().engine_restarts == 0
+        assert client.Health().engine.restarts == 0
 
 
 def test_memory_is_used_by_the_next_engine_and_the_log_says_so(own_tiny: OwnTiny) -> None:
@@ -49,5 +49,5 @@ def test_memory_is_used_by_the_next_engine_and_the_log_says_so(own_tiny: OwnTiny
         assert inside(container)["memory"] == 4 * GIB
         engine = container.exec("cat", "/proc/1/task/1/children").split()[0]
         container.exec("python3", "-c", f"import os; os.kill({engine}, 9)")
-        soon(lambda: client.Health().engine_restarts == 1 and client.Health().status == "SERVING", container)
+        soon(lambda: client.Health().engine.restarts == 1 and client.Health().status == "SERVING", container)
         assert client.Generate(greedy(), timeout=60).text

@@ -216,6 +216,7 @@ def test_json_is_one_object_a_line(environ: dict[str, str]) -> None:
     assert draft[-1]["finish_reason"] == "FINISH_REASON_STOP"
     assert health["status"] == "SERVING"
     assert isinstance(health["total_requests"], int)
+    assert (health["engine"]["numerics"], health["engine"]["total_tokens"]) == ("exact", 0)
     assert [row["state"] for row in rows if row["name"] == "draft"] == ["serving"]
     assert chat[-1]["text"] == "the draft"
 
@@ -266,6 +267,13 @@ def test_no_answer_in_time_is_1(environ: dict[str, str]) -> None:
             run = sarai(environ, command, "--time-budget", "5", "x", target=skill.target)
             assert run.returncode == 1
             assert "none yet when its time was over" in run.stderr
+
+
+def test_health_tells_people_what_the_server_can_do_and_how_its_engine_is(environ: dict[str, str]) -> None:
+    with StubSkill() as skill:
+        lines = dict(line.split() for line in sarai(environ, "health", target=skill.target).stdout.splitlines())
+    assert (lines["status"], lines["features"], lines["engine.numerics"]) == ("SERVING", "resume", "exact")
+    assert "engine" not in lines
 
 
 def test_health_is_3_where_nobody_serves(environ: dict[str, str]) -> None:

@@ -21,7 +21,8 @@ from core.pool.backend import AddressReplica
 from core.pool.client import SkillClient
 from core.pool.replica_set import ReplicaSet
 from skills import skills_pb2
-from skills.runtime.pieces import FEW_PIECES
+from skills.wire import FEW_PIECES
+from tests.answers import whole
 from tests.fault_proxy import FaultProxy
 from tests.servers import DraftServer, draft_server
 from tests.slow_engine import SLOW
@@ -61,12 +62,7 @@ def unary(server: DraftServer, request: skills_pb2.GenReq, timeout: float) -> sk
 
 
 def stream(server: DraftServer, request: skills_pb2.GenReq, timeout: float) -> skills_pb2.GenResp:
-    *pieces, last = server.stub.GenerateStream(request, timeout=timeout)
-    for number, candidate in enumerate(last.result.candidates):
-        own = [piece for piece in pieces if piece.candidate == number]
-        assert "".join(piece.text for piece in own) == candidate.text
-        assert [token for piece in own for token in piece.token_ids] == list(candidate.token_ids)
-    return last.result
+    return whole(server.stub.GenerateStream(request, timeout=timeout))
 
 
 def late(call: Callable[[], Any]) -> str:
@@ -137,22 +133,23 @@ def test_server_may_be_told_to_give_the_hard_error(tmp_path: Path) -> None:
 def test_text_is_given_though_the_engine_hangs(tmp_path: Path) -> None:
     with slow(tmp_path, "--step-timeout-s", "60") as server:
         call = warm(server).stub.GenerateStream(endless(), timeout=1.5)
-        before = next(call).text + next(call).text
+        before = [next(call), next(call)]
         os.kill(server.engine_pid(), signal.SIGSTOP)
-        *pieces, last = call
-        assert last.result.finish_reason == TIME_BUDGET
-        assert before + "".join(piece.text for piece in pieces) == last.result.text
+        answer = whole([*before, *call])
+        assert answer.finish_reason == TIME_BUDGET
+        assert answer.text == "a" * len(answer.token_ids)
+        assert answer.tokens_generated == len(answer.token_ids)
 
 
 def test_text_is_given_though_the_engine_is_replaced(tmp_path: Path) -> None:
     with slow(tmp_path) as server:
         call = warm(server).stub.GenerateStream(endless(), timeout=2.2)
-        next(call)
+        first = next(call)
         time.sleep(1.5)  # a new engine takes about what is left
         os.kill(server.engine_pid(), signal.SIGKILL)
-        *_, last = call
-        assert last.result.finish_reason == TIME_BUDGET
-        assert last.result.text.startswith("aa")
+        answer = whole([first, *call])
+        assert answer.finish_reason == TIME_BUDGET
+        assert answer.text.startswith("aa")
 
 
 def test_text_of_an_earlier_replica_counts(tmp_path: Path) -> None:
@@ -160,11 +157,11 @@ def test_text_of_an_earlier_replica_counts(tmp_path: Path) -> None:
         begun = unary(server, endless(max_tokens=5), 10)
         running = server.stub.GenerateStream(endless())
         next(running)
-        so_far = skills_pb2.Continuation(token_ids=begun.token_ids, token_logprobs=begun.candidates[0].token_logprobs)
+        so_far = skills_pb2.Continuation(token_ids=begun.token_ids, token_logprobs=begun.token_logprobs)
         answer = unary(server, endless(continuations=[so_far]), 0.5)
         assert (answer.text, answer.finish_reason) == ("aaaaa", TIME_BUDGET)
         assert list(answer.token_ids) == list(begun.token_ids)
-        assert answer.tokens_generated == 0
+        assert answer.tokens_generated == answer.continued_tokens == 5, "this call wrote none of them"
         nothing = skills_pb2.Continuation()
         both = unary(server, endless(num_candidates=2, max_tokens=5, continuations=[so_far, nothing]), 0.5)
         assert [candidate.text for candidate in both.candidates] == ["aaaaa", ""]
@@ -270,13 +267,13 @@ def test_stream_that_asks_is_told_how_much_of_its_prompt_is_read(server: DraftSe
     assert read == sorted(read)
     assert 0 < read[-1] <= last.result.prompt_tokens
     assert told[-1].expected_wait_s < told[0].expected_wait_s
-    assert "".join(chunk.text for chunk in chunks) == last.result.text
+    assert whole([*chunks, last]).text
 
 
 def test_stream_that_waits_is_told_its_place(tmp_path: Path) -> None:
     with slow(tmp_path, "--slots", "1") as server:
         running = server.stub.GenerateStream(endless(max_tokens=100))
-        next(running)
+        begin = next(running)
         ahead = server.stub.GenerateStream(endless(max_tokens=1), timeout=60)
         while not server.health().queued_requests:
             time.sleep(0.01)
@@ -284,9 +281,8 @@ def test_stream_that_waits_is_told_its_place(tmp_path: Path) -> None:
         first = next(waiting).progress
         assert first.queue_position == 2
         assert 0 < first.expected_wait_s < 60
-        assert list(ahead)[-1].result.text == list(running)[-1].result.text[:1]
-        *_, last = waiting
-        assert last.result.text == "a"
+        assert whole(ahead).text == whole([begin, *running]).text[:1]
+        assert whole(waiting).text == "a"
 
 
 def test_nobody_else_is_told(server: DraftServer) -> None:

@@ -22,7 +22,9 @@ from google.rpc import error_details_pb2, status_pb2
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from skills import skills_pb2, skills_pb2_grpc
-from skills.runtime.pieces import FEW_PIECES, HOLD_S
+from skills.runtime.pieces import HOLD_S
+from skills.wire import FEW_PIECES
+from tests.answers import candidates_of, whole
 from tests.servers import ROOT, SERVER, TINY, DraftServer, draft_server
 
 GenReq = skills_pb2.GenReq
@@ -90,11 +92,13 @@ def reason_of(error: Any) -> tuple[str, str]:
 
 
 def is_same(received: Received, last: skills_pb2.GenResp, undisturbed: skills_pb2.GenResp) -> None:
-    """Byte for byte, token for token: in the pieces, and in the answer."""
-    assert [c.text for c in last.candidates] == [c.text for c in undisturbed.candidates]
-    assert received.texts == [c.text for c in undisturbed.candidates]
-    assert [list(s.token_ids) for s in received.so_far] == [list(c.token_ids) for c in undisturbed.candidates]
+    """Byte for byte, token for token: in the pieces, and in the end of a stream that was the rest of another."""
+    wanted = candidates_of(undisturbed)
+    assert received.texts == [c.text for c in wanted]
+    assert [list(s.token_ids) for s in received.so_far] == [list(c.token_ids) for c in wanted]
     assert last.mean_logprob == undisturbed.mean_logprob
+    if last.continued_tokens:
+        assert [c.text for c in candidates_of(last)] == received.texts
 
 
 @pytest.mark.parametrize("request_", REQUESTS.values(), ids=list(REQUESTS))
@@ -118,7 +122,7 @@ def test_a_stream_cut_by_the_end_of_grace_goes_on_elsewhere_as_if_nothing_had_be
         assert reason_of(cut.value) == ("sarai", "DRAINING")
         assert leaving.process.wait(10) == 0
     begun = sum(len(s.token_ids) for s in received.so_far)
-    assert 7 <= begun < sum(len(c.token_ids) for c in undisturbed.candidates)
+    assert 7 <= begun < sum(len(c.token_ids) for c in candidates_of(undisturbed))
     last = received.take_all(elsewhere.stub.GenerateStream(received.rest_of(request_), timeout=60))
     is_same(received, last, undisturbed)
 
@@ -180,10 +184,9 @@ def test_a_unary_call_and_a_waiting_one_are_handed_over_too(tmp_path: Path) -> N
 def test_what_ends_within_the_grace_is_not_handed_over(tmp_path: Path) -> None:
     with draft_server(tmp_path, *SETTINGS, "--grace-s", "30") as leaving:
         stream = leaving.stub.GenerateStream(REQUESTS["grammar"], timeout=60)
-        next(stream)
+        first = next(stream)
         leaving.process.send_signal(signal.SIGTERM)
-        *_, last = stream
-        assert len(last.result.text) == 900
+        assert len(whole([first, *stream]).text) == 900
         assert leaving.process.wait(10) == 0
         assert "handing over" not in leaving.log.read_text()
 
@@ -310,9 +313,4 @@ def test_pieces_that_nobody_reads_come_gathered(elsewhere: DraftServer) -> None:
     gathered = list(elsewhere.stub.GenerateStream(request, metadata=(FEW_PIECES,)))
     took_s = time.monotonic() - begin_s
     assert len(gathered) <= request.num_candidates * (took_s / HOLD_S + 1) < len(each) / 4
-    for candidate, whole in enumerate(gathered[-1].result.candidates):
-        own = [chunk for chunk in gathered if chunk.candidate == candidate]
-        assert "".join(chunk.text for chunk in own) == whole.text
-        assert [token for chunk in own for token in chunk.token_ids] == list(whole.token_ids)
-        assert [value for chunk in own for value in chunk.token_logprobs] == list(whole.token_logprobs)
-    assert list(each[-1].result.token_ids) == list(gathered[-1].result.token_ids)
+    assert list(whole(gathered).candidates) == list(whole(each).candidates)

@@ -70,7 +70,7 @@ def test_the_next_engine_has_the_new_number_too(tmp_path: Path) -> None:
         write_limits(tmp_path, cpus=2, memory_bytes=GIB)
         soon(lambda: server.health().threads == 2, server)
         os.kill(server.engine_pid(), signal.SIGKILL)
-        soon(lambda: server.health().engine_restarts == 1 and server.health().status == "SERVING", server)
+        soon(lambda: server.health().engine.restarts == 1 and server.health().status == "SERVING", server)
         soon(lambda: server.health().threads > 0, server)
         assert server.health().threads == 2
 

@@ -23,7 +23,6 @@ from core.errors import (
     SkillFailedError,
     UnavailableError,
 )
-from core.pool.answer import FEW_PIECES
 from core.pool.backend import AddressReplica
 from core.pool.client import SkillClient
 from core.pool.events import HealthTold, Probed
@@ -32,6 +31,7 @@ from core.pool.replica_set import ReplicaSet
 from core.rpc.health import check_serving
 from skills import skills_pb2
 from skills.runtime.pieces import HOLD_S
+from skills.wire import FEW_PIECES
 from tests.both_clients import User, async_user, sync_user
 from tests.fault_proxy import FaultProxy
 from tests.stub_plugin import free_port, stub_spec

@@ -24,9 +24,11 @@ from google.rpc import error_details_pb2, status_pb2
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from skills import skills_pb2
+from skills.wire import Feature
+from tests.answers import whole
 from tests.servers import ROOT, TINY, DraftServer, alive, draft_server, free_port
 
-GenReq, Message = skills_pb2.GenReq, skills_pb2.Message
+GenReq, Message, Part, Image = skills_pb2.GenReq, skills_pb2.Message, skills_pb2.Part, skills_pb2.Image
 COUNTED = (
     "one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen seventeen "
     "eighteen nineteen twenty"
@@ -70,7 +72,7 @@ def test_generate_answers_and_counts(server: DraftServer) -> None:
     answer = server.stub.Generate(greedy(), timeout=10)
     assert answer.text == COUNTED
     assert answer.finish_reason == STOP
-    assert answer.tokens_generated == len(answer.token_ids) == len(answer.candidates[0].token_logprobs)
+    assert answer.tokens_generated == len(answer.token_ids) == len(answer.token_logprobs)
     assert answer.tokens_per_second > 0
     assert answer.latency_ms >= answer.time_to_first_token_ms > 0
     assert answer.prompt_tokens > answer.cached_tokens >= 0
@@ -83,20 +85,19 @@ def test_generate_answers_and_counts(server: DraftServer) -> None:
 def test_stream_joined_is_the_unary_answer(server: DraftServer) -> None:
     request = GenReq(prompt="Count to twenty.", seed=5, temperature=4, max_tokens=50, top_k=0)
     unary = server.stub.Generate(request, timeout=10)
-    *pieces, last = server.stub.GenerateStream(request, timeout=10)
-    assert "".join(p.text for p in pieces) == unary.text == last.result.text
-    assert [t for p in pieces for t in p.token_ids] == list(unary.token_ids)
-    assert not any(p.HasField("result") for p in pieces)
-    assert len(pieces) > 5, "a stream comes in pieces"
+    chunks = list(server.stub.GenerateStream(request, timeout=10))
+    streamed = whole(chunks)
+    for field in ("text", "token_ids", "token_logprobs", "mean_logprob", "finish_reason", "tokens_generated"):
+        assert getattr(streamed, field) == getattr(unary, field), field
+    assert len(chunks) > 6, "a stream comes in pieces"
 
 
 def test_tokens_wait_for_company_but_for_the_first(server: DraftServer, tmp_path: Path) -> None:
     with draft_server(tmp_path, "--piece-ms", "10000") as patient:
         first, rest, last = patient.stub.GenerateStream(greedy(), timeout=10)
     assert len(first.token_ids) == 1
-    assert first.text + rest.text == last.result.text == server.stub.Generate(greedy(), timeout=10).text
-    assert [*first.token_ids, *rest.token_ids] == list(last.result.token_ids)
     assert len(rest.token_logprobs) == len(rest.token_ids)
+    assert whole([first, rest, last]).token_ids == server.stub.Generate(greedy(), timeout=10).token_ids
 
 
 def test_a_seeded_answer_is_the_same_each_time(server: DraftServer) -> None:
@@ -170,11 +171,9 @@ def test_json_schema_gives_json_that_fits(server: DraftServer) -> None:
 
 
 def test_top_logprobs_hold_the_chosen_token(server: DraftServer) -> None:
-    candidate = server.stub.Generate(greedy(top_logprobs=4), timeout=10).candidates[0]
-    assert len(candidate.top_logprobs) == len(candidate.token_ids)
-    for token, logprob, place in zip(
-        candidate.token_ids, candidate.token_logprobs, candidate.top_logprobs, strict=True
-    ):
+    answer = server.stub.Generate(greedy(top_logprobs=4), timeout=10)
+    assert len(answer.top_logprobs) == len(answer.token_ids)
+    for token, logprob, place in zip(answer.token_ids, answer.token_logprobs, answer.top_logprobs, strict=True):
         assert len(place.tokens) == 4
         assert place.tokens[0].token_id == token
         assert place.tokens[0].logprob == pytest.approx(logprob)
@@ -186,10 +185,9 @@ def test_characters_are_never_cut(server: DraftServer) -> None:
     word = "äß€语🙂👩‍👩‍👧"
     for n in range(1, 30):
         request = greedy(grammar=f'root ::= "{word}"+', max_tokens=n)
-        *pieces, last = server.stub.GenerateStream(request, timeout=10)
-        assert "".join(p.text for p in pieces) == last.result.text
-        assert "\ufffd" not in last.result.text
-        assert (word * 9).startswith(last.result.text)
+        text = whole(server.stub.GenerateStream(request, timeout=10)).text
+        assert "\ufffd" not in text
+        assert (word * 9).startswith(text)
 
 
 def test_control_tokens_in_a_prompt_forge_no_turn(server: DraftServer) -> None:
@@ -226,6 +224,7 @@ def test_the_growing_conversation_is_in_the_cache(server: DraftServer) -> None:
 def test_continuing_a_stream_gives_the_rest(server: DraftServer) -> None:
     request = GenReq(prompt="Count to twenty.", seed=4, temperature=4, top_k=0, max_tokens=40)
     *pieces, last = server.stub.GenerateStream(request, timeout=10)
+    text = "".join(p.text for p in pieces)
     for at in (1, len(pieces) // 2, len(pieces)):
         had = pieces[:at]
         request.ClearField("continuations")
@@ -233,11 +232,28 @@ def test_continuing_a_stream_gives_the_rest(server: DraftServer) -> None:
             token_ids=[t for p in had for t in p.token_ids], token_logprobs=[v for p in had for v in p.token_logprobs]
         )
         *rest, end = server.stub.GenerateStream(request, timeout=10)
-        assert "".join(p.text for p in had + rest) == last.result.text == end.result.text
+        assert "".join(p.text for p in had + rest) == end.result.text == text, "the whole, as its begin was elsewhere"
         assert end.result.mean_logprob == last.result.mean_logprob
+        assert end.result.tokens_generated == len(end.result.token_ids) == last.result.tokens_generated
+        assert end.result.continued_tokens == sum(len(p.token_ids) for p in had)
+
+
+def test_parts_of_text_are_the_text(server: DraftServer) -> None:
+    content = server.stub.Generate(turns(content="Count to twenty."), timeout=10)
+    parts = turns(parts=[Part(text="Count to "), Part(text="twenty.")])
+    assert server.stub.Generate(parts, timeout=10).text == content.text == COUNTED
+
+
+def test_priority_of_a_newer_caller_is_no_error(server: DraftServer) -> None:
+    assert server.stub.Generate(greedy(priority=99), timeout=10).text == COUNTED
 
 
 # --- bad input ---
+
+
+def turns(**fields: Any) -> skills_pb2.GenReq:
+    return GenReq(messages=[Message(role="user", **fields)], temperature=0)
+
 
 BAD = {
     "prompt": [GenReq(prompt=""), GenReq(), greedy("word " * 5000), greedy("x", messages=[Message(role="user")])],
@@ -254,6 +270,13 @@ BAD = {
     "num_candidates": [greedy(num_candidates=0), greedy(num_candidates=100)],
     "top_logprobs": [greedy(top_logprobs=1000), greedy(top_logprobs=-1)],
     "time_budget_ms": [greedy(time_budget_ms=-5)],
+    "messages[0].content": [turns(content="both", parts=[Part(text="x")])],
+    "messages[0].parts[1].image": [
+        turns(parts=[Part(text="What is this?"), Part(image=image)])
+        for image in (Image(data=b"PNG"), Image(sha256=bytes(32)), Image())
+    ],
+    "messages[0].parts[0]": [turns(parts=[Part()])],
+    "messages": [turns(parts=[Part(text="")])],
     "messages[0].role": [GenReq(messages=[skills_pb2.Message(role="boss", content="hi")])],
     "messages[1].token_ids": [
         GenReq(messages=[Message(role="user", content="hi"), Message(role="assistant", content="x", token_ids=ids)])
@@ -439,11 +462,12 @@ def test_health_counts(server: DraftServer) -> None:
     server.stub.Generate(greedy(), timeout=10)
     after = server.health()
     assert after.total_requests == before.total_requests + 1
-    assert after.total_tokens == before.total_tokens + 20
+    assert after.engine.total_tokens == before.engine.total_tokens + 20
     assert after.uptime_s > before.uptime_s
-    assert (after.n_ctx, after.numerics, after.threads) == (1024, "exact", 1)
+    assert (after.engine.n_ctx, after.engine.numerics, after.threads) == (1024, "exact", 1)
     assert after.version
     assert after.model
+    assert set(after.features) == set(Feature) - {Feature.IMAGES}
 
 
 # --- the engine dies, the service does not ---
@@ -471,13 +495,13 @@ def test_streams_go_on_in_a_new_engine(tmp_path: Path, signal_: signal.Signals, 
         pieces = [next(stream) for _ in range(5)]
         pid = server.engine_pid()
         subprocess.run(["kill", f"-{signal_.value}", str(pid)], check=True)
-        *rest, last = stream
-        assert last.result.text == undisturbed.text
-        assert "".join(p.text for p in pieces + rest) == undisturbed.text
-        assert last.result.mean_logprob == undisturbed.mean_logprob
+        answer = whole([*pieces, *stream])
+        assert answer.text == undisturbed.text
+        assert answer.token_ids == undisturbed.token_ids
+        assert answer.mean_logprob == undisturbed.mean_logprob
         assert not alive(pid)
         health = server.wait_idle()
-        assert (health.engine_restarts, health.status) == (1, "SERVING")
+        assert (health.engine.restarts, health.status) == (1, "SERVING")
 
 
 def test_a_deadly_request_is_given_up_and_the_others_go_on(tmp_path: Path) -> None:
@@ -491,28 +515,27 @@ def test_a_deadly_request_is_given_up_and_the_others_go_on(tmp_path: Path) -> No
                 others = [pool.submit(server.stub.Generate, endless(max_tokens=800), timeout=60) for _ in range(3)]
                 while server.health().active_requests < 3:
                     time.sleep(0.01)
-                before = server.health().engine_restarts
+                before = server.health().engine.restarts
                 code, message, _ = failure(
                     lambda deadly=deadly: server.stub.Generate(greedy(f"{deadly} Count to twenty."), timeout=60)
                 )
                 assert code == grpc.StatusCode.INTERNAL
                 assert "fingerprint" in message
                 assert [other.result().text for other in others] == [undisturbed.text] * 3
-                assert server.health().engine_restarts == before + 2
+                assert server.health().engine.restarts == before + 2
 
 
 def test_server_and_engine_that_were_stopped_together_go_on_together(tmp_path: Path) -> None:
     with draft_server(tmp_path, "--step-timeout-s", "2", "--n-ctx", "1024", "--threads", "1") as server:
         undisturbed = server.stub.Generate(endless(max_tokens=800), timeout=30)
         stream = server.stub.GenerateStream(endless(max_tokens=800), timeout=60)
-        next(stream)
+        first = next(stream)
         processes = [server.engine_pid(), server.process.pid]
         for signal_, pause_s in ((signal.SIGSTOP, 3), (signal.SIGCONT, 0)):
             for pid in processes:
                 os.kill(pid, signal_)
             time.sleep(pause_s)
-        *_, last = stream
-        assert last.result.text == undisturbed.text
+        assert whole([first, *stream]).text == undisturbed.text
         for pid in processes:  # and when there is nothing to do
             os.kill(pid, signal.SIGSTOP)
             time.sleep(0.3)  # the server looks in vain
@@ -522,7 +545,7 @@ def test_server_and_engine_that_were_stopped_together_go_on_together(tmp_path: P
         assert server.stub.Generate(endless(max_tokens=800), timeout=30).text == undisturbed.text
         time.sleep(1)
         assert server.engine_pid() == processes[0]
-        assert server.health().engine_restarts == 0
+        assert server.health().engine.restarts == 0
 
 
 def test_health_answers_while_the_engine_is_stopped(tmp_path: Path) -> None:

@@ -18,6 +18,7 @@ from core.pool.rpc_status import call_error
 from skills import skills_pb2
 from skills.runtime.testing import served
 from skills.skills_pb2_grpc import SkillsServiceStub
+from tests.answers import whole
 from tests.obedient_skill import LOAD_S
 from tests.servers import ROOT
 
@@ -69,12 +70,24 @@ def test_whatever_goes_wrong_has_its_status_and_the_server_goes_on(skill: Skills
     assert skill.Generate(say("well"), timeout=10).text == "did well"
     health = skill.Health(skills_pb2.HealthReq(), timeout=5)
     assert (health.status, health.version, health.active_requests) == ("SERVING", "1.2.3", 0)
+    assert (list(health.features), health.HasField("engine")) == ([], False)
+
+
+def test_function_sees_parts_of_text_as_content_and_no_others(skill: SkillsServiceStub) -> None:
+    def turn(*parts: skills_pb2.Part) -> skills_pb2.GenReq:
+        return skills_pb2.GenReq(messages=[skills_pb2.Message(role="user", parts=parts)])
+
+    image = skills_pb2.Part(image=skills_pb2.Image(data=b"PNG"))
+    assert skill.Generate(turn(skills_pb2.Part(text="we"), skills_pb2.Part(text="ll")), timeout=10).text == "did well"
+    refused = failure(skill, turn(skills_pb2.Part(text="What is this?"), image))
+    assert [violation.field for violation in refused.field_violations] == ["messages[0].parts[1].image"]
+    assert "`images`" in refused.details()
 
 
 def test_pieces_come_as_the_function_gives_them(skill: SkillsServiceStub) -> None:
-    *pieces, last = skill.GenerateStream(say("count"), timeout=10)
-    assert [piece.text for piece in pieces] == ["0 ", "1 ", "2 ", "3 ", "4 "]
-    assert last.result.text == skill.Generate(say("count"), timeout=10).text == "0 1 2 3 4 "
+    chunks = list(skill.GenerateStream(say("count"), timeout=10))
+    assert [piece.text for piece in chunks[:-1]] == ["0 ", "1 ", "2 ", "3 ", "4 "]
+    assert whole(chunks).text == skill.Generate(say("count"), timeout=10).text == "0 1 2 3 4 "
 
 
 def test_stream_that_fails_in_the_middle_ends_with_a_status(skill: SkillsServiceStub) -> None:

@@ -77,7 +77,8 @@ def environment(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_wheel_holds_all_that_is_no_code(wheel: Path) -> None:
     names = set(zipfile.ZipFile(wheel).namelist())
-    for wanted in ("core/py.typed", "sarai/py.typed", "skills/py.typed", "skills/skills.proto", "skills/skills_pb2.pyi",
+    for wanted in ("core/py.typed", "sarai/py.typed", "skills/py.typed", "skills/skills.proto", "skills/types.proto",
+                   "skills/skills_pb2.pyi",
                    "skills/skill_draft/catalog.toml", "core/cli/new_skill_template/plugin.py.template"):  # fmt: skip
         assert wanted in names
     assert {name.split("/")[0] for name in names} == {"core", "sarai", "skills", "sarai_skills-2.16.0.dist-info"}

@@ -22,7 +22,7 @@ COMPOSE = ("docker-compose.override.yml", "docker-compose.scale.yml")
 def tree(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """What tells a source tree, and the compose files as they are."""
     (tmp_path / "skills").mkdir()
-    for name in ("skills/skills.proto", "docker-compose.yml", *COMPOSE):
+    for name in ("skills/skills.proto", "skills/types.proto", "docker-compose.yml", *COMPOSE):
         (tmp_path / name).write_bytes((ROOT / name).read_bytes())
     monkeypatch.chdir(tmp_path / "skills")
     return tmp_path

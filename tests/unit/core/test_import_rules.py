@@ -13,9 +13,9 @@ if TYPE_CHECKING:
     from collections.abc import Set as AbstractSet
 
 ROOT = Path(__file__).parents[3]
-CONTRACT = ("skills.skills_pb2", "skills.skills_pb2_grpc")
+CONTRACT = ("skills.skills_pb2", "skills.skills_pb2_grpc", "skills.types_pb2", "skills.wire")
 BY_NAME = {"import_module", "find_spec", "__import__"}
-GENERATED = {"skills_pb2.py", "skills_pb2_grpc.py"}
+GENERATED = {"skills_pb2.py", "skills_pb2_grpc.py", "types_pb2.py"}
 
 
 def sources(folder: str) -> list[str]:

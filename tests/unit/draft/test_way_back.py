@@ -7,12 +7,11 @@ from typing import Any
 
 import pytest
 
-from core.pool.answer import HARD_DEADLINES
 from skills.runtime.round_trip import round_trip_s
 from skills.runtime.way_back import LEAST_SHARE_S, MOST_DELAY_S, REMEMBERED_S, WayBack, sent_late_s
-from skills.skill_draft import last_moment
 from skills.skill_draft.engine.messages import Done, Request
 from skills.skill_draft.flight import Flight
+from skills.skill_draft.last_moment import LastMoment
 
 NO_WIRE = "unix:"
 
@@ -66,14 +65,10 @@ def test_machine_that_gets_busy_near_the_deadline_is_allowed_for(timeout_s: floa
     async def ends_at() -> float:
         loop = asyncio.get_running_loop()
         loop.call_at(busy_at_s, way.note_delay, 0.1, busy_at_s)
-        with last_moment.LastMoment(flight, way, NO_WIRE):
+        with LastMoment(flight, way, NO_WIRE):
             assert [type(event) async for event in flight.events()] == [Done]
         return loop.time()
 
     with asyncio.Runner(loop_factory=_AtOnce) as runner:
         ended_s = runner.run(ends_at())
     assert ended_s == pytest.approx(timeout_s - sent_late_s(timeout_s) - 2 * 0.1, abs=0.03)
-
-
-def test_pool_and_server_mean_the_same_by_hard_deadlines() -> None:
-    assert HARD_DEADLINES == last_moment.HARD_DEADLINES

@@ -1,0 +1,42 @@
+"""The contract: which names are everybody's, and the words that are no fields in one place and written down."""
+
+from __future__ import annotations
+
+import ast
+from pathlib import Path
+
+import pytest
+
+from skills import skills_pb2, types_pb2, wire
+
+ROOT = Path(__file__).parents[3]
+KEYS = {wire.FEW_PIECES[0], wire.HARD_DEADLINES[0], wire.IN_CONTAINER[0], wire.SKILL, wire.STATUS_DETAILS}
+SOURCES = [path for folder in ("core", "skills") for path in sorted((ROOT / folder).rglob("*.py"))]
+
+
+def test_only_what_users_write_has_no_package() -> None:
+    contract = skills_pb2.DESCRIPTOR
+    assert set(contract.message_types_by_name) == {"GenReq", "GenResp", "GenChunk", "HealthReq", "HealthResp"}
+    assert set(contract.services_by_name) == {"SkillsService"}
+    assert not contract.enum_types_by_name
+    assert types_pb2.DESCRIPTOR.package == "sarai.v1"
+
+
+def test_programs_find_every_type_beside_the_messages() -> None:
+    types = types_pb2.DESCRIPTOR
+    for name in (*types.message_types_by_name, *types.enum_types_by_name):
+        assert getattr(skills_pb2, name) is getattr(types_pb2, name)
+
+
+@pytest.mark.parametrize("path", [path for path in SOURCES if path.name != "wire.py"], ids=str)
+def test_words_of_the_wire_stand_in_one_place(path: Path) -> None:
+    strings = {node.value for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Constant)}
+    assert not strings & KEYS
+    if path.is_relative_to(ROOT / "core"):
+        assert not strings & set(wire.Reason)
+
+
+def test_words_of_the_wire_are_written_down_in_the_contract() -> None:
+    contract = (ROOT / "skills" / "skills.proto").read_text()
+    for word in (*KEYS, *wire.Reason, *wire.Feature, wire.REASON_DOMAIN):
+        assert word in contract, word
