@@ -144,14 +144,14 @@ class ModelPool:
         self._plugins.skill(name)
         with self._lock:
             replicas = self._replicas.pop(name, None)
-            let_go = [each for each in self._retired if each.spec.name == name]
+            released = [each for each in self._retired if each.spec.name == name]
             self._retired = [each for each in self._retired if each.spec.name != name]
-            let_go += [replicas] if replicas is not None else []
+            released += [replicas] if replicas is not None else []
             clients = [each for each in self._given if each.skill == name and isinstance(each, SkillClient)]
             self._drop_clients(lambda client: client.skill == name)
         for client in clients:
             client.close()
-        for each in let_go:
+        for each in released:
             each.close()
 
     def status(self) -> list[SkillStatus]:
