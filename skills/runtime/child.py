@@ -8,7 +8,6 @@ so a child is free of both.
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import json
 import pickle
 import signal
@@ -98,6 +97,8 @@ def link_to_server(codec: Codec) -> Link:
     runs out, the kernel kills this process and not the server, which can start another one. Ctrl-C is the server's
     business.
     """
+    import ctypes  # 5 ms, which the server is spared
+
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     with contextlib.suppress(OSError):
         Path("/proc/self/oom_score_adj").write_text("1000", encoding="ascii")

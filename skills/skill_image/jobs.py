@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-WORKER_MODULE = "skills.skill_image.worker"
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Job:

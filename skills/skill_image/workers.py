@@ -12,7 +12,9 @@ from skills.runtime.child_start import start
 from skills.runtime.patience import patience
 
 from .errors import BadPictureError
-from .jobs import WORKER_MODULE, Job, Picture
+from .jobs import Job, Picture
+
+_MODULE = "skills.skill_image.worker"
 
 
 class Worker(ChildProcess[tuple[dict[str, Any], bytes], tuple[dict[str, Any], bytes]]):
@@ -68,7 +70,7 @@ class Workers:
         return Picture(**values), encoded
 
     async def _start(self) -> Worker:
-        worker = await Worker.connect(start(WORKER_MODULE))
+        worker = await Worker.connect(start(_MODULE))
         self._all.add(worker)
         return worker
 

@@ -117,6 +117,25 @@ def test_an_unseeded_answer_names_the_seed_that_repeats_it(server: DraftServer) 
     assert server.stub.Generate(request, timeout=10).text == first.text
 
 
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"stop": ["en el"]},
+        {"stop": ["o"]},
+        {"json_schema": '{"type": "array", "items": {"type": "string"}}', "max_tokens": 12, "close_json": 8},
+        {"max_tokens": 1},
+        {"num_candidates": 3, "temperature": 4, "seed": 2, "stop": ["e"]},
+        {"top_logprobs": 2, "max_tokens": 3},
+    ],
+    ids=["stop string", "stop at once", "closed", "one token", "candidates", "top logprobs"],
+)
+def test_stream_has_every_token_of_the_answer_however_it_ends(server: DraftServer, fields: dict[str, Any]) -> None:
+    unary = server.stub.Generate(greedy(**fields), timeout=10)
+    streamed = whole(server.stub.GenerateStream(greedy(**fields), timeout=10))
+    for field in ("text", "token_ids", "token_logprobs", "top_logprobs", "candidates", "finish_reason"):
+        assert getattr(streamed, field) == getattr(unary, field), field
+
+
 def test_stop_string_across_tokens_is_cut(server: DraftServer) -> None:
     answer = server.stub.Generate(greedy(stop=["en el", "never"]), timeout=10)
     assert answer.text == COUNTED[: COUNTED.index("en el")]
