@@ -57,13 +57,19 @@ class Kind:
             return [python, "-m", "skills.skill_draft.server", "--listen", f"127.0.0.1:{port}", "--model", str(model),
                     "--threads", str(threads), "--log-level", "warning", *self.arguments]  # fmt: skip
         if self.name == "python":
-            return [sys.executable, "-m", "llama_cpp.server", "--host", "127.0.0.1", "--port", str(port),
+            return [sys.executable, "-c", _PYTHON_SERVER, "--host", "127.0.0.1", "--port", str(port),
                     "--model", str(model), "--n_threads", str(threads), "--n_threads_batch", str(threads),
                     *self.arguments]  # fmt: skip
         return [str(llama_binary("llama-server")), "--host", "127.0.0.1", "--port", str(port), "-m", str(model),
                 "-t", str(threads), "-c", str(CELLS), "--offline", *self.arguments]  # fmt: skip
 
 
+# The portable build keeps llama.cpp's CPU libraries apart; importing our bindings loads the right one.
+_PYTHON_SERVER = """
+import runpy
+import skills.skill_draft.engine.binding
+runpy.run_module("llama_cpp.server", run_name="__main__", alter_sys=True)
+"""
 _BEST = ("-np", "16", "--kv-unified")
 KINDS = (
     Kind(name="ours", label="ours, exact", several=True,

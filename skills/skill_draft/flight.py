@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
-import time
-from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 
 from .engine.messages import (
@@ -26,12 +23,12 @@ from .engine.messages import (
 
 @dataclass(slots=True, eq=False)
 class Flight:
-    """One request on its way. Survives the engine that works on it."""
+    """One request on its way. It survives the engine that works on it."""
 
     request: Request
     received: list[Tokens] = field(default_factory=list)
     texts: list[str] = field(default_factory=list)
-    """What they spell, of each candidate."""
+    """What they spell, for each candidate."""
     endings: dict[int, Ending] = field(default_factory=dict)
     """The candidates that have ended before the others."""
     queued: bool = False
@@ -40,20 +37,24 @@ class Flight:
     first_token_at: float | None = None
     last_token_at: float | None = None
     ended: bool = False
-    _events: asyncio.Queue[Event] = field(default_factory=asyncio.Queue)
+    lost_engine: bool = False
+    """Whether an engine has died that had it."""
 
     def __post_init__(self) -> None:
         self.received = list(self.request.so_far) or [Tokens()] * self.request.num_candidates
         self.texts = [""] * self.request.num_candidates
 
+    def deliver(self, event: Event) -> None:
+        """Hand an event to the caller. The last one is `Done` or `Failed`."""
+
     def resumed(self) -> Request:
-        """The request with what its caller has by now."""
+        """Return the request with what its caller has by now."""
         values = {name: getattr(self.request, name) for name in Request.__slots__}
         return Request(**{**values, "so_far": tuple(self.received) if any(t.token_ids for t in self.received) else ()})
 
-    def take(self, event: Event) -> None:
-        """Notes an event and hands it on to the caller."""
-        if self.ended:  # by its deadline: what the engine still says of it comes too late
+    def take(self, event: Event, now: float) -> None:
+        """Note an event of the engine and hand it on to the caller, unless the flight has ended."""
+        if self.ended:  # by its deadline: what the engine still says comes too late
             return
         match event:
             case Queued():
@@ -64,29 +65,35 @@ class Flight:
             case Progress():
                 self.progress = event
             case Piece():
-                self.last_token_at = time.monotonic()
-                self.first_token_at = self.first_token_at or self.last_token_at
+                self.last_token_at = now
+                self.first_token_at = self.first_token_at or now
                 self.received[event.candidate] += event.tokens
                 self.texts[event.candidate] += event.text
             case Ended():
                 self.endings[event.candidate] = event.ending
             case Done() | Failed():
                 self.ended = True
-        self._events.put_nowait(event)
+        self.deliver(event)
+
+    def end(self, event: Done | Failed) -> None:
+        """End it for its caller, whatever the engine does, unless it has ended."""
+        if not self.ended:
+            self.ended = True
+            self.deliver(event)
 
     def time_is_up(self) -> None:
-        """Its deadline is near: what is written is the answer. Where nothing is, it fails, and says what it waited for.
+        """End it as its deadline is near: what is written is the answer; where nothing is, it fails and says why.
 
         The engine is not asked: it may be in a long step, or gone.
         """
         if not any(self.texts):
             why = f"there was no answer yet at the deadline: {self._waits_for()}"
-            self.take(Failed(id=self.request.id, kind=FailureKind.DEADLINE, message=why))
+            self.end(Failed(id=self.request.id, kind=FailureKind.DEADLINE, message=why))
         elif not self.request.hard_deadline:
             written = zip(self.texts, self.received, strict=True)
             so_far = [Ending(text=text, reason=FinishReason.TIME_BUDGET, tokens=tokens) for text, tokens in written]
             endings = tuple(self.endings.get(i, ending) for i, ending in enumerate(so_far))
-            self.take(Done(id=self.request.id, endings=endings))
+            self.end(Done(id=self.request.id, endings=endings))
 
     def _waits_for(self) -> str:
         if not self.queued:
@@ -102,12 +109,3 @@ class Flight:
         """Tokens that this call has received, without those of a continuation."""
         had = sum(len(t.token_ids) for t in self.request.so_far)
         return sum(len(t.token_ids) for t in self.received) - had
-
-    async def events(self) -> AsyncIterator[Progress | Piece | Done | Failed]:
-        """Pieces as they come, and how far it is before them; the last event is `Done` or `Failed`."""
-        while True:
-            event = await self._events.get()
-            if isinstance(event, Progress | Piece | Done | Failed):
-                yield event
-            if isinstance(event, Done | Failed):
-                return

@@ -45,7 +45,8 @@ from .health import MEASURED, Totals, tell_engine
 from .last_moment import LastMoment
 from .requests import to_request
 from .settings import NAME, PORT, Settings
-from .supervisor import State, Supervisor
+from .supervisor import Supervisor
+from .supervisor_state import State
 
 # gRPC's codes for all kinds of failure.
 CODES = {

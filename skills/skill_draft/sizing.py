@@ -3,17 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
-import logging
-
-from skills.runtime.resources import memory_kills, memory_limit
 
 from .engine.messages import EngineConfig, Sizes
-from .engine_process import Exit
 
-log = logging.getLogger("sarai.draft")
-
-MOST_STEPS = 4
-"""An engine that was made smaller as often as that gets no smaller."""
+MAX_STEPS = 4
+"""An engine that was made smaller this often gets no smaller."""
 
 
 class Sizing:
@@ -24,29 +18,29 @@ class Sizing:
         """Engines that were killed as memory ran out, since the start."""
         self._steps = 0  # how often the engine was made smaller under this limit
         self._sizes: Sizes | None = None
-        self._limit = memory_limit()
-        self._counted = memory_kills()
+        self._limit: float | None = None
 
-    def of_next(self, config: EngineConfig) -> EngineConfig:
-        """Return the configuration of the next engine. A limit that has changed makes it choose its sizes anew."""
-        if (limit := memory_limit()) != self._limit:
+    def of_next(self, config: EngineConfig, limit: float) -> EngineConfig:
+        """Return the configuration of the next engine. A limit that has changed makes it choose its sizes anew.
+
+        Args:
+            config: what the server was told.
+            limit: the memory limit as it is now, bytes.
+        """
+        if limit != self._limit:
             self._limit, self._sizes, self._steps = limit, None, 0
-        self._counted = memory_kills()
         return dataclasses.replace(config, sizes=self._sizes, memory_kills=self._steps)
 
     def measured(self, sizes: Sizes) -> None:
-        """An engine is ready; one that replaces it need not measure again."""
+        """Note the sizes of an engine that is ready: one that replaces it need not measure again."""
         self._sizes = sizes
 
-    def shrinks_after(self, ended: Exit | None) -> bool:
-        """Whether an engine was killed for want of memory, and the next one is smaller for that."""
-        if ended is None or not ended.perhaps_out_of_memory or memory_kills() == self._counted:
-            return False
+    def shrink(self) -> bool:
+        """Note that memory ran out. Return whether the next engine is smaller for that."""
         self.kills += 1
-        if self._steps == MOST_STEPS:
+        if self._steps == MAX_STEPS:
             return False
         self._sizes, self._steps = None, self._steps + 1
-        log.error("memory ran out%s: the next engine is smaller", ended.limit)
         return True
 
     @property

@@ -9,8 +9,12 @@ from typing import Any
 
 import pytest
 
+from skills.skill_draft.embedded import make_embedded
+from skills.skill_draft.engine.binding import Model, ModelParams
+from skills.skill_draft.engine.constraint import ConstraintError
 from skills.skill_draft.engine.costs import StepCosts
-from skills.skill_draft.engine.messages import Done, FinishReason, Sampling
+from skills.skill_draft.engine.matcher import Matchers
+from skills.skill_draft.engine.messages import Constraint, ConstraintKind, Done, FinishReason, Sampling
 
 from .harness import EngineUnderTest, ask
 
@@ -109,3 +113,15 @@ def test_a_valid_end_is_found_for_strings_arrays_patterns_and_choices(engine: En
         done = engine.answer(ask(json_schema=schema, max_tokens=max_tokens, close_json=300, sampling=hot))
         assert isinstance(done, Done), done
         assert len(json.loads(done.endings[0].text)) == len(parts)
+
+
+def test_a_character_that_the_model_has_no_tokens_for_is_refused_with_its_place() -> None:
+    vocab = Model(make_embedded(), ModelParams()).vocab
+    schema = {"type": "object", "properties": {"sign": {"enum": ["plain", "\U00040000"]}}}
+    said = r"/properties/sign/enum has '\\U00040000' \(U\+40000\), .* no tokens"
+    with pytest.raises(ConstraintError, match=said):
+        Matchers(vocab).start(Constraint(kind=ConstraintKind.JSON_SCHEMA, text=json.dumps(schema)))
+    # JSON escapes this one, which the vocabulary lacks too.
+    control = {"type": "object", "properties": {"sign": {"const": "\4"}}, "additionalProperties": False}
+    assert 4 in vocab.missing_bytes
+    Matchers(vocab).start(Constraint(kind=ConstraintKind.JSON_SCHEMA, text=json.dumps(control)))

@@ -1,4 +1,4 @@
-"""Whatever happens to engines, every request ends or goes on, and in the end nothing is suspected."""
+"""What the supervisor's state decides is done, with real processes: they die, freeze and do not start."""
 
 from __future__ import annotations
 
@@ -11,18 +11,15 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, Self
+from typing import Self
 
 import pytest
-from hypothesis import settings, strategies
-from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from skills.runtime.patience import TICK_S
-from skills.skill_draft import sizing
-from skills.skill_draft import supervisor as module
+from skills.skill_draft import supervisor, supervisor_state
 from skills.skill_draft.engine.messages import Done, EngineConfig, Failed, FailureKind, Piece, Request
-from skills.skill_draft.flight import Flight
-from skills.skill_draft.supervisor import State, Supervisor
+from skills.skill_draft.supervisor import AwaitedFlight, Supervisor
+from skills.skill_draft.supervisor_state import State
 from tests import scripted_engine
 
 STEP_TIMEOUT_S = 0.8
@@ -33,7 +30,7 @@ ENDLESS = 1_000_000  # tokens
 @pytest.fixture(autouse=True, scope="module")
 def quick_restarts() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(module, "RESTART_DELAY_S", (0.0, 0.0, 0.05))
+        patch.setattr(supervisor_state, "RESTART_DELAY_S", (0.0, 0.0, 0.05))
         yield
 
 
@@ -122,13 +119,12 @@ class House:
         self.wait(lambda: last.end, "a new request is answered")
         assert isinstance(last.end, Done), last.end
         self.wait(lambda: not self.supervisor.stats.active, "the engine is idle")
-        assert not self.supervisor._replay.active  # what would make the next request wait
 
 
 class Call:
     """One caller, who checks what comes."""
 
-    def __init__(self, supervisor: Supervisor, flight: Flight) -> None:
+    def __init__(self, supervisor: Supervisor, flight: AwaitedFlight) -> None:
         self._supervisor, self.flight = supervisor, flight
         self.tokens: list[int] = []
         self.end: Done | Failed | str | None = None
@@ -150,91 +146,15 @@ class Call:
         await asyncio.wait({self._task})
 
 
-class EnginesDie(RuleBasedStateMachine):
-    """Engines die, freeze and do not start, in any order, while requests come and go."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.house = House()
-
-    @rule(text=strategies.sampled_from(["write", "write", "SLOW", "SLOW", "KILL", "LATER", "HANG"]),
-          max_tokens=strategies.sampled_from([1, 5, 200, ENDLESS, ENDLESS]))  # fmt: skip
-    def submit(self, text: str, max_tokens: int) -> None:
-        self.house.call(text, max_tokens)
-
-    @precondition(lambda self: any(not call.end for call in self.house.calls))
-    @rule(data=strategies.data())
-    def leave(self, data: Any) -> None:
-        running = [call for call in self.house.calls if not call.end]
-        self.house.runner.run(data.draw(strategies.sampled_from(running)).leave())
-
-    @rule(steps=strategies.sampled_from([0, 1, 5, 40]))
-    def time_passes(self, steps: int) -> None:
-        self.house.for_a_while(steps * scripted_engine.STEP_S)
-
-    @rule()
-    def die(self) -> None:
-        self.house.signal_engine(signal.SIGKILL)
-
-    @rule()
-    def freeze(self) -> None:
-        self.house.signal_engine(signal.SIGSTOP)
-
-    @rule(how=strategies.sampled_from(["refuses", "dies"]))
-    def launches_fail(self, how: str) -> None:
-        self.house.break_launches(how)
-
-    @rule()
-    def launches_work(self) -> None:
-        self.house.mend_launches()
-
-    @precondition(lambda self: any(not call.end for call in self.house.calls))
-    @rule()
-    def an_engine_dies_for_good(self) -> None:
-        self.house.break_launches("refuses")
-        self.house.signal_engine(signal.SIGKILL)
-        self.house.wait(lambda: all(call.end for call in self.house.calls), "every call ends without an engine")
-
-    @invariant()
-    def no_token_is_lost_or_repeated(self) -> None:
-        for call in self.house.calls:
-            assert call.tokens == list(range(len(call.tokens)))
-
-    @invariant()
-    def a_deadly_request_has_no_answer(self) -> None:
-        for call in self.house.calls:
-            deadly = call.flight.request.raw in ("KILL", "LATER", "HANG") and call.flight.request.max_tokens > 2
-            assert not (deadly and isinstance(call.end, Done))
-
-    def teardown(self) -> None:
-        try:
-            self.house.comes_to_rest()
-        finally:
-            self.house.close()
-
-
-EnginesDie.TestCase.settings = settings(max_examples=12, stateful_step_count=12, deadline=None, derandomize=True)
-TestEnginesDie = EnginesDie.TestCase
-
-
 def test_a_request_that_was_given_up_while_no_engine_started_holds_up_nobody_later() -> None:
     with House() as house:
         call = house.call(max_tokens=ENDLESS)
         house.wait(lambda: call.tokens, "it writes")
         house.break_launches("refuses")
         house.signal_engine(signal.SIGKILL)
-        house.wait(lambda: house.supervisor.state is State.NOT_SERVING, "two launches fail")
+        house.wait(lambda: house.supervisor.state is State.DOWN, "two launches fail")
         assert isinstance(call.end, Failed)
         assert call.end.kind is FailureKind.UNAVAILABLE
-        house.comes_to_rest()
-
-
-def test_callers_who_leave_while_no_engine_is_there_leave_nothing_to_do() -> None:
-    with House() as house:
-        calls = [house.call(max_tokens=ENDLESS) for _ in range(2)]
-        house.wait(lambda: all(call.tokens for call in calls), "they write")
-        house.signal_engine(signal.SIGKILL)
-        house.wait(lambda: house.supervisor.state is State.RECOVERING, "the engine is missed")
         house.comes_to_rest()
 
 
@@ -246,27 +166,6 @@ def test_engine_and_server_that_were_stopped_together_go_on_together() -> None:
         house.wait(lambda: call.end, "it ends")
         assert (house.engine, house.supervisor.restarts) == (pid, 0)
         assert isinstance(call.end, Done)
-
-
-def test_an_intake_that_was_stopped_together_with_the_server_is_not_stuck() -> None:
-    with House(PATIENT_S) as house:
-        house.call("HANG")
-        house.wait(lambda: house.supervisor.stats.intake_busy_since, "the intake is busy")
-        house.stop_together()
-        assert not house.supervisor.restarts
-        house.wait(lambda: house.supervisor.restarts, "but it is, if it goes on for as long while they run")
-
-
-def test_what_a_departed_request_does_is_blamed_on_nobody_else() -> None:
-    with House() as house:
-        hangs = house.call("HANG")
-        house.wait(lambda: house.supervisor.restarts == 1, "the first engine is killed")
-        house.wait(lambda: house.supervisor.stats.intake_busy_since, "the second one hangs too")
-        innocent = house.call()
-        house.runner.run(hangs.leave())
-        house.wait(lambda: innocent.end, "it ends")
-        assert isinstance(innocent.end, Done)
-        house.comes_to_rest()
 
 
 @pytest.mark.parametrize(
@@ -291,7 +190,7 @@ def test_the_log_says_how_an_engine_ended(
 @pytest.fixture
 def the_kernel_counts(monkeypatch: pytest.MonkeyPatch) -> None:
     """Every engine that was killed from outside was killed for want of memory."""
-    monkeypatch.setattr(sizing, "memory_kills", itertools.count().__next__)
+    monkeypatch.setattr(supervisor, "memory_kills", itertools.count().__next__)
 
 
 @pytest.mark.usefixtures("the_kernel_counts")
@@ -304,32 +203,10 @@ def test_an_engine_killed_for_want_of_memory_is_nobodys_fault_and_the_next_one_i
         assert "memory ran out 3 times" in house.supervisor.sizing.note
 
 
-@pytest.mark.usefixtures("the_kernel_counts")
-def test_a_request_that_no_engine_is_small_enough_for_is_given_up_and_the_others_are_not() -> None:
-    with House() as house:
-        calls = [house.call("LARGE99"), house.call()]
-        house.wait(lambda: all(call.end for call in calls), "they end")
-        assert [type(call.end) for call in calls] == [Failed, Done]
-        assert house.supervisor.sizing.kills == sizing.MOST_STEPS + 1
-        house.comes_to_rest()
-
-
 def test_a_kill_that_the_kernel_does_not_count_makes_no_engine_smaller(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sizing, "memory_kills", lambda: 7)
+    monkeypatch.setattr(supervisor, "memory_kills", lambda: 7)
     with House() as house:
         house.signal_engine(signal.SIGKILL)
         house.wait(lambda: house.supervisor.restarts, "it is replaced")
         house.comes_to_rest()
         assert (house.supervisor.sizing.kills, house.supervisor.sizing.note) == (0, "")
-
-
-@pytest.mark.usefixtures("the_kernel_counts")
-def test_another_limit_makes_the_next_engine_choose_its_sizes_anew(monkeypatch: pytest.MonkeyPatch) -> None:
-    with House() as house:
-        house.call("LARGE1")
-        house.wait(lambda: house.supervisor.sizing.note, "a smaller engine is ready")
-        config = EngineConfig(model="any")
-        assert house.supervisor.sizing.of_next(config).memory_kills == 1
-        assert house.supervisor.sizing.of_next(config).sizes is not None
-        monkeypatch.setattr(sizing, "memory_limit", lambda: 4 << 30)
-        assert house.supervisor.sizing.of_next(config) == config

@@ -133,6 +133,12 @@ class Vocab:
             if token not in self.control and len(piece := self.piece(token)) == 1
         }
 
+    @functools.cached_property
+    def missing_bytes(self) -> frozenset[int]:
+        """The bytes that no token contains: most vocabularies lack those that begin the rarest characters."""
+        written = set().union(*(self.read_piece(t) for t in range(self.n_tokens) if t not in self.control))
+        return frozenset(range(256)) - written
+
     @property
     def address(self) -> int:
         """llama.cpp's pointer to it, for a library that calls llama.cpp itself."""

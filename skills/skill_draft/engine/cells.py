@@ -11,11 +11,11 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterable
+from typing import Protocol
 
 import numpy as np
 
-from .binding import Context
-from .parking import Parked, Parking
+from .parking import Bytes, Parked, Parking
 from .tokens import Ints, common_length
 
 TRASH = 0
@@ -26,6 +26,36 @@ _FIRST = 2
 _SWEPT_CELLS = 512
 # The most cells of recently used prefixes that stay in the log for sharing, in addition to the running sequences.
 _WARM_CELLS = 512
+
+
+class CellMemory(Protocol):
+    """The operations on a KV cache that the log needs. It fills the lowest free cells first; see `binding.Context`."""
+
+    n_cells: int
+
+    def copy_cells(self, source: int, target: int, start: int = -1, end: int = -1) -> None:
+        """Share a slot's cells at positions [start, end) with another slot."""
+
+    def release_cells(self, slot: int, start: int = -1, end: int = -1) -> None:
+        """Free a slot's cells at positions [start, end), except shared ones."""
+
+    def saved_size(self, slot: int) -> int:
+        """Return the bytes of a slot's cells when saved."""
+
+    def save_into(self, slot: int, room: Bytes) -> None:
+        """Copy a slot's cells into `saved_size` bytes."""
+
+    def begin_save(self) -> None:
+        """Empty the save buffer."""
+
+    def save(self, slot: int) -> tuple[int, int]:
+        """Append a slot's cells to the save buffer and return their place."""
+
+    def saved(self, place: tuple[int, int]) -> Bytes:
+        """Return what `save` stored at a place, valid until the next `save`."""
+
+    def restore(self, slot: int, data: Bytes) -> None:
+        """Fill an empty slot with saved cells."""
 
 
 class Slot:
@@ -62,7 +92,7 @@ class Slot:
 class CellLog:
     """All slots of a context: which cells each owns, what can be shared, and what moves when the log is full."""
 
-    def __init__(self, context: Context, n_slots: int, parking: Parking, *, block_cells: int) -> None:
+    def __init__(self, context: CellMemory, n_slots: int, parking: Parking, *, block_cells: int) -> None:
         """Cells move in blocks of `block_cells`, which bounds the memory for the copies."""
         self._context, self._parking, self._block_cells = context, parking, block_cells
         self.n_cells = context.n_cells

@@ -19,7 +19,7 @@ from skills.runtime.resources import anonymous_bytes
 from .binding import Vocab
 from .constraint import MAX_MESSAGE, ConstraintError, to_grammar
 from .messages import Constraint, ConstraintKind
-from .schema import explained
+from .schema import check_characters, explained
 from .trial import LIMITS, Trial
 
 _MAX_KEPT = 32  # compiled grammars
@@ -130,6 +130,11 @@ class Matchers:
 
     def _compile(self, constraint: Constraint, tokenizer: LLTokenizer) -> Matcher:
         grammar = to_grammar(constraint)
+        if constraint.kind is ConstraintKind.JSON_SCHEMA:
+            try:
+                check_characters(constraint.text, self._vocab.missing_bytes)
+            except ValueError as error:
+                raise ConstraintError(str(error)[:MAX_MESSAGE]) from error
         if complaint := self._trial.complaint(grammar):
             if constraint.kind is ConstraintKind.JSON_SCHEMA:
                 complaint = explained(complaint, constraint.text)

@@ -99,16 +99,44 @@ def _has_other_keys(part: dict[str, Any]) -> bool:
     return names and part.get("additionalProperties") is not False
 
 
+def check_characters(text: str, missing: frozenset[int]) -> None:
+    """Refuse a schema that requires a character that a model cannot write.
+
+    Args:
+        text: The schema as JSON.
+        missing: The bytes that none of the model's tokens contains.
+
+    Raises:
+        ValueError: The message has the keyword's path and the character.
+    """
+    missing = frozenset(byte for byte in missing if byte > 0x7F)  # JSON escapes control characters
+    for part, path in places(json.loads(text)):
+        for keyword, demanded in _demanded(part):
+            if missing.isdisjoint(demanded.encode("utf-8", "surrogatepass")):
+                continue
+            bad = next(c for c in demanded if not missing.isdisjoint(c.encode("utf-8", "surrogatepass")))
+            raise ValueError(
+                f"{path.rstrip('/')}/{keyword} has {bad!a} (U+{ord(bad):04X}), a character for which this model has "
+                "no tokens"
+            )
+
+
 def _check_spelling(part: dict[str, Any], path: str) -> None:
     r"""Refuse strings that cannot be written without `\u` escapes."""
-    for keyword in ("const", "enum", "properties", "required"):
-        value = part.get(keyword)
-        texts = list(value) if keyword == "properties" and isinstance(value, dict) else value
-        if any(_WITHOUT_LETTER.search(text) for text in _strings(texts)):
+    for keyword, demanded in _demanded(part):
+        if _WITHOUT_LETTER.search(demanded):
             raise ValueError(
                 f"{path.rstrip('/')}/{keyword} has a control character, which cannot be written where an object may "
                 "have other keys: leave it out, or set additionalProperties to false"
             )
+
+
+def _demanded(part: dict[str, Any]) -> Iterator[tuple[str, str]]:
+    """Yield the strings that an answer must contain unchanged, each with its keyword."""
+    for keyword in ("const", "enum", "properties", "required"):
+        value = part.get(keyword)
+        texts = list(value) if keyword == "properties" and isinstance(value, dict) else value
+        yield from ((keyword, text) for text in _strings(texts))
 
 
 def _strings(value: Any) -> Iterator[str]:

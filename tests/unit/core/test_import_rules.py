@@ -231,6 +231,18 @@ def test_engine_knows_nothing_of_the_wire(path: str) -> None:
         assert not within(name, *CONTRACT), f"{importer} imports {name}"
 
 
+def test_what_decides_for_the_supervisor_has_no_clock_no_task_and_no_process() -> None:
+    for importer, name in reached_from("skills/skill_draft/supervisor_state.py"):
+        assert not within(name, "asyncio", "logging", "os", "random", "socket", "subprocess", "threading", "time")
+        assert not within(name, "skills.runtime", "skills.skill_draft.supervisor"), f"{importer} imports {name}"
+
+
+def test_the_log_of_cells_needs_no_llama_cpp() -> None:
+    assert "numpy" in {name for _, name in reached_from("skills/skill_draft/engine/cells.py")}
+    for importer, name in reached_from("skills/skill_draft/engine/cells.py"):
+        assert not within(name, "llama_cpp"), f"{importer} imports it"
+
+
 def test_one_file_imports_llama_cpp() -> None:
     found = {path for path in [*sources("core"), *sources("skills")] if "llama_cpp" in top_level(path)}
     assert found == {"skills/skill_draft/engine/binding.py"}

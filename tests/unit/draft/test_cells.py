@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from skills.skill_draft.engine.cells import CellLog, Slot
-from skills.skill_draft.engine.parking import Parking
+from skills.skill_draft.engine.parking import Bytes, Parking
+from skills.skill_draft.engine.tokens import common_length
 
 N_CELLS, N_SLOTS, BYTES_A_CELL = 96, 10, 8
 END = 1 << 30
@@ -26,7 +25,7 @@ class Cache:
         self.n_cells = N_CELLS
         self.owners: list[set[int]] = [set() for _ in range(N_CELLS)]
         self.positions, self.tokens = [0] * N_CELLS, [0] * N_CELLS
-        self._saved: list[np.ndarray[Any, Any]] = []
+        self._saved: list[Bytes] = []
         self.most_saved = 0
 
     def cells_of(self, slot: int, start: int = -1, end: int = -1) -> list[int]:
@@ -48,23 +47,23 @@ class Cache:
     def saved_size(self, slot: int) -> int:
         return BYTES_A_CELL * len(self.cells_of(slot))
 
-    def save_into(self, slot: int, room: np.ndarray[Any, Any]) -> None:
+    def save_into(self, slot: int, room: Bytes) -> None:
         cells = self.cells_of(slot)
         room.view(np.int32)[:] = [v for c in cells for v in (self.positions[c], self.tokens[c])]
 
     def begin_save(self) -> None:
         self._saved = []
 
-    def save(self, slot: int) -> int:
+    def save(self, slot: int) -> tuple[int, int]:
         self._saved.append(np.empty(self.saved_size(slot), np.uint8))
         self.save_into(slot, self._saved[-1])
         self.most_saved = max(self.most_saved, sum(len(saved) for saved in self._saved) // BYTES_A_CELL)
-        return len(self._saved) - 1
+        return len(self._saved) - 1, len(self._saved[-1])
 
-    def saved(self, place: int) -> np.ndarray[Any, Any]:
-        return self._saved[place]
+    def saved(self, place: tuple[int, int]) -> Bytes:
+        return self._saved[place[0]]
 
-    def restore(self, slot: int, data: np.ndarray[Any, Any]) -> None:
+    def restore(self, slot: int, data: Bytes) -> None:
         assert not self.cells_of(slot)
         for position, token in data.view(np.int32).reshape(-1, 2).tolist():
             self.fill(slot, position, token)
@@ -80,7 +79,7 @@ class CellLogMachine(RuleBasedStateMachine):
         super().__init__()
         self.cache = Cache()
         parking = Parking(40 * BYTES_A_CELL)
-        self.log = CellLog(self.cache, N_SLOTS, parking, block_cells=BLOCK)  # type: ignore[arg-type]
+        self.log = CellLog(self.cache, N_SLOTS, parking, block_cells=BLOCK)
         self.running: list[tuple[Slot, list[int]]] = []
 
     def _room(self, n: int) -> bool:
@@ -94,8 +93,12 @@ class CellLogMachine(RuleBasedStateMachine):
     @precondition(lambda self: len(self.running) < 4)
     @rule(prompt=st.lists(st.integers(0, 2), min_size=2, max_size=20))
     def begin(self, prompt: list[int]) -> None:
-        slot = self.log.open(np.asarray(prompt, np.int32))
+        tokens = np.asarray(prompt, np.int32)
+        least = max((common_length(slot.tokens, tokens[:-1]) for slot, _ in self.running), default=0)
+        most = max(self.log.longest_match(tokens[:-1]))
+        slot = self.log.open(tokens)
         assert slot is not None
+        assert least <= slot.length <= most, "what runs is shared, at least"
         self.running.append((slot, list(prompt[: slot.length])))
         if self._room(len(prompt) - slot.length):
             self._write(slot, prompt[slot.length :])

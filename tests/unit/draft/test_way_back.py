@@ -10,8 +10,8 @@ import pytest
 from skills.runtime.round_trip import round_trip_s
 from skills.runtime.way_back import LEAST_SHARE_S, MOST_DELAY_S, REMEMBERED_S, WayBack, sent_late_s
 from skills.skill_draft.engine.messages import Done, Request
-from skills.skill_draft.flight import Flight
 from skills.skill_draft.last_moment import LastMoment
+from skills.skill_draft.supervisor import AwaitedFlight
 
 NO_WIRE = "unix:"
 
@@ -59,7 +59,7 @@ class _AtOnce(asyncio.SelectorEventLoop):
 
 @pytest.mark.parametrize(("timeout_s", "busy_at_s"), [(1.0, 0.5), (10.0, 9.0)])
 def test_machine_that_gets_busy_near_the_deadline_is_allowed_for(timeout_s: float, busy_at_s: float) -> None:
-    way, flight = WayBack(), Flight(Request(id=1, deadline=timeout_s))
+    way, flight = WayBack(), AwaitedFlight(Request(id=1, deadline=timeout_s))
     flight.texts = ["some"]
 
     async def ends_at() -> float:

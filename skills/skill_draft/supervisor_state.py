@@ -1,0 +1,297 @@
+"""An engine and its requests as a state machine: an event at a moment in, actions out. No process, no task, no clock.
+
+It decides when an engine is given up, when the next one is started, and what becomes of the requests: they go on in the
+next engine from the tokens that their callers have, and the one that ends engines is found out (`Replay`).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import enum
+import hashlib
+from typing import NamedTuple
+
+from .engine import messages
+from .engine.messages import Beat, Cancel, Done, Failed, FailureKind, NotReady, Ready, Request, Stats
+from .flight import Flight
+from .replay import Replay
+from .sizing import Sizing
+
+RESTART_DELAY_S = (0.0, 0.0, 0.5, 1.0, 2.0, 5.0, 10.0)
+"""Before each further engine after one has died; the last one goes on for ever."""
+MAX_FAILED_STARTS = 2
+"""After this many in a row nobody is made to wait for an engine."""
+
+
+class State(enum.Enum):
+    """What a replica can do just now; the values are the words that Health says."""
+
+    LOADING = "LOADING"
+    """The first engine is being started."""
+    SERVING = "SERVING"
+    """There is an engine. A new request is sent to it, after those of an engine that has died."""
+    REPLAYING = "RECOVERING"
+    """An engine has died. Its requests, and new ones, wait for the next one, which is on its way."""
+    DOWN = "NOT_SERVING"
+    """Engines do not start. Another one is tried from time to time, but nobody waits for it."""
+
+
+# --- events, besides those that the engine sends ---
+
+
+class Submitted(NamedTuple):
+    """A new request."""
+
+    flight: Flight
+
+
+class Left(NamedTuple):
+    """The caller is done with a request, or has gone."""
+
+    flight: Flight
+
+
+class Gone(NamedTuple):
+    """The engine process has ended."""
+
+    how: str
+    out_of_memory: bool = False
+    """Whether the kernel has killed it for want of memory."""
+
+
+class Tick(NamedTuple):
+    """The engine has had this much time, seconds, in which this process ran too."""
+
+    passed_s: float
+
+
+Event = messages.Event | Submitted | Left | Gone | Tick
+
+# --- actions ---
+
+
+class Launch(NamedTuple):
+    """Start an engine after a while."""
+
+    after_s: float
+
+
+class Send(NamedTuple):
+    """Send a command to the engine."""
+
+    command: Request | Cancel
+
+
+class Kill(NamedTuple):
+    """End the engine process."""
+
+    why: str
+
+
+class Log(NamedTuple):
+    """Tell the operator about something that is wrong."""
+
+    text: str
+
+
+Action = Launch | Send | Kill | Log
+
+
+class SupervisorState:
+    """The engine of a server, from one process to the next, and the requests that it works on.
+
+    Args:
+        step_timeout_s: how long an engine may make no step, or prepare one request.
+        start_timeout_s: how long an engine may take to load its model.
+    """
+
+    def __init__(self, *, step_timeout_s: float, start_timeout_s: float) -> None:
+        self.state = State.LOADING
+        self.message = ""
+        """Why no engine has started; empty once there is one."""
+        self.ready: Ready | None = None
+        """What the last engine that got ready said."""
+        self.stats = Stats()
+        self.restarts = 0
+        self.sizing = Sizing()
+        self.flights: dict[int, Flight] = {}
+        """The requests that have not ended, by id."""
+        self._step_timeout_s, self._start_timeout_s = step_timeout_s, start_timeout_s
+        self._replay = Replay()
+        self._failed_starts = 0  # since there was an engine
+        self._complaint = ""  # why the engine that is being started will not get ready
+        self._lookup_of_dead = (0, 0)
+        self._heard = 0  # events of engines
+        self._silence, self._intake = _Unchanged(), _Unchanged()
+        self._actions: list[Action] = []
+
+    def on(self, event: Event, now: float) -> list[Action]:
+        """Take in what has happened. Return what is to be done, in this order."""
+        self._actions = []
+        match event:
+            case Submitted(flight):
+                self._on_submitted(flight)
+            case Left(flight):
+                self._on_left(flight)
+            case Gone(how, out_of_memory):
+                self._on_gone(how, out_of_memory=out_of_memory)
+            case Tick(passed_s):
+                self._on_tick(passed_s)
+            case _:
+                self._heard += 1
+                self._on_heard(event, now)
+        return self._actions
+
+    def lookup_totals(self) -> tuple[int, int]:
+        """Return how many lookup tokens were tried and accepted since the start, over all engines."""
+        tried, right = self._lookup_of_dead
+        return tried + self.stats.lookup_tokens, right + self.stats.lookup_accepted
+
+    # --- requests ---
+
+    def _on_submitted(self, flight: Flight) -> None:
+        self.flights[flight.request.id] = flight
+        if self.state is State.DOWN:
+            self._fail(flight, self._no_engine())
+        elif self.state is State.SERVING and not self._replay.active:
+            self._actions.append(Send(flight.request))
+        else:
+            self._replay.add(flight)
+
+    def _on_left(self, flight: Flight) -> None:
+        if self.flights.pop(flight.request.id, None) is None:
+            return
+        if self.state is State.SERVING:
+            self._actions.append(Send(Cancel(id=flight.request.id)))
+        self._replay.leave(flight)
+        self._send_next()
+
+    def _send_next(self) -> None:
+        """Go on with the replay, if there is one."""
+        if self.state is State.SERVING and (flight := self._replay.next()):
+            self._actions.append(Send(flight.resumed()))
+
+    def _fail(self, flight: Flight, message: str) -> None:
+        id_ = flight.request.id
+        del self.flights[id_]
+        kind = FailureKind.UNAVAILABLE if self.state is State.DOWN else FailureKind.INTERNAL
+        flight.end(Failed(id=id_, kind=kind, message=message))
+
+    # --- what the engine says ---
+
+    def _on_heard(self, event: messages.Event, now: float) -> None:
+        match event:
+            case Beat():
+                self.stats = event.stats
+            case Ready():
+                self._on_ready(event)
+            case NotReady():
+                self._complaint = event.message
+                self._actions.append(Kill(event.message))
+            case _:
+                if flight := self.flights.get(event.id):
+                    flight.take(event, now)
+                    if isinstance(event, Done | Failed):
+                        del self.flights[event.id]
+                self._replay.heard(event)
+                self._send_next()
+
+    def _on_ready(self, ready: Ready) -> None:
+        self.state, self.ready, self.stats, self.message = State.SERVING, ready, Stats(), ""
+        self.sizing.measured(ready.sizes)
+        self._send_next()
+
+    # --- one engine after the other ---
+
+    def _on_gone(self, how: str, *, out_of_memory: bool) -> None:
+        smaller = out_of_memory and self.sizing.shrink()
+        if self.state is State.SERVING:
+            self._on_death(how, nobodys_fault=smaller)
+        else:
+            self._on_failed_start(how, counts=not smaller)
+        if smaller:
+            self._actions.append(Log(f"memory ran out ({how}): the next engine is smaller"))
+
+    def _on_death(self, how: str, *, nobodys_fault: bool) -> None:
+        self._actions.append(
+            Log(f"the engine process is gone ({how}); {len(self.flights)} requests go on in a new one")
+        )
+        self._lookup_of_dead, self.stats = self.lookup_totals(), Stats()
+        self.state, self._failed_starts = State.REPLAYING, 0
+        if guilty := self._replay.begin(self.flights.values(), nobodys_fault=nobodys_fault):
+            self._convict(guilty)
+        self._launch()
+
+    def _on_failed_start(self, how: str, *, counts: bool) -> None:
+        self.message = self._complaint or f"the engine process ended while loading the model ({how})"
+        if self.state is State.LOADING:
+            if counts:
+                self.state = State.DOWN  # and it stays that: whoever starts the server learns why
+            else:
+                self._launch()
+            return
+        self._actions.append(Log(f"no new engine: {self.message}"))
+        self._failed_starts += counts
+        if self._failed_starts >= MAX_FAILED_STARTS:
+            self._give_up()
+        self._launch()
+
+    def _give_up(self) -> None:
+        self.state = State.DOWN
+        self._replay.clear()
+        for flight in list(self.flights.values()):
+            self._fail(flight, self._no_engine())
+
+    def _no_engine(self) -> str:
+        return f"the engine cannot be started: {self.message}"
+
+    def _launch(self) -> None:
+        self._complaint = ""
+        self._silence, self._intake = _Unchanged(), _Unchanged()
+        self.restarts += self.state is not State.LOADING
+        self._actions.append(Launch(RESTART_DELAY_S[min(self._failed_starts, len(RESTART_DELAY_S) - 1)]))
+
+    def _convict(self, flight: Flight) -> None:
+        """Do not try a request again during whose second try the engine died too."""
+        print_ = fingerprint(flight.request)
+        self._actions.append(Log(f"request {print_} ended two engines and is given up"))
+        self._fail(flight, f"this request ended the engine twice (fingerprint {print_}, see the log)")
+
+    # --- time ---
+
+    def _on_tick(self, passed_s: float) -> None:
+        """Kill an engine that does not get ready, that makes no step, or whose intake is stuck on one request."""
+        silent_s = self._silence.for_s(self._heard, passed_s)
+        busy_since = self.stats.intake_busy_since
+        busy_s = self._intake.for_s(busy_since, passed_s) if busy_since is not None else 0.0
+        if self.state is not State.SERVING:
+            if silent_s > self._start_timeout_s:
+                self._complaint = f"the model did not load within {self._start_timeout_s:g} s"
+                self._kill(self._complaint)
+        elif silent_s > self._step_timeout_s:
+            self._kill(f"no step for {silent_s:.1f} s")
+        elif busy_s > self._step_timeout_s:
+            self._kill(f"a request has been prepared for {busy_s:.1f} s")
+
+    def _kill(self, why: str) -> None:
+        self._actions += [Log(f"{why}: killing the engine"), Kill(why)]
+
+
+class _Unchanged:
+    """How long something has not changed."""
+
+    def __init__(self) -> None:
+        self._seen: object = None
+        self._lasted_s = 0.0
+
+    def for_s(self, value: object, passed_s: float) -> float:
+        """Return the seconds since it had another value, with those that have passed since the last look."""
+        self._lasted_s = self._lasted_s + passed_s if value == self._seen else 0.0
+        self._seen = value
+        return self._lasted_s
+
+
+def fingerprint(request: Request) -> str:
+    """Return what tells requests apart in a log without their text."""
+    content = dataclasses.replace(request, id=0, arrived=0, deadline=None, budget_end=None, so_far=())
+    return hashlib.sha256(repr(content).encode()).hexdigest()[:16]

@@ -1,0 +1,345 @@
+"""A server's engines in virtual time: processes that do as a test wants, and callers who check what they get.
+
+The text of a request says what an engine makes of it: `write` gives a token a step, `KILL` ends the engine as it is
+taken in, `LATER` at the third token, `HANG` stops the intake, `REFUSE` fails. `LARGE3` ends the engine as the kernel
+does when memory runs out, unless it was made smaller three times. A token's id is its place in the answer.
+
+After each event it checks what has to hold always: no token comes twice, each request ends once, nothing is sent for
+those who have left, engines are killed for good reason, and only who was on trial is convicted.
+"""
+
+from __future__ import annotations
+
+import itertools
+from dataclasses import dataclass, field
+
+from skills.runtime.patience import TICK_S
+from skills.skill_draft.engine import messages
+from skills.skill_draft.engine.messages import (
+    Admitted,
+    Beat,
+    Cancel,
+    Done,
+    Ending,
+    EngineConfig,
+    Failed,
+    FailureKind,
+    FinishReason,
+    NotReady,
+    Piece,
+    Queued,
+    Ready,
+    Request,
+    Sizes,
+    Stats,
+    Tokens,
+)
+from skills.skill_draft.flight import Flight
+from skills.skill_draft.sizing import MAX_STEPS
+from skills.skill_draft.supervisor_state import (
+    Action,
+    Event,
+    Gone,
+    Kill,
+    Launch,
+    Left,
+    Log,
+    Send,
+    State,
+    Submitted,
+    SupervisorState,
+    Tick,
+)
+
+STEP_TIMEOUT_S, START_TIMEOUT_S = 2.0, 5.0
+READ_STEPS = 2
+LATE_S = 3 * TICK_S
+"""What an engine may lack of its time: a look comes a tick late, and a stop of both counts for two."""
+ENDLESS = 1_000_000  # tokens
+SIZES = Sizes(n_ctx=1024, n_cells=2048, n_batch=512, slots=16, n_slots=50, n_outputs=50, block_cells=64)
+GUILTY = "ended the engine twice"
+
+
+class Caller(Flight):
+    """A request, and what its caller has got."""
+
+    def __init__(self, request: Request, world: World) -> None:
+        super().__init__(request)
+        self.world = world
+        self.tokens: list[int] = []
+        self.ends: list[Done | Failed] = []
+        self.left = self.late = False
+        self.engines_lost = 0
+        """Engines that died with it."""
+
+    def deliver(self, event: messages.Event) -> None:
+        assert not self.ends, "nothing comes after the end"
+        assert not self.left, "nothing comes to who has left"
+        if isinstance(event, Piece):
+            self.tokens += event.tokens.token_ids
+            assert self.tokens == list(range(len(self.tokens))), "none twice, none missing"
+        elif isinstance(event, Done | Failed):
+            self.ends.append(event)
+            if isinstance(event, Failed) and GUILTY in event.message:
+                self.world.check_convicted(self)
+
+    @property
+    def open(self) -> bool:
+        return not self.ends and not self.left
+
+    @property
+    def failed(self) -> Failed | None:
+        return self.ends[0] if self.ends and isinstance(self.ends[0], Failed) else None
+
+
+@dataclass(eq=False)
+class Engine:
+    """A process: what it was sent, what it works on, and how it is."""
+
+    smaller: int
+    inbox: list[Request | Cancel] = field(default_factory=list)
+    running: dict[int, tuple[Request, Tokens]] = field(default_factory=dict)
+    sent: set[int] = field(default_factory=set)
+    """Requests that it was sent."""
+    unproven: set[int] = field(default_factory=set)
+    """Those of them of which it has said nothing yet, or no more than an earlier engine."""
+    unread: dict[int, int] = field(default_factory=dict)
+    """How many steps the prompt of a request still takes."""
+    ready: bool = False
+    refuses: bool = False
+    frozen_until: float = 0.0
+    stuck: bool = False
+    """Whether its intake hangs."""
+    hidden_s: float = 0.0
+    """How long it could have spoken and has not."""
+    stuck_s: float = 0.0
+
+
+class World:
+    """Engines, those who call them, and a clock."""
+
+    def __init__(self, *failures: str) -> None:
+        self.now = 1000.0
+        self.state = SupervisorState(step_timeout_s=STEP_TIMEOUT_S, start_timeout_s=START_TIMEOUT_S)
+        self.engine: Engine | None = None
+        self.launch_at: float | None = self.now
+        self.failures = list(failures)
+        """How the next engines fail to start: `refuse`, `die` or `hang`. Those after them work."""
+        self.callers: list[Caller] = []
+        self.ended_by: dict[str, int] = {}
+        """How many engines each text has ended."""
+        self.departures = 0
+        self.log: list[str] = []
+        self._ids = itertools.count(1)
+        self.wait(TICK_S)
+
+    # --- what happens ---
+
+    def tell(self, event: Event) -> None:
+        killed = ""
+        for action in self.state.on(event, self.now):
+            killed = self._obey(action) or killed
+        self.check()
+        if killed:
+            self.die(f"killed: {killed}")
+
+    def _obey(self, action: Action) -> str:
+        """Do it, but for a kill: return why."""
+        engine = self.engine
+        match action:
+            case Log(text):
+                self.log.append(text)
+            case Launch(after_s):
+                assert engine is None, "there is one engine at a time"
+                assert self.launch_at is None
+                self.launch_at = self.now + after_s
+            case Send(command):
+                assert engine is not None
+                assert engine.ready
+                engine.inbox.append(command)
+                if isinstance(command, Request):
+                    self._check_sent(command)
+                    engine.sent.add(command.id)
+                    engine.unproven.add(command.id)
+            case Kill(why):
+                assert engine is not None
+                silent = engine.hidden_s >= (STEP_TIMEOUT_S if engine.ready else START_TIMEOUT_S) - LATE_S
+                assert silent or engine.stuck_s >= STEP_TIMEOUT_S - LATE_S or engine.refuses, "a healthy engine"
+                return why
+        return ""
+
+    def submit(self, text: str = "write", max_tokens: int = ENDLESS) -> Caller:
+        caller = Caller(Request(id=next(self._ids), raw=text, max_tokens=max_tokens), self)
+        self.callers.append(caller)
+        self.tell(Submitted(caller))
+        return caller
+
+    def leave(self, caller: Caller) -> None:
+        caller.left = True
+        self.departures += 1
+        self.tell(Left(caller))
+
+    def meet_deadline(self, caller: Caller) -> None:
+        """The call's time is up. The server says that it leaves a moment later."""
+        caller.time_is_up()
+        caller.late = True
+
+    def die(self, how: str, *, out_of_memory: bool = False, cause: str = "") -> None:
+        """The engine ends. What it has sent is read before that is noticed; what it was sent is lost."""
+        if self.engine is None:
+            return
+        self.ended_by[cause] = self.ended_by.get(cause, 0) + 1
+        for caller in self.callers:
+            caller.engines_lost += caller.open
+        self.dying, self.engine, self.out_of_memory = self.engine, None, out_of_memory
+        self.tell(Gone(how, out_of_memory))
+
+    def wait(self, seconds: float) -> None:
+        """Time passes, a tick after the other."""
+        for _ in range(max(1, round(seconds / TICK_S))):
+            self.now += TICK_S
+            if self.launch_at is not None and self.launch_at <= self.now:
+                self._start()
+            elif self.engine is not None:
+                self._work()
+            if self.engine is not None:
+                self.tell(Tick(TICK_S))
+            for caller in self.callers:
+                if caller.late and not caller.left:
+                    self.leave(caller)
+
+    def stop_together(self, seconds: float, *, server_first: bool) -> None:
+        """The server and its engine are frozen and thawed."""
+        self.now += seconds
+        for turn in (server_first, not server_first):
+            if turn and self.engine is not None:
+                self.tell(Tick(min(seconds, 2 * TICK_S)))
+            elif self.engine is not None:
+                self._work(2 * TICK_S)
+
+    # --- engines ---
+
+    def _start(self) -> None:
+        self.launch_at = None
+        config = self.state.sizing.of_next(EngineConfig(model="any"), limit=1e9)
+        self.engine = Engine(config.memory_kills)
+        match self.failures.pop(0) if self.failures else "":
+            case "":
+                self.engine.ready = True
+                self.tell(Ready(model="any", numerics="exact", notes=(), sizes=config.sizes or SIZES))
+            case "refuse":
+                self.engine.refuses = True
+                self.tell(NotReady(message="the model is broken"))
+            case "die":
+                self.die("exit code 3")
+
+    def _work(self, passed_s: float = TICK_S) -> None:
+        """One step, if the engine can make one."""
+        engine = self.engine
+        assert engine is not None
+        engine.stuck_s += passed_s if engine.stuck else 0.0
+        if engine.frozen_until >= self.now or not engine.ready:
+            engine.hidden_s += passed_s
+            return
+        engine.hidden_s = 0.0
+        for part in (self._write, self._take_in):
+            part(engine)
+            if self.engine is not engine:
+                return
+        busy_since = 1.0 if engine.stuck else None
+        self.tell(Beat(stats=Stats(active=len(engine.running), intake_busy_since=busy_since), sent=self.now))
+
+    def _take_in(self, engine: Engine) -> None:
+        while engine.inbox and not engine.stuck and self.engine is engine:
+            command = engine.inbox.pop(0)
+            if isinstance(command, Cancel):
+                engine.running.pop(command.id, None)
+                engine.unproven.discard(command.id)
+            else:
+                self._begin(engine, command)
+
+    def _begin(self, engine: Engine, request: Request) -> None:
+        text = request.raw or ""
+        if text.startswith("LARGE") and engine.smaller < int(text.removeprefix("LARGE")):
+            self.die("SIGKILL, perhaps out of memory", out_of_memory=True, cause=text)
+        elif text == "KILL":
+            self.die("exit code 9", cause=text)
+        elif text == "HANG":
+            engine.stuck = True
+        elif text == "REFUSE":
+            self._say(engine, Failed(id=request.id, kind=FailureKind.INVALID, message="it is refused"))
+        else:
+            engine.unread[request.id] = READ_STEPS
+            engine.running[request.id] = request, request.so_far[0] if request.so_far else Tokens()
+            self._say(engine, Queued(id=request.id))
+            if self.engine is engine:
+                self._say(engine, Admitted(id=request.id, prompt_tokens=1, cached_tokens=0, queue_s=0))
+
+    def _write(self, engine: Engine) -> None:
+        for id_, (request, tokens) in list(engine.running.items()):
+            if engine.unread[id_]:
+                engine.unread[id_] -= 1
+                continue
+            place = len(tokens.token_ids)
+            if request.raw == "LATER" and place == 2:
+                self.die("exit code 9", cause="LATER")
+                return
+            new = Tokens(token_ids=(place,), logprobs=(0.0,))
+            engine.running[id_] = request, tokens + new
+            self._say(engine, Piece(id=id_, candidate=0, text="x", tokens=new))
+            if place + 1 == request.max_tokens:
+                del engine.running[id_]
+                ending = Ending(text="x" * (place + 1), reason=FinishReason.LENGTH, tokens=tokens + new)
+                self._say(engine, Done(id=id_, endings=(ending,)))
+
+    def _say(self, engine: Engine, event: Queued | Admitted | Piece | Done | Failed) -> None:
+        caller = self.callers[event.id - 1]
+        if not isinstance(event, Admitted) and (caller.admitted is None or not isinstance(event, Queued)):
+            engine.unproven.discard(event.id)
+        self.tell(event)
+
+    # --- what has to hold ---
+
+    def check(self) -> None:
+        open_ = {caller.request.id for caller in self.callers if caller.open}
+        late = {caller.request.id for caller in self.callers if caller.late and not caller.left}
+        assert open_ <= set(self.state.flights) <= open_ | late
+        if self.state.state is State.DOWN:
+            assert not self.state.flights, "nobody waits for an engine that does not start"
+        assert (self.engine is not None and self.engine.ready) == (self.state.state is State.SERVING)
+        if self.engine is not None and self.engine.ready:
+            assert self.engine.unproven or open_ <= self.engine.sent, "a trial is all that a request waits for"
+
+    def _check_sent(self, request: Request) -> None:
+        caller = self.callers[request.id - 1]
+        assert caller.open or caller.late, "nothing is sent for who has got all"
+        assert not caller.left, "nothing is sent for who has left"
+        sent = [token for tokens in request.so_far for token in tokens.token_ids]
+        assert sent == caller.tokens, "the engine is told what the caller has"
+
+    def check_convicted(self, caller: Caller) -> None:
+        """It had ended an engine before, or may have; and in the second one it alone had not shown to be harmless."""
+        assert caller.engines_lost >= 2
+        assert self.dying.unproven == {caller.request.id}
+        assert not self.out_of_memory or self.state.sizing.kills > MAX_STEPS, "nobody's fault"
+
+    def come_to_rest(self) -> None:
+        """Once engines start again, every request ends, what is asked then is answered, and nothing is left to do."""
+        self.failures.clear()
+        for caller in self.callers:
+            if caller.open and caller.request.max_tokens == ENDLESS:
+                self.leave(caller)
+        last = self.submit(max_tokens=3) if self.state.state is not State.DOWN else None
+        for _ in range(100):
+            self.wait(5.0)
+            if not any(caller.open for caller in self.callers) and self.state.state is State.SERVING:
+                break
+        assert self.state.state is State.SERVING
+        assert last is None or last.ends
+        last = self.submit(max_tokens=3)
+        self.wait(2.0)
+        assert isinstance(last.ends[0], Done), "a new request is answered"
+        assert last.engines_lost == 0
+        assert all(caller.left or len(caller.ends) == 1 for caller in self.callers), "every request ends, once"
+        assert self.engine is not None
+        assert not self.engine.running, "nobody works for who has left"

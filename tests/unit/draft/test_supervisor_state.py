@@ -1,0 +1,188 @@
+"""What the supervisor decides, in virtual time."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+
+from skills.runtime.patience import TICK_S
+from skills.skill_draft.engine.messages import Done, FailureKind
+from skills.skill_draft.sizing import MAX_STEPS
+from skills.skill_draft.supervisor_state import RESTART_DELAY_S, State
+from tests.engine_world import GUILTY, START_TIMEOUT_S, STEP_TIMEOUT_S, World
+
+
+def test_requests_go_on_in_the_next_engine() -> None:
+    world = World()
+    callers = [world.submit(max_tokens=20) for _ in range(3)]
+    world.wait(2.0)
+    world.die("SIGABRT")
+    assert world.state.state is State.REPLAYING
+    assert "SIGABRT" in world.log[-1]
+    world.wait(10.0)
+    assert [(type(c.ends[0]), len(c.tokens)) for c in callers] == [(Done, 20)] * 3
+    assert world.state.restarts == 1
+
+
+@pytest.mark.parametrize("text", ["KILL", "LATER", "HANG"])
+def test_the_request_that_ends_engines_is_given_up_after_the_second_one_and_the_others_go_on(text: str) -> None:
+    world = World()
+    others = [world.submit(max_tokens=40) for _ in range(3)]
+    deadly = world.submit(text)
+    world.wait(30.0)
+    assert deadly.failed is not None
+    assert deadly.failed.kind is FailureKind.INTERNAL
+    assert GUILTY in deadly.failed.message
+    assert [len(other.tokens) for other in others] == [40] * 3
+    assert world.state.restarts == 2
+    world.come_to_rest()
+
+
+def test_what_a_departed_request_does_is_blamed_on_nobody_else() -> None:
+    world = World()
+    hangs, innocent = world.submit("HANG"), world.submit(max_tokens=5)
+    world.wait(STEP_TIMEOUT_S + 3 * TICK_S)
+    assert world.state.restarts == 1
+    world.wait(2 * TICK_S)
+    world.leave(hangs)
+    world.wait(10.0)
+    assert isinstance(innocent.ends[0], Done)
+    assert world.state.restarts == 2
+    world.come_to_rest()
+
+
+def test_a_request_that_was_given_up_while_no_engine_started_holds_up_nobody_later() -> None:
+    world = World()
+    caller = world.submit()
+    world.wait(1.0)
+    world.failures = 3 * ["refuse"]
+    world.die("SIGKILL")
+    world.wait(1.0)
+    assert world.state.state is State.DOWN
+    for refused in (caller, world.submit()):
+        assert refused.failed is not None
+        assert refused.failed.kind is FailureKind.UNAVAILABLE
+        assert "the model is broken" in refused.failed.message
+    world.come_to_rest()
+    assert world.state.message == ""
+
+
+def test_a_caller_who_leaves_during_the_trial_of_its_request_lets_the_next_one_go_on() -> None:
+    world = World()
+    first, second = world.submit(max_tokens=20), world.submit(max_tokens=20)
+    world.wait(1.0)
+    world.die("SIGKILL")
+    world.wait(2 * TICK_S)
+    assert world.engine is not None
+    assert list(world.engine.running) == [first.request.id], "its prompt is read"
+    world.leave(first)
+    world.wait(10.0)
+    assert isinstance(second.ends[0], Done)
+
+
+def test_a_request_that_came_while_no_engine_was_there_is_not_guilty_of_the_first_death_that_it_sees() -> None:
+    world = World()
+    world.die("SIGKILL")
+    newcomer = world.submit(max_tokens=5)
+    world.wait(TICK_S)
+    assert world.engine is not None
+    assert world.engine.unproven, "it is on trial"
+    world.die("SIGKILL")
+    world.wait(5.0)
+    assert isinstance(newcomer.ends[0], Done)
+
+
+def test_callers_who_leave_while_no_engine_is_there_leave_nothing_to_do() -> None:
+    world = World()
+    callers = [world.submit() for _ in range(2)]
+    world.wait(1.0)
+    world.die("SIGKILL")
+    for caller in callers:
+        world.leave(caller)
+    world.come_to_rest()
+    assert world.state.restarts == 1
+
+
+@pytest.mark.parametrize(
+    ("failure", "says"),
+    [("refuse", "the model is broken"), ("die", "exit code 3"), ("hang", "the model did not load within 5 s")],
+)
+def test_a_first_engine_that_does_not_get_ready_is_the_only_one(failure: str, says: str) -> None:
+    world = World(failure)
+    world.wait(2 * START_TIMEOUT_S)
+    assert world.state.state is State.DOWN
+    assert world.state.ready is None
+    assert says in world.state.message
+
+
+def test_an_engine_that_makes_no_step_is_replaced() -> None:
+    world = World()
+    caller = world.submit(max_tokens=20)
+    world.wait(1.0)
+    assert world.engine is not None
+    world.engine.frozen_until = math.inf
+    world.wait(STEP_TIMEOUT_S + 10.0)
+    assert "no step for" in world.log[0]
+    assert isinstance(caller.ends[0], Done)
+    assert world.state.restarts == 1
+
+
+@pytest.mark.parametrize("server_first", [True, False])
+def test_engine_and_server_that_were_stopped_together_go_on_together(server_first: bool) -> None:
+    world = World()
+    caller = world.submit(max_tokens=20)
+    world.wait(1.0)
+    world.stop_together(3600.0, server_first=server_first)
+    world.wait(10.0)
+    assert isinstance(caller.ends[0], Done)
+    assert world.state.restarts == 0
+
+
+def test_an_intake_that_was_stopped_together_with_the_server_is_not_stuck() -> None:
+    world = World()
+    world.submit("HANG")
+    world.wait(2 * TICK_S)
+    world.stop_together(3600.0, server_first=True)
+    world.wait(STEP_TIMEOUT_S / 2)
+    assert not world.state.restarts
+    world.wait(STEP_TIMEOUT_S)
+    assert world.state.restarts, "but it is, if it goes on for as long while they run"
+
+
+def test_a_request_that_no_engine_is_small_enough_for_is_given_up_and_the_others_are_not() -> None:
+    world = World()
+    large, other = world.submit("LARGE99"), world.submit(max_tokens=5)
+    world.wait(20.0)
+    assert large.failed is not None
+    assert isinstance(other.ends[0], Done)
+    assert world.state.sizing.kills == MAX_STEPS + 1
+    world.come_to_rest()
+
+
+def test_engines_killed_for_want_of_memory_while_they_start_are_made_smaller_and_do_not_count() -> None:
+    world = World(*MAX_STEPS * ["hang"], "hang")
+    for _ in range(MAX_STEPS):
+        world.die("SIGKILL", out_of_memory=True)
+        world.wait(TICK_S)
+    assert world.engine is not None
+    assert world.engine.smaller == MAX_STEPS
+    world.die("SIGKILL", out_of_memory=True)
+    world.wait(60.0)
+    assert world.state.ready is None, "the next one would be as large"
+
+
+def test_further_engines_are_tried_less_and_less_often() -> None:
+    world = World()
+    world.failures = 10 * ["die"]
+    world.die("SIGKILL")
+    delays = []
+    for _ in range(9):
+        assert world.launch_at is not None
+        delays.append(world.launch_at - world.now)
+        world.now = world.launch_at - TICK_S
+        world.wait(TICK_S)
+    assert delays == [*RESTART_DELAY_S, 10.0, 10.0]
+    world.come_to_rest()
+    world.die("SIGKILL")
+    assert world.launch_at == world.now, "but anew where there has been one"
