@@ -19,12 +19,8 @@ class Replay:
     def __init__(self) -> None:
         self._waiting: deque[Flight] = deque()
         self._on_trial: Flight | None = None
-        self._was_running = (
-            False  # the one on trial, when its engine died: then it must do more to pass
-        )
-        self._inconclusive = (
-            False  # a caller left during its trial; its request may still crash this engine
-        )
+        self._was_running = False  # the one on trial, when its engine died: then it must do more to pass
+        self._inconclusive = False  # a caller left during its trial; its request may still crash this engine
 
     @property
     def active(self) -> bool:

@@ -180,9 +180,7 @@ class Supervisor:
                     assert self._process is not None, "there is a process while SERVING"
                     self._process.send(command)
                 case Kill(why):
-                    assert self._process is not None, (
-                        "only ticks and events kill, and both need a process"
-                    )
+                    assert self._process is not None, "only ticks and events kill, and both need a process"
                     self._process.kill(why)
 
     async def _keep(self) -> None:
