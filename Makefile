@@ -37,7 +37,7 @@ test: ## All tests; those with containers where there is an engine
 	@exec $(BIN)/python -m pytest $(ARGS)
 
 test-unit: setup ## Only the tests of single units, some seconds
-	@exec $(BIN)/python -m pytest -m unit $(ARGS)
+	@exec $(BIN)/python -m pytest tests/unit $(ARGS)
 
 # SARAI_CHAOS_SEED repeats a run, SARAI_CHAOS_MODEL=135m takes the embedded model, SARAI_CHAOS_FAULTS sets how many,
 # SARAI_CHAOS_HEDGE_S=0.3 has the pool hedge too.

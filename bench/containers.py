@@ -13,7 +13,8 @@ from typing import Any
 import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
-IMAGE = "sarai-skill-draft:v2.16"
+from skills.skill_draft import IMAGE
+
 _LIMITS = ("--cpus=2", "--memory=3g", "--read-only", "--tmpfs=/tmp", "--cap-drop=ALL")
 _START_TIMEOUT_S = 120.0
 # Reconnects often, so that the server is measured and not the pause between two attempts.

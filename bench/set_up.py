@@ -18,7 +18,7 @@ from pathlib import Path
 from tools.llama_wheel import HOOK_OPTION, WITHOUT_AMX, get_wheel
 from tools.locked import entries, requirement
 from tools.setup_venv import choose_wheel
-from tools.step import StepError, run_step
+from tools.step import exit_code, run_step
 
 BENCH = Path(__file__).resolve().parent
 VENV = BENCH / ".venv"
@@ -98,14 +98,7 @@ def _link_libraries() -> None:
 
 def main() -> int:
     """Set up, with progress on standard error."""
-    try:
-        set_up()
-    except StepError as error:
-        sys.stderr.write(f"{error}\n")
-        return 1
-    except KeyboardInterrupt:
-        return 130
-    return 0
+    return exit_code(set_up)
 
 
 if __name__ == "__main__":

@@ -18,7 +18,7 @@ import tempfile
 from pathlib import Path
 
 from tools import debian
-from tools.step import StepError, logs, run_step
+from tools.step import StepError, exit_code, logs, run_step
 
 IMAGE = "debian:bookworm-slim"
 SUITE = "bookworm"
@@ -241,14 +241,7 @@ def main() -> int:
         return 1
     if is_there() or pull():
         return 0
-    try:
-        make(logs() / "base-image.log")
-    except StepError as error:
-        print(error, file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        return 130
-    return 0
+    return exit_code(lambda: make(logs() / "base-image.log"))
 
 
 if __name__ == "__main__":

@@ -10,11 +10,12 @@ import shutil
 import subprocess
 from pathlib import Path
 
+from skills.skill_draft import IMAGE
 from tools import base_image, debian, docker_plugins, skill_image
 from tools.step import StepError, last_line, logs
 
 ROOT = Path(__file__).resolve().parent.parent
-DRAFT_FOLDER, DRAFT_TAG = ROOT / "skills" / "skill_draft", "sarai-skill-draft:v2.16"
+DRAFT_FOLDER, DRAFT_TAG = ROOT / "skills" / "skill_draft", IMAGE
 REQUIRED = "SARAI_REQUIRE_DOCKER"
 _ENGINE_TIMEOUT_S = 30.0
 

@@ -1,16 +1,13 @@
 """Fetches the docker command's plugins that most users have, BuildKit's builder and Compose v2, for tests of both.
 
-Run as `python3 -m tools.docker_plugins`; it prints a folder to be used as DOCKER_CONFIG. The plugins come from Debian
-trixie's packages, whose signatures apt checks; they are unpacked into `${XDG_CACHE_HOME:-~/.cache}/sarai`, nothing is
-installed. Where the docker command has both plugins already, or this is no Debian, nothing is done.
+They come from Debian trixie's packages, whose signatures apt checks; they are unpacked into
+`${XDG_CACHE_HOME:-~/.cache}/sarai`, nothing is installed.
 """
 
 from __future__ import annotations
 
 import os
-import shutil
 import subprocess
-import sys
 import tempfile
 from pathlib import Path
 
@@ -50,20 +47,3 @@ def _fetch(base: Path) -> None:
         for name in PLUGINS:
             (found,) = (work / "root").glob(f"usr/libexec/docker/cli-plugins/docker-{name}")
             found.rename(base / "cli-plugins" / found.name)
-
-
-def main() -> int:
-    """Prints the folder."""
-    if shutil.which("docker") is not None and all(has(name) for name in PLUGINS):
-        print(os.environ.get("DOCKER_CONFIG") or Path("~/.docker").expanduser())
-        return 0
-    try:
-        print(config_dir())
-    except debian.UnavailableError as error:
-        print(error, file=sys.stderr)
-        return 1
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

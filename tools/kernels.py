@@ -31,7 +31,7 @@ from tools.llama_wheel import (
 )  # fmt: skip
 from tools.locked import requirement
 from tools.setup_venv import VENV, choose_wheel, note_done
-from tools.step import StepError, run_step
+from tools.step import exit_code, run_step
 
 _DEFAULT = ("zen4", "haswell")
 _OPTIONS = (
@@ -114,15 +114,8 @@ def main() -> int:
     """Compiles, and prints which libraries are new."""
     parser = argparse.ArgumentParser(prog="python3 -m tools.kernels", description=__doc__.partition("\n")[0])
     parser.add_argument("variants", nargs="*", metavar="VARIANT", help="zen4, haswell, icelake …")
-    try:
-        for library in compile_kernels(parser.parse_args().variants):
-            print(library)
-    except StepError as error:
-        print(error, file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        return 130
-    return 0
+    arguments = parser.parse_args()
+    return exit_code(lambda: print(*compile_kernels(arguments.variants), sep="\n"))
 
 
 if __name__ == "__main__":

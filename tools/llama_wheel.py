@@ -28,7 +28,7 @@ import venv
 from pathlib import Path
 
 from tools.locked import requirement
-from tools.step import StepError, run_step
+from tools.step import StepError, exit_code, run_step
 
 ROOT = Path(__file__).resolve().parent.parent
 LOCK = ROOT / "requirements.lock"
@@ -292,18 +292,15 @@ def main() -> int:
     parser.add_argument("--lock", type=Path, default=LOCK, help="the lock file with the version and its hash")
     parser.add_argument("--out", type=Path, help="copy the wheel into this folder")
     arguments = parser.parse_args()
-    try:
+
+    def give() -> None:
         wheel = get_wheel(portable=arguments.portable, lock=arguments.lock)
-    except StepError as error:
-        print(error, file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        return 130
-    if arguments.out is not None:
-        arguments.out.mkdir(parents=True, exist_ok=True)
-        wheel = Path(shutil.copy2(wheel, arguments.out))
-    print(wheel)
-    return 0
+        if arguments.out is not None:
+            arguments.out.mkdir(parents=True, exist_ok=True)
+            wheel = Path(shutil.copy2(wheel, arguments.out))
+        print(wheel)
+
+    return exit_code(give)
 
 
 if __name__ == "__main__":

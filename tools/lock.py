@@ -4,7 +4,8 @@
 `python -m tools.lock --check` needs no network: each lock file's first line holds a hash of all that pyproject.toml
 says about dependencies, so a change there without a new lock shows.
 
-No lock file holds the address of a package index: which one to ask is the business of the machine.
+No lock file holds the address of a package index: which one to ask is the business of the machine. So `uv.lock`, which
+would, is not committed; that `uv sync` installs the same versions, the constraints for it in pyproject.toml see to.
 """
 
 from __future__ import annotations
@@ -13,14 +14,16 @@ import argparse
 import dataclasses
 import hashlib
 import json
+import re
 import subprocess
 import sys
 import tempfile
+import textwrap
 import tomllib
 import venv
 from pathlib import Path
 
-from tools.locked import requirement
+from tools.locked import entries, requirement
 
 ROOT = Path(__file__).resolve().parent.parent
 PYPROJECT = ROOT / "pyproject.toml"
@@ -87,6 +90,9 @@ MODEL_NOTE = """\
 """
 
 
+_CONSTRAINTS = re.compile(r"^constraint-dependencies = \[\n.*?^\]\n", re.MULTILINE | re.DOTALL)
+
+
 def inputs_hash() -> str:
     """A hash of all that decides the locks: what pyproject.toml says of dependencies, and the table above."""
     document = tomllib.loads(PYPROJECT.read_text(encoding="utf-8"))
@@ -96,7 +102,7 @@ def inputs_hash() -> str:
         "dependencies": project["dependencies"],
         "extras": project["optional-dependencies"],
         "groups": document["dependency-groups"],
-        "uv": document["tool"]["uv"],
+        "uv": document["tool"]["uv"]["dependency-metadata"],
         "locks": [dataclasses.asdict(lock) for lock in LOCKS],
     }
     return hashlib.sha256(json.dumps(relevant, sort_keys=True).encode()).hexdigest()
@@ -108,6 +114,8 @@ def check() -> int:
     stale = [lock.path for lock in LOCKS if _first_line(ROOT / lock.path) != wanted]
     if not stale and MODEL_FILE.read_text(encoding="utf-8") != _model_file():
         stale.append(str(MODEL_FILE.relative_to(ROOT)))
+    if not stale and PYPROJECT.read_text(encoding="utf-8") != _constrained():
+        stale.append(PYPROJECT.name)
     for path in stale:
         print(f"{path} does not belong to pyproject.toml as it is now: run `make lock`", file=sys.stderr)
     return 1 if stale else 0
@@ -123,6 +131,7 @@ def write(*, upgrade: bool) -> int:
         for lock in LOCKS:
             _compile(str(environment / "bin" / "uv"), lock, upgrade=upgrade)
     MODEL_FILE.write_text(_model_file(), encoding="utf-8")
+    PYPROJECT.write_text(_constrained(), encoding="utf-8")
     return 0
 
 
@@ -130,23 +139,40 @@ def _model_file() -> str:
     return MODEL_NOTE + requirement(ROOT / LOCKS[0].path, MODEL_PACKAGE)
 
 
+def _constrained() -> str:
+    """pyproject.toml with the versions of requirements.lock as constraints for `uv sync`."""
+    versions = (entry.partition(" --hash=")[0].strip() for _, entry in entries(ROOT / LOCKS[0].path))
+    # An entry with a marker holds spaces, where no line may be broken.
+    unbroken = ", ".join(json.dumps(version).replace(" ", "\0") for version in versions) + ","
+    lines = textwrap.wrap(unbroken, width=118, break_long_words=False, break_on_hyphens=False)
+    block = "".join(f"  {line}\n" for line in lines).replace("\0", " ")
+    text = PYPROJECT.read_text(encoding="utf-8")
+    return _CONSTRAINTS.sub(lambda _: f"constraint-dependencies = [\n{block}]\n", text)
+
+
 def _compile(uv: str, lock: LockFile, *, upgrade: bool) -> None:
     path = ROOT / lock.path
-    with tempfile.NamedTemporaryFile("r+", suffix=".txt", encoding="utf-8") as output:
+    with tempfile.TemporaryDirectory(prefix="sarai-lock-") as temporary:
+        folder = Path(temporary)
+        # Without the constraints, which are the versions of the last lock.
+        (folder / PYPROJECT.name).write_text(
+            _CONSTRAINTS.sub("", PYPROJECT.read_text(encoding="utf-8")), encoding="utf-8"
+        )
+        (folder / LOCKS[0].path).symlink_to(ROOT / LOCKS[0].path)
+        output = folder / "resolved.txt"
         if path.exists() and not upgrade:
             # uv keeps the versions that it finds in its output file, where they still fit.
-            output.write(path.read_text(encoding="utf-8"))
-            output.flush()
+            output.write_text(path.read_text(encoding="utf-8"), encoding="utf-8")
         subprocess.run(
             [
                 *(uv, "pip", "compile", "--quiet", *lock.select, "--output-file", output.name),
-                *("--universal", "--python-version", "3.11", "--generate-hashes"),
+                *("--universal", "--python-version", "3.11", "--generate-hashes", "--no-sources"),
                 *("--no-header", "--no-annotate", "--no-emit-index-url"),
             ],
             check=True,
-            cwd=ROOT,
+            cwd=folder,
         )
-        resolved = Path(output.name).read_text(encoding="utf-8")
+        resolved = output.read_text(encoding="utf-8")
     path.write_text(f"{_HEADER}{inputs_hash()}\n# {lock.note}\n{resolved}", encoding="utf-8")
     print(f"wrote {lock.path}", file=sys.stderr)
 

@@ -23,7 +23,7 @@ from pathlib import Path
 
 from tools.llama_wheel import LOCK, PACKAGE, ROOT, get_wheel, is_kept, ours
 from tools.locked import canonical, entries, without
-from tools.step import StepError, run_step
+from tools.step import StepError, exit_code, run_step
 
 VENV = ROOT / ".venv"
 OURSELVES = "sarai-skills"
@@ -193,14 +193,7 @@ def _remove_what_the_lock_does_not_name() -> None:
 
 def main() -> int:
     """Sets up, and says on standard error what goes on."""
-    try:
-        set_up()
-    except StepError as error:
-        print(error, file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        return 130
-    return 0
+    return exit_code(set_up)
 
 
 if __name__ == "__main__":

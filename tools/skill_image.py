@@ -20,7 +20,7 @@ from pathlib import Path
 
 from tools import base_image, llama_wheel
 from tools.locked import entries
-from tools.step import StepError, logs, run_step
+from tools.step import StepError, exit_code, logs, run_step
 
 ROOT = Path(__file__).resolve().parent.parent
 _WHEELS = ROOT / ".wheels"
@@ -149,14 +149,7 @@ def main() -> int:
     parser.add_argument("--folder", type=Path, required=True, help="the skill's folder, with its Dockerfile")
     parser.add_argument("--tag", required=True, help="the image's name and tag")
     arguments = parser.parse_args()
-    try:
-        build(ROOT / arguments.folder, arguments.tag)
-    except StepError as error:
-        print(error, file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        return 130
-    return 0
+    return exit_code(lambda: build(ROOT / arguments.folder, arguments.tag))
 
 
 if __name__ == "__main__":

@@ -7,6 +7,7 @@ import os
 import queue
 import signal
 import subprocess
+import sys
 import threading
 import time
 from collections import deque
@@ -38,6 +39,18 @@ def logs() -> Path:
     return Path(os.environ.get("XDG_STATE_HOME") or "~/.local/state").expanduser() / "sarai" / "logs"
 
 
+def exit_code(work: Callable[[], object]) -> int:
+    """Run a tool's work and return its exit code: 1 after a failed step, whose text it prints; 130 after Ctrl-C."""
+    try:
+        work()
+    except StepError as error:
+        print(error, file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        return 130
+    return 0
+
+
 def run_step(
     label: str,
     argv: Sequence[str],
@@ -66,16 +79,7 @@ def run_step(
     with (
         log.open("w", encoding="utf-8") as written,
         _signals_held_back() as raise_signal,  # before there is anything to end
-        subprocess.Popen(
-            list(argv),
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            errors="replace",
-            env=None if env is None else dict(env),
-            start_new_session=True,  # so that a compiler that the command started can be ended with it
-        ) as process,
+        _popen(argv, env) as process,
     ):
         try:
             for line in _lines(process):
@@ -96,6 +100,19 @@ def run_step(
         progress.finish("failed")
         raise StepError(f"{''.join(tail)}\n{label} failed with exit code {process.returncode}. The whole log: {log}")
     progress.finish("done")
+
+
+def _popen(argv: Sequence[str], env: Mapping[str, str] | None) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        list(argv),
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        errors="replace",
+        env=None if env is None else dict(env),
+        start_new_session=True,  # so that a compiler that the command started can be ended with it
+    )
 
 
 def _lines(process: subprocess.Popen[str]) -> Iterator[str | None]:

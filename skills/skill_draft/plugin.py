@@ -6,6 +6,8 @@ from typing import Any
 
 from sarai import Resources, SkillSpec, hookimpl
 
+from . import IMAGE, VERSION
+
 GIB = 1024**3
 
 
@@ -22,8 +24,8 @@ def sarai_skills() -> list[SkillSpec]:
         SkillSpec(
             name="draft",
             summary="Drafts, reflects and corrects text with a small language model",
-            version="2.16.0",
-            image="sarai-skill-draft:v2.16",
+            version=VERSION,
+            image=IMAGE,
             container="skill_draft",
             port=50051,
             resources=Resources(cpus=2.0, memory_bytes=3 * GIB),

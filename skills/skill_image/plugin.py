@@ -6,6 +6,8 @@ from typing import Any
 
 from sarai import Resources, SkillSpec, hookimpl
 
+from . import IMAGE, VERSION
+
 MIB = 1024**2
 
 
@@ -22,8 +24,8 @@ def sarai_skills() -> list[SkillSpec]:
         SkillSpec(
             name="image",
             summary="Prepares pictures for a vision model: upright, sRGB, in whole tiles",
-            version="0.1.0",
-            image="sarai-skill-image:v0.1",
+            version=VERSION,
+            image=IMAGE,
             container="skill_image",
             port=50061,
             resources=Resources(cpus=1.0, memory_bytes=512 * MIB),

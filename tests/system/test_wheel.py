@@ -12,9 +12,11 @@ from pathlib import Path
 
 import pytest
 
+from skills.skill_draft import VERSION
 from tests.own_network import own_network
 from tests.servers import ROOT
 from tests.source_tree import typed
+from tests.tracked import tracked_texts
 from tools.llama_wheel import cache_dir, describe, kept_wheel
 
 ASK = """
@@ -50,11 +52,9 @@ def pip(*arguments: str | Path) -> None:
 def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """`pip wheel .`, in a copy: setuptools leaves things behind."""
     folder = tmp_path_factory.mktemp("wheel")
-    listed = ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
-    for name in subprocess.run(listed, cwd=ROOT, check=True, capture_output=True, text=True).stdout.split("\0"):
-        if name and (ROOT / name).is_file():
-            (folder / "tree" / name).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy2(ROOT / name, folder / "tree" / name, follow_symlinks=False)
+    for name in tracked_texts():
+        (folder / "tree" / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy2(ROOT / name, folder / "tree" / name, follow_symlinks=False)
     pip("wheel", "--no-build-isolation", "--wheel-dir", folder, folder / "tree")
     shutil.rmtree(folder / "tree")
     (made,) = folder.glob("*.whl")
@@ -81,7 +81,7 @@ def test_wheel_holds_all_that_is_no_code(wheel: Path) -> None:
                    "skills/skills_pb2.pyi",
                    "skills/skill_draft/catalog.toml", "core/cli/new_skill_template/plugin.py.template"):  # fmt: skip
         assert wanted in names
-    assert {name.split("/")[0] for name in names} == {"core", "sarai", "skills", "sarai_skills-2.16.0.dist-info"}
+    assert {name.split("/")[0] for name in names} == {"core", "sarai", "skills", f"sarai_skills-{VERSION}.dist-info"}
 
 
 @pytest.mark.parametrize(

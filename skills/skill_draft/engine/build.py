@@ -1,4 +1,4 @@
-"""The loaded build of llama.cpp: its CPU features, its kernels, and whether it can be exact."""
+"""The loaded build of llama.cpp: its CPU features and kernels, whether it can be exact, and why it may be slow."""
 
 from __future__ import annotations
 
@@ -40,3 +40,18 @@ def why_not_exact(system_info: str) -> str:
             "`make setup` compiles one without it, and so does `python3 -m tools.llama_wheel`"
         )
     return ""
+
+
+def why_slower(system_info: str, *, ours: bool) -> str:
+    """Return why this build is slower than it could be here, and what to do; empty if it is not.
+
+    Args:
+        system_info: as above.
+        ours: whether it computes with this project's kernels, which x86 CPUs with AVX2 can run.
+    """
+    if ours or not re.search(r"\bAVX2 = 1\b", system_info):
+        return ""
+    return (
+        "this llama.cpp was compiled without the kernels of this project and is slower; `make setup` and `uv sync` "
+        "compile one with them, and so does `python3 -m tools.llama_wheel`"
+    )

@@ -11,7 +11,7 @@ from pathlib import Path
 from skills.runtime.resources import anonymous_bytes, memory_available, memory_size, reserved_bytes
 
 from .binding import Context, ContextParams, Model, ModelError, ModelParams
-from .build import has_our_kernels, system_info, why_not_exact
+from .build import has_our_kernels, system_info, why_not_exact, why_slower
 from .gguf import tensor_types
 from .memory import MIB, SPARE_SHARE, USEFUL_CELLS, Costs, choose, rehearse
 from .messages import EngineConfig, Sizes
@@ -52,7 +52,10 @@ def load(config: EngineConfig) -> Loaded:
     if not path.is_file():
         raise ModelError(f"no such file: {path}")
     types = tensor_types(path)
-    params, exact, notes = _choose_kernels(types, config.exact, system_info(), ours=has_our_kernels())
+    build, ours = system_info(), has_our_kernels()
+    params, exact, notes = _choose_kernels(types, config.exact, build, ours=ours)
+    if slower := why_slower(build, ours=ours):
+        notes.append(slower)
     weights, available = path.stat().st_size, memory_available()
     processes = anonymous_bytes([os.getpid(), os.getppid()])
     if weights > available:

@@ -84,7 +84,7 @@ def test_of_many_that_come_and_remove_it_no_two_have_the_lock_at_once() -> None:
         nonlocal inside
         run_dir = RunDir(NAME)
         most = 0
-        for _ in range(200):
+        for _ in range(75):
             with run_dir.locked(lambda: time.sleep(0)):
                 inside += 1
                 time.sleep(0)

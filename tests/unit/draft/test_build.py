@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from skills.skill_draft.engine import loading
-from skills.skill_draft.engine.build import system_info, why_not_exact
+from skills.skill_draft.engine.build import system_info, why_not_exact, why_slower
 from skills.skill_draft.engine.messages import EngineConfig
 from tests.servers import TINY
 
@@ -35,6 +35,21 @@ def test_who_asked_for_fast_is_told_nothing(monkeypatch: pytest.MonkeyPatch) -> 
 @pytest.mark.parametrize("without", [WITHOUT_AMX, "", "CPU : AVX2 = 1 | "])
 def test_without_amx_there_is_nothing_to_say(without: str) -> None:
     assert why_not_exact(without) == ""
+
+
+def test_a_build_without_our_kernels_serves_and_the_note_says_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(loading, "has_our_kernels", lambda: False)
+    monkeypatch.setattr(loading, "system_info", lambda: WITHOUT_AMX)
+    loaded = load()
+    assert loaded.numerics == "exact", "its kernels for this model's types are"
+    (note,) = [note for note in loaded.notes if "slower" in note]
+    assert "make setup" in note
+    assert "uv sync" in note
+
+
+def test_where_our_kernels_run_or_cannot_run_there_is_nothing_to_say() -> None:
+    assert why_slower(WITHOUT_AMX, ours=True) == ""
+    assert why_slower("CPU : NEON = 1 | ARM_FMA = 1 | ", ours=False) == ""
 
 
 def test_the_build_of_the_set_up_is_exact() -> None:

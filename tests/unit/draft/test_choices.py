@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-import os
 import random
-import subprocess
-import sys
-import time
 
 import pytest
 
-from skills.skill_draft.engine.contention import LOOK_EVERY_S, ContentionMeter, Reading
+from skills.skill_draft.engine.contention import LOOK_EVERY_S, Reading
 from skills.skill_draft.engine.costs import StepCosts
 from skills.skill_draft.engine.lookup import AcceptanceRates, Lookup
 from skills.skill_draft.engine.sampling import candidate_seed, uniform
@@ -193,27 +189,6 @@ def test_one_thread_is_never_exceeded() -> None:
     machine.busy = True
     machine.run(3)
     assert machine.threads.current == 1
-
-
-def test_the_kernel_shows_a_neighbour() -> None:
-    """Twice as many programs as CPUs, this one among them: about half of the time it waits for one."""
-    cpus = len(os.sched_getaffinity(0))
-    busy = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(2 * cpus)]
-    try:
-        time.sleep(0.5)
-        meter = ContentionMeter()
-        assert meter.look(time.monotonic()) is None, "too early"
-        end = time.monotonic() + 1.0
-        while time.monotonic() < end:
-            pass
-        reading = meter.look(time.monotonic())
-    finally:
-        for process in busy:
-            process.kill()
-            process.wait()
-    assert reading is not None
-    assert reading.waited > 0.25
-    assert reading.idle < 0.2
 
 
 def test_lookup_guesses_what_followed_last_time() -> None:

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import ast
 import importlib.metadata
 import re
 import tomllib
-from collections.abc import Iterator
 from pathlib import Path
 
 from tests.servers import ROOT
+from tests.unit.core.test_import_rules import imports, sources
 
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
 # Of this one only a file is used, which skills/skill_draft/catalog.toml names.
@@ -22,20 +21,14 @@ def declared() -> set[str]:
     return {re.split(r"[<>=\[]", entry)[0] for entries in lists for entry in entries}
 
 
-def imported() -> Iterator[str]:
-    """The full names of modules that `core` and `skills` import, wherever in a file."""
-    for path in [file for folder in ("core", "skills") for file in (ROOT / folder).rglob("*.py")]:
-        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-            if isinstance(node, ast.Import):
-                yield from (alias.name for alias in node.names)
-            elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
-                yield from (node.module, *(f"{node.module}.{alias.name}" for alias in node.names))
-            elif isinstance(node, ast.Constant) and node.value == "llama_cpp.llama_cpp":
-                yield node.value  # by import_module
+def imported() -> set[str]:
+    """The full names of what `core` and `skills` import, and of the modules that it is in."""
+    names = {name for folder in ("core", "skills") for path in sources(folder) for name in imports(path)}
+    return names | {name.rpartition(".")[0] for name in names}
 
 
 def test_every_declared_package_is_imported() -> None:
-    names = set(imported())
+    names = imported()
     unused = set()
     for package in declared() - NOT_IMPORTED:
         files = importlib.metadata.files(package) or []

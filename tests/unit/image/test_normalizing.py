@@ -11,7 +11,6 @@ from skills.skill_image.errors import BadPictureError
 from skills.skill_image.jobs import Job, Picture
 from skills.skill_image.normalizing import normalize
 from skills.skill_image.phash import perceptual_hash
-from tests.damaged_pictures import SOUND
 from tests.pictures import (
     BLUE,
     GREEN,
@@ -187,17 +186,16 @@ def test_lossless_encodings_hold_the_same_pixels(encoding: str, media_type: str)
     assert picture.tobytes() == quarters().tobytes()
 
 
-@pytest.mark.parametrize("encoding", ["webp", "webp-lossless"])
-def test_side_that_webp_cannot_have_is_refused_by_the_encoding(encoding: str) -> None:
-    wide, tall = (encoded(Image.new("L", size)) for size in ((20_000, 192), (192, 20_000)))
-    for image in (wide, tall):
-        with pytest.raises(BadPictureError, match="at most 16383 pixels") as refused:
-            normalize(image, dataclasses.replace(JOB, encoding=encoding, max_pixels=1 << 23))
-        assert (refused.value.field, refused.value.fault) == ("encoding", "invalid")
-        about, _ = normalized(image, max_pixels=1 << 23)
-        assert max(about.width, about.height) == 20_000
-        about, _ = normalize(image, dataclasses.replace(JOB, encoding=encoding))
-        assert about.media_type == "image/webp"
+@pytest.mark.parametrize(("encoding", "size"), [("webp", (20_000, 128)), ("webp-lossless", (128, 20_000))])
+def test_side_that_webp_cannot_have_is_refused_by_the_encoding(encoding: str, size: tuple[int, int]) -> None:
+    image = encoded(Image.new("L", size))
+    with pytest.raises(BadPictureError, match="at most 16383 pixels") as refused:
+        normalize(image, dataclasses.replace(JOB, encoding=encoding, max_pixels=1 << 23))
+    assert (refused.value.field, refused.value.fault) == ("encoding", "invalid")
+    about, _ = normalized(image, max_pixels=1 << 23)
+    assert max(about.width, about.height) == 20_000
+    about, _ = normalize(image, dataclasses.replace(JOB, encoding=encoding))
+    assert about.media_type == "image/webp"
 
 
 @pytest.mark.parametrize("encoding", ["webp", "webp-lossless"])
@@ -259,15 +257,3 @@ def test_bad_picture_is_refused_with_its_reason(name: str) -> None:
         normalize(image, JOB)
     assert refused.value.fault == fault
     assert words in str(refused.value)
-
-
-@pytest.mark.parametrize("name", SOUND)
-def test_damage_anywhere_is_refused_or_survived(name: str) -> None:
-    whole = SOUND[name]
-    for at in range(len(whole)):
-        for image in (whole[:at], *(whole[:at] + other + whole[at + 1 :] for other in (b"\0", b"\xff"))):
-            try:
-                about, _ = normalize(image, JOB)
-            except BadPictureError:
-                continue
-            assert about.width * about.height <= JOB.max_pixels

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import random
 import struct
 import time
@@ -41,8 +42,9 @@ FOUR = [RED, GREEN, BLUE, WHITE]
 MIB = 1 << 20
 
 
+@functools.cache
 def deflated(num_bytes: int) -> bytes:
-    return zlib.compress(bytes(num_bytes))
+    return zlib.compress(bytes(num_bytes), 1)
 
 
 def long_profile(num_bytes: int) -> bytes:
@@ -64,7 +66,7 @@ ASIDE: dict[str, list[bytes]] = {
     "much text": [chunk(b"zTXt", b"Comment %d\0\0" % number + deflated(MIB)) for number in range(70)],
     "text bomb": [chunk(b"zTXt", b"Raw profile type exif\0\0" + deflated(100 * MIB))],
     "international text bomb": [chunk(b"iTXt", b"XML:com.adobe.xmp\0\1\0\0\0" + deflated(100 * MIB))],
-    "profile bomb": [profile_chunk(bytes(100 * MIB))],
+    "profile bomb": [chunk(b"iCCP", b"name\0\0" + deflated(100 * MIB))],
     "text deflated in an unknown way": [chunk(b"zTXt", b"Raw profile type exif\0\7" + deflated(10))],
     "profile deflated in an unknown way": [chunk(b"iCCP", b"name\0\7" + deflated(10))],
     "profile cut off": [chunk(b"iCCP", b"name")],

@@ -14,7 +14,7 @@ import pytest
 
 from core.local.compose import STEERING
 
-ROOT = Path(__file__).parents[3]
+ROOT = Path(__file__).parents[2]
 # Stands in for the engine's command: notes where and how it was called, and answers what the command line asks.
 DOCKER = """#!/bin/sh
 { pwd; env | grep -o '^COMPOSE_[A-Z_]*' | tr '\\n' ' '; echo; echo "$*"; } >> "$DOCKER_CALLS"
