@@ -12,7 +12,7 @@ GLOSSARY = ROOT / "docs" / "glossary.md"
 TERMS, OUT = GLOSSARY.read_text(encoding="utf-8").split("## Words that are out")
 # What the pass for plain English has covered; a folder that joins it stays clean.
 ROOMS = (
-    "sarai", "core", "skills", "bench", "docs", "tests/engine", "README.md",
+    "sarai", "core", "skills", "bench", "tools", "docs", "tests/engine", "README.md",
 )  # fmt: skip
 # The glossary names the words; the prompts of the benchmarks are texts by themselves.
 EXEMPT = ("docs/glossary.md", "bench/prompts/", "bench/results", "bench/.venv/")
