@@ -215,7 +215,7 @@ class ModelPool:
             return ReplicaSet(spec, self._config, running, look)
         if not self._config.embedded:
             raise SkillStartError(
-                f"does not run: nobody serves it at 127.0.0.1:{spec.port}, {spec.target_variable} is not set, "
+                f"does not run: no server answers at 127.0.0.1:{spec.port}, {spec.target_variable} is not set, "
                 f"and local processes are switched off: start it with `sarai serve {spec.name}`",
                 skill=spec.name,
                 log=None,

@@ -21,7 +21,7 @@ class Sizing:
         self._limit: float | None = None
 
     def of_next(self, config: EngineConfig, limit: float) -> EngineConfig:
-        """Return the configuration of the next engine. After a change of the limit it chooses its sizes anew.
+        """Return the configuration of the next engine. After a change of the limit it chooses new sizes.
 
         Args:
             config: the server's own configuration.

@@ -18,7 +18,7 @@ from .replay import Replay
 from .sizing import Sizing
 
 RESTART_DELAY_S = (0.0, 0.0, 0.5, 1.0, 2.0, 5.0, 10.0)
-"""Delay before each new engine after one has died; the last value repeats for ever."""
+"""Delay before each new engine after one has died; the last value is repeated."""
 MAX_FAILED_STARTS = 2
 """After this many failed starts in a row, requests fail at once instead of waiting for an engine."""
 

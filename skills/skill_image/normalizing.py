@@ -1,4 +1,4 @@
-"""Convert the bytes of any picture to those of one that a vision model takes as it is. Independent of gRPC."""
+"""Convert the bytes of any picture to those of one that a vision model can use directly. Independent of gRPC."""
 
 from __future__ import annotations
 
