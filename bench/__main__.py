@@ -31,24 +31,27 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
     measure = commands.add_parser("run", help="measure, and write results, table and plots to bench/results/")
-    measure.add_argument("--quick", action="store_true", help="only see that everything runs")
-    measure.add_argument("--only", type=_words, default=(), help=f"workloads, of {','.join(WORKLOADS)}")
+    measure.add_argument("--quick", action="store_true", help="only check that everything runs")
+    measure.add_argument("--only", type=_words, default=(), help=f"comma-separated: {','.join(WORKLOADS)}")
     measure.add_argument("--servers", type=_words, default=(),
-                         help=f"of {','.join(kind.name for kind in KINDS)},ceiling")  # fmt: skip
-    measure.add_argument("--model", choices=tuple(SIZES), help="only this one")
+                         help=f"comma-separated: {','.join(kind.name for kind in KINDS)},ceiling")  # fmt: skip
+    measure.add_argument("--model", choices=tuple(SIZES), help="only this model")
     measure.add_argument("--rounds", type=int, help="rounds for each model")
     measure.add_argument("--threads", type=int, default=usable_cpus(), help="CPU threads of every server")
-    measure.add_argument("--seed", type=int, default=int(time.time()), help="decides the order")
-    measure.add_argument("--into", type=Path, help="the folder of a run that was interrupted: goes on with it")
-    for name, help_ in (("table", "print the table of a results file"), ("publish", "make it README's, with plots")):
+    measure.add_argument("--seed", type=int, default=int(time.time()), help="determines the order")
+    measure.add_argument("--into", type=Path, help="the folder of an interrupted run, to continue it")
+    for name, help_ in (
+        ("table", "print the table of a results file"),
+        ("publish", "put it and plots into the README"),
+    ):
         command = commands.add_parser(name, help=help_)
         command.add_argument("results", type=Path, nargs="?", default=PUBLISHED, help="results.json of a run")
     share = commands.add_parser("overhead", help="Python's share of an engine step")
     share.add_argument("--threads", type=int, default=usable_cpus())
-    share.add_argument("--steps", type=int, default=60, help="steps that are measured at each number of sequences")
+    share.add_argument("--steps", type=int, default=60, help="steps to measure for each number of sequences")
     nodes = commands.add_parser("kernels", help="our kernels and llama.cpp's, node by node and in whole steps")
-    nodes.add_argument("--variants", type=_words, default=(), help="of the CPU library: zen4,haswell")
-    nodes.add_argument("--model", choices=tuple(SIZES), help="whole steps of this one only")
+    nodes.add_argument("--variants", type=_words, default=(), help="variants of the CPU library: zen4,haswell")
+    nodes.add_argument("--model", choices=tuple(SIZES), help="whole steps of this model only")
     nodes.add_argument("--threads", type=int, nargs="+", default=sorted({1, usable_cpus()}))
     commands.add_parser("masks", help="what a constraint costs")
     memory = commands.add_parser("memory", help="the 4B in its container: baseline, mean and peak under mixed requests")
@@ -74,7 +77,7 @@ def _run(arguments: argparse.Namespace) -> int:
     try:
         run(plan, journal)
     except KeyboardInterrupt:
-        sys.stderr.write(f"interrupted; go on with --into {journal.folder}\n")
+        sys.stderr.write(f"interrupted; continue with --into {journal.folder}\n")
         return 130
     finally:
         path = journal.write_json(about)
@@ -103,8 +106,8 @@ def _table(arguments: argparse.Namespace) -> int:
 
 
 def main() -> int:
-    """Runs a command."""
-    # Ends as Ctrl-C does, so that no server is left behind.
+    """Run a command; return its exit code."""
+    # Same end as for Ctrl-C, so that no server is left behind.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     arguments = _parser().parse_args()
     if arguments.command == "run":

@@ -1,4 +1,4 @@
-"""(i) Callers who arrive one after the other: by chance (a Poisson process), and in bursts a few milliseconds apart."""
+"""(i) Callers who arrive one after the other: at random (a Poisson process), or in bursts a few milliseconds apart."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ ARRIVALS = ("burst", "poisson")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Arrival:
-    """A request, and when it is sent: seconds after the first one."""
+    """A request and the time to send it, in seconds after the first one."""
 
     at_s: float
     request: Ask
 
 
 async def arrivals(site: Site) -> Figures:
-    """Several groups of callers for each kind and number; the next group comes when the last one has its answers."""
+    """Send several groups of callers for each kind and number, each group after the answers to the one before."""
     figures, sizes = Figures(), site.sizes
     for kind, callers in itertools.product(ARRIVALS, sizes.arriving):
         mean_s = BURST_S if kind == "burst" else sizes.arrival_s
@@ -39,7 +39,7 @@ async def arrivals(site: Site) -> Figures:
 
 
 def schedule(prompts: Prompts, sizes: Sizes, callers: int, mean_s: float) -> list[list[Arrival]]:
-    """Who comes when, and with what: drawn before anything is sent, so that it is the same on every server."""
+    """Draw the arrivals of all groups before anything is sent, so that they are the same for every server."""
     groups = max(1, sizes.arriving_least // callers)
     lengths = _spread(*sizes.arriving_prompt, callers * groups)
     prompts.random.shuffle(lengths)
@@ -56,13 +56,13 @@ def schedule(prompts: Prompts, sizes: Sizes, callers: int, mean_s: float) -> lis
 
 
 def _spread(least: int, most: int, n: int) -> list[int]:
-    """Lengths from `least` to `most` at even ratios: many short ones, few long ones, and the same work each time."""
+    """Return `n` lengths from `least` to `most` at even ratios: many short, few long, always the same work."""
     step = math.log(most / least) / n
     return [round(least * math.exp(step * (i + 0.5))) for i in range(n)]
 
 
 def _times(prompts: Prompts, n: int, mean_s: float) -> list[float]:
-    """Times with exponential gaps, the first one 0."""
+    """Return arrival times with exponential gaps, starting at 0."""
     gaps = (prompts.random.expovariate(1 / mean_s) for _ in range(n - 1))
     return list(itertools.accumulate(gaps, initial=0.0))
 
@@ -78,7 +78,7 @@ async def _arrive(client: Client, group: Sequence[Arrival]) -> list[Answer]:
 
 
 def _summary(answers: Sequence[Answer]) -> Figures:
-    """Means and 95th percentiles over the callers, and the longest gap in any stream."""
+    """Return means and 95th percentiles over the callers, and the longest gap in any stream."""
     first = sorted(1000 * a.first_token_s for a in answers)
     whole = sorted(1000 * a.latency_s for a in answers)
     gaps = (after - before for a in answers for before, after in itertools.pairwise(a.times))

@@ -1,4 +1,4 @@
-"""Blocks of quantised weights, as ggml lays them out (`ggml-common.h`, `ggml-quants.c`), for the few cases needed here.
+"""Quantised blocks of weights in ggml's layout (`ggml-common.h`, `ggml-quants.c`), for the few cases needed here.
 
 The `gguf` package reads these types but does not write them.
 """
@@ -14,8 +14,8 @@ Bytes = npt.NDArray[np.uint8]
 
 IQ4_NL_BLOCK, IQ4_NL_BYTES = 32, 18
 K_BLOCK, Q5_K_BYTES, Q6_K_BYTES = 256, 176, 210
-IQ4_NL_LARGEST = 113.0  # value of index 15; index 8 is 1, the nearest to zero that the type has
-_Q5_LARGEST = 15.0  # of the four low bits, which are all that is used here
+IQ4_NL_LARGEST = 113.0  # value of index 15; index 8 is 1, the type's value nearest to zero
+_Q5_LARGEST = 15.0  # of the four low bits, the only ones used here
 
 
 def _half(value: float) -> Bytes:
@@ -23,7 +23,7 @@ def _half(value: float) -> Bytes:
 
 
 def random_iq4_nl(rng: np.random.Generator, rows: int, columns: int, scale: float) -> Bytes:
-    """Random weights between -127 and 113 times `scale`; all zero if it is 0."""
+    """Return random weights between -127 and 113 times `scale`."""
     blocks = columns // IQ4_NL_BLOCK
     data = rng.integers(0, 256, (rows, blocks, IQ4_NL_BYTES), np.uint8)
     data[..., :2] = _half(scale)
@@ -31,14 +31,14 @@ def random_iq4_nl(rng: np.random.Generator, rows: int, columns: int, scale: floa
 
 
 def random_q5_k(rng: np.random.Generator, rows: int, columns: int, scale: float) -> Bytes:
-    """Random weights; the two factors of a block are `scale` and 0."""
+    """Return random weights; the two factors of a block are `scale` and 0."""
     data = rng.integers(0, 256, (rows, columns // K_BLOCK, Q5_K_BYTES), np.uint8)
     data[..., :2], data[..., 2:4] = _half(scale), 0
     return data.reshape(rows, -1)
 
 
 def single_iq4_nl(rows: int, columns: int, gains: dict[tuple[int, int], float]) -> Bytes:
-    """A matrix with these entries. The rest of an entry's block of 32 is a 113th of it, all else is 0."""
+    """Return a matrix with these entries. The rest of an entry's block of 32 has 1/113 of its value, all else is 0."""
     data = np.zeros((rows, columns // IQ4_NL_BLOCK, IQ4_NL_BYTES), np.uint8)
     for (row, column), gain in gains.items():
         block, at = divmod(column, IQ4_NL_BLOCK)
@@ -50,7 +50,7 @@ def single_iq4_nl(rows: int, columns: int, gains: dict[tuple[int, int], float]) 
 
 
 def single_q5_k(rows: int, columns: int, gains: dict[tuple[int, int], float]) -> Bytes:
-    """A matrix with these entries, which must be positive, and 0 elsewhere."""
+    """Return a matrix with these entries, which must be positive, and 0 elsewhere."""
     data = np.zeros((rows, columns // K_BLOCK, Q5_K_BYTES), np.uint8)
     for (row, column), gain in gains.items():
         block, at = divmod(column, K_BLOCK)
@@ -64,12 +64,12 @@ def single_q5_k(rows: int, columns: int, gains: dict[tuple[int, int], float]) ->
 
 
 def q6_k(values: npt.NDArray[np.int8], scales: npt.NDArray[np.int8], factor: float) -> Bytes:
-    """Packs integers of -32 to 31.
+    """Pack integers of -32 to 31.
 
     Args:
-        values: of shape (rows, columns).
-        scales: of shape (columns / 16,), one for each 16 neighbours.
-        factor: what all is multiplied with.
+        values: Shape (rows, columns).
+        scales: Shape (columns / 16,), one for each 16 neighbours.
+        factor: Common factor of all weights.
 
     Returns:
         Weights values * scales * factor, of shape (rows, columns / 256 * 210).

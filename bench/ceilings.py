@@ -1,4 +1,4 @@
-"""What llama.cpp itself makes of the same work with nothing around it: its own benchmarks."""
+"""Ceilings: llama.cpp's own benchmarks on the same work, without a server."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ TIMEOUT_S = 600.0
 
 
 def ceilings(model: Path, sizes: Sizes, *, threads: int, log: Path) -> Figures:
-    """Decode speed of one sequence, and generated tokens a second of several, prefill included."""
+    """Return the decode speed of one sequence, and the generated tokens a second of several, including prefill."""
     figures: Figures = {"decode_tok_s": _decode_rate(model, sizes, threads, log)}
     for row in _batched(model, sizes, threads, log):
         figures[f"tok_s@{row['pl']}"] = row["pl"] * row["tg"] / row["t"]
@@ -24,7 +24,7 @@ def ceilings(model: Path, sizes: Sizes, *, threads: int, log: Path) -> Figures:
 
 
 def _decode_rate(model: Path, sizes: Sizes, threads: int, log: Path) -> float:
-    """At the depth where workload (a) decodes."""
+    """Return the decode speed at the context length of workload (a)."""
     arguments = ("-p", "0", "-n", str(sizes.one_new), "-d", str(sizes.prompt), "-r", "3", "-o", "json")
     (row,) = json.loads(_run("llama-bench", model, threads, arguments, log))
     return float(row["avg_ts"])

@@ -1,8 +1,8 @@
-"""How long from `docker start` to SERVING and to the first token, and where the time goes: medians of N starts.
+"""Measure the time from `docker start` to SERVING and to the first token, and its parts: medians of N starts.
 
-`python -m bench.cold_start [-n 5]`, with the image built (`make image`) and the machine quiet. Also what a standby
-needs that was paused (`docker pause`), for longer than the engine may be silent, when it is asked for again.
-Milliseconds; the model is in the page cache.
+`python -m bench.cold_start [-n 5]`, with the image built (`make image`) and the machine quiet. Also measures the first
+token of a standby that was paused (`docker pause`) for longer than the engine's step timeout. In milliseconds; the
+model is in the page cache.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from skills import skills_pb2, skills_pb2_grpc
 _STEP_TIMEOUT_S = 4.0
 _PAUSE_S = 5.0
 _REQUEST = skills_pb2.GenReq(prompt="Hello", max_tokens=1, temperature=0)
-# Run inside, one interpreter for each process of the skill.
+# Run in the container, one interpreter for each process of the skill.
 _SERVER = "import time; t = time.perf_counter(); import skills.skill_draft.server; print(time.perf_counter() - t)"
 _ENGINE = """
 import time; t = time.perf_counter(); marks = {}
@@ -45,7 +45,7 @@ import json; print(json.dumps(marks))
 
 
 def start_once(name: str) -> dict[str, float]:
-    """One start of a stopped container; milliseconds since `docker start` was called."""
+    """Start a stopped container; return the events of the start, in milliseconds after the call of `docker start`."""
     begin = time.time()
     docker("start", name)
     started = time.time()
@@ -74,15 +74,15 @@ def start_once(name: str) -> dict[str, float]:
 
 
 def first_token(channel: grpc.Channel) -> None:
-    """Asks for one token."""
+    """Generate one token."""
     skills_pb2_grpc.SkillsServiceStub(channel).Generate(_REQUEST, timeout=60)
 
 
 def unpause_once(name: str) -> float:
-    """Milliseconds from `docker unpause` being called to the first token of a paused standby.
+    """Return the milliseconds from the call of `docker unpause` to the first token of a paused standby.
 
     Raises:
-        RuntimeError: The engine was replaced, so that is not what was measured.
+        RuntimeError: The engine was replaced, so the measurement is of something else.
     """
     with open_channel(target(name)) as channel:
         first_token(channel)
@@ -92,14 +92,14 @@ def unpause_once(name: str) -> float:
         docker("unpause", name)
         first_token(channel)
         took = time.perf_counter() - begin
-        time.sleep(1.0)  # to see what becomes of the engine
+        time.sleep(1.0)  # the engine would be replaced within this time
         if restarts := skills_pb2_grpc.SkillsServiceStub(channel).Health(skills_pb2.HealthReq()).engine.restarts:
             raise RuntimeError(f"the engine was replaced {restarts} times; a paused standby keeps its own")
         return 1000 * took
 
 
 def inside(name: str) -> dict[str, float]:
-    """What a start is made of, milliseconds, measured in a running container one part after the other."""
+    """Return the parts of a start in milliseconds, measured one after the other in a running container."""
     begin = time.perf_counter()
     docker("exec", name, "python3", "-c", "")
     bare = time.perf_counter() - begin
@@ -112,12 +112,12 @@ def inside(name: str) -> dict[str, float]:
 
 
 def medians(rounds: list[dict[str, float]]) -> dict[str, float]:
-    """The median of each figure."""
+    """Return the median of each figure."""
     return {name: statistics.median(each[name] for each in rounds) for name in rounds[0]}
 
 
 def main() -> int:
-    """Measures, and prints a table or JSON."""
+    """Measure, and print a table or JSON."""
     parser = argparse.ArgumentParser(prog="python -m bench.cold_start", description=__doc__.partition("\n")[0])
     parser.add_argument("-n", type=int, default=5, help="starts; the first one, which warms up, is not counted")
     parser.add_argument("--json", action="store_true", help="one line of JSON")

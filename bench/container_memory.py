@@ -1,9 +1,9 @@
 """The memory of the production model's container under mixed requests: `python -m bench memory`, after `make image`.
 
-The model is `shape_model.py`'s, the limits those of docker-compose.override.yml. Callers come some milliseconds to
-seconds apart; prompts are short and long, some share a beginning, some have a grammar, some callers leave. Counted is
-what the server's processes hold for themselves (RssAnon and VmSwap, `Health.ram_mb`): that is what no kernel can take
-back, and what it kills for.
+The model is `shape_model.py`'s, the limits are those of docker-compose.override.yml. Callers arrive milliseconds to
+seconds apart; prompts are short and long, some share a beginning, some have a grammar, some callers cancel. Counted is
+the anonymous memory of the server's processes (RssAnon and VmSwap, `Health.ram_mb`): the kernel cannot reclaim it, and
+kills processes for it.
 """
 
 from __future__ import annotations
@@ -33,12 +33,12 @@ _WORDS = (
 _SYSTEM = "You answer in one sentence. " + " ".join(_WORDS * 8)
 
 
-Stub = Any  # the stub of an asynchronous channel, which its types cannot tell from the other
+Stub = Any  # the stub of an asynchronous channel, which has no type of its own
 
 
 @dataclass(slots=True)
 class Seen:
-    """What came of the requests, and the memory meanwhile (MiB)."""
+    """Outcomes of the requests, and samples of the memory (MiB)."""
 
     answered: int = 0
     left: int = 0
@@ -47,7 +47,7 @@ class Seen:
 
 
 def _request(rng: random.Random, *, long_words: int) -> skills_pb2.GenReq:
-    """One of a mix: mostly short, one in twenty as long as a caller's share of the cache."""
+    """Draw a request: mostly short, one in twenty as long as a caller's share of the cache."""
     words = long_words if rng.random() < 0.05 else rng.randint(5, 60)
     request = skills_pb2.GenReq(
         prompt=" ".join(rng.choices(_WORDS, k=words)),
@@ -92,7 +92,7 @@ async def _load(address: str, *, requests: int, callers: int, seed: int) -> tupl
         start = await stub.Health(skills_pb2.HealthReq())
         baseline = start.ram_mb * 1e6 / MIB
         sampling = asyncio.create_task(_sample(stub, seen))
-        # All full-length prompts at once are what the cache is for: a share each, less its answer.
+        # The cache is sized for full-length prompts of all callers at once: a share each, minus the answer.
         long_words = start.engine.kv_cells // max(4, callers) - 64
         await asyncio.gather(
             *(_caller(stub, random.Random(seed + i), left, long_words, seen) for i in range(callers))  # noqa: S311
@@ -102,7 +102,7 @@ async def _load(address: str, *, requests: int, callers: int, seed: int) -> tupl
 
 
 def container_memory(*, requests: int, callers: int, seed: int) -> int:
-    """Prints a table; exit code 1 if anything was killed, failed, or took more than the aim."""
+    """Print a table; return 1 if anything was killed or failed, or memory exceeded the target."""
     model = shape_model()
     options = (f"--memory-swap={LIMIT_MIB}m", "--volume", f"{model.parent}:/models:ro",
                "--env", f"SKILL_DRAFT_MODEL=/models/{model.name}")  # fmt: skip

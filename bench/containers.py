@@ -17,22 +17,22 @@ from skills.skill_draft import IMAGE
 
 _LIMITS = ("--cpus=2", "--memory=3g", "--read-only", "--tmpfs=/tmp", "--cap-drop=ALL")
 _START_TIMEOUT_S = 120.0
-# Looks often, so that what is measured is the server and not the pause between two looks.
+# Reconnects often, so that the server is measured and not the pause between two attempts.
 _IMPATIENT = (("grpc.initial_reconnect_backoff_ms", 20), ("grpc.min_reconnect_backoff_ms", 20),
               ("grpc.max_reconnect_backoff_ms", 20), ("grpc.use_local_subchannel_pool", 1))  # fmt: skip
 
 
 def docker(*arguments: str) -> str:
-    """What a docker command prints.
+    """Run a docker command and return its output.
 
     Raises:
-        subprocess.CalledProcessError: It failed.
+        subprocess.CalledProcessError: The command failed.
     """
     return subprocess.run(["docker", *arguments], check=True, capture_output=True, text=True).stdout.strip()
 
 
 def docker_log(name: str, *, since: str) -> str:
-    """What a container has written to either stream, each line with its time."""
+    """Return a container's log, both streams, each line with its time."""
     done = subprocess.run(
         ["docker", "logs", "--timestamps", "--since", since, name],
         check=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
@@ -42,7 +42,7 @@ def docker_log(name: str, *, since: str) -> str:
 
 @contextlib.contextmanager
 def container(*options: str, image: str = IMAGE) -> Iterator[str]:
-    """Makes a container, not started yet, with a free port of this host; gives its id and removes it at the end."""
+    """Create a container with a free host port, without starting it; yield its id and remove it at the end."""
     name = docker("create", *_LIMITS, "--publish=127.0.0.1::50051", *options, image)
     try:
         yield name
@@ -51,22 +51,22 @@ def container(*options: str, image: str = IMAGE) -> Iterator[str]:
 
 
 def inspect(name: str) -> dict[str, Any]:
-    """What the engine knows of a container."""
+    """Return the output of `docker inspect` for a container."""
     about: dict[str, Any] = json.loads(docker("inspect", name))[0]
     return about
 
 
 def target(name: str) -> str:
-    """Where a running container's port is published."""
+    """Return the host address at which a running container's port is published."""
     binding = inspect(name)["NetworkSettings"]["Ports"]["50051/tcp"][0]
     return f"{binding['HostIp']}:{binding['HostPort']}"
 
 
 def wait_serving(channel: grpc.Channel) -> None:
-    """Returns when the server says SERVING.
+    """Wait until the server reports SERVING.
 
     Raises:
-        grpc.RpcError: It did not in time.
+        TimeoutError: It did not within 120 s.
     """
     health = health_pb2_grpc.HealthStub(channel)
     until_s = time.monotonic() + _START_TIMEOUT_S
@@ -81,11 +81,11 @@ def wait_serving(channel: grpc.Channel) -> None:
 
 
 def open_channel(address: str) -> grpc.Channel:
-    """A channel that connects as soon as somebody listens."""
+    """Return a channel that connects as soon as the port is listening."""
     return grpc.insecure_channel(address, options=_IMPATIENT)
 
 
 def epoch_s(text: str) -> float:
-    """The seconds since 1970 of the engine's RFC 3339 text."""
+    """Convert Docker's RFC 3339 times to seconds since 1970."""
     seconds, _, fraction = text.removesuffix("Z").partition(".")
     return datetime.fromisoformat(f"{seconds}+00:00").timestamp() + float(f"0.{fraction or 0}")

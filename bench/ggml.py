@@ -1,6 +1,6 @@
-"""ggml's public interface, as much of it as measuring single nodes needs: one library for a kind of CPU, by ctypes.
+"""The parts of ggml's public interface that measuring single nodes needs, by ctypes.
 
-Only one such library belongs into a process, so whoever compares several starts a process for each.
+A process may load only one variant of the CPU library, so comparing several takes a process for each.
 """
 
 from __future__ import annotations
@@ -65,7 +65,7 @@ class _TensorHead(ctypes.Structure):
 
 
 def folder() -> Path:
-    """Where the project's own environment has llama.cpp's libraries, with our kernels as they were compiled last."""
+    """Return the folder of llama.cpp's libraries in the project's own environment, which have our kernels."""
     found = next(ROOT.glob(".venv/lib/python*/site-packages/llama_cpp/lib"), None)
     if found is None:
         raise FileNotFoundError("llama-cpp-python is not installed: run `make setup`")
@@ -74,7 +74,7 @@ def folder() -> Path:
 
 @functools.cache
 def _base() -> ctypes.CDLL:
-    """The part of ggml that all variants of the CPU library share."""
+    """Return the part of ggml that all variants of the CPU library share."""
     base = ctypes.CDLL(str(folder() / "libggml-base.so.0"), ctypes.RTLD_GLOBAL)
     for name, (result, arguments) in _FUNCTIONS.items():
         function = getattr(base, name)
@@ -83,12 +83,12 @@ def _base() -> ctypes.CDLL:
 
 
 def row_bytes(type_: int, k: int) -> int:
-    """Bytes of a row of k values in a file."""
+    """Return the bytes that a row of k values takes in a file."""
     return int(_base().ggml_row_size(type_, k))
 
 
 def variants() -> list[Path]:
-    """The libraries that this machine can run, the one that llama.cpp would load first."""
+    """Return the libraries that this machine can run, in the order in which llama.cpp prefers them."""
     _base()
     found = sorted(folder().glob("libggml-cpu-*.so"))
     scores = {path: int(ctypes.CDLL(str(path)).ggml_backend_score()) for path in found}
@@ -97,7 +97,7 @@ def variants() -> list[Path]:
 
 
 class Ggml:
-    """A CPU library, and a backend of it."""
+    """A CPU library and its backend."""
 
     def __init__(self, library: Path, *, threads: int) -> None:
         self._base = _base()
@@ -114,14 +114,14 @@ class Ggml:
         found = ctypes.CFUNCTYPE(ctypes.POINTER(c_void_p), c_void_p)(extras)(self._device)
         self._buffer_types = [*_until_null(found), self._plain]
         self.buffer_types = {self._base.ggml_backend_buft_name(each).decode(): each for each in self._buffer_types}
-        """Where weights can lie, by name, in the order in which llama.cpp asks."""
+        """Types of buffers for weights, by name, in the order in which llama.cpp tries them."""
 
     def graph(self) -> Graph:
-        """An empty one."""
+        """Return an empty graph."""
         return Graph(self._base, self._backend, self._plain)
 
     def weights(self, graph: Graph, type_: int, k: int, columns: int, copies: int) -> tuple[list[int], str]:
-        """Matrices of random weights where llama.cpp would put them, and the name of that type of buffer."""
+        """Return random matrices in the type of buffer that llama.cpp would choose, and that type's name."""
         data = self._random(type_, k, columns)
         tensors = [graph.tensor(type_, k, columns) for _ in range(copies)]
         buffer_type = next(b for b in self._buffer_types if self._multiplies(tensors[0], k, b))
@@ -130,7 +130,7 @@ class Ggml:
         return tensors, self._base.ggml_backend_buft_name(buffer_type).decode()
 
     def _multiplies(self, weights: int, k: int, buffer_type: int) -> bool:
-        """As llama.cpp asks: a product with weights that lie in an empty buffer of that type."""
+        """Probe as llama.cpp does, with a product of weights in an empty buffer of that type."""
         head = ctypes.cast(weights, ctypes.POINTER(_TensorHead)).contents
         probe = self.graph()
         head.buffer = self._base.ggml_backend_buft_alloc_buffer(buffer_type, 0)
@@ -143,7 +143,7 @@ class Ggml:
             probe.close()
 
     def quantized(self, type_: int, values: npt.NDArray[np.float32]) -> npt.NDArray[np.uint8]:
-        """Rows of values as a file holds them."""
+        """Return rows of values, quantised as in a file."""
         rows, k = values.shape
         packed = np.empty((rows, row_bytes(type_, k)), np.uint8)
         self._base.ggml_quantize_chunk(type_, values.ctypes.data, packed.ctypes.data, 0, rows, k, None)
@@ -155,7 +155,7 @@ class Ggml:
 
 
 class Graph:
-    """Nodes that are computed one after the other, and the tensors that they read."""
+    """Nodes to compute one after the other, and the tensors that they read."""
 
     def __init__(self, base: ctypes.CDLL, backend: int, plain: int) -> None:
         self._base, self._backend, self._plain = base, backend, plain
@@ -164,16 +164,16 @@ class Graph:
         self._buffers: list[int] = []
 
     def tensor(self, type_: int, *shape: int) -> int:
-        """A new one, without memory as yet; the first dimension is the one whose neighbours lie side by side."""
+        """Return a new tensor without memory; the first dimension is the contiguous one."""
         sizes = (c_int64 * len(shape))(*shape)
         return int(self._base.ggml_new_tensor(self.context, type_, len(shape), sizes))
 
     def permuted(self, tensor: int, *axes: int) -> int:
-        """A view with dimensions in another order."""
+        """Return a view with permuted dimensions."""
         return int(self._base.ggml_permute(self.context, tensor, *axes))
 
     def place(self, tensor: int, buffer_type: int, data: npt.NDArray[np.uint8]) -> None:
-        """Gives a tensor memory of its own, and values."""
+        """Give a tensor its own memory and set its values."""
         size = self._base.ggml_backend_buft_get_alloc_size(buffer_type, tensor)
         buffer = self._base.ggml_backend_buft_alloc_buffer(buffer_type, size)
         if not buffer:
@@ -183,41 +183,41 @@ class Graph:
         self.set(tensor, data)
 
     def set(self, tensor: int, data: npt.NDArray[np.generic]) -> None:
-        """Copies values in."""
+        """Set a tensor's values."""
         self._base.ggml_backend_tensor_set(tensor, data.ctypes.data, 0, data.nbytes)
 
     def read(self, tensor: int, *shape: int) -> npt.NDArray[np.float32]:
-        """Copies floats out; the last dimension is the one whose neighbours lie side by side."""
+        """Return a tensor's floats; the last dimension is the contiguous one."""
         values = np.empty(shape, np.float32)
         self._base.ggml_backend_tensor_get(tensor, values.ctypes.data, 0, values.nbytes)
         return values
 
     def picked(self, weights: int, columns: int) -> int:
-        """A node that reads columns of weights as floats."""
+        """Return a node that reads columns of weights as floats."""
         return int(self._base.ggml_get_rows(self.context, weights, columns))
 
     def product(self, weights: int, rows: int) -> int:
-        """A node that multiplies rows with a matrix."""
+        """Return a node that multiplies rows with a matrix."""
         return int(self._base.ggml_mul_mat(self.context, weights, rows))
 
     def attention(self, q: int, k: int, v: int, mask: int, scale: float) -> int:
-        """A node of flash attention."""
+        """Return a node of flash attention."""
         return int(self._base.ggml_flash_attn_ext(self.context, q, k, v, mask, scale, 0.0, 0.0))
 
     def finish(self, nodes: list[int]) -> None:
-        """Gives memory to all that has none, and takes the nodes in."""
+        """Allocate all tensors without memory and add the nodes to the graph."""
         self._buffers.append(self._base.ggml_backend_alloc_ctx_tensors_from_buft(self.context, self._plain))
         self._graph = self._base.ggml_new_graph_custom(self.context, _NODES, False)
         for node in nodes:
             self._base.ggml_build_forward_expand(self._graph, node)
 
     def compute(self) -> None:
-        """Computes all nodes."""
+        """Compute all nodes."""
         if self._base.ggml_backend_graph_compute(self._backend, self._graph):
             raise RuntimeError("ggml could not compute the graph")
 
     def close(self) -> None:
-        """Gives all memory back."""
+        """Free all memory."""
         for buffer in self._buffers:
             self._base.ggml_backend_buffer_free(buffer)
         self._base.ggml_free(self.context)

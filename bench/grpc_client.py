@@ -1,4 +1,4 @@
-"""Our side of the wire."""
+"""The client of our own server."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ TIMEOUT_S = 300.0
 
 
 class GrpcClient:
-    """Speaks to a draft server of ours."""
+    """A client of the draft skill's server."""
 
     def __init__(self, port: int) -> None:
         self._channel = grpc.aio.insecure_channel(f"127.0.0.1:{port}")
         self._stub = skills_pb2_grpc.SkillsServiceStub(self._channel)
 
     async def ask(self, request: Ask, answer: Answer | None = None) -> Answer:
-        """Asks and reads the answer as it is written."""
+        """Send a request and read the answer as it is streamed."""
         message = skills_pb2.GenReq(
             messages=[
                 skills_pb2.Message(role=turn.role, content=turn.content, token_ids=turn.token_ids)
@@ -47,5 +47,5 @@ class GrpcClient:
         return answer
 
     async def close(self) -> None:
-        """Closes the connection."""
+        """Close the connection."""
         await self._channel.close()

@@ -1,7 +1,7 @@
-"""What a container's health check costs: milliseconds of CPU a check, in the container and in the engine around it.
+"""Measure the cost of a container's health check: milliseconds of CPU a check, in the container and in Docker.
 
-`python -m bench.health_cost [--seconds 20]`, with the image built and the machine quiet. It runs an idle server with a
-check each second and without any, and compares: our probe, and a Python with grpc, which would be the obvious way.
+`python -m bench.health_cost [--seconds 20]`, with the image built and the machine quiet. Compares an idle server
+without checks to one with a check a second: by our probe, and by Python with grpc, the obvious alternative.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ _CPU_FILES = "cat /sys/fs/cgroup/cpuacct/cpuacct.usage 2>/dev/null || sed -n 's/
 
 
 def cpu_ms(name: str) -> tuple[float, float]:
-    """CPU time so far of all in a container, and of the engine's processes with the children they have waited for."""
+    """Return the CPU time of a container so far, and that of Docker's processes including reaped children."""
     version_1, text = docker("exec", name, "sh", "-c", f"test -d /sys/fs/cgroup/cpuacct; echo $?; {_CPU_FILES}").split()
     inside = float(text) / (1e6 if version_1 == "0" else 1e3)
     engine = 0.0
@@ -42,7 +42,7 @@ def cpu_ms(name: str) -> tuple[float, float]:
 
 
 def measure(options: tuple[str, ...], seconds: float) -> tuple[float, float]:
-    """CPU milliseconds a second of an idle server with these options: inside, and in the engine."""
+    """Return the CPU milliseconds a second of an idle server with these options: in the container, and in Docker."""
     with container(*options) as name:
         docker("start", name)
         with open_channel(target(name)) as channel:
@@ -55,9 +55,9 @@ def measure(options: tuple[str, ...], seconds: float) -> tuple[float, float]:
 
 
 def main() -> int:
-    """Measures, and prints a line for each kind of check."""
+    """Measure, and print a line for each kind of check."""
     parser = argparse.ArgumentParser(prog="python -m bench.health_cost", description=__doc__.partition("\n")[0])
-    parser.add_argument("--seconds", type=float, default=20.0, help="how long to look at each")
+    parser.add_argument("--seconds", type=float, default=20.0, help="how long to measure each")
     arguments = parser.parse_args()
     idle = None
     for name, options in CHECKS.items():

@@ -1,6 +1,6 @@
-"""The memory of a process that imports `core` and runs the loop, while the model is in a container: MB resident.
+"""Measure the resident memory (MB) of a process that imports `core` and runs the loop, with the model in a container.
 
-`python -m bench.host_memory`, with the container up (`sarai up`). It measures itself, so nothing else is imported.
+`python -m bench.host_memory`, with the container up (`sarai up`). It measures itself, so it imports nothing else.
 """
 
 from __future__ import annotations
@@ -12,13 +12,13 @@ LIMIT_MB = 60.0
 
 
 def resident_mb(field: str = "VmRSS") -> float:
-    """This process's resident memory now (`VmRSS`) or at its most (`VmHWM`), shared libraries included."""
+    """Return this process's current (`VmRSS`) or peak (`VmHWM`) resident memory, including shared libraries."""
     status = Path("/proc/self/status").read_text(encoding="ascii")
     return int(status.split(f"{field}:")[1].split()[0]) / 1024
 
 
 def main() -> int:
-    """Runs the loop once; exit code 1 if the process grew beyond the limit, 3 if no container answered."""
+    """Run the loop once; return 1 if the process exceeded the limit, 3 if no container answered."""
     from core.loop.config import LoopConfig
     from core.model_pool import ModelPool
     from core.omni_loop import OmniLoop

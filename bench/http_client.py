@@ -1,4 +1,4 @@
-"""The peers' side of the wire: OpenAI's chat completions, streamed."""
+"""The client of the peers: OpenAI's chat completions, streamed."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ TIMEOUT_S = 300.0
 
 
 class HttpClient:
-    """Speaks to a server with OpenAI's interface."""
+    """A client of a server with OpenAI's interface."""
 
     def __init__(self, port: int) -> None:
         self._url = f"http://127.0.0.1:{port}/v1/chat/completions"
-        # A connection a request, 0.2 ms on this host: llama-server closes idle ones, at times just as one is reused.
+        # A connection for each request, 0.2 ms on this host: llama-server may close an idle one just as it is reused.
         connector = aiohttp.TCPConnector(limit=0, force_close=True)
         self._session = aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=TIMEOUT_S), connector=connector)
 
     async def ask(self, request: Ask, answer: Answer | None = None) -> Answer:
-        """Asks and reads the answer as it is written."""
+        """Send a request and read the answer as it is streamed."""
         body: dict[str, Any] = {
             "messages": [{"role": turn.role, "content": turn.content} for turn in request.turns],
             "max_tokens": request.max_tokens,
@@ -46,12 +46,12 @@ class HttpClient:
                 if line.startswith(b"data: {"):
                     _take(answer, json.loads(line[6:]), time.perf_counter())
         answer.end = time.perf_counter()
-        # Where the server does not say: llama.cpp sends one piece a token, but for parts of characters.
+        # If the server does not report it: llama.cpp sends one piece a token, except for parts of characters.
         answer.num_tokens = answer.num_tokens or len(answer.times)
         return answer
 
     async def close(self) -> None:
-        """Closes the connection."""
+        """Close the connection."""
         await self._session.close()
 
 
@@ -64,7 +64,7 @@ def _take(answer: Answer, event: dict[str, Any], now: float) -> None:
             if choice.get("index", 0) == 0:
                 answer.text += text
     if usage := event.get("usage"):
-        # With several choices the last usage is of one of them: pieces are counted then.
+        # With several choices, the last usage is of one of them only, so count the pieces.
         answer.num_tokens = max(usage.get("completion_tokens", 0), len(answer.times))
         answer.prompt_tokens = usage.get("prompt_tokens", 0)
         answer.cached_tokens = (usage.get("prompt_tokens_details") or {}).get("cached_tokens", 0)

@@ -1,7 +1,7 @@
-"""A table of kernels, ours beside llama.cpp's, and of whole steps with each: `make bench COMMAND=kernels`.
+"""Compare our kernels with llama.cpp's, node by node and in whole steps: `make bench COMMAND=kernels`.
 
-Nothing needs to be told which kernels are whose: each process measures what llama.cpp chooses, and with
-`SARAI_KERNELS=off` that is its own. Both take turns, and the best of their rounds counts.
+Each process measures the kernels that llama.cpp chooses; with `SARAI_KERNELS=off` it chooses its own. Both take turns,
+and the best of their rounds counts.
 """
 
 from __future__ import annotations
@@ -30,18 +30,18 @@ _READ_MB = 256
 _VNNI = {"cascadelake", "cooperlake", "icelake", "sapphirerapids", "zen4"}
 
 Best = dict[tuple[Any, ...], dict[str, float]]
-"""Of each measurement, the figure with our kernels and with llama.cpp's."""
+"""For each measurement, the figure with our kernels and with llama.cpp's."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Limits:
-    """What so many cores can do: GB/s read, and billions of products of 8 bits a second."""
+    """The limits of a number of cores: GB/s read, and billions of 8-bit products a second."""
 
     read: float
     products: dict[str, float]
 
     def for_library(self, library: Path) -> float:
-        """The products that the instructions of this library allow."""
+        """Return the products a second that this library's instructions allow."""
         name = _name(library)
         if name == "cpu":  # a native build
             return max(self.products.values())
@@ -49,7 +49,7 @@ class Limits:
 
 
 def kernels(*, names: Sequence[str], models: Sequence[str], threads: Sequence[int]) -> int:
-    """Prints the tables. `names` are variants of the CPU library; by default the best one, and the one for AVX2."""
+    """Print the tables. `names` are variants of the CPU library; by default the best one and the one for AVX2."""
     warn_if_busy()
     usable = variants()
     chosen = [path for path in usable if _name(path) in (names or (_name(usable[0]), "haswell"))]
@@ -67,13 +67,13 @@ def _name(library: Path) -> str:
 
 
 def limits(cores: int) -> Limits | None:
-    """Compiles and runs `limits.c` on so many cores at once; None without a C compiler for x86."""
+    """Compile `limits.c` and run it on `cores` cores at once; return None without a C compiler for x86."""
     with tempfile.TemporaryDirectory() as place:
         program = Path(place) / "limits"
         source = Path(__file__).with_name("limits.c")
         compiled = subprocess.run(["cc", "-O2", str(source), "-o", str(program)], stderr=subprocess.PIPE, check=False)
         if compiled.returncode:
-            sys.stderr.write("limits.c does not compile here: the tables have no limits\n")
+            sys.stderr.write("limits.c does not compile here: the tables will have no limits\n")
             return None
         running = [
             subprocess.Popen([str(program), str(_READ_MB)], stdout=subprocess.PIPE, text=True) for _ in range(cores)
@@ -87,7 +87,7 @@ def limits(cores: int) -> Limits | None:
 
 
 def _lines(module: str, arguments: Sequence[str], *, ours: bool) -> Iterator[dict[str, Any]]:
-    """What a process of `module` prints."""
+    """Run `module` in a process and return the lines that it prints."""
     environment = {k: v for k, v in os.environ.items() if not k.startswith(("SARAI_", "SKILL_DRAFT_", "GGML_"))}
     if not ours:
         environment["SARAI_KERNELS"] = "off"
@@ -101,7 +101,7 @@ def _lines(module: str, arguments: Sequence[str], *, ours: bool) -> Iterator[dic
 
 
 def _both(module: str, arguments: Sequence[str], *, figure: str = "ms") -> Best:
-    """Runs with both kinds of kernels in turn; keeps the least of `figure`, and the most where it is a rate."""
+    """Run with both kinds of kernels in turn; keep the lowest `figure`, or the highest rate."""
     best: Best = {}
     for _ in range(ROUNDS):
         for whose in (OURS, STOCK):

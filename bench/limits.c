@@ -1,5 +1,5 @@
-// The machine's own limits, one core: how fast it reads memory, and how fast it multiplies and adds integers of 8 bits.
-// usage: limits READ_MB; prints "read GB/s", and a line "NAME GMAC/s" for each instruction set that this CPU has.
+// The limits of one core of this machine: how fast it reads memory, and how fast it multiplies and adds 8-bit integers.
+// Usage: limits READ_MB; prints "read GB/s", then a line "NAME GMAC/s" for each instruction set that this CPU has.
 #define _GNU_SOURCE
 #include <immintrin.h>
 #include <stdint.h>
@@ -14,7 +14,7 @@ static double now(void) {
     return t.tv_sec + 1e-9 * t.tv_nsec;
 }
 
-// Twelve accumulators hide the latency of a multiplication; an empty asm keeps the compiler from leaving steps out.
+// Twelve accumulators hide the latency of a multiplication; an empty asm keeps the compiler from eliding steps.
 #define ROUNDS 2000000L
 #define TWELVE(X) X(0) X(1) X(2) X(3) X(4) X(5) X(6) X(7) X(8) X(9) X(10) X(11)
 #define MEASURE(name, attributes, vector, zero, BEGIN, STEP)             \

@@ -1,7 +1,7 @@
-"""What a constraint costs: compiling it, and a mask of the tokens that may come next: `python -m bench masks`.
+"""Measure the cost of a constraint: of compiling it, and of a mask of the tokens that may come next.
 
-Answers are walked through token by token, as the engine does. Medians, microseconds a mask, milliseconds for compiling
-a constraint that was not seen before.
+`python -m bench masks`. Answers are walked through token by token, as in the engine. Milliseconds to compile a new
+constraint, and microseconds a mask at the median.
 """
 
 from __future__ import annotations

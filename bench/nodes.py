@@ -1,8 +1,8 @@
-"""Times single nodes of ggml's graphs, in a process of its own: `python -m bench.nodes LIBRARY THREADS TYPES ROWS`.
+"""Time single nodes of ggml's graphs, in a separate process: `python -m bench.nodes LIBRARY THREADS TYPES ROWS`.
 
-Prints a JSON line for each node. Weights and caches are cold: a graph has as many copies of the node as are far more
-than the CPU's caches hold, each with weights of its own. What llama.cpp would choose is measured, so with
-`SARAI_KERNELS=off` in the environment it is its own kernels.
+Prints a JSON line for each node. Weights and caches are cold: a graph has enough copies of the node, each with its own
+weights, to exceed the CPU's caches by far. The kernels are those that llama.cpp chooses: its own with
+`SARAI_KERNELS=off` in the environment.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ COLD_BYTES = 192 << 20
 SHAPES = {name: [(2560, 9728)] for name in TYPES} | {"Q8_0": [(2560, 9728), (576, 1536)]}
 # Heads, heads of keys, size of a head.
 ATTENTION = {"135m": (9, 3, 64), "4b": (32, 8, 128)}
-# Rows, each a sequence of its own with so many cells; then a chunk of one prompt.
+# (rows, cells): each row a separate sequence with this many cells; then a chunk of one prompt.
 DECODING = [(rows, cells) for cells in (128, 1024) for rows in (1, 4, 8, 16)]
 CHUNK = (128, 1024)
 LAYERS = 8
@@ -30,7 +30,7 @@ _REPEATS = 3
 
 
 def main() -> None:
-    """Measures what the arguments say."""
+    """Measure the library with the types and rows of the arguments."""
     library, threads, types, rows = sys.argv[1:5]
     ggml = Ggml(Path(library), threads=int(threads))
     counts = [int(n) for n in rows.split(",")]
@@ -49,7 +49,7 @@ def _say(**figures: object) -> None:
 
 
 def _ms(graph: Graph) -> float:
-    """The least milliseconds that it took; the first time does not count."""
+    """Return the shortest time to compute a graph, in milliseconds, without the first run."""
     graph.compute()
     times: list[float] = []
     while len(times) < _REPEATS or sum(times) < _SECONDS:
@@ -75,7 +75,7 @@ def _matrices(ggml: Ggml, name: str, shape: tuple[int, int], counts: list[int]) 
 
 
 def _attention(ggml: Ggml, model: str, rows: int, cells: int, *, chunk: bool) -> None:
-    """Keys in Q8_0 and values in F16, in one cache, as the engine has them."""
+    """Measure with keys in Q8_0 and values in F16, in one cache, as in the engine."""
     heads, key_heads, size = ATTENTION[model]
     n = cells if chunk else rows * cells
     graph = ggml.graph()

@@ -1,7 +1,7 @@
-"""Python's share of an engine step: all time between two calls of `llama_decode`, beside the time in them.
+"""Measure Python's share of an engine step: the time between calls of `llama_decode`, relative to the whole.
 
-The engine runs as it does in its process: requests come from another thread, and each step's events are pickled and
-written to a socket that another process empties. Steps in which somebody prefills are left out.
+The engine runs as in its own process: requests come from another thread, and each step's events are pickled and written
+to a socket that another process reads. Steps with prefill are left out.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ AIM = 0.03
 
 
 class Stopwatch:
-    """Notes rows, begin and end (seconds) of every `decode` of a context."""
+    """Records rows, begin and end (seconds) of every `decode` of a context."""
 
     def __init__(self, context: Context) -> None:
         self.steps: list[tuple[int, float, float]] = []
@@ -43,7 +43,7 @@ class Stopwatch:
         context.decode = self.decode  # type: ignore[method-assign]
 
     def decode(self, n_rows: int) -> npt.NDArray[np.float32]:
-        """Decodes, timed."""
+        """Decode and record the time."""
         begin = time.perf_counter()
         logits = self._decode(n_rows)
         self.steps.append((n_rows, begin, time.perf_counter()))
@@ -52,7 +52,7 @@ class Stopwatch:
 
 @contextmanager
 def _sink() -> Iterator[socket.socket]:
-    """A socket whose other end another process reads."""
+    """Yield a socket whose other end another process reads."""
     ours, theirs = socket.socketpair()
     reader = subprocess.Popen(["/bin/cat"], stdin=theirs.fileno(), stdout=subprocess.DEVNULL)
     theirs.close()
@@ -64,7 +64,7 @@ def _sink() -> Iterator[socket.socket]:
 
 
 def overhead(*, threads: int, steps: int) -> int:
-    """Prints a line for each number of sequences; the exit code is 0 if all are below the aim."""
+    """Print a line for each number of sequences; return 0 if all shares are below the target."""
     path = find_model(EMBEDDED, models_dir())
     config = EngineConfig(model=str(path), n_ctx=2048, kv_cells=8192, threads=threads)
     loaded = load(config)
@@ -86,7 +86,7 @@ def overhead(*, threads: int, steps: int) -> int:
 def _measure(
     config: EngineConfig, loaded: Loaded, watch: Stopwatch, *, n: int, steps: int, temperature: float
 ) -> tuple[float, float]:
-    """Median seconds inside and outside `llama_decode` of the steps in which all n sequences decode."""
+    """Return the median seconds inside and outside `llama_decode` of steps in which all n sequences decode."""
     left, finished = n, threading.Event()
     loaded.context.clear()
     with _sink() as sink:

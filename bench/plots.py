@@ -1,4 +1,4 @@
-"""Pictures of a run: one question each, llama.cpp's server beside ours, better upwards."""
+"""Plots of a run: one question each, llama.cpp's server and ours, up is better."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ _COLORS = {OURS: "#0a6e3d", PEER: "#c2410c", "llama.cpp's own benchmark": "#6b72
 _CALLERS = (1, 2, 4, 8, 16)
 _TICKS = (1e-3, 2e-3, 5e-3, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 50, 100, 200, 500)
 _RATIO_TICKS = (0.25, 0.5, 1, 2, 4, 8, 16, 32, 64, 128, 256)
-# Workload and figure of the columns in the picture of ratios, and what stands below each.
+# Workload, figure and label of the columns in the plot of ratios.
 _KINDS = (
     ("a", "decode_tok_s", "one\nstream"), ("b", "tok_s@8", "8 callers,\nown prompts"),
     ("c", "tok_s", "8 callers,\none system\nprompt"), ("f", "tok_s", "4 answers\nto one\nprompt"),
     ("e", "tok_s", "draft,\nreflect,\ncorrect"), ("h", "fields_tok_s", "JSON by\na schema"),
-    ("d", "longest_gap_ms", "longest gap\nbeside a\nlong prompt"),
+    ("d", "longest_gap_ms", "longest gap\nduring a\nlong prompt"),
     ("d", "arriving_first_token_ms", "first token\nof that\nprompt"),
 )  # fmt: skip
 
@@ -43,11 +43,11 @@ class Line:
     server: str
     style: str
     figure: str
-    """With the number of callers behind it."""
+    """Its name, up to the number of callers."""
 
 
 def plots(records: Sequence[Record], folder: Path) -> list[Path]:
-    """Writes the pictures of each model, as far as there are figures for them."""
+    """Write the plots of each model for which there are figures; return their paths."""
     folder.mkdir(parents=True, exist_ok=True)
     paths = []
     for model in sorted({r.model for r in records}):
@@ -60,30 +60,30 @@ def plots(records: Sequence[Record], folder: Path) -> list[Path]:
 def _throughput(records: Sequence[Record], model: str, folder: Path) -> list[Path]:
     styles = zip(_COLORS, ("o-", "o-", "--"), strict=True)
     lines = [Line(label=server, server=server, style=style, figure="tok_s@") for server, style in styles]
-    title = f"{NAMES[model]}: tokens a second for callers who come at once, each with a prompt of its own"
+    title = f"{NAMES[model]}: tokens a second for simultaneous callers, each with its own prompt"
     return _by_callers(records, model, folder / f"{model}-throughput.png", lines, title)
 
 
 def _waiting(records: Sequence[Record], model: str, folder: Path) -> list[Path]:
     questions = (
         ("first", "first_ms", "seconds until the first token, on average"),
-        ("whole", "whole_ms", "seconds until the answer is whole, on average"),
+        ("whole", "whole_ms", "seconds until the answer is complete, on average"),
         ("gap", "gap_ms", "the longest gap in a stream, seconds"),
     )
     paths = []
     for name, figure, words in questions:
         lines = [
-            Line(label=f"{server}, {'in a burst' if kind == 'burst' else 'by chance'}", server=server, style=style,
+            Line(label=f"{server}, {'in a burst' if kind == 'burst' else 'at random'}", server=server, style=style,
                  figure=f"{kind}_{figure}@")
             for server in (OURS, PEER) for kind, style in zip(ARRIVALS, ("o-", "o:"), strict=True)
         ]  # fmt: skip
-        title = f"{NAMES[model]}: {words}, for callers who come in a burst or by chance"
+        title = f"{NAMES[model]}: {words}, for callers who arrive in a burst or at random"
         paths += _by_callers(records, model, folder / f"{model}-{name}.png", lines, title)
     return paths
 
 
 def _by_callers(records: Sequence[Record], model: str, path: Path, lines: Sequence[Line], title: str) -> list[Path]:
-    """A line for each, labelled at its end; times on a scale that grows downwards, so that better is up."""
+    """Plot the lines, each labelled at its end; times on an inverted scale, so that up is better."""
     figure, axis = plt.subplots(figsize=(8, 5), layout="constrained")
     ends: list[tuple[float, Line]] = []
     times = False
@@ -125,8 +125,8 @@ def _upside_down(axis: Axes) -> None:
 
 
 def _label_ends(axis: Axes, ends: Sequence[tuple[float, Line]]) -> None:
-    """Words to the right of each line's end, moved apart where two would overlap."""
-    height = 0.055  # of the picture, for a line of words
+    """Write each label to the right of its line's end, moved apart where two would overlap."""
+    height = 0.055  # of a line of text, as a share of the plot
     axis.figure.canvas.draw()  # settles the scales
     to_axes = axis.transData + axis.transAxes.inverted()
     at = -1.0
@@ -136,7 +136,7 @@ def _label_ends(axis: Axes, ends: Sequence[tuple[float, Line]]) -> None:
 
 
 def _kinds(records: Sequence[Record], model: str, folder: Path) -> list[Path]:
-    """Columns from 1, where llama.cpp's server is, to how many times as good ours is."""
+    """Plot columns from 1, which is llama.cpp's server, to the ratio that ours reaches."""
     columns = []
     for workload, name, words in _KINDS:
         metric = next(m for m in METRICS if (m.workload, m.figure, m.quantile) == (workload, name, None))
@@ -162,7 +162,7 @@ def _kinds(records: Sequence[Record], model: str, folder: Path) -> list[Path]:
 
 
 def _of(records: Sequence[Record], model: str, server: str, metric: Metric) -> Value | None:
-    """A figure; of llama.cpp's server the best of all its settings."""
+    """Return a server's figure; for llama.cpp's server, the best of all its settings."""
     if server not in (OURS, PEER):
         return value(records, model, CEILING, metric)
     names = ("ours",) if server == OURS else LLAMA

@@ -1,10 +1,10 @@
-"""What the pool adds to a call: its `Generate` beside that of a bare stub, milliseconds at the median.
+"""Measure what the pool adds to a call: its `Generate` compared with a bare stub's, in milliseconds at the median.
 
-`python -m bench.pool_overhead`. Both have the same channel options and a connection of their own to a skill of the
-tests in another process, whose answers cost next to nothing. They are called in turn, so that a busy machine is busy
-for both. The pool takes an answer in pieces, so that another replica can go on with it; so the bare stub is also called
-in that way. What the pieces themselves cost shows in the row with 64 of them, which here come all at once; those of a
-model come as it writes, and that takes longer.
+`python -m bench.pool_overhead`. Both have the same channel options and separate connections to a stub skill in another
+process, whose answers cost next to nothing. They are called in turn, so that other load on the machine affects both.
+The pool streams every answer, so that another replica can continue it; so the bare stub is also called that way. The
+row with 64 pieces shows what the pieces cost: here they arrive all at once, a model's arrive as it writes, which takes
+longer anyway.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ Call = Callable[[], object]
 
 @contextlib.contextmanager
 def _skill(pieces: int) -> Iterator[str]:
-    """The target of a skill whose every answer has so many pieces."""
+    """Start a skill whose every answer has `pieces` pieces; yield its target."""
     answer = " ".join(["word"] * pieces)
     command = [sys.executable, "-m", "tests.stub_skill", "--listen", "127.0.0.1:0", "--reply", answer]
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
@@ -44,7 +44,7 @@ def _skill(pieces: int) -> Iterator[str]:
 
 
 def _in_turn(calls: Sequence[Call], rounds: int) -> list[float]:
-    """The median of each, milliseconds."""
+    """Return the median time of each call, in milliseconds."""
     times: list[list[float]] = [[] for _ in calls]
     for number in range(WARM_UP + rounds):
         for call, own in zip(calls, times, strict=True):
@@ -56,7 +56,7 @@ def _in_turn(calls: Sequence[Call], rounds: int) -> list[float]:
 
 
 def _measure(pieces: int, rounds: int) -> tuple[float, float, float]:
-    """Medians of the bare stub, of the bare stub in pieces, and of the pool, milliseconds."""
+    """Return the medians of the bare stub, of the bare stub streaming, and of the pool, in milliseconds."""
     request = skills_pb2.GenReq(prompt="Hello", max_tokens=pieces, temperature=0)
     with (
         _skill(pieces) as target,
@@ -77,14 +77,14 @@ def _measure(pieces: int, rounds: int) -> tuple[float, float, float]:
 
 
 def main() -> int:
-    """Prints a line for each length of an answer; exit code 1 if the pool adds more than the limit."""
+    """Print a line for each number of pieces; return 1 if the pool adds more than the limit."""
     parser = argparse.ArgumentParser(prog="python -m bench.pool_overhead", description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--rounds", type=int, default=2000, help="calls of each kind")
     rounds = parser.parse_args().rounds
     over = False
     for pieces in NUM_PIECES:
         once, in_pieces, pooled = _measure(pieces, rounds)
-        # Beyond one piece, the rest is the price of pieces, not of the pool.
+        # With more than one piece, compare with the streaming stub: pieces are not the pool's cost.
         over |= pooled - (once if pieces == 1 else in_pieces) >= LIMIT_MS
         print(
             f"pieces: {pieces:2}; bare stub {once:.3f} ms, in pieces {in_pieces:.3f} ms, pool {pooled:.3f} ms; "

@@ -1,4 +1,4 @@
-"""The measurements of a run: one line each as they come, so that nothing is lost, and all of them as one JSON file."""
+"""The measurements of a run: written one line each at once, so that none is lost, and finally as one JSON file."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class Record:
 
     @property
     def place(self) -> tuple[str, int, str, str]:
-        """What makes it the same measurement as another."""
+        """The identity of a measurement."""
         return self.model, self.round, self.server, self.workload
 
 
@@ -50,37 +50,37 @@ class Journal:
             self.records = [Record(**json.loads(line)) for line in self._lines.read_text().splitlines()]
 
     def done(self, place: tuple[str, int, str, str]) -> bool:
-        """Whether it was measured already."""
+        """Return whether a measurement has been made without an error."""
         return any(record.place == place and not record.error for record in self.records)
 
     def add(self, record: Record) -> None:
-        """Writes a measurement down at once."""
+        """Add a measurement and write it to the disk."""
         self.records.append(record)
         with self._lines.open("a", encoding="utf-8") as lines:
             lines.write(json.dumps(asdict(record)) + "\n")
 
     def write_json(self, about: dict[str, Any]) -> Path:
-        """Writes all of it as one file."""
+        """Write all measurements as one file; return its path."""
         path = self.folder / "results.json"
         write_results(path, about, self.records)
         return path
 
 
 def write_results(path: Path, about: dict[str, Any], records: Iterable[Record]) -> None:
-    """One file with figures rounded to what means something."""
+    """Write one file with figures rounded to the digits that mean something."""
     rows = [{**asdict(record), "figures": _rounded(record.figures)} for record in records]
     lines = ",\n".join("  " + json.dumps(row) for row in rows)
     path.write_text(f'{{"about": {json.dumps(about, indent=1)},\n "records": [\n{lines}\n]}}\n', encoding="utf-8")
 
 
 def read_results(path: Path) -> tuple[dict[str, Any], list[Record]]:
-    """What `write_results` wrote."""
+    """Return what `write_results` wrote."""
     document = json.loads(path.read_text(encoding="utf-8"))
     return document["about"], [Record(**row) for row in document["records"]]
 
 
 def about_this_run(folder: Path, arguments: list[str], *, threads: int) -> dict[str, Any]:
-    """What the figures depend on. Earlier commands of the same folder are named too."""
+    """Return what the figures depend on, including earlier commands with the same folder."""
     commands = [" ".join(["python -m bench", *arguments])]
     if (earlier := folder / "results.json").exists():
         commands.insert(0, read_results(earlier)[0]["command"])
@@ -102,7 +102,7 @@ def about_this_run(folder: Path, arguments: list[str], *, threads: int) -> dict[
 
 
 def warn_if_busy() -> None:
-    """A neighbour slows a measurement by up to ten times: says so if there seems to be one."""
+    """Warn if the machine is busy: other load slows a measurement by up to ten times."""
     if (load := os.getloadavg()[0]) > 0.5:
         sys.stderr.write(f"this machine is busy (load {load:.1f}): the figures will be worth little\n")
 

@@ -1,4 +1,4 @@
-"""A run: rounds over all servers in random order, one alive at a time, and all workloads on each in random order."""
+"""A run: rounds over all servers in random order, one at a time, each with all workloads in random order."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class Turn:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Plan:
-    """What a run does."""
+    """The extent of a run."""
 
     models: tuple[str, ...]
     workloads: str
@@ -49,15 +49,15 @@ class Plan:
     seed: int
 
     def sizes(self, model: str) -> Sizes:
-        """The sizes for a model."""
+        """Return the sizes for a model."""
         return quick(SIZES[model]) if self.quick else SIZES[model]
 
     def num_rounds(self, model: str) -> int:
-        """How many rounds a model gets."""
+        """Return the number of rounds of a model."""
         return self.rounds or self.sizes(model).rounds
 
     def workloads_of(self, kind: Kind, model: str, round_: int) -> str:
-        """The workloads of a server in a round."""
+        """Return the letters of a server's workloads in a round."""
         if model not in kind.models or round_ >= kind.rounds or (self.servers and kind.name not in self.servers):
             return ""
         wanted = [w for w in self.workloads if w in kind.workloads]
@@ -65,12 +65,12 @@ class Plan:
 
 
 def model_path(name: str) -> Path:
-    """The file of a model: `135m` is the embedded one, `4b` the shape-exact one."""
+    """Return the file of a model: `135m` is the embedded model, `4b` the shape model."""
     return make_embedded() if name == "135m" else shape_model()
 
 
 def run(plan: Plan, journal: Journal) -> None:
-    """Measures what is not in the journal yet."""
+    """Make all measurements of the plan that the journal lacks."""
     vocab = vocabulary()
     order = random.Random(plan.seed)  # noqa: S311 - only an order
     for model in plan.models:
@@ -103,7 +103,7 @@ def _serve(plan: Plan, journal: Journal, turn: Turn, letters: list[str], vocab: 
         try:
             await asyncio.wait_for(warm_up(site), WORKLOAD_TIMEOUT_S)
             for letter in letters:
-                # A workload has the same prompts on every server, wherever in the order it comes.
+                # A workload has the same prompts on every server, whatever the order.
                 prompts = Prompts(vocab, f"{turn.round} {letter}")
                 await _measure(journal, dataclasses.replace(site, prompts=prompts), turn, letter)
         finally:
@@ -112,7 +112,7 @@ def _serve(plan: Plan, journal: Journal, turn: Turn, letters: list[str], vocab: 
     try:
         with running(kind, turn.path, threads=plan.threads, log=log) as port:
             asyncio.run(work(port))
-    except Exception as error:  # noqa: BLE001 - one server's trouble is not the others'
+    except Exception as error:  # noqa: BLE001 - one server's failure must not stop the others
         _note(journal, Record(model=model, round=turn.round, server=kind.name, workload="", error=_text(error)))
 
 
@@ -120,7 +120,7 @@ async def _measure(journal: Journal, site: Site, turn: Turn, letter: str) -> Non
     start, figures, error = time.perf_counter(), Figures(), ""
     try:
         figures = await asyncio.wait_for(WORKLOADS[letter](site), WORKLOAD_TIMEOUT_S)
-    except Exception as trouble:  # noqa: BLE001 - one workload's trouble is not the others'
+    except Exception as trouble:  # noqa: BLE001 - one workload's failure must not stop the others
         error = _text(trouble)
     _note(
         journal,
@@ -139,7 +139,7 @@ def _ceilings(plan: Plan, journal: Journal, model: str, path: Path, round_: int)
     try:
         log = journal.folder / f"{model}-{round_}-ceiling.log"
         figures = ceilings(path, plan.sizes(model), threads=plan.threads, log=log)
-    except Exception as trouble:  # noqa: BLE001 - a ceiling's trouble is not the servers'
+    except Exception as trouble:  # noqa: BLE001 - a ceiling's failure must not stop the servers
         error = _text(trouble)
     _note(
         journal,

@@ -1,7 +1,7 @@
-"""Are a model's logits the same bits alone, in chunks, among other sequences, forked, and after cells were moved?
+"""Check whether logits have the same bits alone, in chunks, among other sequences, forked, and after cells moved.
 
-Everything is compared with one token at a time, with the engine's own settings for `exact` (or `fast`, to see what
-they are good for):
+All are compared with decoding one token at a time, with the engine's settings for `exact` (or `fast`, to see why they
+are needed):
 
     python -m bench.same_bits [MODEL.gguf] [--tokens 300] [--numerics fast]
 """
@@ -30,7 +30,7 @@ N_BATCH = 512
 
 
 class Comparison:
-    """A context and the logits that each row of it should have."""
+    """A context, and the logits that each of its rows should have."""
 
     def __init__(self, context: Context, n: int) -> None:
         rng = np.random.default_rng(1)
@@ -41,7 +41,7 @@ class Comparison:
         self.equal = True
 
     def chunks(self) -> None:
-        """Prefill in chunks of many sizes, odd ones too."""
+        """Compare prefill in chunks of many sizes, including odd ones."""
         for size in CHUNKS:
             self._context.clear()
             starts = range(0, self._n, size)
@@ -49,7 +49,7 @@ class Comparison:
             self._report(f"chunks of {size}", np.concatenate(got), self._alone)
 
     def among_others(self) -> None:
-        """Decode as one of four sequences."""
+        """Compare decoding as one of four sequences."""
         self._context.clear()
         got = [
             self._decode([(self._tokens[i], i, 0), *((o[i], i, k + 1) for k, o in enumerate(self._others))])[0]
@@ -58,7 +58,7 @@ class Comparison:
         self._report("one of four sequences", np.stack(got), self._alone)
 
     def forked(self) -> None:
-        """Go on from another sequence's cells."""
+        """Compare continuing from another sequence's cells."""
         self._context.clear()
         half = self._n // 2
         self._one_by_one(range(half))
@@ -66,7 +66,7 @@ class Comparison:
         self._report("forked", self._one_by_one(range(half, self._n), seq=1), self._alone[half:])
 
     def holes(self, *, move: bool) -> bool:
-        """Go on where cells before one's own were freed; with `move` after moving one's own, as the engine does."""
+        """Compare continuing after earlier cells were freed; with `move`, after moving the rest, as the engine does."""
         self._context.clear()
         half = self._n // 2
         for start in range(0, half, 64):
@@ -88,7 +88,7 @@ class Comparison:
         return np.concatenate([self._decode([(self._tokens[i], i, seq)]) for i in places])
 
     def _decode(self, rows: Rows) -> Logits:
-        """Rows of (token, position, sequence) to the logits of each, of shape (len(rows), n_vocab)."""
+        """Decode rows of (token, position, sequence); return their logits, shape (len(rows), n_vocab)."""
         context, n = self._context, len(rows)
         context.tokens[:n], context.positions[:n], context.seq_ids[:n] = np.array(rows).T
         context.wants_logits[:n] = 1
@@ -103,9 +103,10 @@ class Comparison:
 
 
 def compare(model: Path, *, n: int, exact: bool) -> bool:
-    """Prints a line for each way to compute the same; whether all were equal."""
-    # Here, as the library reads the environment when it is loaded.
-    from skills.skill_draft.engine.binding import Context, ContextParams, Model, ModelParams, tensor_types
+    """Print a line for each way to compute the same logits; return whether all were equal."""
+    # Imported here, as the library reads the environment when it loads.
+    from skills.skill_draft.engine.binding import Context, ContextParams, Model, ModelParams
+    from skills.skill_draft.engine.gguf import tensor_types
 
     types = tensor_types(model)
     repack = not exact or "Q4_K" not in types
@@ -124,7 +125,7 @@ def compare(model: Path, *, n: int, exact: bool) -> bool:
 
 
 def main() -> int:
-    """Compares; the exit code is 0 if all that the engine does gives the same bits."""
+    """Compare; return 0 if everything that the engine does yields the same bits."""
     parser = argparse.ArgumentParser(prog="python -m bench.same_bits", description=(__doc__ or "").split("\n")[0])
     parser.add_argument("model", type=Path, nargs="?", help="a GGUF file; default: the embedded model")
     parser.add_argument("--tokens", type=int, default=300, help="length of the sequences")

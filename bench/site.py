@@ -1,4 +1,4 @@
-"""A running server as a workload sees it, and what a workload gives back."""
+"""A running server as a workload sees it, and the figures that a workload returns."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ Figures = dict[str, float | list[float]]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Site:
-    """A running server and what is needed to work on it."""
+    """A running server and what a workload needs to load it."""
 
     kind: Kind
     client: Client
     prompts: Prompts
     sizes: Sizes
     second: Callable[[], AbstractContextManager[int]]
-    """Starts another server of the same kind; gives its port."""
+    """Starts another server of the same kind and yields its port."""

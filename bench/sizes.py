@@ -1,4 +1,4 @@
-"""How much each workload does, by model: enough to be steady, and all of it done in under half an hour."""
+"""The sizes of each workload by model: large enough for steady figures, half an hour for all of them."""
 
 from __future__ import annotations
 
@@ -7,32 +7,32 @@ from dataclasses import dataclass, replace
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Sizes:
-    """Sizes of the workloads; in tokens where nothing else is said."""
+    """Sizes of the workloads, in tokens unless noted otherwise."""
 
     rounds: int
     """How often all servers are started in turn."""
     prompt: int = 86
-    """Length of ordinary prompts, not counting what all of them begin with (SmolLM2's own system prompt), and the
-    eleven tokens that ask for a long answer in (b)."""
+    """Length of ordinary prompts, without SmolLM2's own system prompt and the eleven tokens that ask for a long answer
+    in (b)."""
     new: int = 48
     """Length of ordinary answers."""
     one_new: int = 96
-    """(a) the answer of the one stream; three of them."""
+    """(a) the answers of the single stream, three in all."""
     concurrency: tuple[int, ...] = (1, 2, 4, 8, 16)
     """(b) requests at once."""
     few_waves: int = 1
-    """(b) answers a caller gets one after the other, up to 4 callers; above that it is one."""
+    """(b) consecutive requests of each caller, for up to 4 callers; with more callers it is one."""
     system: int = 512
     """(c) the shared system prompt."""
     system_requests: int = 16
     """(c) requests, 8 at once."""
     system_new: int = 32
     stream_new: int = 400
-    """(d) the running streams' answers. A server without a free slot lets a new prompt wait for the end of one."""
+    """(d) the running streams' answers. Without a free slot, a new prompt waits until one ends."""
     long_prompt: int = 1024
     """(d) a prompt that arrives while others are answered."""
     long_prompts: int = 2
-    """(d) how many arrive, one after the other."""
+    """(d) the number of these prompts, one after the other."""
     loops: int = 5
     """(e) prompts that go through draft, reflection and correction."""
     draft: int = 160
@@ -44,13 +44,13 @@ class Sizes:
     arriving: tuple[int, ...] = (2, 4, 8, 16)
     """(i) callers of a group."""
     arriving_least: int = 8
-    """(i) callers at each number, at least: small groups come several times."""
+    """(i) the fewest callers in all for each size of group: small groups are repeated."""
     arriving_prompt: tuple[int, int] = (50, 1000)
     arriving_new: tuple[int, int] = (48, 64)
     arrival_s: float = 0.3
-    """(i) seconds between two callers who come by chance, on average."""
+    """(i) mean seconds between two callers who arrive at random."""
     neighbours: bool = True
-    """(g) whether it is done at all."""
+    """(g) whether it is measured."""
 
 
 SIZES = {
@@ -80,7 +80,7 @@ SIZES = {
 
 
 def quick(sizes: Sizes) -> Sizes:
-    """Only shows that everything runs; the figures say nothing."""
+    """Return sizes that only show that everything runs; the figures mean nothing."""
     return replace(
         sizes,
         rounds=1,

@@ -1,7 +1,7 @@
-"""Times whole steps of a model, in a process of its own: `python -m bench.steps MODEL.gguf THREADS CELLS,… ROWS,…`.
+"""Time whole steps of a model, in a separate process: `python -m bench.steps MODEL.gguf THREADS CELLS,… ROWS,…`.
 
-Prints a JSON line for each: `ms` of a step over so many rows, each of a sequence with so many cells of its own, as the
-engine runs it in `exact`; and tokens a second of reading a prompt.
+Prints a JSON line for each combination: `ms` of a step of that many rows, each of a sequence with that many cells, as
+the engine runs it in `exact`; and tokens a second of prefill.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ _REPEATS = (5, 50)
 
 
 class Steps:
-    """A context, and sequences in it."""
+    """A context with sequences in it."""
 
     def __init__(self, model: Model, *, cells: int, slots: int, threads: int) -> None:
         n_cells = slots * (cells + 32) + PREFILL
@@ -32,11 +32,11 @@ class Steps:
         self._rng, self._n_vocab = np.random.default_rng(0), model.vocab.n_tokens
 
     def close(self) -> None:
-        """Gives the memory back."""
+        """Free the memory."""
         self._context.close()
 
     def run(self, slots: list[int], positions: list[int]) -> float:
-        """Seconds of a step of one row for each; of the same slot, only the last one's logits are asked for."""
+        """Return the seconds of a step with these rows; only each slot's last row yields logits."""
         context, n = self._context, len(slots)
         context.tokens[:n] = self._rng.integers(100, self._n_vocab - 100, n)
         context.seq_ids[:n], context.positions[:n] = slots, positions
@@ -46,7 +46,7 @@ class Steps:
         return time.perf_counter() - begin
 
     def prefill_tok_s(self) -> float:
-        """Reading a prompt in one step, nothing before it; the better of two."""
+        """Return the speed of prefill in one step without context; the better of two runs."""
         seconds = []
         for _ in range(2):
             seconds.append(self.run([0] * PREFILL, list(range(PREFILL))))
@@ -54,7 +54,7 @@ class Steps:
         return PREFILL / min(seconds)
 
     def fill(self, slots: int, cells: int) -> None:
-        """Gives each slot cells of its own: computes those of one, and copies them."""
+        """Give each slot its own cells: compute those of the first and copy them."""
         for start in range(0, cells, PREFILL):
             positions = list(range(start, min(start + PREFILL, cells)))
             self.run([0] * len(positions), positions)
@@ -64,7 +64,7 @@ class Steps:
             self._context.restore(slot, saved)
 
     def step_ms(self, rows: int, cells: int) -> float:
-        """The median of some steps, after one that does not count."""
+        """Return the median time of several steps, in milliseconds, after one that does not count."""
         times: list[float] = []
         least, most = _REPEATS
         while len(times) < least + 1 or (sum(times) < _SECONDS and len(times) < most):
@@ -75,7 +75,7 @@ class Steps:
 
 
 def main() -> None:
-    """Measures what the arguments say."""
+    """Measure the combinations that the arguments give."""
     path, threads, contexts, counts = sys.argv[1:5]
     rows = [int(n) for n in counts.split(",")]
     model = Model(Path(path), ModelParams())

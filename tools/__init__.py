@@ -1,4 +1,4 @@
-"""What builds and keeps the house: set-up, the lock file, the llama.cpp wheel, generators.
+"""Build and maintenance tools: set-up, the lock files, the llama.cpp wheel, generators.
 
-Everything that runs before the virtual environment is filled uses the standard library alone.
+Everything that runs before the virtual environment is filled uses only the standard library.
 """

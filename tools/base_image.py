@@ -1,9 +1,9 @@
-"""Sees to it that the skill images' base image is there, also on a machine that reaches no image registry.
+"""Provide the skill images' base image, even on a machine that reaches no image registry.
 
-Run as `python3 -m tools.base_image`. It does nothing where the engine has the image, or can pull it. Else it makes the
-image from Debian's packages, as the official one is made: a minimal system without documentation, manual pages and
-translations. That takes root. debootstrap, which does it, is a shell script: it is unpacked from its package for the
-time being, and nothing is installed.
+Run as `python3 -m tools.base_image`. It does nothing if the container engine has the image or can pull it. Otherwise
+it makes the image from Debian's packages, like the official one: a minimal system without documentation, manual pages
+and translations. That requires root. debootstrap, which does it, is a shell script: it is unpacked from its package
+temporarily, and nothing is installed.
 """
 
 from __future__ import annotations
@@ -25,12 +25,12 @@ SUITE = "bookworm"
 
 _PULL_TIMEOUT_S = 300.0
 _CERTIFICATE = re.compile(r"-----BEGIN CERTIFICATE-----[^-]+-----END CERTIFICATE-----")
-# Lines that debootstrap prints for a minimal system, for the bar: retrieving, validating, extracting, unpacking and
-# configuring some ninety packages.
+# Number of lines that debootstrap prints for a minimal system, for the progress bar: it retrieves, validates, extracts,
+# unpacks and configures about ninety packages.
 _EXPECTED_LINES = 480
 EXPECTED_S = 60.0
 
-# debootstrap asks for `wget -nv -O FILE ADDRESS`. Here apt fetches: its proxies count, and wget is not needed.
+# debootstrap asks for `wget -nv -O FILE ADDRESS`. Here apt fetches instead: its proxies apply, and wget is not needed.
 _APT_HELPER = "/usr/lib/apt/apt-helper"
 _WGET = f"""\
 #!/bin/sh
@@ -41,15 +41,15 @@ done
 exec {_APT_HELPER} -qq -o APT::Sandbox::User=root download-file "$1" "$to"
 """
 
-# What goes, as in the official slim image. Licences stay.
+# What is removed, as in the official slim image. Licences stay.
 _REMOVED = ("usr/share/man/*", "usr/share/info/*", "usr/share/locale/*", "usr/share/groff/*", "usr/share/lintian/*",
             "usr/share/linda/*", "var/lib/apt/lists/*", "var/cache/apt/*", "var/cache/debconf/*-old", "var/log/*.log",
             "var/log/apt/*")  # fmt: skip
-# Packages that are installed on top leave out the same.
+# Packages that are installed on top leave out the same files.
 _DPKG_EXCLUDES = "".join(
     f"path-exclude /usr/share/{folder}/*\n" for folder in ("doc", "man", "info", "locale", "groff", "lintian", "linda")
 ).replace("doc/*\n", "doc/*\npath-include /usr/share/doc/*/copyright\n", 1)
-# No service starts inside a build, and apt keeps nothing that a layer would carry along.
+# No service starts inside a build, and apt keeps no files that would end up in a layer.
 _POLICY_RC_D = "#!/bin/sh\nexit 101\n"
 _APT_CLEAN = """\
 APT::Keep-Downloaded-Packages "false";
@@ -61,12 +61,12 @@ Dir::Cache::srcpkgcache "";
 
 
 def is_there(image: str = IMAGE) -> bool:
-    """Whether the engine has the image."""
+    """Return whether the container engine has the image."""
     return _docker("image", "inspect", image) == 0
 
 
 def pull() -> bool:
-    """Tries to get the image from a registry; where none is reached that mostly fails at once."""
+    """Try to pull the image from a registry; if none is reachable, that mostly fails at once."""
     print(f"Asking a registry for {IMAGE}", file=sys.stderr)
     try:
         return _docker("pull", "--quiet", IMAGE, timeout_s=_PULL_TIMEOUT_S) == 0
@@ -75,7 +75,7 @@ def pull() -> bool:
 
 
 def why_not_made() -> str | None:
-    """What keeps this machine from making the image, as far as it shows beforehand; None where nothing does."""
+    """Return why this machine cannot make the image, as far as that can be known in advance; None if it can."""
     if os.geteuid() != 0:
         return (
             f"{IMAGE} is not here, no registry gives it, and making it takes root: `sudo make base-image` does it once"
@@ -89,7 +89,7 @@ def why_not_made() -> str | None:
 
 
 def make(log: Path) -> None:
-    """Makes the image from Debian's packages.
+    """Make the image from Debian's packages.
 
     Args:
         log: Where debootstrap's output goes.
@@ -120,9 +120,9 @@ def make(log: Path) -> None:
 
 
 def _debootstrap(work: Path) -> tuple[list[str], list[str], dict[str, str]]:
-    """The command, the archive's address as its last argument, and its environment.
+    """Return the command, the archive's address as its last argument, and its environment.
 
-    Unpacked, so that a machine which has it installed goes the same way as one that has not.
+    It is unpacked even if it is installed, so that all machines do the same.
     """
     work.mkdir()
     try:
@@ -130,7 +130,7 @@ def _debootstrap(work: Path) -> tuple[list[str], list[str], dict[str, str]]:
     except debian.UnavailableError as error:
         if (installed := shutil.which("debootstrap")) is None:
             raise StepError(f"{IMAGE} cannot be made from Debian's packages: {error}") from None
-        return [installed], [], {}  # which has an address of its own
+        return [installed], [], {}  # which has its own address
     usr = work / "root" / "usr"
     environment = {"DEBOOTSTRAP_DIR": str(usr / "share" / "debootstrap"), "PATH": os.environ.get("PATH", os.defpath)}
     if Path(_APT_HELPER).exists():
@@ -141,14 +141,14 @@ def _debootstrap(work: Path) -> tuple[list[str], list[str], dict[str, str]]:
 
 
 def _unmount_below(root: Path) -> None:
-    """Unmounts what debootstrap has mounted, where it was interrupted: the folder is about to be removed."""
+    """Unmount what an interrupted debootstrap has left mounted: the folder is about to be removed."""
     mounts = [line.split()[1] for line in Path("/proc/self/mounts").read_text(encoding="utf-8").splitlines()]
     for place in reversed([each for each in mounts if each.startswith(f"{root}/")]):
         subprocess.run(["umount", place], capture_output=True, check=False)
 
 
 class _CountLines:
-    """Takes each line of output for a step of the same length."""
+    """Progress by the number of output lines: each counts the same."""
 
     def __init__(self) -> None:
         self._lines = 0
@@ -159,7 +159,7 @@ class _CountLines:
 
 
 def _add_updates(root: Path) -> None:
-    """Lets builds on the image see Debian's updates and security fixes, from where debootstrap and this machine do."""
+    """Add Debian's updates and security fixes to the image's sources, from the archives that this machine uses."""
     sources = root / "etc/apt/sources.list"
     archive = sources.read_text(encoding="utf-8").split()[1]
     fixes = debian.security_archive() or f"{archive}-security"
@@ -170,9 +170,9 @@ def _add_updates(root: Path) -> None:
 
 
 def _trust_what_this_machine_trusts(root: Path) -> None:
-    """Adds this machine's own certificates: behind a proxy with a private authority pip fails inside without them.
+    """Add this machine's own certificates: behind a proxy with a private authority, pip in the image needs them.
 
-    As local ones, so that they are still there after an update of Debian's has written the bundle anew.
+    They are added as local ones, so that they survive when an update of Debian's package rewrites the bundle.
     """
     bundle = Path("/etc/ssl/certs/ca-certificates.crt")
     if not bundle.exists():
@@ -199,7 +199,7 @@ def _slim(root: Path) -> None:
     policy = root / "usr/sbin/policy-rc.d"
     policy.write_text(_POLICY_RC_D, encoding="utf-8")
     policy.chmod(0o755)
-    # This machine's name and resolver are none of the image's business.
+    # This machine's name and resolver do not belong in the image.
     (root / "etc/hostname").write_text("localhost\n", encoding="utf-8")
     (root / "etc/resolv.conf").write_text("", encoding="utf-8")
 
@@ -233,7 +233,7 @@ def _docker(*arguments: str, timeout_s: float = 30.0) -> int:
 
 
 def main() -> int:
-    """Makes the image where it has to be made."""
+    """Make the image if necessary."""
     parser = argparse.ArgumentParser(prog="python3 -m tools.base_image", description=__doc__.partition("\n")[0])
     parser.parse_args()
     if shutil.which("docker") is None or _docker("info") != 0:

@@ -1,6 +1,6 @@
-"""Whether tests with containers can run on this machine, and what they need before they do.
+"""Check whether tests with containers can run on this machine, and prepare what they need.
 
-What keeps them from it is one line, with what would help.
+If they cannot run, the reason is one line, with a remedy.
 """
 
 from __future__ import annotations
@@ -21,16 +21,16 @@ _ENGINE_TIMEOUT_S = 30.0
 
 
 class NoContainersError(Exception):
-    """No container can be tested here; the text is one line: why, and what would help."""
+    """No container can be tested here; the text is one line: the reason and a remedy."""
 
 
 def are_required() -> bool:
-    """Whether it is an error where they cannot be tested, as in CI."""
+    """Return whether it is an error if they cannot be tested, as in CI."""
     return os.environ.get(REQUIRED) == "1"
 
 
 def check() -> None:
-    """Finds out, without making anything, whether they can be tested; a base image that can be pulled is pulled.
+    """Check, without building anything, whether they can be tested; a base image that can be pulled is pulled.
 
     Raises:
         NoContainersError: They cannot.
@@ -43,10 +43,10 @@ def check() -> None:
 
 
 def prepare() -> None:
-    """Makes what the tests need: Compose, the base image and the draft skill's image. With progress on standard error.
+    """Build what the tests need: Compose, the base image and the draft skill's image. Progress goes to standard error.
 
     Raises:
-        NoContainersError: Something of it cannot be had on this machine.
+        NoContainersError: One of these is not available on this machine.
         StepError: The image's own build failed.
     """
     check()
@@ -82,7 +82,7 @@ def _check_engine() -> None:
 
 
 def _find_compose() -> None:
-    """Has the docker command find Compose: where there is none, the plugin from Debian's package, for this process."""
+    """Make Compose available to the docker command; if it is missing, use Debian's plugin, for this process only."""
     if shutil.which("docker-compose") is not None or docker_plugins.has("compose"):
         return
     try:

@@ -1,7 +1,7 @@
-"""Takes packages from Debian's archive and unpacks them, without installing anything: what that takes is apt, not root.
+"""Download packages from Debian's archive and unpack them without installing them. This needs apt, but not root.
 
 The archive is the one that this machine's own apt sources name. Its signature is checked, so another archive among the
-sources is not taken for Debian's.
+sources is not mistaken for Debian's.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ _TIMEOUT_S = 300.0
 
 
 class UnavailableError(Exception):
-    """Debian's packages cannot be had here; the text is one line that says why."""
+    """Debian's packages are not available here; the text is one line with the reason."""
 
 
 def check() -> None:
-    """Raises `UnavailableError` where this machine has no apt, or none that knows Debian."""
+    """Raise `UnavailableError` if this machine has no apt, or none with Debian among its sources."""
     if not (shutil.which("apt-get") and shutil.which("dpkg") and KEYRING.exists()):
         raise UnavailableError("this is no Debian: apt-get, dpkg or debian-archive-keyring is missing")
     if not _archives():
@@ -30,10 +30,10 @@ def check() -> None:
 
 
 def unpack(packages: tuple[str, ...], *, suite: str, work: Path) -> str:
-    """Unpacks packages of a Debian release into `work / "root"`.
+    """Unpack packages of a Debian release into `work / "root"`.
 
     Args:
-        packages: their names; what they depend on is not fetched.
+        packages: their names; their dependencies are not fetched.
         suite: the release's code name.
         work: an empty folder, for what apt downloads too.
 
@@ -41,7 +41,7 @@ def unpack(packages: tuple[str, ...], *, suite: str, work: Path) -> str:
         The archive's address.
 
     Raises:
-        UnavailableError: No archive that the machine knows has them, or none is reached.
+        UnavailableError: No archive in the machine's sources has them, or none is reachable.
     """
     check()
     work.chmod(0o755)
@@ -59,17 +59,17 @@ def unpack(packages: tuple[str, ...], *, suite: str, work: Path) -> str:
 
 
 def security_archive() -> str | None:
-    """The address of Debian's security fixes, where the machine's sources name it."""
+    """Return the address of Debian's security fixes, if the machine's sources name it."""
     return next((address for address, release in _sources() if release.endswith("-security")), None)
 
 
 def _archives() -> list[str]:
-    """Addresses that may be Debian's archive, in the order of the machine's sources."""
+    """Return the addresses that may be Debian's archive, in the order of the machine's sources."""
     return list(dict.fromkeys(address for address, release in _sources() if not release.endswith(_NO_RELEASE)))
 
 
 def _sources() -> list[tuple[str, str]]:
-    """Address and release of what the machine's apt has, whether it has fetched any of their lists or not."""
+    """Return address and release of each source of the machine's apt, whether or not its lists were fetched."""
     if shutil.which("apt-get") is None:
         return []
     listed = _run(
@@ -81,7 +81,7 @@ def _sources() -> list[tuple[str, str]]:
 
 
 def _resolved(address: str) -> str:
-    """An address for everybody: apt also knows a file with the addresses of mirrors, which images of clouds have."""
+    """Return an address that works elsewhere: cloud images' sources can name a local file with addresses of mirrors."""
     scheme, _, path = address.partition(":")
     if scheme == "mirror+file":
         lines = Path(path).read_text(encoding="utf-8").splitlines()
@@ -90,7 +90,7 @@ def _resolved(address: str) -> str:
 
 
 def _download(packages: tuple[str, ...], suite: str, archive: str, work: Path) -> None:
-    """Asks apt for the packages, with sources, lists and caches of its own."""
+    """Download the packages with apt, using separate sources, lists and caches."""
     (work / "sources.list").write_text(f"deb [signed-by={KEYRING}] {archive} {suite} main\n", encoding="utf-8")
     for name in ("lists/partial", "archives/partial", "empty"):
         (work / name).mkdir(parents=True, exist_ok=True)
@@ -110,7 +110,7 @@ def _run(command: list[str], cwd: Path | None = None) -> str:
     except subprocess.TimeoutExpired:
         raise UnavailableError(f"{command[0]} did not answer in {_TIMEOUT_S:g} s") from None
     if done.returncode != 0:
-        # apt's first error says which address and why, the last one only that there were some.
+        # apt's first error has the address and the reason, the last one only says that there were errors.
         errors = (line.removeprefix("E: ") for line in done.stderr.splitlines() if line.startswith("E: "))
         raise UnavailableError(next(errors, last_line(done.stderr) or f"{command[0]} fails with {done.returncode}"))
     return done.stdout

@@ -1,4 +1,4 @@
-"""Fetches the docker command's plugins that most users have, BuildKit's builder and Compose v2, for tests of both.
+"""Fetch the docker command's plugins that most users have, BuildKit's builder and Compose v2, for tests of both.
 
 They come from Debian trixie's packages, whose signatures apt checks; they are unpacked into
 `${XDG_CACHE_HOME:-~/.cache}/sarai`, nothing is installed.
@@ -19,10 +19,10 @@ _SUITE = "trixie"
 
 
 def config_dir() -> Path:
-    """A folder for DOCKER_CONFIG with both plugins; fetches them where they have not been fetched yet.
+    """Return a folder for DOCKER_CONFIG with both plugins, fetched if necessary.
 
     Raises:
-        debian.UnavailableError: This is no Debian, or its archive is not reached.
+        debian.UnavailableError: This is not Debian, or its archive is not reachable.
     """
     base = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "sarai" / "docker-plugins"
     plugins = base / "cli-plugins"
@@ -32,14 +32,14 @@ def config_dir() -> Path:
 
 
 def has(name: str) -> bool:
-    """Whether the docker command of this machine has a plugin."""
+    """Return whether the docker command of this machine has a plugin."""
     asked = subprocess.run(["docker", name, "version"], capture_output=True, timeout=60, check=False)
     return asked.returncode == 0
 
 
 def _fetch(base: Path) -> None:
     base.mkdir(parents=True, exist_ok=True)
-    # Beside the target, so that the last step is a rename: half a plugin is never taken for one.
+    # Next to the target, so that the last step is a rename and a partial plugin is never used.
     with tempfile.TemporaryDirectory(dir=base) as temporary:
         work = Path(temporary)
         debian.unpack(_PACKAGES, suite=_SUITE, work=work)

@@ -1,4 +1,4 @@
-"""Writes docs/cli.md from the help texts and the table of exit codes.
+"""Write docs/cli.md from the help texts and the table of exit codes.
 
 `python -m tools.gen_cli_docs` writes it; with `--check` it fails if it is not up to date.
 """
@@ -22,22 +22,22 @@ _HEAD = """\
 <!-- Written by `python -m tools.gen_cli_docs` from the help texts; do not edit. -->
 
 The answer goes to standard output, everything else (progress, figures, errors) to standard error, so that
-`sarai loop "…" > answer.txt` holds the answer and nothing else. `--json` turns standard output into JSON, one object
-a line. On a terminal `sarai loop` shows drafts, reflections and corrections while they are written; where the answer
-stands above already, it is not printed again.
+`sarai loop "…" > answer.txt` holds only the answer. `--json` turns standard output into JSON, one object per line. On a
+terminal `sarai loop` shows drafts, reflections and corrections while they are written; an answer that is already shown
+is not printed again.
 
-On a terminal `sarai draft` and `sarai chat` render Markdown while it comes; `--no-markdown` shows the answer as it is,
-as does `--raw`, which for `sarai draft` also leaves out the chat template. A pipe, a file and `TERM=dumb` get it as it
-is.
+On a terminal `sarai draft` and `sarai chat` render Markdown as it arrives; `--no-markdown` shows the answer
+unrendered, as does `--raw`, which for `sarai draft` also omits the chat template. A pipe, a file and `TERM=dumb` get it
+unrendered.
 
-Colours are for terminals: `NO_COLOR` goes before `FORCE_COLOR`, that before what the output is; `TERM=dumb` has none.
-Ctrl-C cancels the call, stops what was started for it and ends with 130; in a chat it ends the answer first.
+Only terminals get colours, unless `NO_COLOR` or `FORCE_COLOR` is set (`NO_COLOR` takes precedence); `TERM=dumb` gets
+none. Ctrl-C cancels the call, stops what was started for it and exits with 130; in a chat it first ends the answer.
 
-A standard stream that the caller has closed counts as `/dev/null`. An answer that cannot be written, to a full disk for
-example, ends with 1.
+A standard stream that the caller has closed is treated as `/dev/null`. If the answer cannot be written, for example to
+a full disk, the exit code is 1.
 
-An option goes before its environment variable. `SARAI_<NAME>_TARGET` names the address of a skill, for example
-`SARAI_DRAFT_TARGET=localhost:50051`.
+An option takes precedence over its environment variable. `SARAI_<NAME>_TARGET` names the address of a skill, for
+example `SARAI_DRAFT_TARGET=localhost:50051`.
 
 ## Exit codes
 
@@ -47,7 +47,7 @@ An option goes before its environment variable. `SARAI_<NAME>_TARGET` names the 
 
 
 def generate() -> str:
-    """The whole file."""
+    """Return the contents of the whole file."""
     os.environ.pop("COLUMNS", None)
     parts = [_HEAD, *(f"| {code.value} | {code.meaning} |\n" for code in ExitCode)]
     root = click.Context(cli, info_name="sarai", max_content_width=100, terminal_width=100)
@@ -63,7 +63,7 @@ def _section(title: str, text: str) -> str:
 
 
 def main() -> int:
-    """Writes the file, or with --check compares it."""
+    """Write the file, or with --check compare it."""
     text = generate()
     if "--check" not in sys.argv[1:]:
         PATH.parent.mkdir(exist_ok=True)

@@ -1,9 +1,9 @@
-"""Packs what a skill's image needs from outside the skill's folder, so that `docker build .` works from there too.
+"""Pack what a skill's image needs from outside the skill's folder, so that `docker build .` works from there too.
 
-A build sees nothing above its context. So what the image takes from the rest of the tree lies in the skill's folder as
-`context.tar`, committed. The same tree always gives the same bytes: no times, no owners, sorted.
+A build sees nothing above its context. So what the image needs from the rest of the tree is committed in the skill's
+folder as `context.tar`. The same tree always gives the same bytes: no times, no owners, sorted.
 
-`python3 -m tools.image_context` writes it, `--check` says whether it is current.
+`python3 -m tools.image_context` writes it, `--check` reports whether it is current.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ ROOT = Path(__file__).resolve().parent.parent
 SKILL = ROOT / "skills" / "skill_draft"
 TARGET = SKILL / "context.tar"
 
-# Of these the Dockerfile makes its image, beside the skill's own folder.
+# What the Dockerfile uses in addition to the skill's own folder.
 NEEDED = (
     "kernels/*",
     "skills/*.py",
@@ -35,7 +35,7 @@ NEEDED = (
 
 
 def files() -> list[Path]:
-    """What belongs into the archive, relative to the root.
+    """Return the files that belong in the archive, relative to the root.
 
     Raises:
         FileNotFoundError: A pattern matches nothing.
@@ -50,7 +50,7 @@ def files() -> list[Path]:
 
 
 def packed() -> bytes:
-    """The archive's bytes."""
+    """Return the archive's bytes."""
     buffer = io.BytesIO()
     with tarfile.open(fileobj=buffer, mode="w", format=tarfile.USTAR_FORMAT) as archive:
         for path in files():
@@ -62,7 +62,7 @@ def packed() -> bytes:
 
 
 def main() -> int:
-    """Writes the archive, or checks it."""
+    """Write the archive, or check it."""
     parser = argparse.ArgumentParser(prog="python3 -m tools.image_context", description=__doc__.partition("\n")[0])
     parser.add_argument("--check", action="store_true", help="write nothing; exit code 1 if the file is not current")
     arguments = parser.parse_args()

@@ -1,8 +1,8 @@
-"""Installs a server's locked packages into a folder of an image, and leaves out what no server needs.
+"""Install a server's locked packages into a folder of an image, without the files that no server needs.
 
 Run inside the image's builder: `python3 -m tools.image_packages --lock requirements.txt --wheels DIR --target DIR`.
-llama-cpp-python installs every library six times: here each is there once, under the name that the bindings load, and
-its other names are links.
+llama-cpp-python installs every library six times: here each exists once, under the name that the bindings load, and its
+other names are links.
 """
 
 from __future__ import annotations
@@ -26,20 +26,20 @@ _NEEDLESS = (
 
 
 def install(lock: Path, wheels: Path, target: Path) -> None:
-    """Installs the lock's packages, llama-cpp-python from its wheel, into `target`."""
+    """Install the lock's packages, llama-cpp-python from its wheel, into `target`."""
     pip = [sys.executable, "-m", "pip", "install", "--no-cache-dir", "--no-deps", "--target", str(target)]
     rest = target.parent / "requirements.txt"
     target.mkdir(parents=True)
     rest.write_text(without(lock, PACKAGE), encoding="utf-8")
     subprocess.run([*pip, "--require-hashes", "--requirement", str(rest)], check=True)
     rest.unlink()
-    # Not by pip: it would refuse to merge the wheel's folders into those that are there.
+    # Not by pip: it would refuse to merge the wheel's folders into existing ones.
     (wheel,) = wheels.glob("*.whl")
     shutil.unpack_archive(wheel, target, "zip")
 
 
 def slim(target: Path) -> None:
-    """Removes what no server needs, and makes links of libraries that are there several times."""
+    """Remove what no server needs, and replace further copies of libraries by links."""
     for pattern in _NEEDLESS:
         for path in list(target.glob(pattern)):
             shutil.rmtree(path) if path.is_dir() else path.unlink()
@@ -54,7 +54,7 @@ def slim(target: Path) -> None:
 
 
 def largest(target: Path) -> Iterator[str]:
-    """The ten largest entries with their sizes, MB: where to look when an image has grown."""
+    """Yield the ten largest entries with their sizes in MB: where to look when an image has grown."""
     sizes = {
         entry.name: sum(file.lstat().st_size for file in (entry.rglob("*") if entry.is_dir() else (entry,)))
         for entry in target.iterdir()
@@ -64,7 +64,7 @@ def largest(target: Path) -> Iterator[str]:
 
 
 def main() -> int:
-    """Installs and slims."""
+    """Install the packages and remove what is not needed."""
     parser = argparse.ArgumentParser(prog="python3 -m tools.image_packages", description=__doc__.partition("\n")[0])
     for name in ("--lock", "--wheels", "--target"):
         parser.add_argument(name, type=Path, required=True)

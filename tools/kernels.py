@@ -1,10 +1,10 @@
-"""Compiles our kernels into llama.cpp's CPU libraries and puts those into .venv, without building the rest anew.
+"""Compile our kernels into llama.cpp's CPU libraries and put those into .venv, without rebuilding the rest.
 
-For who works on `kernels/`. The source and the build's tree stay in `${XDG_CACHE_HOME:-~/.cache}/sarai/kernels`, so
+For work on `kernels/`. The source and the build tree stay in `${XDG_CACHE_HOME:-~/.cache}/sarai/kernels`, so
 after the first time only what has changed is compiled. `make setup` compiles a whole wheel again as soon as `kernels/`
-differs from what .venv was made of; this notes that it need not.
+differs from what .venv was made of; this tool records that it need not.
 
-Run as `python3 -m tools.kernels [VARIANT …]`: which variants of the CPU library, of those in .venv; by default zen4 and
+Run as `python3 -m tools.kernels [VARIANT …]`: the variants of the CPU library in .venv to compile; by default zen4 and
 haswell (AVX-512 and AVX2), or the only one of a native build.
 """
 
@@ -43,10 +43,10 @@ _OPTIONS = (
 
 
 def compile_kernels(variants: list[str]) -> list[Path]:
-    """Compiles these variants and gives the libraries in .venv that were replaced.
+    """Compile these variants and return the libraries in .venv that were replaced.
 
     Raises:
-        StepError: With the compiler's words.
+        StepError: With the compiler's output.
     """
     kind = choose_wheel()
     (installed,) = VENV.glob("lib/python*/site-packages/llama_cpp/lib")
@@ -59,9 +59,9 @@ def compile_kernels(variants: list[str]) -> list[Path]:
     replaced = []
     for name in names:
         target = installed / f"lib{name}.so"
-        # Beside it first: a library that is in use must not change under its users.
-        shutil.copyfile(folder / kind / "bin" / target.name, beside := target.with_suffix(".new"))
-        beside.replace(target)
+        # First next to it, then a rename: a library that is in use must not change.
+        shutil.copyfile(folder / kind / "bin" / target.name, new := target.with_suffix(".new"))
+        new.replace(target)
         replaced.append(target)
     note_done(kind)
     return replaced
@@ -86,7 +86,7 @@ def _compile(folder: Path, kind: str, names: list[str]) -> None:
 
 
 def _source(folder: Path) -> Path:
-    """Where llama.cpp's source lies; fetched by its hash if it is not there."""
+    """Return the folder of llama.cpp's source; it is fetched, with its hash checked, if it is missing."""
     wanted = requirement(LOCK, PACKAGE)
     about, source = folder / "source" / "requirement.txt", folder / "source"
     if not about.exists() or about.read_text(encoding="utf-8") != wanted:
@@ -111,7 +111,7 @@ def _source(folder: Path) -> Path:
 
 
 def main() -> int:
-    """Compiles, and prints which libraries are new."""
+    """Compile, and print which libraries were replaced."""
     parser = argparse.ArgumentParser(prog="python3 -m tools.kernels", description=__doc__.partition("\n")[0])
     parser.add_argument("variants", nargs="*", metavar="VARIANT", help="zen4, haswell, icelake …")
     arguments = parser.parse_args()

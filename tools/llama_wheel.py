@@ -1,8 +1,8 @@
-"""Builds llama-cpp-python's wheel once for this machine, and keeps it.
+"""Build llama-cpp-python's wheel once for this machine, and cache it.
 
 PyPI has only its source, which takes minutes to compile. The wheel is kept in
 `${XDG_CACHE_HOME:-~/.cache}/sarai/wheels/KEY/`, so the next clone on the machine takes it from there. KEY covers
-whatever decides what comes out: the source's hash, the build options, the compiler and the CPU features that it
+all that determines the result: the source's hash, the build options, the compiler and the CPU features that it
 compiles for. llama.cpp's `common` library, 40 % of the work, is left out: the bindings never load it. On x86-64 our own
 kernels (`kernels/`) go into its CPU libraries.
 
@@ -58,7 +58,7 @@ CMAKE_HOOK = WITHOUT_COMMON + WITHOUT_AMX + f"include({KERNELS}/llama_cpp.cmake)
 HOOK_OPTION = "CMAKE_PROJECT_llama.cpp_INCLUDE"
 
 # One build for every x86-64 (or arm64) CPU: each CPU family has its own library, the best one is loaded at run time.
-# llama.cpp installs those with its programs; BINDIR puts them beside the other libraries.
+# llama.cpp installs those with its programs; BINDIR puts them next to the other libraries.
 PORTABLE = (
     "-DGGML_NATIVE=OFF",
     "-DGGML_BACKEND_DL=ON",
@@ -75,7 +75,7 @@ _NINJA_STEP = re.compile(r"^\s*\[(\d+)/(\d+)\]")
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Build:
-    """What decides which wheel comes out."""
+    """What determines which wheel is built."""
 
     requirement: str
     """The lock's entry: version and hashes of the source."""
@@ -86,17 +86,17 @@ class Build:
     platform: str
     """Operating system, machine and C library."""
     compiler: str
-    """What the compiler says of itself and, where the build is for this CPU, of the CPU."""
+    """The compiler's version and, if the build is for this CPU, the CPU features that it will use."""
 
     @property
     def key(self) -> str:
-        """A name for the wheel's folder in the cache."""
+        """The name of the wheel's folder in the cache."""
         text = json.dumps(dataclasses.asdict(self), sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:20]
 
 
 def describe(*, portable: bool, lock: Path = LOCK) -> Build:
-    """Finds out what would be built here.
+    """Determine what would be built here.
 
     Raises:
         StepError: There is no C++ compiler.
@@ -111,13 +111,13 @@ def describe(*, portable: bool, lock: Path = LOCK) -> Build:
 
 
 def cache_dir() -> Path:
-    """The folder of all wheels that were built on this machine."""
+    """Return the folder of all wheels that were built on this machine."""
     base = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
     return Path(base).expanduser() / "sarai" / "wheels"
 
 
 def kept_wheel(folder: Path) -> Path | None:
-    """The wheel in a folder of the cache, if it is there and whole."""
+    """Return the wheel in a folder of the cache, if it is complete."""
     try:
         about = json.loads((folder / "about.json").read_text(encoding="utf-8"))
         wheel = folder / str(about["wheel"])
@@ -129,11 +129,11 @@ def kept_wheel(folder: Path) -> Path | None:
 
 
 def get_wheel(*, portable: bool = False, lock: Path = LOCK) -> Path:
-    """Gives the wheel for this machine, and builds it if nobody has yet.
+    """Return the wheel for this machine; build it if it is not cached.
 
     Args:
-        portable: For every CPU of this architecture instead of this very one.
-        lock: The lock file that says which version, and its hash.
+        portable: For every CPU of this architecture instead of only this one.
+        lock: The lock file with the version and its hash.
 
     Raises:
         StepError: It cannot be built; the text says why and what helps.
@@ -147,19 +147,19 @@ def get_wheel(*, portable: bool = False, lock: Path = LOCK) -> Path:
 
 
 def is_kept(*, portable: bool, lock: Path = LOCK) -> bool:
-    """Whether the wheel for this machine is compiled already."""
+    """Return whether the wheel for this machine is already compiled."""
     return kept_wheel(cache_dir() / describe(portable=portable, lock=lock).key) is not None
 
 
 def expected_s(*, portable: bool) -> float:
-    """About how long compiling it takes here, seconds."""
+    """Return about how long compiling it takes here, in seconds."""
     return (_PORTABLE_CPU_S if portable else _NATIVE_CPU_S) / len(os.sched_getaffinity(0)) + 15.0
 
 
 def export(into: Path, *, lock: Path = LOCK) -> bool:
-    """Makes a cache with the portable wheels of this version, for an image's builder; whether there are any.
+    """Make a cache with the portable wheels of this version, for an image's builder. Return whether there are any.
 
-    Those of other compilers and systems go along: which of them is its own, the builder finds by its key.
+    Wheels of other compilers and systems are included: the builder finds its own by the key.
     """
     shutil.rmtree(into, ignore_errors=True)
     into.mkdir(parents=True)
@@ -176,7 +176,7 @@ def export(into: Path, *, lock: Path = LOCK) -> bool:
 
 
 def ours() -> str:
-    """Gives a hash of the CMake hook and of our kernels' sources, wherever they lie."""
+    """Return a hash of the CMake hook and of our kernels' sources; it does not depend on their path."""
     content = [WITHOUT_COMMON + WITHOUT_AMX, *(path.read_text(encoding="utf-8") for path in sorted(KERNELS.iterdir()))]
     return hashlib.sha256("\0".join(content).encode()).hexdigest()
 
@@ -215,7 +215,7 @@ def _build(build: Build, folder: Path, *, portable: bool) -> Path:
 
 
 def build_tools(target: Path, folder: Path) -> Path:
-    """Makes an environment with cmake, ninja and the build backend; logs go to `folder`."""
+    """Make an environment with cmake, ninja and the build backend; logs go to `folder`."""
     venv.create(target, with_pip=True)
     pip = [str(target / "bin" / "python"), "-m", "pip", "install", "--no-deps", "--require-hashes"]
     run_step(
@@ -229,7 +229,7 @@ def build_tools(target: Path, folder: Path) -> Path:
 
 
 def _keep(built: Path, build: Build, folder: Path) -> Path:
-    """Puts the wheel into the cache; the description is written last, so half a wheel is never taken for one."""
+    """Put the wheel into the cache; the description is written last, so a partial wheel is never used."""
     wheel = folder / built.name
     partial = wheel.with_suffix(".partial")
     shutil.copyfile(built, partial)
@@ -241,7 +241,7 @@ def _keep(built: Path, build: Build, folder: Path) -> Path:
 
 
 def ninja_progress(line: str) -> tuple[float, str] | None:
-    """Reads how far a build by ninja is."""
+    """Read the progress of a build by ninja from a line of its output."""
     if (found := _NINJA_STEP.match(line)) is None:
         return None
     done, steps = int(found[1]), int(found[2])
@@ -249,7 +249,7 @@ def ninja_progress(line: str) -> tuple[float, str] | None:
 
 
 def has_compiler() -> bool:
-    """Whether there is a C++ compiler here."""
+    """Return whether there is a C++ compiler here."""
     return _find_compiler() is not None
 
 
@@ -272,7 +272,7 @@ def _compiler(*, native: bool) -> str:
 
 
 def _wait_for(descriptor: int) -> None:
-    """Takes the folder's lock, and says so where another process is building the same wheel."""
+    """Take the folder's lock, with a message if another process is building the same wheel."""
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
@@ -286,7 +286,7 @@ def _sha256(path: Path) -> str:
 
 
 def main() -> int:
-    """Prints the path of the wheel; builds it where needed."""
+    """Print the path of the wheel; build it if needed."""
     parser = argparse.ArgumentParser(prog="python3 -m tools.llama_wheel", description=__doc__.partition("\n")[0])
     parser.add_argument("--portable", action="store_true", help="for every CPU of this architecture, not this one only")
     parser.add_argument("--lock", type=Path, default=LOCK, help="the lock file with the version and its hash")

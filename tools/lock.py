@@ -1,11 +1,11 @@
-"""Writes the lock files from pyproject.toml, or checks that they belong to it.
+"""Write the lock files from pyproject.toml, or check that they match it.
 
-`python -m tools.lock` resolves anew, with uv in a throw-away environment; `--upgrade` also takes newer versions.
+`python -m tools.lock` resolves again, with uv in a throw-away environment; `--upgrade` also takes newer versions.
 `python -m tools.lock --check` needs no network: each lock file's first line holds a hash of all that pyproject.toml
 says about dependencies, so a change there without a new lock shows.
 
-No lock file holds the address of a package index: which one to ask is the business of the machine. So `uv.lock`, which
-would, is not committed; that `uv sync` installs the same versions, the constraints for it in pyproject.toml see to.
+No lock file has the address of a package index: the machine decides which index it uses. So `uv.lock`, which would have
+it, is not committed; constraints in pyproject.toml make `uv sync` install the same versions.
 """
 
 from __future__ import annotations
@@ -33,14 +33,14 @@ _HEADER = "# Written by `make lock` from pyproject.toml, whose dependencies had 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class LockFile:
-    """A lock file and what goes into it."""
+    """A lock file and how its contents are chosen."""
 
     path: str
-    """Where it lies, seen from the root."""
+    """Its path relative to the root."""
     note: str
-    """Its second line: how it is installed."""
+    """Its second line: how to install it."""
     select: tuple[str, ...]
-    """uv's arguments that choose what goes in."""
+    """uv's arguments that choose its contents."""
 
 
 # What only the host's side imports stays out of the servers' images.
@@ -94,7 +94,7 @@ _CONSTRAINTS = re.compile(r"^constraint-dependencies = \[\n.*?^\]\n", re.MULTILI
 
 
 def inputs_hash() -> str:
-    """A hash of all that decides the locks: what pyproject.toml says of dependencies, and the table above."""
+    """Return a hash of all that determines the locks: pyproject.toml's dependencies and the table above."""
     document = tomllib.loads(PYPROJECT.read_text(encoding="utf-8"))
     project = document["project"]
     relevant = {
@@ -109,7 +109,7 @@ def inputs_hash() -> str:
 
 
 def check() -> int:
-    """Names the lock files that are not of this pyproject.toml; 1 if there is one, else 0."""
+    """Print the lock files that do not match pyproject.toml. Return 1 if there is one, else 0."""
     wanted = _HEADER + inputs_hash()
     stale = [lock.path for lock in LOCKS if _first_line(ROOT / lock.path) != wanted]
     if not stale and MODEL_FILE.read_text(encoding="utf-8") != _model_file():
@@ -122,7 +122,7 @@ def check() -> int:
 
 
 def write(*, upgrade: bool) -> int:
-    """Resolves all lock files anew. Versions stay as they are where they still fit, unless `upgrade`."""
+    """Resolve all lock files again. Versions that still fit are kept, unless `upgrade`."""
     with tempfile.TemporaryDirectory(prefix="sarai-lock-") as temporary:
         environment = Path(temporary)
         venv.create(environment, with_pip=True)
@@ -140,7 +140,7 @@ def _model_file() -> str:
 
 
 def _constrained() -> str:
-    """pyproject.toml with the versions of requirements.lock as constraints for `uv sync`."""
+    """Return pyproject.toml with the versions of requirements.lock as constraints for `uv sync`."""
     versions = (entry.partition(" --hash=")[0].strip() for _, entry in entries(ROOT / LOCKS[0].path))
     # An entry with a marker holds spaces, where no line may be broken.
     unbroken = ", ".join(json.dumps(version).replace(" ", "\0") for version in versions) + ","
@@ -185,7 +185,7 @@ def _first_line(path: Path) -> str:
 
 
 def main() -> int:
-    """Writes or checks the lock files."""
+    """Write or check the lock files."""
     parser = argparse.ArgumentParser(prog="python -m tools.lock", description=__doc__.partition("\n")[0])
     parser.add_argument("--check", action="store_true", help="only see whether they belong to pyproject.toml")
     parser.add_argument("--upgrade", action="store_true", help="take newer versions where they fit")

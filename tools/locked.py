@@ -1,4 +1,4 @@
-"""Reads our lock files: pip's requirements format, every entry pinned and with its hashes."""
+"""Read our lock files: pip's requirements format, every entry pinned and with its hashes."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ _NAME = re.compile(r"^[A-Za-z0-9][A-Za-z0-9._-]*")
 
 
 def canonical(name: str) -> str:
-    """A package's name as indexes compare it (PEP 503)."""
+    """Return a package's name as indexes compare it (PEP 503)."""
     return re.sub(r"[-_.]+", "-", name).lower()
 
 
 def entries(lock: Path) -> list[tuple[str, str]]:
-    """All entries as (canonical name, text with version, marker and hashes), in the file's order.
+    """Return all entries as (canonical name, text with version, marker and hashes), in the file's order.
 
     A package can have several, for different versions of Python.
     """
@@ -27,7 +27,7 @@ def entries(lock: Path) -> list[tuple[str, str]]:
 
 
 def requirement(lock: Path, package: str) -> str:
-    """The entry of one package, as a requirements file of its own.
+    """Return the entry of one package, as a separate requirements file.
 
     Raises:
         KeyError: The package is not in the lock.
@@ -39,5 +39,5 @@ def requirement(lock: Path, package: str) -> str:
 
 
 def without(lock: Path, package: str) -> str:
-    """All entries but those of one package, as a requirements file."""
+    """Return all entries except those of one package, as a requirements file."""
     return "".join(text for name, text in entries(lock) if name != canonical(package))

@@ -1,4 +1,4 @@
-"""A line on the terminal that shows that something long is alive, and about how long it still takes."""
+"""A progress line on the terminal for a long step, with an estimate of the remaining time."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _BAR_WIDTH = 28
 
 
 def clock(seconds: float) -> str:
-    """Writes a duration for people: `45 s`, `3:20 min`."""
+    """Format a duration for people: `45 s`, `3:20 min`."""
     minutes, rest = divmod(max(0, round(seconds)), 60)
     return f"{minutes}:{rest:02d} min" if minutes else f"{rest} s"
 
@@ -23,10 +23,10 @@ class Progress:
     """One step's progress: a bar that is redrawn on a terminal, else a line every 15 seconds."""
 
     def __init__(self, label: str, *, expected_s: float, stream: TextIO | None = None) -> None:
-        """Starts the clock.
+        """Start the clock.
 
         Args:
-            label: What is going on, in a few words.
+            label: The step, in a few words.
             expected_s: How long it should take, for the estimate until the step reports its own progress.
             stream: Where to write; standard error by default.
         """
@@ -43,7 +43,7 @@ class Progress:
             self._line(f"{label}: about {clock(expected_s)}")
 
     def update(self, fraction: float, note: str = "") -> None:
-        """Reports what share of the work is done, 0 to 1; it never goes back."""
+        """Report what share of the work is done, 0 to 1; it never decreases."""
         if self._fraction == 0.0 and fraction > 0.0:
             self._measured_from = (self.elapsed_s, 0.0)
         self._fraction = max(self._fraction, min(1.0, fraction))
@@ -51,7 +51,7 @@ class Progress:
         self.tick()
 
     def tick(self) -> None:
-        """Shows that time goes on; call it often, it draws seldom."""
+        """Show that time passes; call it often, it rarely draws."""
         now = time.monotonic()
         if now - self._last_draw < (_REDRAW_S if self._live else _PLAIN_LINE_S):
             return
@@ -62,7 +62,7 @@ class Progress:
             self._line(self._text(bar=False))
 
     def finish(self, outcome: str) -> None:
-        """Replaces the bar by a last line, `label: outcome (elapsed)`."""
+        """Replace the bar by a last line, `label: outcome (elapsed)`."""
         text = f"{self._label}: {outcome} ({clock(self.elapsed_s)})"
         if self._live:
             self._redraw(text)
@@ -77,7 +77,7 @@ class Progress:
         return time.monotonic() - self._start
 
     def left_s(self) -> float:
-        """Estimates the seconds that are left; past the estimate it is 0, not negative."""
+        """Estimate the remaining seconds; past the estimate it is 0, not negative."""
         since, _ = self._measured_from
         measured = self.elapsed_s - since
         if self._fraction < 0.05 or measured < 5.0:

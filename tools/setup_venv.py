@@ -1,11 +1,11 @@
-"""Fills .venv: exactly what requirements.lock says, llama-cpp-python's wheel, and this project itself.
+"""Fill .venv: exactly what requirements.lock lists, llama-cpp-python's wheel, and this project itself.
 
-Run by make as `python3 -m tools.setup_venv`; it does nothing where the last set-up was for these very lock files, at
-this place. Needs only a Python with `venv`, a C++ compiler for the first time, and a package index.
+Run by make as `python3 -m tools.setup_venv`; it does nothing if the last set-up was for the same lock files in the
+same place. Needs only a Python with `venv`, a C++ compiler for the first time, and a package index.
 
-llama.cpp is compiled for this CPU (`native`), or as the image has it, for every CPU of this architecture (`portable`):
-that takes twice as long, and serves both. SARAI_WHEEL names one of them. Else it stays what .venv has; a new one takes
-what is compiled already, so that nothing is compiled for its sake.
+llama.cpp is compiled for this CPU (`native`), or like the image's, for every CPU of this architecture (`portable`):
+that takes twice as long and works for both. SARAI_WHEEL selects one of them. By default .venv keeps the kind that it
+has; a new one takes the kind that is already compiled.
 """
 
 from __future__ import annotations
@@ -42,19 +42,19 @@ _ALWAYS_THERE = {"pip", OURSELVES}
 
 
 def is_current() -> bool:
-    """Whether .venv is as the lock files say."""
+    """Return whether .venv matches the lock files."""
     done, kind = _last()
     return done == _key() and os.environ.get("SARAI_WHEEL") in (None, "", kind)
 
 
 def choose_wheel(*, fresh: str = "native") -> str:
-    """Which wheel .venv gets, `native` or `portable`.
+    """Return which wheel .venv gets, `native` or `portable`.
 
     Args:
-        fresh: the one to compile where there is neither.
+        fresh: the one to compile if there is neither.
 
     Raises:
-        StepError: SARAI_WHEEL is neither, or there is no compiler to ask what is compiled already.
+        StepError: SARAI_WHEEL is neither, or there is no compiler to find out what is already compiled.
     """
     if asked := os.environ.get("SARAI_WHEEL"):
         if asked not in _KINDS:
@@ -67,18 +67,18 @@ def choose_wheel(*, fresh: str = "native") -> str:
 
 
 def set_up(*, fresh: str = "native") -> None:
-    """Makes or repairs .venv, where it is not current.
+    """Make or repair .venv if it is not current.
 
     Args:
-        fresh: the wheel to compile where there is none.
+        fresh: the wheel to compile if there is none.
 
     Raises:
-        StepError: With the reason and what helps.
+        StepError: With the reason and a remedy.
     """
     if is_current():
         return
     _check_python()
-    # First, because it says at once when the compiler is missing.
+    # First, because it reports a missing compiler at once.
     kind = choose_wheel(fresh=fresh)
     wheel = get_wheel(portable=kind == "portable")
     _make_venv()
@@ -88,7 +88,7 @@ def set_up(*, fresh: str = "native") -> None:
         rest.write_text(without(LOCK, PACKAGE), encoding="utf-8")
         _pip_install("installing packages", ["--require-hashes", "--requirement", str(rest)], log="packages")
     # These two come from this machine, so there is no hash to compare: the wheel's source was checked by its hash.
-    # Also over one of the same version: it may be another build.
+    # Even over one of the same version: it may be another build.
     _pip_install("installing llama-cpp-python", ["--no-index", "--force-reinstall", str(wheel)], log="llama")
     _pip_install(
         "installing this project", ["--no-index", "--no-build-isolation", "--editable", str(ROOT)], log="project"
@@ -105,7 +105,7 @@ def set_up(*, fresh: str = "native") -> None:
 
 
 def note_done(kind: str) -> None:
-    """Writes down that .venv is as the lock files say, with this wheel."""
+    """Record that .venv matches the lock files, with this wheel."""
     _done().parent.mkdir(exist_ok=True)
     _done().write_text(f"{_key()} {kind}", encoding="utf-8")
 
@@ -120,7 +120,7 @@ def _key() -> str:
 
 
 def _last() -> tuple[str, str]:
-    """Key and wheel of the last set-up that came to its end."""
+    """Return key and wheel of the last set-up that was completed."""
     try:
         key, _, kind = _done().read_text(encoding="utf-8").partition(" ")
     except FileNotFoundError:
@@ -141,7 +141,7 @@ def _check_python() -> None:
 
 
 def _make_venv() -> None:
-    """Makes .venv anew where there is none, or one that this tree and this Python cannot use (moved, upgraded)."""
+    """Make .venv again if there is none, or one that this tree and this Python cannot use (moved, upgraded)."""
     marker = VENV / ".made-for"
     made_for = f"{sys.version_info[0]}.{sys.version_info[1]} {VENV}\n"
     if marker.exists() and marker.read_text(encoding="utf-8") == made_for and (VENV / "bin" / "python").exists():
@@ -165,7 +165,7 @@ def _pip_install(label: str, arguments: list[str], *, log: str) -> None:
 
 
 def _count_packages(total: int) -> Callable[[str], tuple[float, str] | None]:
-    """Reads pip's output: nine tenths of the bar for fetching, the last for unpacking them all."""
+    """Read pip's output: nine tenths of the bar are for fetching, the last one for unpacking all of them."""
     seen = 0
 
     def read(line: str) -> tuple[float, str] | None:
@@ -181,7 +181,7 @@ def _count_packages(total: int) -> Callable[[str], tuple[float, str] | None]:
 
 
 def _remove_what_the_lock_does_not_name() -> None:
-    """Uninstalls leftovers of an earlier lock, so that .venv never works by accident."""
+    """Uninstall leftovers of an earlier lock, so that .venv never works by accident."""
     pip = [str(VENV / "bin" / "python"), "-m", "pip", "--disable-pip-version-check"]
     listed = subprocess.run([*pip, "list", "--format=json"], check=True, capture_output=True, text=True)
     locked = {name for name, _ in entries(LOCK)} | _ALWAYS_THERE
@@ -192,7 +192,7 @@ def _remove_what_the_lock_does_not_name() -> None:
 
 
 def main() -> int:
-    """Sets up, and says on standard error what goes on."""
+    """Set up, with progress on standard error."""
     return exit_code(set_up)
 
 

@@ -1,10 +1,10 @@
-"""Builds a skill's image, and before it what that needs: the base image, and llama.cpp's wheel.
+"""Build a skill's image, and first what it needs: the base image and llama.cpp's wheel.
 
 `python3 -m tools.skill_image --folder skills/skill_draft --tag sarai-skill-draft:v2.16`. The whole output of the build
-goes to a log, a progress line to the terminal; where nothing has changed it takes seconds.
+goes to a log, a progress line to the terminal; if nothing has changed it takes seconds.
 
-llama.cpp is compiled once, however many builders there are, as each has a cache of its own: on this machine, where that
-gives what the image's builder would compile, else in the first builder, from which the wheel is taken for the others.
+llama.cpp is compiled once for all builders, each of which has its own cache: on this machine, if that gives the same
+wheel as the image's builder would, otherwise in the first builder, from which the wheel is copied for the others.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from tools.step import StepError, exit_code, logs, run_step
 
 ROOT = Path(__file__).resolve().parent.parent
 _WHEELS = ROOT / ".wheels"
-# Where the Dockerfiles' builders keep theirs.
+# Where the Dockerfiles' builders keep their wheels.
 _BUILDERS_CACHE = "/cache/sarai/wheels"
 
 # About how long a build takes that has the wheel, seconds.
@@ -32,7 +32,7 @@ EXPECTED_S = 90.0
 
 # "Step 5/37 : …" of the legacy builder; "#12 [builder 5/9] …" of BuildKit, whose stages run side by side.
 _STEP = re.compile(r"^(?:Step|#\d+ \[\w+) +(\d+)/(\d+)")
-# What apt and pip say in a builder without network.
+# What apt and pip print in a builder without network.
 _NO_NETWORK = re.compile(
     r"(Temporary failure resolving|Could not resolve|Could not connect to|Name or service not known"
     r"|Failed to establish a new connection|Network is unreachable)[^\n]*"
@@ -42,18 +42,18 @@ _COMPILED = re.compile(r"\((\d+) of (\d+) files\)")
 
 
 class NoNetworkError(StepError):
-    """The builder reaches none of the servers that packages come from."""
+    """The builder cannot reach any server that has packages."""
 
 
 def build(folder: Path, tag: str) -> None:
-    """Builds the image.
+    """Build the image.
 
     Raises:
         StepError: With the reason, the end of the build's output, and where the rest is.
     """
     logs().mkdir(parents=True, exist_ok=True)
     with (logs() / "image.lock").open("w", encoding="utf-8") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)  # another one waits, and then finds everything in the builder's cache
+        fcntl.flock(lock, fcntl.LOCK_EX)  # another process waits, and then finds everything in the builder's cache
         if not (base_image.is_there() or base_image.pull()):
             base_image.make(logs() / "base-image.log")
         offered = _offer_wheel(folder / "requirements.txt")
@@ -82,7 +82,7 @@ def _docker_build(folder: Path, tag: str, *options: str, expected_s: float) -> N
 
 
 def compiles_for_the_image() -> bool:
-    """Whether a wheel that is compiled on this machine is the one that the image's builder would compile."""
+    """Return whether a wheel compiled on this machine equals the one that the image's builder would compile."""
     try:
         system = platform.freedesktop_os_release()
     except OSError:
@@ -92,7 +92,7 @@ def compiles_for_the_image() -> bool:
 
 
 def _offer_wheel(lock: Path) -> bool:
-    """Puts the wheels that this machine has where the builder looks for its own; whether nothing need be compiled."""
+    """Copy this machine's wheels to where the builder looks for them. Return whether nothing need be compiled."""
     if all(package != llama_wheel.PACKAGE for package, _ in entries(lock)):
         return True
     if compiles_for_the_image():
@@ -101,7 +101,7 @@ def _offer_wheel(lock: Path) -> bool:
 
 
 def keep_what_the_builder_compiled(folder: Path) -> None:
-    """Copies the builder's wheel into this machine's cache."""
+    """Copy the builder's wheel into this machine's cache."""
     llama_wheel.cache_dir().mkdir(parents=True, exist_ok=True)
     tag = f"sarai-builder:{os.getpid()}"
     _docker_build(folder, tag, "--target", "builder", expected_s=5.0)
@@ -125,7 +125,7 @@ def _docker(*arguments: str) -> str:
 
 
 def _revision() -> str:
-    # Only where it is a clone: a folder that was copied into some other repository is not of that one's revision.
+    # Only if it is a clone: a folder copied into another repository does not have that repository's revision.
     if not (ROOT / ".git").exists():
         return "unknown"
     asked = subprocess.run(
@@ -136,7 +136,7 @@ def _revision() -> str:
 
 def _read_progress(line: str) -> tuple[float, str] | None:
     if compiled := _COMPILED.search(line):
-        # Half of the bar: the time is here, but the builder's steps go on after it.
+        # Half of the bar: most of the time is here, but the builder's steps continue after it.
         return 0.3 + 0.5 * int(compiled[1]) / int(compiled[2]), compiled[0]
     if step := _STEP.match(line):
         return 0.99 * int(step[1]) / int(step[2]), f"(step {step[1]} of {step[2]})"
@@ -144,7 +144,7 @@ def _read_progress(line: str) -> tuple[float, str] | None:
 
 
 def main() -> int:
-    """Builds, and says on standard error what goes on."""
+    """Build, with progress on standard error."""
     parser = argparse.ArgumentParser(prog="python3 -m tools.skill_image", description=__doc__.partition("\n")[0])
     parser.add_argument("--folder", type=Path, required=True, help="the skill's folder, with its Dockerfile")
     parser.add_argument("--tag", required=True, help="the image's name and tag")

@@ -1,4 +1,4 @@
-"""Runs one long command quietly: its output goes to a log, a progress line to the terminal."""
+"""Run one long command quietly: its output goes to a log, a progress line to the terminal."""
 
 from __future__ import annotations
 
@@ -20,22 +20,22 @@ _TAIL_LINES = 40
 _TICK_S = 0.1
 _STOP_S = 10.0
 
-# Reads a line of output; gives the share that is done (0 to 1) and a short note, or None where the line says nothing.
+# Reads a line of output; returns the share that is done (0 to 1) and a short note, or None if the line has no progress.
 ReadProgress = Callable[[str], "tuple[float, str] | None"]
 
 
 class StepError(Exception):
-    """A command of the set-up failed; the text is fit for the terminal as it is."""
+    """A command of the set-up failed; the text is ready for the terminal."""
 
 
 def last_line(text: object) -> str:
-    """The last line of an output or an error, which mostly says what was wrong; empty where there is none."""
+    """Return the last line of an output or an error, which mostly has the reason; empty if there is none."""
     lines = [line.strip() for line in str(text).splitlines() if line.strip()]
     return lines[-1] if lines else ""
 
 
 def logs() -> Path:
-    """Where the logs of steps lie that are not one tree's, such as those of images."""
+    """Return the folder for logs of steps that do not belong to one tree, such as those of images."""
     return Path(os.environ.get("XDG_STATE_HOME") or "~/.local/state").expanduser() / "sarai" / "logs"
 
 
@@ -60,7 +60,7 @@ def run_step(
     read_progress: ReadProgress,
     env: Mapping[str, str] | None = None,
 ) -> None:
-    """Runs a command to its end. What ends this process by Ctrl-C, SIGTERM or SIGHUP ends all that the command started.
+    """Run a command to its end. Ctrl-C, SIGTERM or SIGHUP to this process ends all processes that the command started.
 
     Args:
         label: What it does, for the progress line.
@@ -116,7 +116,7 @@ def _popen(argv: Sequence[str], env: Mapping[str, str] | None) -> subprocess.Pop
 
 
 def _lines(process: subprocess.Popen[str]) -> Iterator[str | None]:
-    """Yields the lines of the output as they come, and None now and then while there are none."""
+    """Yield the lines of the output as they arrive, and None at intervals while there are none."""
     assert process.stdout is not None
     stdout = process.stdout
     lines: queue.SimpleQueue[str | None] = queue.SimpleQueue()
@@ -140,18 +140,18 @@ def _lines(process: subprocess.Popen[str]) -> Iterator[str | None]:
 
 @contextlib.contextmanager
 def _signals_held_back() -> Iterator[Callable[[], None]]:
-    """Gives what raises the signal that came, if one did: at once they would end this process alone."""
+    """Hold signals back and yield a function that raises the one received: at once it would end only this process."""
     came: list[int] = []
 
     def raise_signal() -> None:
         if came:
             raise KeyboardInterrupt if came[0] == signal.SIGINT else SystemExit(128 + came[0])
 
-    if threading.current_thread() is not threading.main_thread():  # which alone has signals
+    if threading.current_thread() is not threading.main_thread():  # only the main thread has signals
         yield raise_signal
         return
     numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-    # Who ignores one, as nohup does, goes on ignoring it.
+    # An ignored signal, as under nohup, stays ignored.
     heard = [number for number in numbers if signal.getsignal(number) is not signal.SIG_IGN]
     before = {number: signal.signal(number, lambda number, _frame: came.append(number)) for number in heard}
     try:
@@ -162,8 +162,8 @@ def _signals_held_back() -> Iterator[Callable[[], None]]:
 
 
 def _stop(process: subprocess.Popen[str]) -> None:
-    """Ends the command and all that it started; they have a few seconds to clean up."""
-    with contextlib.suppress(ProcessLookupError):  # nobody is left
+    """End the command and all processes that it started; they have a few seconds to clean up."""
+    with contextlib.suppress(ProcessLookupError):  # no process is left
         os.killpg(process.pid, signal.SIGTERM)
         until_s = time.monotonic() + _STOP_S
         while time.monotonic() < until_s:

@@ -1,7 +1,7 @@
-"""Sets up what the tests need: `python3 -m tools.test_set_up`, which `make test` runs before them.
+"""Set up what the tests need: `python3 -m tools.test_set_up`, which `make test` runs before them.
 
-Where containers can be tested, llama.cpp is compiled once for .venv and the images. Before anything that takes long, it
-says what and how long. The images are left to pytest, which knows whether a test with containers is among the selected.
+If containers can be tested, llama.cpp is compiled once for .venv and the images. Long steps are announced in advance,
+with their durations. The images are left to pytest, which knows whether a test with containers is selected.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ _TESTS_S = {False: 900.0, True: 1270.0}
 
 
 def main() -> int:
-    """Sets up, and says on standard error what goes on."""
+    """Set up, with progress on standard error."""
     parser = argparse.ArgumentParser(prog="python3 -m tools.test_set_up", description=__doc__.partition("\n")[0])
     parser.add_argument("--selected", action="store_true", help="only some tests are to be run: nobody knows how long")
     arguments = parser.parse_args()
@@ -46,7 +46,7 @@ def _missing_containers() -> str | None:
 
 
 def plan(fresh: str, *, with_containers: bool, everything: bool) -> list[tuple[str, float]]:
-    """What is not there yet, and the tests, with about how long each takes, seconds."""
+    """Return the missing parts and the tests, with about how long each takes, in seconds."""
     steps = []
     kinds = {setup_venv.choose_wheel(fresh=fresh)} if not setup_venv.is_current() else set()
     if with_containers and skill_image.compiles_for_the_image():

@@ -137,11 +137,11 @@ def _options(temperature: str) -> dict[str, dict[str, Any]]:
             "help": "Bring an answer that is cut off to a valid end, with at most this many more tokens.",
         },
         "--allow-weaker-schema": {
-            "is_flag": True, "help": "Leave out of the schema what is not supported, instead of refusing it."
+            "is_flag": True, "help": "Ignore what is not supported in the schema instead of refusing it."
         },
         "--priority": {
             "type": click.Choice(["interactive", "batch"]), "default": "interactive", "show_default": True,
-            "help": "Whether somebody waits for it.",
+            "help": "Whether a user is waiting for it.",
         },
         "--no-lookup": {"is_flag": True, "help": "No lookup speculation: slower, the same answer."},
     }  # fmt: skip

@@ -138,7 +138,7 @@ HELP = '''/set                 show the settings in force
 
 A turn whose first word is a slash and letters is a command, and an unknown one is an error. A blank before the slash
 makes it text, as """ does; /etc/hosts, /* and // are text anyway.
-A backslash at the end of a line goes on in the next one; """ begins and ends a turn of several lines.
+A backslash at the end of a line continues it on the next one; """ begins and ends a turn of several lines.
 Ctrl-C ends the answer that is being written, else the chat.'''
 _COMMAND = re.compile(r"/[A-Za-z]+(?=\s|$)")
 

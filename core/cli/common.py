@@ -74,7 +74,7 @@ def message_dict(message: Any) -> dict[str, Any]:
 
 
 def _in_order(descriptor: Any, values: dict[str, Any]) -> dict[str, Any]:
-    """The values of a message in the proto's order. Protobuf's JSON writes 64-bit numbers as strings."""
+    """Return the values of a message in the proto's order. Protobuf's JSON writes 64-bit numbers as strings."""
     plain = {}
     for field in descriptor.fields:
         value = values.get(field.name)

@@ -204,7 +204,7 @@ def _table(rows: list[dict[str, Any]]) -> list[str]:
 @click.command(epilog=_LOGS_EPILOG, short_help="Show what skills in containers have logged.")
 @skills_argument
 @click.option("-f", "--follow", is_flag=True, help="Go on with what comes, until Ctrl-C.")
-@click.option("--tail", type=Whole(0), metavar="LINES", help="Only the last so many lines of each.")
+@click.option("--tail", type=Whole(0), metavar="LINES", help="Only the last LINES lines of each.")
 @common_options
 def logs(*, skills: tuple[str, ...], follow: bool, tail: int | None) -> int:
     """Show the log of each SKILL's containers, by default of all. With --json, each line is an object."""

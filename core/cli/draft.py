@@ -37,7 +37,7 @@ Examples:
 @click.option("--raw", is_flag=True, help="Give the prompt to the model as it is, without its chat template, and show "
               "the answer as it is, without Markdown.")  # fmt: skip
 @click.option("--no-markdown", is_flag=True, help="Show the answer as it comes, also on a terminal.")
-@click.option("--candidates", type=Whole(1, 8), default=1, help="So many answers, up to 8, with --- between them.")
+@click.option("--candidates", type=Whole(1, 8), default=1, help="Number of answers, up to 8, separated by ---.")
 @click.option("--time-budget", type=Seconds(), help="Take the answer so far after this time.")
 @click.option(
     "--timeout", type=Seconds(), envvar="SARAI_CALL_TIMEOUT_S", show_envvar=True,

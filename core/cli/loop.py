@@ -36,10 +36,10 @@ Examples:
 @click.option("--max-iterations", type=Whole(1, 3), envvar="SARAI_MAX_ITERATIONS", show_envvar=True,
               help="The draft is one, each correction is one. Default: 3.")  # fmt: skip
 @click.option("--confidence", type=float, envvar="SARAI_CONFIDENCE", show_envvar=True,
-              help="An answer is taken as it is when its tokens are this probable (geometric mean); "
+              help="Accept an answer unchanged if its tokens are this probable (geometric mean); "
                    "0: never for that reason. Default: 0.9.")  # fmt: skip
 @click.option("--language", type=click.Choice(["auto", "en", "es"]), envvar="SARAI_LANGUAGE", show_envvar=True,
-              help="Of the reflection and correction prompts. Default: auto, that of PROMPT.")  # fmt: skip
+              help="Language of the reflection and correction prompts. Default: auto, that of PROMPT.")  # fmt: skip
 @click.option("--reflection-max-tokens", type=Whole(1), help="Longest reflection, tokens. Default: 128.")
 @click.option("--time-budget", type=Seconds(), envvar="SARAI_TIME_BUDGET_S", show_envvar=True,
               help="For the whole loop: the best answer so far is taken after this time.")  # fmt: skip

@@ -44,7 +44,7 @@ class SkillName(_Str):
 @click.command("new-skill", epilog=_EPILOG, short_help="Write a new skill that works at once, to be changed.")
 @click.argument("name", type=SkillName())
 @click.option("--port", type=Whole(1024, 65528), help="Its port. Default: the next that no skill has.")
-@click.option("--proto", is_flag=True, help="With messages of its own instead of prompts and answers.")
+@click.option("--proto", is_flag=True, help="Give it its own messages instead of prompts and answers.")
 @click.option(
     "--package", metavar="DIR", type=click.Path(path_type=Path, file_okay=False),
     help="Write an installable package to DIR instead, found by its entry point.",

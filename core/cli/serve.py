@@ -19,7 +19,7 @@ Examples:
 
 \b
 The server reads its own variables, SKILL_<NAME>_*, for example SKILL_DRAFT_LISTEN and SKILL_DRAFT_MODEL. What
-stands after -- is given to it as it is; `sarai serve -- --help` shows its own options.
+follows -- is passed to it unchanged; `sarai serve -- --help` shows its own options.
 """
 
 

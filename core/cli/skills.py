@@ -27,7 +27,7 @@ Examples:
 \b
 States:
   serving      a server answers at the target
-  unreachable  nobody says SERVING at the target: SARAI_<NAME>_TARGET names it, or a local process is just starting
+  unreachable  no server reports SERVING at the target: SARAI_<NAME>_TARGET sets it, or a local process is starting
   on demand    it does not run; the first call starts it as a local process
   failed       its plugin could not be loaded
 """

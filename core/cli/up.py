@@ -32,8 +32,8 @@ _TELL_EVERY_S = 10.0
 
 @click.command(epilog=_EPILOG, short_help="Start skills in containers, and wait until they serve.")
 @skills_argument
-@click.option("--build", is_flag=True, help="Build the images anew, also where they are there.")
-@click.option("--scale", type=Whole(1, 64), metavar="N", help="N containers of each SKILL, each on a port of its own.")
+@click.option("--build", is_flag=True, help="Build the images again, even if they exist.")
+@click.option("--scale", type=Whole(1, 64), metavar="N", help="N containers of each SKILL, each on its own port.")
 @click.option("--timeout", type=Seconds(), default=300.0, help="Wait so long until they serve, seconds. Default: 300.")
 @click.option("--dry-run", is_flag=True, help="Only print the commands.")
 @common_options

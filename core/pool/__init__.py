@@ -1,4 +1,4 @@
-"""The pool of a skill's replicas: who gets a call, what a failure means, and who waits.
+"""The pool of a skill's replicas: which one gets a call, what a failure means, and which calls wait.
 
-`state` decides and does nothing; `replica_set` does and decides nothing; `answer` is the way of one call.
+`state` decides without acting; `replica_set` acts without deciding; `answer` takes one call through its attempts.
 """

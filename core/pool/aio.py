@@ -1,4 +1,4 @@
-"""The async client: the same words over grpc.aio. What a call goes through is shared (core.pool.answer)."""
+"""The async client: the same interface over grpc.aio. Attempts of a call are shared code (core.pool.answer)."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ _Chunk = TypeVar("_Chunk")
 class AsyncSkillClient(ClientFace):
     """Calls a skill from any event loop. The methods, arguments and errors are those of `core.pool.client.SkillClient`.
 
-    A stream is read in the event loop that it was begun in.
+    A stream must be read in the event loop in which it was begun.
     """
 
     _wire: _AioWire
@@ -118,7 +118,7 @@ class AsyncSkillClient(ClientFace):
         return AsyncAnswerStream(Answer(self._wire, method, request, timeout, metadata))
 
     async def close(self) -> None:
-        """End the client and cancel its running calls. Idempotent. The replicas go on."""
+        """Close the client and cancel its running calls. Idempotent. The replicas keep running."""
         await self._wire.close()
 
     async def __aenter__(self) -> Self:
@@ -129,12 +129,12 @@ class AsyncSkillClient(ClientFace):
 
 
 class AsyncAnswerStream(StreamFace, Generic[_Chunk]):
-    """An answer in pieces, as it comes. The call begins with the first piece that is asked for.
+    """An answer in pieces, as they arrive. The call begins when the first piece is awaited.
 
     An async context manager; leaving it early cancels the call.
 
     Args:
-        answer: the call.
+        answer: The call.
     """
 
     def __init__(self, answer: Answer) -> None:
@@ -150,7 +150,7 @@ class AsyncAnswerStream(StreamFace, Generic[_Chunk]):
             self.close()
             raise CallCancelledError(
                 code=grpc.StatusCode.CANCELLED,
-                details="it was begun in another event loop: read an answer to its end in one, or ask again",
+                details="it was begun in another event loop: read an answer in a single loop, or call again",
                 skill=self._answer.pool.spec.name,
                 target=self._answer.pool.target,
             )
@@ -171,7 +171,7 @@ class AsyncAnswerStream(StreamFace, Generic[_Chunk]):
 
 
 class _CancelledHereError(grpc.RpcError):
-    """An attempt that was ended from here: gRPC cancels whoever reads it, which must not look like his own end."""
+    """An attempt that was cancelled here: gRPC cancels its reader, which must not look like the reader's own task."""
 
     def code(self) -> grpc.StatusCode:
         return grpc.StatusCode.CANCELLED
@@ -181,7 +181,7 @@ class _CancelledHereError(grpc.RpcError):
 
 
 class _Loop(Caller):
-    """An event loop. Nothing is done in one that is closed: nobody waits there."""
+    """An event loop. Nothing is done in a closed one, as no task waits there."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._loop = loop
@@ -199,7 +199,7 @@ class _Loop(Caller):
 
 
 def _call_soon(loop: asyncio.AbstractEventLoop, call: Callable[[], object]) -> bool:
-    """Call something in a loop, from any thread. Returns whether it will be."""
+    """Schedule a call in a loop, from any thread; return whether it will run."""
     try:
         loop.call_soon_threadsafe(call)
     except RuntimeError:
@@ -208,7 +208,7 @@ def _call_soon(loop: asyncio.AbstractEventLoop, call: Callable[[], object]) -> b
 
 
 def _run_soon(loop: asyncio.AbstractEventLoop, coroutine: Coroutine[Any, Any, None]) -> None:
-    """Run a coroutine in a loop, from any thread."""
+    """Schedule a coroutine in a loop, from any thread."""
 
     def start() -> None:
         _running.add(task := loop.create_task(coroutine))
@@ -219,7 +219,7 @@ def _run_soon(loop: asyncio.AbstractEventLoop, coroutine: Coroutine[Any, Any, No
 
 
 _running: set[asyncio.Task[None]] = set()
-"""A loop itself holds its tasks only weakly."""
+"""Strong references: a loop holds its tasks only weakly."""
 
 
 class _AioWire(Wire):
@@ -240,7 +240,7 @@ class _AioWire(Wire):
         try:
             rpc = method(request, timeout=timeout_s, metadata=metadata)
         except grpc.aio.UsageError:
-            self.check_open()  # another task has closed it just now
+            self.check_open()  # another task may have just closed it
             raise
         loop = asyncio.get_running_loop()
         attempt.cancel = partial(_call_soon, loop, rpc.cancel)
@@ -251,7 +251,7 @@ class _AioWire(Wire):
         try:
             message = await (rpc if single else rpc.read())
         except asyncio.CancelledError:
-            # For gRPC the end of the attempt and that of the caller's task are the same.
+            # gRPC does not distinguish a cancelled attempt from the cancellation of the caller's task.
             task = asyncio.current_task()
             if task is None or task.cancelling():
                 raise
@@ -259,7 +259,7 @@ class _AioWire(Wire):
         return END if message is grpc.aio.EOF else message
 
     def leave_to_end(self, rpc: Any) -> None:
-        """Not here: the event loop may be about to end."""
+        """Do nothing: the event loop may be about to end."""
 
     async def close(self) -> None:
         self.end_calls()
@@ -292,12 +292,12 @@ class _AioWire(Wire):
         asking = ask()
         try:
             return asyncio.run_coroutine_threadsafe(asking, loop).result(2 * CHECK_TIMEOUT_S)
-        except (RuntimeError, TimeoutError):  # the loop is closed or busy: that says nothing of the replica
+        except (RuntimeError, TimeoutError):  # the loop is closed or busy, which tells nothing about the replica
             asking.close()
             return False
 
     def _home(self) -> asyncio.AbstractEventLoop | None:
-        """The running event loop: a channel of grpc.aio works in no other one. None outside of any."""
+        """Return the running event loop, the only one in which its channels work; None outside of any loop."""
         try:
             return asyncio.get_running_loop()
         except RuntimeError:
@@ -306,5 +306,5 @@ class _AioWire(Wire):
     def _open(self, target: str) -> grpc.aio.Channel | grpc.Channel:
         for loop in [loop for loop in self._channels if loop is not None and loop.is_closed()]:
             del self._channels[loop]
-        # Outside of any loop only the methods of the stub are looked at.
+        # Outside of a loop, only the stub's methods are inspected.
         return open_channel(target) if self._home() is None else open_aio_channel(target)

@@ -1,4 +1,4 @@
-"""The way of one call through its attempts to its end, written once for both clients."""
+"""One call through its attempts to its end; shared by both clients."""
 
 from __future__ import annotations
 
@@ -22,18 +22,18 @@ ANSWERS = "GenerateStream"
 
 
 class Answer:
-    """One call: asks for a replica, sends, reads, and goes on at another replica where that is decided.
+    """One call: gets a replica, sends, reads, and continues at another replica if the pool decides so.
 
-    Read in one thread or task; `let_go` may be called from any.
+    Read by one thread or task; `release` may be called from any.
 
     Args:
-        wire: the client's channels.
-        method: the stub's method.
-        request: its message.
-        timeout_s: the deadline of the call, seconds from now; None for the usual one.
-        metadata: goes with every attempt.
-        single: whether its answer is one message.
-        whole_only: whether the caller sees nothing of the answer before it has come whole.
+        wire: The client's channels.
+        method: The stub's method.
+        request: Its message.
+        timeout_s: The deadline of the call, in seconds from now; None for the default.
+        metadata: Sent with every attempt.
+        single: Whether the answer is one message.
+        whole_only: Whether the caller only sees the complete answer.
 
     Raises:
         ValueError, PoolClosedError: see `Wire.timeout_s`.
@@ -51,7 +51,7 @@ class Answer:
         whole_only: bool = False,
     ) -> None:
         deadline_s = time.monotonic() + wire.timeout_s(method, timeout_s)
-        if whole_only and not wire.pool.config.hedge_s:  # for a hedge the first piece is to come soon
+        if whole_only and not wire.pool.config.hedge_s:  # hedging needs the first piece early
             from skills.wire import FEW_PIECES
 
             metadata = (*(metadata or ()), FEW_PIECES)
@@ -60,7 +60,7 @@ class Answer:
         self._single, self._whole_only = single, whole_only
         self._so_far = AnswerSoFar(request) if method == ANSWERS else None
         self._hard_deadline = bool(getattr(request, "hard_deadline", False))
-        """Whether an answer that is not whole at the deadline is an error."""
+        """Whether an answer that is incomplete at the deadline is an error."""
         keys = conversation_keys(request)
         self._call = Call(method, deadline_s, caller=wire.caller, owner=wire, conversation=keys)
         if self._so_far is not None:
@@ -70,23 +70,23 @@ class Answer:
         self.closed = False
 
     async def open(self) -> None:
-        """Send the request to a replica; to another one as long as it may be tried again.
+        """Send the request to a replica, and to others as long as it may be retried.
 
         Raises:
-            CallError: it failed.
+            CallError: The call failed.
         """
         try:
             while (attempt := await self._turn()) is not None and attempt.rpc is None:
                 await self._try_to_send(attempt)
         except BaseException:
-            self.let_go()
+            self.release()
             raise
 
     async def next(self) -> Any:
-        """The next message, `END` after the last one.
+        """Return the next message, `END` after the last one.
 
         Raises:
-            CallError: the call has failed, and there is nothing that its deadline has ended.
+            CallError: The call has failed, and not just because its deadline cut off the text.
         """
         if self.closed:
             return END
@@ -99,40 +99,40 @@ class Answer:
                 elif message is not None:
                     return message
         except CallError as error:
-            self.let_go()
+            self.release()
             return self._last_message(error)
         except BaseException:
-            self.let_go()
+            self.release()
             raise
-        self.let_go()
+        self.release()
         return END
 
     async def only(self) -> Any:
-        """The message of a call that has but one."""
+        """Return the message of a call that has only one."""
         message = await self.next()
-        self.let_go()
+        self.release()
         return message
 
     async def result(self) -> skills_pb2.GenResp:
-        """The whole answer."""
+        """Return the complete answer."""
         result: skills_pb2.GenResp | None = None
         while (chunk := await self.next()) is not END:
             if chunk.HasField("result"):
                 result = chunk.result
                 if not self._wire.reads_to_the_end:
                     break
-        self.let_go()
+        self.release()
         assert result is not None, "a stream without a result ends with an error"
         return result
 
-    def let_go(self) -> None:
+    def release(self) -> None:
         """End the call if it is not over. Idempotent."""
         self.closed = True
         self.pool.tell(Left(self._call))
         self._leave_to_end()
 
     def forget(self) -> None:
-        """The same soon; for the garbage collector (see `ReplicaSet.tell_later`)."""
+        """End the call soon; for the garbage collector (see `ReplicaSet.tell_later`)."""
         self.pool.tell_later(Left(self._call))
         self._leave_to_end()
 
@@ -145,7 +145,7 @@ class Answer:
     # --- one attempt ---
 
     async def _turn(self) -> Attempt | None:
-        """The attempt that the answer comes from now; waits for one. None where its end is not waited for."""
+        """Wait for the attempt that provides the answer and return it; None if the call is over."""
         call = self._call
         if self._caller is None:
             self._caller = self._wire.caller_here()
@@ -170,18 +170,18 @@ class Answer:
         call = self._call
         await self._wire.ready(self.pool.backend(attempt.replica), call.remaining_s(time.monotonic()))
         attempt.rpc = self._wire.begin(attempt, request, call.remaining_s(time.monotonic()), self._metadata)
-        if attempt.over:  # before there was anything to cancel
+        if attempt.over:  # ended before there was anything to cancel
             attempt.cancel()
 
     async def _read(self, attempt: Attempt) -> Any:
-        """The next message that counts; None where the attempt has failed, or another one has the call by now."""
+        """Return the next message that counts; None if the attempt has failed or another one has won the call."""
         message, attempt.first = attempt.first, None
         try:
             if message is None:
                 message = await self._wire.read(attempt.rpc, single=self._single)
         except grpc.RpcError as error:
             if self._whole:
-                return END  # only how the stream ends is lost
+                return END  # only the stream's status is lost
             self._failed(attempt, error)
             return None
         if self._whole and message is END:
@@ -189,7 +189,7 @@ class Answer:
         return message if self._counts(attempt, message) else None
 
     def _counts(self, attempt: Attempt, message: Any) -> bool:
-        """Report a message, and take it in. Returns False where another attempt has the call by now."""
+        """Report and record a message; return False if another attempt has won the call."""
         answer, before = self._so_far, attempt.tokens
         if message is END and answer is not None:
             self.pool.tell(Failed(attempt, self._silent_cut(attempt)))
@@ -211,11 +211,11 @@ class Answer:
         return True
 
     def _is_progress(self, message: Any) -> bool:
-        """Whether a message says only how far the call is. For whoever waits for the first piece it is nothing."""
+        """Return whether a message only reports progress, and so does not count as the first piece."""
         return self._so_far is not None and message is not END and bool(message.HasField("progress"))
 
     def _failed(self, attempt: Attempt, error: grpc.RpcError) -> None:
-        """Report that an attempt has failed. Raises what is no failure of the replica."""
+        """Report that an attempt has failed; raise errors that are not the replica's."""
         if isinstance(error, SaraiError):
             raise error  # the local process did not come up, for example
         from skills.wire import HARD_DEADLINES
@@ -223,34 +223,34 @@ class Answer:
         if HARD_DEADLINES in initial_metadata(error):
             self._hard_deadline = True
         if attempt.over:
-            return  # the pool itself has ended it, and decided what comes next
+            return  # the pool itself has ended it and decided what comes next
         ours = call_error(error, skill=self.pool.spec.name, target=attempt.replica.target)
-        # It may be raised later, when nobody has come to go on with the call. Until then its traceback would hold the
-        # stream, which could not be forgotten.
+        # It may be raised later, if the call cannot be continued. Until then its traceback would reference the stream,
+        # which could not be garbage collected.
         ours.__cause__ = error.with_traceback(None)
         self.pool.tell(Failed(attempt, ours))
 
     def _last_message(self, error: CallError) -> Any:
-        """The last message of an answer that its deadline has ended, with what there is of it.
+        """Return the last message of an answer that its deadline has cut off, with the text so far.
 
         Raises:
-            CallError: the given error, where that is not what has happened, or there is nothing.
+            CallError: The given error, if something else has happened or there is no text.
         """
         late = isinstance(error, DeadlineError) or self._call.out_of_time
         if not late or self._hard_deadline or self._so_far is None or not self._so_far.has_text:
             raise error
         return self._so_far.as_it_is()
 
-    # --- another replica is asked as well ---
+    # --- hedging ---
 
     def _begin_race(self, attempt: Attempt) -> None:
-        # The pool's lock is held: nobody takes a piece meanwhile, so the request is the same.
+        # The pool's lock is held, so no piece is recorded meanwhile and the request stays the same.
         assert self._so_far is not None
         assert self._caller is not None
         self._caller.aside(self._race(attempt, self._so_far.next_request()))
 
     async def _race(self, attempt: Attempt, request: Any) -> None:
-        """Read the first piece of the second replica's answer; the rest is read by whoever calls."""
+        """Read the first piece of the second replica's answer; the caller reads the rest."""
         try:
             await self._send(attempt, request)
             while self._is_progress(piece := await self._wire.read(attempt.rpc, single=False)):
@@ -264,7 +264,7 @@ class Answer:
             pass
         finally:
             if self._call.attempt is not attempt:
-                self.pool.tell(Failed(attempt, self._silent_cut(attempt)))  # if nobody has noted yet that it is over
+                self.pool.tell(Failed(attempt, self._silent_cut(attempt)))  # if that has not been reported yet
 
     def _silent_cut(self, attempt: Attempt) -> CallError:
         return SkillFailedError(

@@ -1,4 +1,4 @@
-"""A request and what it has been given so far: all that another replica needs to go on with the answer."""
+"""A request and its answer so far: all that another replica needs to continue the answer."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ if TYPE_CHECKING:
 class AnswerSoFar:
     """An answer that may be written by several replicas, one after the other.
 
-    A request that leaves its random numbers to the replica is given a seed here, so that whoever goes on with it draws
-    the very numbers that the first one would have drawn.
+    A request without a seed is given one here, so that a replica that continues it draws the same random numbers as the
+    first one would have.
 
     Args:
-        request: what the caller asks for; it is not changed.
+        request: The caller's request; not changed.
     """
 
     def __init__(self, request: skills_pb2.GenReq) -> None:
@@ -39,10 +39,10 @@ class AnswerSoFar:
             mine.CopyFrom(callers)
         self._written = 0
         self.can_be_continued = True
-        """Whether all text that has come did so with its token ids. If not, the next request begins anew."""
+        """Whether all text so far came with its token ids. If not, the next request starts again."""
 
     def next_request(self) -> skills_pb2.GenReq:
-        """The request for whoever is to begin the answer, or to go on with it."""
+        """Return the request to the replica that begins or continues the answer."""
         if not self.can_be_continued:
             self._begin()
         if not self._written and not self._request.time_budget_ms:
@@ -57,7 +57,7 @@ class AnswerSoFar:
         return request
 
     def is_resumable_after(self, chunk: skills_pb2.GenChunk) -> bool:
-        """Whether another replica can go on behind this piece: all text has to come with its token ids."""
+        """Return whether another replica can continue after this piece, which requires token ids for all text."""
         return self.can_be_continued and (bool(chunk.token_ids) or not chunk.text)
 
     def take(self, chunk: skills_pb2.GenChunk) -> None:
@@ -79,11 +79,11 @@ class AnswerSoFar:
 
     @property
     def has_text(self) -> bool:
-        """Whether any of it can be read. What the caller has brought along is known as tokens only."""
+        """Whether there is any text. Text that the caller continues is only known as tokens."""
         return any(self._texts) and not any(given.token_ids for given in self._request.continuations)
 
     def as_it_is(self) -> skills_pb2.GenChunk:
-        """The last message of an answer that ends here, as its time is over."""
+        """Return the last message of an answer that ends here because its time is over."""
         from skills import skills_pb2
 
         now = time.monotonic()

@@ -1,4 +1,4 @@
-"""What stands behind a replica: an address that was set, a server found on this host, or a local process."""
+"""The server of a replica: at a configured address, found on this host, or a local process."""
 
 from __future__ import annotations
 

@@ -6,7 +6,7 @@ from collections import OrderedDict
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
-from core.pool.pace import Fastest
+from core.pool.latency import Fastest
 from core.pool.records import Attempt, Call, Replica
 
 
@@ -20,7 +20,7 @@ class Roster:
 
     def __init__(self, replicas: Iterable[Replica], *, changing: bool = False) -> None:
         self.replicas = list(replicas)
-        """Those at the targets."""
+        """The replicas at the targets."""
         self._leaving: list[Replica] = []
         self._changing = changing
 
@@ -31,7 +31,7 @@ class Roster:
 
     @property
     def has_choice(self) -> bool:
-        """Whether there is more than one replica, or may be."""
+        """Whether there is more than one replica, or there may be."""
         return self._changing or len(self.replicas) > 1
 
     def update(self, targets: Sequence[str]) -> list[Replica]:
@@ -78,7 +78,7 @@ def choose(call: Call, replicas: Sequence[Replica], affinity: Affinity, now: flo
         open_ = well
     if len(open_) == 1:
         return open_[0]
-    fastest = Fastest(replica.pace(call.method) for replica in open_)
+    fastest = Fastest(replica.latency(call.method) for replica in open_)
     expected = {replica: replica.expected(call.method, now, fastest) for replica in open_}
     least = min(open_, key=lambda replica: expected[replica])
     holder = affinity.find(call.conversation)
@@ -96,10 +96,10 @@ def choose_rival(call: Call, replicas: Sequence[Replica], now: float) -> Replica
 
 
 def conversation_keys(request: Any) -> list[int]:
-    """A number for each beginning of the request's conversation, the shortest first; none where it has none.
+    """Return a hash of each prefix of the request's conversation, the shortest first; empty if it has none.
 
-    Two requests that begin alike share the numbers of what they share. A collision costs a prefill, nothing else: they
-    only choose among replicas that would all give the same answer.
+    Requests with a common prefix share its hashes. A collision only costs a prefill, as all replicas would give the
+    same answer.
     """
     turns = [
         (turn.role, turn.content, *(part.SerializeToString() for part in turn.parts))
@@ -130,7 +130,7 @@ class Affinity:
         return next((replica for replica, losses in found if replica.losses == losses), None)
 
     def note(self, keys: Sequence[int], replica: Replica) -> None:
-        """Remember that a replica works on a conversation now."""
+        """Record that a replica works on a conversation."""
         for key in keys:
             self._replicas[key] = (replica, replica.losses)
             self._replicas.move_to_end(key)

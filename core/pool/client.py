@@ -1,4 +1,4 @@
-"""The client of a skill: the plain stub's methods, answered by whichever replica can; errors that say what to do."""
+"""The client of a skill: the stub's methods, answered by any replica, with errors that include the remedy."""
 
 from __future__ import annotations
 
@@ -155,7 +155,7 @@ class SkillClient(ClientFace):
         return AnswerStream(Answer(self._wire, method, request, timeout, metadata))
 
     def close(self) -> None:
-        """End the client and cancel its running calls. Idempotent. The replicas go on."""
+        """Close the client and cancel its running calls. Idempotent. The replicas keep running."""
         self._wire.close()
 
     def __enter__(self) -> Self:
@@ -166,10 +166,10 @@ class SkillClient(ClientFace):
 
 
 class AnswerStream(StreamFace, Generic[_Chunk]):
-    """An answer in pieces, as it comes: iterate over it once. A context manager; leaving it early cancels the call.
+    """An answer in pieces, as they arrive: iterate over it once. A context manager; leaving it early cancels the call.
 
     Args:
-        answer: the call. It is sent here.
+        answer: The call, which is sent here.
     """
 
     def __init__(self, answer: Answer) -> None:
@@ -193,7 +193,7 @@ class AnswerStream(StreamFace, Generic[_Chunk]):
 
 
 def finish(coroutine: Coroutine[Any, Any, _T]) -> _T:
-    """Run a coroutine that never suspends, as none does over `_SyncWire`. Returns what it returns."""
+    """Run a coroutine that never suspends, as with `_SyncWire`, and return its result."""
     try:
         coroutine.send(None)
     except StopIteration as done:
@@ -237,7 +237,7 @@ class _SyncWire(Wire):
             with HeldInterrupts():
                 rpc = begin(request, timeout=timeout_s, metadata=metadata)
         except ValueError:
-            self.check_open()  # another thread has closed it just now
+            self.check_open()  # another thread may have just closed it
             raise
         attempt.cancel = rpc.cancel
         if not single:
@@ -255,7 +255,7 @@ class _SyncWire(Wire):
             raise rpc from None
 
     def leave_to_end(self, rpc: Any) -> None:
-        # Held until then, as gRPC cancels what is dropped, and the server counts that.
+        # Referenced until then, as gRPC cancels a dropped stream, which the server counts.
         rpc.add_done_callback(_nothing)
 
     def close(self) -> None:

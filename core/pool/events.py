@@ -1,4 +1,4 @@
-"""What happens to the pool, and what it decides to do about it."""
+"""The events that the pool receives, and the actions that it decides on."""
 
 from __future__ import annotations
 
@@ -12,22 +12,22 @@ from core.pool.records import Attempt, Call, Replica
 
 
 class Asked(NamedTuple):
-    """A new call wants a replica."""
+    """A new call needs a replica."""
 
     call: Call
 
 
 class Heard(NamedTuple):
-    """A piece has come."""
+    """A piece has arrived."""
 
     attempt: Attempt
     tokens: int
     resumable: bool
-    """Whether, with this piece, another attempt could still give the caller what is missing."""
+    """Whether, after this piece, another attempt could still provide the rest."""
 
 
 class Succeeded(NamedTuple):
-    """The whole answer has come."""
+    """The complete answer has arrived."""
 
     attempt: Attempt
     tokens: int = 1
@@ -41,39 +41,39 @@ class Failed(NamedTuple):
 
 
 class Left(NamedTuple):
-    """The caller wants nothing more of a call."""
+    """The caller has abandoned a call."""
 
     call: Call
 
 
 class ClientClosed(NamedTuple):
-    """A client wants nothing more of any of its calls."""
+    """A client has abandoned all its calls."""
 
     owner: object
 
 
 class HealthTold(NamedTuple):
-    """A replica has said how it is."""
+    """A replica has reported its health."""
 
     replica: Replica
     serving: bool
     why: str = ""
-    """Why it says nothing at all; empty where it does."""
+    """Why it reports nothing; empty if it does."""
 
 
 class Probed(NamedTuple):
-    """A replica with silent calls was asked whether it is there."""
+    """A replica with silent calls was probed."""
 
     replica: Replica
     since_s: float
-    """Calls that have heard nothing since then are concerned."""
+    """Concerns calls that have been silent since then."""
     connection_dead: bool
     why: str = ""
-    """Why it does not answer over a new connection either; empty where it does."""
+    """Why it does not answer over a new connection either; empty if it does."""
 
 
 class Targets(NamedTuple):
-    """These are the addresses now."""
+    """The addresses have been resolved again."""
 
     targets: Sequence[str]
 
@@ -83,7 +83,7 @@ class Tick(NamedTuple):
 
 
 class Closed(NamedTuple):
-    """The pool ends."""
+    """The pool is closed."""
 
 
 Event = Asked | Heard | Succeeded | Failed | Left | ClientClosed | HealthTold | Probed | Targets | Tick | Closed
@@ -92,46 +92,46 @@ Event = Asked | Heard | Succeeded | Failed | Left | ClientClosed | HealthTold | 
 
 
 class Begin(NamedTuple):
-    """Send the call to the attempt's replica. Its caller is woken, or, for a hedge, the race begun."""
+    """Send the call to the attempt's replica: wake its caller or, for a hedge, begin the race."""
 
     attempt: Attempt
 
 
 class End(NamedTuple):
-    """An attempt is over. Where it has a `why_over`, it is to be cancelled: nobody else has ended it."""
+    """End an attempt. If it has a `why_over`, cancel it, as it has not ended by itself."""
 
     attempt: Attempt
 
 
 class Fail(NamedTuple):
-    """A call has failed, with its `error`; its caller is woken."""
+    """Fail a call with its `error`, and wake its caller."""
 
     call: Call
 
 
 class Prod(NamedTuple):
-    """An attempt is silent: make its reader notice an end that was lost."""
+    """Make the reader of a silent attempt notice an end that was lost."""
 
     attempt: Attempt
 
 
 class Probe(NamedTuple):
-    """Ask the replica of an attempt that is silent whether it is there, and report `Probed`."""
+    """Probe the replica of a silent attempt, and report `Probed`."""
 
     attempt: Attempt
     since_s: float
 
 
-class Follow(NamedTuple):
-    """Follow a replica's health: over a new connection if it is down, no more if it is leaving."""
+class Watch(NamedTuple):
+    """Watch a replica's health: over a new connection if it is down, no longer if it is leaving."""
 
     replica: Replica
 
 
 class Doubt(NamedTuple):
-    """A local process may be gone or hang: the next call is to look first."""
+    """A local process may be gone or hung: have the next call check it first."""
 
     replica: Replica
 
 
-Action = Begin | End | Fail | Prod | Probe | Follow | Doubt
+Action = Begin | End | Fail | Prod | Probe | Watch | Doubt

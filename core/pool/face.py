@@ -29,12 +29,12 @@ class ClientFace(ABC):
 
     @property
     def target(self) -> str:
-        """The address that is called; where there are several replicas, all of them, separated by commas."""
+        """The address of the replica; of several replicas all addresses, comma-separated."""
         return self._wire.pool.target
 
     @property
     def origin(self) -> Origin:
-        """Where the address comes from: `address` (it was set), `running`, `container` (found) or `embedded`."""
+        """The source of the address: `address` (configured), `running`, `container` (found) or `embedded`."""
         return self._wire.pool.origin
 
     @property
@@ -47,7 +47,7 @@ class ClientFace(ABC):
         return self._wire.pool.stats
 
     def calls(self, pool: ReplicaSet) -> bool:
-        """Return whether these are the replicas that the client calls."""
+        """Return whether the client calls these replicas."""
         return self._wire.pool is pool
 
     def __getattr__(self, method: str) -> Callable[..., Any]:
@@ -83,12 +83,12 @@ class StreamFace:
 
     def close(self) -> None:
         """Cancel the call if it is not over. Idempotent. May be called from another thread."""
-        self._answer.let_go()
+        self._answer.release()
 
     cancel = close
 
     def __del__(self) -> None:
-        answer: Answer | None = getattr(self, "_answer", None)  # none where a Ctrl-C came before there was one
+        answer: Answer | None = getattr(self, "_answer", None)  # missing if Ctrl-C came before it was set
         if answer is not None and not answer.closed:
             answer.forget()
 

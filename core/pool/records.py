@@ -1,4 +1,4 @@
-"""What the pool's state is made of: calls, their attempts, and the replicas that these go to. Plain data, no clock."""
+"""The records of the pool's state: calls, their attempts, and the replicas. Plain data without a clock."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections import defaultdict
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
-from core.pool.pace import Fastest, Pace
+from core.pool.latency import Fastest, LatencyAverage
 
 if TYPE_CHECKING:
     from core.errors import CallError, SaraiError
@@ -15,10 +15,10 @@ if TYPE_CHECKING:
 EJECT_AFTER = 5
 EJECT_S = 30.0
 EJECT_MOST_S = 300.0
-"""Envoy's figures: after this many failures in a row a replica is left out for 30 s times the number of ejections."""
+"""Envoy's figures: after this many consecutive failures a replica is ejected for 30 s times its number of ejections."""
 SUCCESSES_FOR_MORE = 10
-"""After this many successes a replica that was full gets one call more at a time. Slower growth keeps the overshoots
-within the retry budget, which is one retry for five calls."""
+"""After this many successes, the concurrency limit of a replica that was full rises by one. Faster growth would
+overshoot more often than the retry budget allows, one retry for five calls."""
 FIRST_PAUSE_S = 0.1
 MOST_PAUSE_S = 1.0
 
@@ -27,16 +27,16 @@ def _nothing(*_: object) -> None: ...
 
 
 class Call:
-    """A call from the moment it asks for a replica until it ends.
+    """A call, from its request for a replica to its end.
 
-    The state decides `attempt` and `error`; whoever makes the call acts on them when `wake` is called.
+    The state sets `attempt` and `error`; the client acts on them when `wake` is called.
 
     Args:
-        method: the stub's method.
-        deadline_s: when it has to be over, on the state's clock.
-        caller: who takes turns with other callers where calls have to wait.
-        owner: the client that makes it.
-        conversation: see `core.pool.balance.conversation_keys`.
+        method: The stub's method.
+        deadline_s: When it must be over, on the state's clock.
+        caller: A name; callers take turns if calls have to wait.
+        owner: The client that makes it.
+        conversation: See `core.pool.balance.conversation_keys`.
     """
 
     def __init__(
@@ -54,37 +54,37 @@ class Call:
         self.owner = owner
         self.conversation = conversation
         self.wake: Callable[[], object] = _nothing
-        """Set by whoever makes the call: its `attempt` or `error` has changed. Called from any thread."""
+        """Set by the client; called from any thread when `attempt` or `error` has changed."""
         self.race: Callable[[Attempt], object] | None = None
-        """Set by whoever makes the call: begins the same request at a second replica. None where that is impossible."""
+        """Set by the client; sends the same request to a second replica. None if that is impossible."""
         self.attempt: Attempt | None = None
-        """The attempt that the answer comes from; None while it waits for a replica."""
+        """The attempt that provides the answer; None while the call waits for a replica."""
         self.rival: Attempt | None = None
         """A second attempt at another replica, until either of the two has answered."""
         self.error: SaraiError | None = None
         """Why it has failed."""
         self.over = False
         self.resumable = True
-        """Whether another attempt can give the caller what is still missing."""
+        """Whether another attempt can provide the rest of the answer."""
         self.num_attempts = 0
         self.last_replica: Replica | None = None
         self.last_error: CallError | None = None
         self.tried: dict[str, str] = {}
-        """What went wrong, by target."""
+        """The errors, by target."""
         self.breaks: list[tuple[Replica, int]] = []
-        """The replicas whose connection broke while they worked on it, and how often each had died by then."""
+        """The replicas whose connection broke during an attempt, with their number of deaths by then."""
         self.waiting_since_s = 0.0
         self.failing_since_s = math.inf
         self.not_before_s = 0.0
         self.out_of_time = False
-        """Whether it has failed because nothing more can be done before its deadline."""
+        """Whether it has failed because it cannot be completed before its deadline."""
 
     def remaining_s(self, now: float) -> float:
-        """Seconds to the deadline, 0 if it is over."""
+        """Return the seconds to the deadline, 0 if it has passed."""
         return max(0.0, self.deadline_s - now)
 
     def note_failure(self, replica: Replica, error: CallError, now: float) -> None:
-        """Remember why an attempt failed."""
+        """Record why an attempt failed."""
         self.last_error = error
         self.tried[replica.target] = error.details()
         self.waiting_since_s = now
@@ -92,7 +92,7 @@ class Call:
 
 
 class Attempt:
-    """A call's place at a replica, from the choice until the attempt is over."""
+    """A call at a replica, from the choice of the replica to the end of the attempt."""
 
     __slots__ = (
         "began_s", "call", "cancel", "first", "heard_s", "hedge", "hedged", "longest_wait_s", "over", "probe", "prod",
@@ -103,40 +103,40 @@ class Attempt:
         self.call = call
         self.replica = replica
         self.hedge = hedge
-        """Whether it was begun beside one that still had time."""
+        """Whether it is a hedge of another attempt."""
         self.hedged = False
-        """Whether one was begun beside it."""
+        """Whether there was a hedge of it."""
         self.began_s = self.heard_s = now
         self.longest_wait_s = 0.0
         self.tokens = 0
         self.over = False
         self.why_over = ""
-        """Why the pool itself ended it; empty where it did not."""
-        # For whoever makes the call.
+        """Why the pool itself ended it; empty if it did not."""
+        # For the client.
         self.rpc: Any = None
         self.first: Any = None
-        """The first piece, which was read while the race went on."""
+        """The first piece, read during the race."""
         self.cancel: Callable[[], object] = _nothing
         """Ends the request. Called from any thread."""
         self.prod: Callable[[], object] = _nothing
-        """Makes a reader notice an end that gRPC has lost. Called from any thread."""
+        """Makes its reader notice an end that gRPC has lost. Called from any thread."""
         self.probe: Callable[[], bool] | None = None
-        """Asks the replica over the same connection; whether it is silent. Takes seconds, in any thread."""
+        """Probes the replica over the same connection; returns whether it is silent. Takes seconds, in any thread."""
 
     def hear(self, tokens: int, now: float) -> None:
-        """Note that something has come."""
+        """Record that something has arrived."""
         self.longest_wait_s = max(self.longest_wait_s, now - self.heard_s)
         self.heard_s = now
         self.tokens += tokens
 
 
 class Replica:
-    """A replica among others: how busy it is, how fast, and how well.
+    """A replica: its load, speed and health.
 
     Args:
-        target: its address.
-        known: whether it has ever answered.
-        starts_itself: whether it is a local process of ours, which is started when it is called.
+        target: Its address.
+        known: Whether it has ever answered.
+        starts_itself: Whether it is a local process of ours, which is started when it is called.
     """
 
     def __init__(self, target: str, *, known: bool = False, starts_itself: bool = False) -> None:
@@ -144,34 +144,34 @@ class Replica:
         self.known = known
         self.starts_itself = starts_itself
         self.attempts: dict[Attempt, None] = {}
-        """Those that run, the oldest first; a set would not always come in the same order."""
+        """The running attempts, oldest first; a set would have no stable order."""
         self.down = False
         self.why_down = ""
         self.losses = 0
-        """How often it was lost; its prefix cache may have been, too."""
+        """How often its connection was lost, possibly with its prefix cache."""
         self.deaths = 0
-        """How often it was gone indeed, and not only a connection broken."""
+        """How often it was really gone, not just a connection broken."""
         self.generation = 0
-        """Connections of an older generation are not used for new calls: they may lead nowhere."""
+        """Connections of an older generation may be dead and are not used for new calls."""
         self.calls = self.failures = 0
         self.leaving = False
         """Whether it is no longer among the targets."""
         self.checking = False
-        """Whether it is being asked whether it is there, as its calls are silent."""
+        """Whether it is being probed, as its calls are silent."""
         self.checked_s = 0.0
         self._death_counted = self._unwilling = False
         self._closed_until_s = self._full_until_s = self._ejected_until_s = 0.0
         self._room = math.inf
-        """How many calls of ours it has room for; infinite until it has been full once."""
+        """Its concurrency limit for our calls; infinite until it has been full once."""
         self._pauses = self._failed_in_a_row = self._ejections = 0
-        self._paces: defaultdict[str, Pace] = defaultdict(Pace)
+        self._latency: defaultdict[str, LatencyAverage] = defaultdict(LatencyAverage)
 
     def takes_calls(self, now: float) -> bool:
-        """Whether it can be called just now, ejected or not."""
+        """Return whether it can be called at the moment, ejected or not."""
         return self._is_there and now >= self._closed_until_s and self._has_room
 
     def is_full(self, now: float) -> bool:
-        """Whether it is there and has no room: it has said so, or has as many calls as it had room for of late."""
+        """Return whether it is up but has no room: it reported that, or has reached its concurrency limit."""
         return self._is_there and (now < self._full_until_s or not self._has_room)
 
     @property
@@ -183,58 +183,58 @@ class Replica:
         return len(self.attempts) + 1 <= self._room
 
     def ejected(self, now: float) -> bool:
-        """Whether it is left out for its failures."""
+        """Return whether it is ejected."""
         return now < self._ejected_until_s
 
     def condition(self, now: float) -> str:
-        """How it is, as `ReplicaStatus.state` names it."""
+        """Return its state, as in `ReplicaStatus.state`."""
         if self.down:
             return "down"
         return "ejected" if self.ejected(now) else "paused" if now < self._closed_until_s else "serving"
 
     def opens_s(self) -> float:
-        """When it can be called again as far as is known; infinite where nobody knows."""
+        """Return when it can be called again, as far as is known; infinity if unknown."""
         return self._closed_until_s if self._is_there and self._has_room else math.inf
 
-    # --- what happens to it ---
+    # --- events ---
 
     def lose(self, why: str, *, gone: bool) -> None:
-        """Note that a connection has broken, or, where it is `gone`, that nobody takes one any more."""
+        """Record that a connection has broken or, if `gone`, that it accepts none any more."""
         self.losses += 1
         self.deaths += gone and not self._death_counted
         self._death_counted |= gone
         self.down, self.why_down = True, why
 
     def refuse(self, why: str) -> None:
-        """Note that it says it does not serve now. What it still finishes is no sign that it takes more."""
+        """Record that it reports not to be serving. Finishing its running calls does not change that."""
         self.down, self.why_down, self._unwilling = True, why, True
 
     def serve(self) -> None:
-        """Note that it says SERVING."""
+        """Record that it reports SERVING."""
         self.down, self.why_down, self._death_counted, self._unwilling = False, "", False, False
 
     def answer(self) -> None:
-        """Note that it has answered a call."""
+        """Record that it has answered a call."""
         self.known = True
         if not self._unwilling:
             self.serve()
 
     def pause(self, now: float) -> None:
-        """Leave it alone for a moment, a longer one each time in a row."""
+        """Do not call it for a while, longer each consecutive time."""
         self._pauses += 1
         self._closed_until_s = now + min(MOST_PAUSE_S, FIRST_PAUSE_S * 2.0 ** min(self._pauses - 1, 10))
 
     def fill(self, for_s: float, now: float) -> None:
-        """Note that it has no room for a call of ours beside the others, and when it will have.
+        """Record that it has no room for another call of ours, and when it will have.
 
-        From then on it gets no more calls at a time than it had, so that those that wait do so here, where callers take
-        turns, and not in a crowd at its door. With each call that ends well there may be a little more of them.
+        From then on it gets no more concurrent calls than it had, so that calls wait in the pool, where callers take
+        turns, and not at the replica. The limit grows slowly with each call that succeeds.
         """
         self._closed_until_s = self._full_until_s = now + for_s
         self._room = max(1, len(self.attempts) - 1)
 
     def fail(self, now: float) -> None:
-        """Note a call that failed through its fault; after some in a row it is left out for a while."""
+        """Record a failure that is the replica's fault; several in a row eject it for a while."""
         self.failures += 1
         self._failed_in_a_row += 1
         if self._failed_in_a_row >= EJECT_AFTER:
@@ -243,25 +243,25 @@ class Replica:
             self._ejected_until_s = now + min(EJECT_MOST_S, EJECT_S * self._ejections)
 
     def succeed(self, attempt: Attempt, now: float) -> None:
-        """Note a call that ended well."""
+        """Record a call that succeeded."""
         self._failed_in_a_row = self._pauses = 0
         self._room += 1 / max(self._room, SUCCESSES_FOR_MORE)
         if not self.ejected(now):
             self._ejections = max(0, self._ejections - 1)
-        self.note_pace(attempt, now)
+        self.note_latency(attempt, now)
 
-    # --- what speaks for it ---
+    # --- speed and load ---
 
-    def pace(self, method: str) -> Pace:
-        """How fast it answers calls of a method."""
-        return self._paces[method]
+    def latency(self, method: str) -> LatencyAverage:
+        """Return its latency averages for a method."""
+        return self._latency[method]
 
-    def note_pace(self, attempt: Attempt, now: float) -> None:
-        """Learn from an attempt that has ended, or was taken from it."""
+    def note_latency(self, attempt: Attempt, now: float) -> None:
+        """Record the latency of an attempt that has ended or was taken from it."""
         wait_s = max(attempt.longest_wait_s, now - attempt.heard_s)
-        self.pace(attempt.call.method).note(now - attempt.began_s, attempt.tokens, wait_s, now)
+        self.latency(attempt.call.method).note(now - attempt.began_s, attempt.tokens, wait_s, now)
 
     def expected(self, method: str, now: float, fastest: Fastest) -> float:
-        """The work that is outstanding here with one call more, in calls of the fastest replica."""
+        """Return its outstanding work with one more call, in calls of the fastest replica."""
         silent = (now - attempt.heard_s for attempt in self.attempts if attempt.call.method == method)
-        return (len(self.attempts) + 1) * self.pace(method).slower(fastest, max(silent, default=0.0), now)
+        return (len(self.attempts) + 1) * self.latency(method).slower(fastest, max(silent, default=0.0), now)

@@ -1,4 +1,4 @@
-"""The replicas of one skill, for any thread: tells the state what happens, and does what it decides."""
+"""The replicas of one skill, for any thread: reports events to the state and carries out its actions."""
 
 from __future__ import annotations
 
@@ -29,13 +29,13 @@ _log = logging.getLogger(__name__)
 
 
 class ReplicaSet:
-    """The replicas of a skill and the calls that run there or wait. Shared by sync and async clients.
+    """The replicas of a skill, and its running and waiting calls. Shared by sync and async clients.
 
     Args:
-        spec: the skill.
-        config: the pool's settings.
-        backends: those that are there at the beginning.
-        look: finds the targets that are there now; None where they do not change.
+        spec: The skill.
+        config: The pool's settings.
+        backends: The initial backends.
+        look: Resolves the current targets; None if they do not change.
     """
 
     def __init__(
@@ -45,26 +45,26 @@ class ReplicaSet:
         self.config = config
         self._backends = {backend.target: backend for backend in backends}
         self.origin: Origin = next(iter(self._backends.values())).origin
-        """Where the addresses come from; the same for all."""
+        """The source of the addresses, the same for all."""
         known, local = self.origin != "address", self.origin == "embedded"
         replicas = [Replica(target, known=known, starts_itself=local) for target in self._backends]
         self._state = PoolState(spec.name, config, replicas, changing=look is not None)
-        # Reentrant, as a handler of signals may run in the midst of anything, in the same thread.
+        # Reentrant, as a signal handler may run in the same thread at any point.
         self._lock = threading.RLock()
         self._events: deque[Event] = deque()
         self._working = False
         self._watcher = Watcher(
-            spec, tell=self.tell, due_s=lambda: self._state.due_s, is_followed=self._is_followed, look=look
+            spec, tell=self.tell, due_s=lambda: self._state.due_s, is_watched=self._is_watched, look=look
         )
 
-    # --- what happens ---
+    # --- events ---
 
     def tell(self, event: Event) -> None:
-        """Take in what has happened, and do what comes of it. Takes microseconds."""
+        """Report an event and carry out the resulting actions. Takes microseconds."""
         self._events.append(event)
         with HeldInterrupts(), self._lock:
             if self._working:
-                return  # in the midst of another event: this one has its turn after that
+                return  # another event is being processed: this one comes after it
             self._working = True
             try:
                 while self._events:
@@ -86,7 +86,7 @@ class ReplicaSet:
         try:
             self._do(action)
         except Exception:  # noqa: BLE001  # as where no thread can be started: the other actions are other calls'
-            _log.exception("skill %r: the pool cannot do %r", self.spec.name, action)
+            _log.exception("skill %r: the pool failed to carry out %r", self.spec.name, action)
 
     def _do(self, action: Action) -> None:
         match action:
@@ -106,55 +106,55 @@ class ReplicaSet:
                 attempt.prod()
             case events.Probe(attempt, since_s):
                 self._watcher.probe(attempt, since_s)
-            case events.Follow(replica):
-                self._watcher.follow(replica)
+            case events.Watch(replica):
+                self._watcher.watch(replica)
             case events.Doubt(replica):
                 self.backend(replica).lost = True
 
-    # --- how it is ---
+    # --- status ---
 
     def backend(self, replica: Replica) -> Backend:
-        """What starts and stops a replica; nothing does for an address that came later."""
+        """Return a replica's backend; a plain address for a target that was added later."""
         return self._backends.get(replica.target) or AddressReplica(replica.target, self.origin)
 
-    def _is_followed(self, replica: Replica) -> bool:
-        """Return whether its health matters: a single replica is followed only while it is unavailable."""
+    def _is_watched(self, replica: Replica) -> bool:
+        """Return whether its health matters: a single replica is watched only while it is unavailable."""
         return not replica.leaving and (replica.down or self._state.roster.has_choice)
 
     def make_ready(self) -> None:
-        """Start what is ours to start. Raises what `Backend.ready` raises."""
+        """Start local processes; raise the errors of `Backend.ready`."""
         for backend in self._backends.values():
-            backend.ready(math.inf)  # a start has a limit of its own
+            backend.ready(math.inf)  # a start has its own timeout
 
     @property
     def replicas(self) -> tuple[Replica, ...]:
-        """Those that are there now."""
+        """The current replicas."""
         return tuple(self._state.roster.replicas)
 
     @property
     def target(self) -> str:
-        """The addresses, separated by commas."""
+        """The comma-separated addresses."""
         return self._state.roster.target
 
     @property
     def stats(self) -> CallStats:
-        """What was done for the calls."""
+        """The statistics of the calls."""
         return self._state.stats
 
     @property
     def lost(self) -> bool:
-        """Whether nobody answers any more."""
+        """Whether no replica answers any more."""
         return all(replica.down for replica in self.replicas)
 
     @property
     def outstanding(self) -> int:
-        """Calls that run or wait."""
+        """Number of calls that run or wait."""
         with self._lock:
             return self._state.outstanding
 
     @property
     def waiting(self) -> int:
-        """Calls that wait for a replica."""
+        """Number of calls that wait for a replica."""
         return len(self._state.line)
 
     def status(self) -> SkillStatus:
@@ -185,10 +185,10 @@ class ReplicaSet:
             log=backend.log,
         )
 
-    # --- the end ---
+    # --- closing ---
 
     def close(self) -> None:
-        """Give nobody a replica any more, and tell those who wait. Idempotent."""
+        """Close the pool: refuse new calls and fail those that wait. Idempotent."""
         self.tell(events.Closed())
         self._watcher.close()
         for backend in self._backends.values():

@@ -1,4 +1,4 @@
-"""From a failed gRPC call to one of our errors: code, details, and what came in `grpc-status-details-bin`."""
+"""Convert a failed gRPC call to one of our errors, from its code, details, and `grpc-status-details-bin`."""
 
 from __future__ import annotations
 
@@ -7,24 +7,24 @@ from typing import Any
 from core.errors import ERROR_OF_CODE, CallError, FieldViolation, OverloadedError, RequestTooLargeError
 from core.rpc import grpc
 
-# gRPC's text where a server that stops drops a call that it has not begun. A cancellation of our own has other words
+# gRPC's text when a stopping server drops a call that it has not begun. Our own cancellations have different texts
 # ("Locally cancelled by application!", "Channel closed!").
 _DROPPED = "CANCELLED"
 _NO_CONNECTION = ("failed to connect to all addresses", "DNS resolution failed", "empty address list")
 
 
 def never_arrived(details: str) -> bool:
-    """Whether a call failed because there was no connection, by gRPC's words: so nobody has worked on it."""
+    """Return whether a call failed for lack of a connection, by gRPC's text, so that no replica has worked on it."""
     return details.startswith(_NO_CONNECTION)
 
 
 def call_error(error: grpc.RpcError, *, skill: str, target: str) -> CallError:
-    """The error of ours for one of gRPC's, sync or async.
+    """Return our error for one of gRPC's, sync or async.
 
     Args:
-        error: what gRPC raised; `code()`, `details()` and `trailing_metadata()` are asked where it has them.
-        skill: the name of the skill that was called.
-        target: the address that was called.
+        error: gRPC's error; `code()`, `details()` and `trailing_metadata()` are used if it has them.
+        skill: The name of the skill that was called.
+        target: The address that was called.
     """
     code = _ask(error, "code") or grpc.StatusCode.UNKNOWN
     details = _ask(error, "details") or ""
@@ -34,7 +34,7 @@ def call_error(error: grpc.RpcError, *, skill: str, target: str) -> CallError:
     retry_after_s, violations, reason = rich_details(trailing)
     cls = ERROR_OF_CODE[code]
     if cls is OverloadedError and (violations or "larger than max" in details):
-        # gRPC answers a message over the limit with the code of a full queue, but waiting does not help.
+        # gRPC uses the code of a full queue for a message over the size limit, but waiting does not help there.
         cls = RequestTooLargeError
     return cls(
         code=code,
@@ -49,24 +49,24 @@ def call_error(error: grpc.RpcError, *, skill: str, target: str) -> CallError:
 
 
 def initial_metadata(error: grpc.RpcError) -> tuple[tuple[str, str | bytes], ...]:
-    """What the server had sent before a call failed."""
+    """Return the metadata that the server had sent before a call failed."""
     return tuple((key, value) for key, value in _ask(error, "initial_metadata") or ())
 
 
 def rich_details(
     trailing: tuple[tuple[str, str | bytes], ...],
 ) -> tuple[float | None, tuple[FieldViolation, ...], str]:
-    """What else a failed call says: when to try again, which fields were refused, and a word for why.
+    """Return a failed call's details: when to retry, which fields were refused, and the reason.
 
-    Seconds (google.rpc.RetryInfo), fields (google.rpc.BadRequest) and the reason (google.rpc.ErrorInfo). What does not
-    parse is left out: it comes from the other side and only adds to the code.
+    Seconds (google.rpc.RetryInfo), fields (google.rpc.BadRequest) and the reason (google.rpc.ErrorInfo). Details that
+    cannot be parsed are ignored, as they come from the peer and only supplement the code.
     """
     from skills.wire import STATUS_DETAILS
 
     encoded = next((value for key, value in trailing if key == STATUS_DETAILS), None)
     if not isinstance(encoded, bytes):
         return None, (), ""
-    # Imported here: only failed calls need them.
+    # Imported here, as only failed calls need them.
     from google.protobuf.message import DecodeError
     from google.rpc import error_details_pb2, status_pb2
 

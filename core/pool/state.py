@@ -1,7 +1,7 @@
-"""The pool of one skill as a state machine: an event at a moment in, actions out. No I/O, no lock, no clock.
+"""The pool of one skill as a state machine: an event with its time in, actions out. No I/O, no lock, no clock.
 
-It decides who gets a call, who waits and whose turn it is, what a failure says of a replica, whether and when a call is
-tried again, who is left out, whom to ask as well, and whom to look after.
+It decides which replica gets a call, which calls wait and in what order, what a failure means for a replica, whether
+and when to retry a call, which replicas to eject, when to hedge, and which replicas to watch or probe.
 """
 
 from __future__ import annotations
@@ -24,19 +24,19 @@ if TYPE_CHECKING:
     from core.config import PoolConfig
 
 TICK_S = 0.25
-"""While calls run, `Tick` has to come this often."""
+"""While calls run, `Tick` must come this often."""
 SILENT_S = 2.0
-"""A call that has heard nothing for this long has its replica's health checked."""
+"""If a call has been silent for this long, its replica is probed."""
 
 
 class PoolState:
-    """The replicas of a skill, and the calls that run there or wait.
+    """The replicas of a skill, and its running and waiting calls.
 
     Args:
-        skill: its name.
-        config: the pool's settings.
-        replicas: those that are there at the beginning; their targets differ.
-        changing: whether the targets may change.
+        skill: The skill's name.
+        config: The pool's settings.
+        replicas: The initial replicas, with different targets.
+        changing: Whether the targets may change.
     """
 
     def __init__(self, skill: str, config: PoolConfig, replicas: Iterable[Replica], *, changing: bool = False) -> None:
@@ -44,7 +44,7 @@ class PoolState:
         self.stats = CallStats()
         self.line = WaitingLine()
         self.due_s = math.inf
-        """When the next `Tick` has to come."""
+        """When the next `Tick` must come."""
         self._skill = skill
         self._config = config
         self._affinity = Affinity()
@@ -54,11 +54,11 @@ class PoolState:
 
     @property
     def outstanding(self) -> int:
-        """Calls that run or wait; one that two replicas are asked for counts twice."""
+        """Number of calls that run or wait; a hedged call counts twice."""
         return sum(1 for _ in self.roster.attempts()) + len(self.line)
 
     def on(self, event: Event, now: float) -> list[Action]:  # noqa: C901  # one line for each kind of event
-        """Take in what has happened. Returns what is to be done, in this order."""
+        """Process an event; return the actions to carry out, in order."""
         self._actions = []
         match event:
             case events.Heard(attempt, tokens, resumable):
@@ -88,14 +88,14 @@ class PoolState:
                 self._on_closed()
         return self._actions
 
-    # --- a call gets a replica ---
+    # --- assigning replicas ---
 
     def _on_asked(self, call: Call, now: float) -> None:
         call.waiting_since_s = now
         self.stats.calls += 1
         self._budget.call()
         if not self._started and self.roster.has_choice:
-            self._follow_all()
+            self._watch_all()
         self._started = True
         self._wait(call, now)
 
@@ -109,7 +109,7 @@ class PoolState:
             self._fail(call, self._outlook(now).line_is_full(call, len(self.line)))
 
     def _serve(self, now: float) -> None:
-        """Give replicas to the calls that wait, as far as there are any; end those for which waiting makes no sense."""
+        """Assign available replicas to waiting calls; fail those for which waiting is pointless."""
         if len(self.line) and any(replica.takes_calls(now) for replica in self.roster.replicas):
             self._dispatch(now)
         if not len(self.line):
@@ -150,7 +150,7 @@ class PoolState:
         self.due_s = min(self.due_s, now + TICK_S)
         self._actions.append(events.Begin(attempt))
 
-    # --- how an attempt goes ---
+    # --- attempts ---
 
     def _hear(self, attempt: Attempt, tokens: int, now: float) -> None:
         first = not attempt.tokens
@@ -160,11 +160,11 @@ class PoolState:
             self._settle(attempt, now)
 
     def _settle(self, winner: Attempt, now: float) -> None:
-        """Let the call go on with whoever has spoken first. What the other one took is how slow it is at least."""
+        """Continue the call with the first attempt to respond; the other one's duration is its least latency."""
         call = winner.call
         loser = call.rival if winner is call.attempt else call.attempt
         if winner is not call.attempt and loser is not None:
-            loser.replica.note_pace(loser, now)
+            loser.replica.note_latency(loser, now)
             self._affinity.note(call.conversation, winner.replica)
             call.last_replica = winner.replica
         call.attempt, call.rival = winner, None
@@ -190,7 +190,7 @@ class PoolState:
             self._actions.append(action)
         self._end(attempt, why_over)
         if attempt is call.rival:
-            call.rival = None  # that is no matter of its call
+            call.rival = None  # this does not affect its call
             return
         if call.rival is not None:
             self._end(call.rival, "the attempt that it was to help has failed")
@@ -210,7 +210,7 @@ class PoolState:
 
     def _fail(self, call: Call, error: SaraiError) -> None:
         call.over, call.error = True, error
-        call.attempt = call.rival = call.race = None  # so that nothing is left to the garbage collector
+        call.attempt = call.rival = call.race = None  # breaks reference cycles
         self._actions.append(events.Fail(call))
 
     def _on_left(self, calls: list[Call], now: float) -> None:
@@ -227,8 +227,8 @@ class PoolState:
 
     # --- the health of replicas ---
 
-    def _follow_all(self) -> None:
-        self._actions += [events.Follow(replica) for replica in self.roster.replicas if not replica.starts_itself]
+    def _watch_all(self) -> None:
+        self._actions += [events.Watch(replica) for replica in self.roster.replicas if not replica.starts_itself]
 
     def _on_health(self, event: events.HealthTold, now: float) -> None:
         replica = event.replica
@@ -241,19 +241,19 @@ class PoolState:
         self._serve(now)
 
     def _on_probed(self, event: events.Probed, now: float) -> None:
-        """Let calls go on over a new connection where the old one was dead, elsewhere where that one is silent too."""
+        """Continue calls over a new connection if the old one was dead, or elsewhere if the new one is silent too."""
         replica = event.replica
         replica.checking, replica.checked_s = False, now
         if not event.connection_dead:
             return
         if not event.why:
-            self._break_off(replica, "its connection was dead", event.since_s, now)
+            self._cancel_silent(replica, "its connection was dead", event.since_s, now)
         elif self.roster.has_choice or replica.leaving:
             self._actions.append(lose(replica, event.why))
-            self._break_off(replica, event.why, math.inf, now)
+            self._cancel_silent(replica, event.why, math.inf, now)
 
-    def _break_off(self, replica: Replica, why: str, since_s: float, now: float) -> None:
-        """End the attempts that have heard nothing since then; further ones connect anew."""
+    def _cancel_silent(self, replica: Replica, why: str, since_s: float, now: float) -> None:
+        """Cancel the attempts that have been silent since then; further ones use a new connection."""
         replica.generation += 1
         error = self._outlook(now).gone(replica, why)
         for attempt in tuple(replica.attempts):
@@ -276,16 +276,16 @@ class PoolState:
         silent = [attempt for attempt in replica.attempts if now - attempt.heard_s >= SILENT_S]
         self._actions += map(events.Prod, silent)
         rests = replica.starts_itself or replica.down or replica.checking or now - replica.checked_s < SILENT_S / 2
-        # The longest silent one speaks for all: they share a connection, or are soon asked again.
+        # The longest silent attempt stands for all: they share a connection, or are probed again soon.
         longest = min(silent, key=lambda attempt: attempt.heard_s, default=None)
         if longest is not None and longest.probe is not None and not rests:
             replica.checking = True
             self._actions.append(events.Probe(longest, now - SILENT_S))
 
     def _hedge(self, now: float) -> None:
-        """Ask a second replica for each answer of which nothing has come for too long, while there is budget.
+        """Ask a second replica for each attempt that has been silent too long, as far as the budget permits.
 
-        The request is the same, so the answer is too, and whoever speaks first has the call.
+        The request is the same, so the answer is too, and the first attempt to respond wins the call.
         """
         for call in [attempt.call for attempt in self.roster.attempts() if self._can_race(attempt)]:
             assert call.attempt is not None
@@ -306,13 +306,13 @@ class PoolState:
     # --- the rest ---
 
     def _on_targets(self, targets: Sequence[str], now: float) -> None:
-        if not targets or self._closed:  # nothing found is no reason to have nobody
+        if not targets or self._closed:  # an empty result is no reason to drop all replicas
             return
         for replica in self.roster.update(targets):
             self._affinity.forget(replica)
-            self._actions.append(events.Follow(replica))
+            self._actions.append(events.Watch(replica))
         if self._started and self.roster.has_choice:
-            self._follow_all()
+            self._watch_all()
         self._serve(now)
 
     def _calls(self) -> Iterator[Call]:

@@ -1,4 +1,4 @@
-"""How a skill and its replicas are, as the pool sees them."""
+"""The status of a skill and its replicas, from the pool's point of view."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from core.pool.records import Call, Replica
 
 @dataclass(slots=True)
 class CallStats:
-    """Calls, and how often they went out."""
+    """Numbers of calls and of their attempts."""
 
     calls: int = 0
-    """Calls that callers made."""
+    """Calls made by callers."""
     attempts: int = 0
     """Requests that were sent for them."""
     retries: int = 0
@@ -22,7 +22,7 @@ class CallStats:
     failovers: int = 0
     """Further attempts at another replica."""
     hedges: int = 0
-    """Attempts at another replica while the first one still had time."""
+    """Attempts at another replica while the first one was still running."""
 
     def attempt(self, call: Call, replica: Replica, *, hedge: bool) -> None:
         """Count an attempt of a call at a replica."""
@@ -42,21 +42,21 @@ class ReplicaStatus:
     target: str
     """Its address."""
     state: str
-    """`serving`, `down`, `ejected` (left out for its failures), `paused` (full, or not ready) or `stopped`."""
+    """`serving`, `down`, `ejected` (after failures), `paused` (full, or not ready) or `stopped`."""
     why: str
-    """Why it is down; empty where it is not."""
+    """Why it is down; empty if it is not."""
     outstanding: int
-    """Calls of this pool that run there."""
+    """Running calls of this pool."""
     calls: int
-    """Attempts that went there."""
+    """Attempts at this replica."""
     failures: int
-    """Those of them that failed through its fault."""
+    """Attempts that failed through its fault."""
     pid: int | None
-    """Its process, where it is one of ours."""
+    """Its process id, if the process is ours."""
     restarts: int
-    """How often its process was started again."""
+    """How often its process was restarted."""
     log: Path | None
-    """Its log, where it is one of ours."""
+    """Its log, if the process is ours."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -66,7 +66,7 @@ class SkillStatus:
     skill: str
     """Its name."""
     origin: Origin | None
-    """Where its replicas come from; None where the pool has not looked for them yet."""
+    """The source of its replicas; None if the pool has not looked for them yet."""
     waiting: int
     """Calls that wait for a replica."""
     calls: int
@@ -74,6 +74,6 @@ class SkillStatus:
     attempts: int
     """Requests that were sent for them."""
     failovers: int
-    """Attempts that went on at another replica."""
+    """Attempts at another replica after a failure."""
     replicas: tuple[ReplicaStatus, ...]
     """Its replicas."""

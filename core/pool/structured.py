@@ -1,4 +1,4 @@
-"""Answers as objects: from a Python type or a JSON schema to a request, and from its answer to the object."""
+"""Answers as objects: from a Python type or a JSON schema to a request, and from the answer to the object."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-# For each finish reason that leaves JSON unfinished: what would have let the answer end by itself.
+# For each finish reason that leaves JSON incomplete, the remedy.
 _ADVICE = {
     "LENGTH": "give it more max_tokens, or a close_json",
     "TIME_BUDGET": "give it a longer time_budget_ms, or a close_json",

@@ -1,4 +1,4 @@
-"""Where replicas are: at the addresses that `SARAI_<NAME>_TARGET` names, or at the skill's ports on this host."""
+"""The addresses of replicas: those in `SARAI_<NAME>_TARGET`, or the skill's ports on this host."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def _why_wrong(target: str) -> str:
     if (name := _DNS.fullmatch(target)) is None:
         return ""
     try:
-        name["host"].strip("[]").encode("idna")  # as `getaddrinfo` does
+        name["host"].strip("[]").encode("idna")  # like `getaddrinfo`
     except UnicodeError:
         return f"the name in {target!r} has a part that is empty or has more than 63 letters"
     if len(name["port"]) > len(str(_MOST_PORT)) or int(name["port"]) > _MOST_PORT:

@@ -1,4 +1,4 @@
-"""The calls that wait for a replica: whose turn it is, and how much may be tried again."""
+"""Calls that wait for a replica, and the budget of retries."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from core.pool.records import Call
 
 
 class WaitingLine:
-    """First come, first served among the calls of a caller; the callers take turns.
+    """A queue that is first come, first served for each caller; callers take turns.
 
-    So a caller with a hundred calls does not keep one with a single call waiting for all of them.
+    So a caller with a single call does not have to wait for all calls of one with a hundred.
     """
 
     def __init__(self) -> None:
@@ -23,23 +23,23 @@ class WaitingLine:
         return self._len
 
     def __iter__(self) -> Iterator[Call]:
-        """The calls in the order of their turns: every caller's first, then every caller's second, and so on."""
+        """Yield the calls in order of their turns: every caller's first, then every caller's second, and so on."""
         lines = [list(line) for line in self._of.values()]
         for place in range(max(map(len, lines), default=0)):
             yield from (line[place] for line in lines if place < len(line))
 
     def add(self, call: Call) -> None:
-        """Put a call at the end of its caller's line."""
+        """Append a call to its caller's line."""
         self._of.setdefault(call.caller, deque()).append(call)
         self._len += 1
 
     def serve(self, call: Call) -> None:
-        """Take out a call that has its turn; its caller's next one comes after those of all others."""
+        """Remove a call whose turn it is; its caller's next one comes after those of all others."""
         if self.remove(call) and call.caller in self._of:
             self._of.move_to_end(call.caller)
 
     def remove(self, call: Call) -> bool:
-        """Take out a call. Returns whether it was there."""
+        """Remove a call; return whether it was there."""
         line = self._of.get(call.caller)
         if line is None or call not in line:
             return False
@@ -53,20 +53,18 @@ class WaitingLine:
 RATIO = 0.2
 """Retries that each call adds to the budget."""
 FLOOR = 3.0
-"""Retries that there are at the beginning."""
+"""The initial budget."""
 MOST = 100.0
-"""Retries that are saved up at most."""
+"""The largest budget."""
 TRICKLE_S = 1.0
-"""With nothing left, one retry goes out in this time, seconds."""
+"""With an empty budget, one retry is allowed in this time, in seconds."""
 
 
 class RetryBudget:
-    """How much may be tried again: a fifth of the calls, and three (Envoy's figures).
+    """Limits retries to a fifth of the calls plus three (Envoy's figures), so that they do not worsen an outage.
 
-    So that an outage is not made worse by those who wait for its end.
-
-    Each call adds a fifth of a retry, up to a hundred retries; each retry takes one. When nothing is left, one a second
-    goes through all the same: a call whose replica has died is never given up while another one lives.
+    Each call adds a fifth of a retry, up to a hundred retries; each retry takes one. If none is left, one a second is
+    still allowed: a call whose replica has died is never given up while another replica lives.
     """
 
     def __init__(self) -> None:
@@ -74,18 +72,18 @@ class RetryBudget:
         self._last_s = -math.inf
 
     def call(self) -> None:
-        """Add the share of a call that begins."""
+        """Add the share of a new call."""
         self._credit = min(MOST, self._credit + RATIO)
 
     @property
     def has_credit(self) -> bool:
-        """Whether a further attempt can go at once."""
+        """Whether a further attempt is allowed at once."""
         return self._credit >= 1.0
 
     def spend(self, now: float, most_s: float = math.inf) -> float:
-        """Take a further attempt. Returns how long it has to wait, seconds: 0 where there is credit.
+        """Spend an attempt; return how long it must wait, in seconds: 0 if there is credit.
 
-        Whoever cannot wait that long, but `most_s` seconds, leaves the place to others.
+        A call that can only wait for `most_s` leaves the credit to others if that is too short.
         """
         if self._credit >= 1.0:
             self._credit -= 1.0

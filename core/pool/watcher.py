@@ -1,8 +1,8 @@
-"""The threads of a replica set: one keeps time, one looks up names, and some follow the health of replicas.
+"""The threads of a replica set: one keeps time, one resolves names, and others watch the health of replicas.
 
-A replica alone is followed only while it is away: there is nothing to choose. Among several each has a thread that
-follows its health by the standard protocol. A replica whose calls are silent is probed in a thread of its own, so that
-nobody waits for somebody else's answer.
+A single replica is only watched while it is down, as there is no choice. With several replicas, each has a thread that
+watches its health by the standard protocol. A replica with silent calls is probed in a separate thread, so that no
+probe waits for another.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ _T = TypeVar("_T")
 _log = logging.getLogger(__name__)
 
 Look = Callable[[], Sequence[str]]
-"""Finds the addresses that are there now."""
+"""Resolves the current addresses."""
 
 LOOK_EVERY_S = 5.0
 CHECK_TIMEOUT_S = 2.0
@@ -37,14 +37,14 @@ _MOST_WAIT_S = 1.0
 
 
 class Watcher:
-    """See above. Its threads begin with the first call, and end with `close`.
+    """Runs the threads described above, from the first call until `close`.
 
     Args:
-        spec: the skill.
-        tell: takes what has happened.
-        due_s: when the next `Tick` has to come.
-        is_followed: whether a replica's health matters.
-        look: finds the targets that are there now; None where they do not change.
+        spec: The skill.
+        tell: Receives events.
+        due_s: Returns when the next `Tick` must come.
+        is_watched: Returns whether to watch a replica's health.
+        look: Resolves the current targets; None if they do not change.
     """
 
     def __init__(
@@ -53,19 +53,19 @@ class Watcher:
         *,
         tell: Callable[[Event], None],
         due_s: Callable[[], float],
-        is_followed: Callable[[Replica], bool],
+        is_watched: Callable[[Replica], bool],
         look: Look | None,
     ) -> None:
-        self._spec, self._tell, self._due_s, self._is_followed, self._look = spec, tell, due_s, is_followed, look
+        self._spec, self._tell, self._due_s, self._is_watched, self._look = spec, tell, due_s, is_watched, look
         self._lock = threading.Lock()
-        self._followed: dict[Replica, HealthFeed | None] = {}
+        self._watched: dict[Replica, HealthFeed | None] = {}
         self._alarm = threading.Event()
         self._sleeps_until_s = math.inf
         self._closing = threading.Event()
         self._started = False
 
     def wake_by(self, due_s: float) -> None:
-        """Have a `Tick` come by then; infinity asks for none."""
+        """Send a `Tick` by then; infinity requests none."""
         if due_s < self._sleeps_until_s:
             self._alarm.set()
             if not self._started:
@@ -81,11 +81,11 @@ class Watcher:
             self._started = True
 
     def close(self) -> None:
-        """End the threads, without waiting for them."""
+        """End the threads without waiting for them."""
         self._closing.set()
         self._alarm.set()
         with self._lock:
-            feeds = [feed for feed in self._followed.values() if feed is not None]
+            feeds = [feed for feed in self._watched.values() if feed is not None]
         for feed in feeds:
             feed.cancel()
 
@@ -93,7 +93,7 @@ class Watcher:
 
     def _keep_time(self) -> None:
         while not self._closing.is_set():
-            self._sleeps_until_s = math.inf  # what changes from here on sets the alarm
+            self._sleeps_until_s = math.inf  # changes from here on wake it
             self._sleeps_until_s = due_s = self._due_s()
             self._alarm.wait(None if math.isinf(due_s) else max(0.0, due_s - time.monotonic()))
             self._sleeps_until_s = -math.inf
@@ -105,61 +105,61 @@ class Watcher:
             self._safely(lambda: self._tell(Targets(look())))
 
     def _safely(self, step: Callable[[], _T]) -> _T | None:
-        """Do a step of a thread that has to go on whatever comes of it. None where it failed."""
+        """Run a step of a thread that must survive any error; return None if it failed."""
         try:
             return step()
         except Exception as error:  # noqa: BLE001  # whatever it is
             name = self._spec.name
-            _log.warning("skill %r: looking after its replicas failed, and goes on: %r", name, error, exc_info=True)
+            _log.warning("skill %r: watching its replicas failed, and continues: %r", name, error, exc_info=True)
             return None
 
     # --- one replica's health ---
 
-    def follow(self, replica: Replica) -> None:
-        """Follow a replica's health, if that is not done already; anew if it is down, no more if it is leaving."""
+    def watch(self, replica: Replica) -> None:
+        """Watch a replica's health unless it is watched already; start again if it is down, stop if it is leaving."""
         with self._lock:
-            feed = self._followed.get(replica)
-            if replica not in self._followed and not (self._closing.is_set() or replica.leaving):
-                self._followed[replica] = None
-                _thread(partial(self._follow, replica), "sarai-health")
+            feed = self._watched.get(replica)
+            if replica not in self._watched and not (self._closing.is_set() or replica.leaving):
+                self._watched[replica] = None
+                _thread(partial(self._watch, replica), "sarai-health")
         if feed is not None and (replica.down or replica.leaving):
-            feed.cancel()  # the connection that it has may be a dead one
+            feed.cancel()  # its connection may be dead
 
-    def _follow(self, replica: Replica) -> None:
+    def _watch(self, replica: Replica) -> None:
         wait_s = _FIRST_WAIT_S
         while self._goes_on(replica):
-            if self._safely(partial(self._follow_once, replica)):
+            if self._safely(partial(self._watch_once, replica)):
                 wait_s = _FIRST_WAIT_S
             if self._goes_on(replica):
                 self._closing.wait(random.uniform(wait_s / 2, wait_s))  # noqa: S311  # jitter
                 wait_s = min(_MOST_WAIT_S, 2 * wait_s)
 
     def _goes_on(self, replica: Replica) -> bool:
-        """Whether there is something to follow; if not, this is no longer followed from here on."""
+        """Return whether to keep watching a replica; if not, it counts as unwatched from here on."""
         with self._lock:
-            goes_on = not self._closing.is_set() and self._is_followed(replica)
+            goes_on = not self._closing.is_set() and self._is_watched(replica)
             if not goes_on:
-                self._followed.pop(replica, None)
+                self._watched.pop(replica, None)
             return goes_on
 
-    def _follow_once(self, replica: Replica) -> bool:
-        """Report what the replica says until it says nothing any more. Returns whether it was SERVING."""
+    def _watch_once(self, replica: Replica) -> bool:
+        """Report a replica's health until its stream ends; return whether it was SERVING."""
         served = False
 
         def tell(serving: bool) -> bool:
             nonlocal served
             served = served or serving
             self._tell(HealthTold(replica, serving))
-            return self._is_followed(replica)
+            return self._is_watched(replica)
 
         feed = HealthFeed(replica.target, self._spec.health_service)
         with self._lock:
-            self._followed[replica] = feed
-        if not (self._closing.is_set() or replica.leaving):  # else whoever ends it may have been too early to see it
-            feed.follow(tell)
+            self._watched[replica] = feed
+        if not (self._closing.is_set() or replica.leaving):  # otherwise a close may have come too early to cancel it
+            feed.watch(tell)
         with self._lock:
-            self._followed[replica] = None
-        if feed.ended is grpc.StatusCode.UNIMPLEMENTED:  # it cannot be asked: calls will show
+            self._watched[replica] = None
+        if feed.ended is grpc.StatusCode.UNIMPLEMENTED:  # it has no health service: calls will show
             self._tell(HealthTold(replica, serving=True))
             self._closing.wait(LOOK_EVERY_S)
         elif feed.ended not in (None, grpc.StatusCode.CANCELLED):
@@ -169,7 +169,7 @@ class Watcher:
     # --- silent calls ---
 
     def probe(self, attempt: Attempt, since_s: float) -> None:
-        """Ask the replica of a silent attempt over its connection and, if that is silent, over a new one."""
+        """Probe the replica of a silent attempt over its connection and, if that is silent, over a new one."""
         _thread(partial(self._probe, attempt, since_s), "sarai-silence")
 
     def _probe(self, attempt: Attempt, since_s: float) -> None:

@@ -1,4 +1,4 @@
-"""What differs between the sync and the async client: how a request is sent, read and waited for."""
+"""The differences between the sync and the async client: sending a request, reading, and waiting."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 Metadata = Sequence[tuple[str, str | bytes]]
 END: Any = object()
-"""What comes after the last message of a stream."""
+"""Marks the end of a stream."""
 
 
 class Caller(ABC):
@@ -32,11 +32,11 @@ class Caller(ABC):
 
     @abstractmethod
     async def wait(self) -> None:
-        """Return when it was woken since the last time."""
+        """Wait until woken since the last wait."""
 
     @abstractmethod
     def aside(self, coroutine: Coroutine[Any, Any, None]) -> None:
-        """Run something beside the call, from any thread. Returns at once."""
+        """Start a coroutine concurrently with the call, from any thread, and return at once."""
 
 
 class Wire(ABC):
@@ -54,11 +54,11 @@ class Wire(ABC):
         self.pool = pool
         self.caller = caller
         self.owns_pool = False
-        """Whether the replicas end with the client."""
+        """Whether closing the client closes the replicas."""
         self.closed = False
         self._pid = os.getpid()
-        self._lock = threading.RLock()  # a handler of signals may close the client in the midst of it
-        # By where they belong, and by replica: generation, channel, stub.
+        self._lock = threading.RLock()  # a signal handler may close the client while it is held
+        # By home (see `_home`) and replica: generation, channel, stub.
         self._channels: defaultdict[Any, dict[Replica, tuple[int, Any, Any]]] = defaultdict(dict)
 
     def timeout_s(self, method: str, timeout_s: float | None) -> float:
@@ -70,7 +70,7 @@ class Wire(ABC):
         """
         self.check_open()
         if os.getpid() != self._pid:
-            # gRPC's threads do not live on after a fork: the call would hang.
+            # gRPC's threads do not survive a fork, so the call would hang.
             raise PoolClosedError(
                 f"the client of skill {self.pool.spec.name!r} belongs to process {self._pid}; "
                 f"this is process {os.getpid()}: ask get_model_pool() for a new one"
@@ -83,13 +83,13 @@ class Wire(ABC):
         return timeout_s
 
     def check_open(self) -> None:
-        """Raise `PoolClosedError` where the client is closed."""
+        """Raise `PoolClosedError` if the client is closed."""
         if self.closed:
             skill = self.pool.spec.name
             raise PoolClosedError(f"the client of skill {skill!r} is closed; get another one from the pool")
 
     def end_calls(self) -> None:
-        """Close the client for new calls, and end those that run or wait."""
+        """Refuse new calls, and end those that run or wait."""
         self.closed = True
         self.pool.tell(ClientClosed(self))
 
@@ -106,14 +106,14 @@ class Wire(ABC):
             return channel, stub
 
     def take_idle_channels(self, *, every: bool = False) -> list[Any]:
-        """Forget the channels to replicas that are gone, or every channel of here. Returns them, to be closed."""
+        """Remove the channels to replicas that are gone, or every channel of this home; return them to be closed."""
         with self._lock:
             channels = self._channels[self._home()]
             idle = [replica for replica in channels if every or (replica.leaving and not replica.attempts)]
             return [channels.pop(replica)[1] for replica in idle]
 
     def _home(self) -> Any:
-        """Where the channels of this caller belong."""
+        """Return the home of this caller's channels: an event loop, or None for threads."""
         return None
 
     @abstractmethod
@@ -126,11 +126,11 @@ class Wire(ABC):
 
     @abstractmethod
     async def ready(self, backend: Backend, timeout_s: float) -> None:
-        """Start a local process where that is ours to do, and close the channels to replicas that are gone."""
+        """Start the backend's local process if necessary, and close channels to replicas that are gone."""
 
     @abstractmethod
     def begin(self, attempt: Attempt, request: Any, timeout_s: float, metadata: Metadata | None) -> Any:
-        """Send a request to the attempt's replica, with the means to cancel and to probe it. Returns gRPC's call."""
+        """Send a request to the attempt's replica, set its `cancel` and `probe`, and return gRPC's call."""
 
     @abstractmethod
     async def read(self, rpc: Any, *, single: bool) -> Any:
@@ -142,4 +142,4 @@ class Wire(ABC):
 
     @abstractmethod
     def leave_to_end(self, rpc: Any) -> None:
-        """Let a stream that has given its result end by itself."""
+        """Let a stream whose result has arrived end by itself."""

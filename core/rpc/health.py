@@ -65,12 +65,12 @@ def why_silent(target: str, service: str, *, timeout_s: float) -> str:
 
 
 class HealthFeed:
-    """The health of a server, reported whenever it changes. Follow it once, in one thread; cancel it from any.
+    """The health of a server, reported whenever it changes. Watch it once, in one thread; cancel it from any.
 
     Args:
         target: Address of the server.
         service: Service whose health is asked for, "" for the server as a whole.
-        timeout_s: How long to follow it, seconds; None: until it ends.
+        timeout_s: How long to watch it, seconds; None: until it ends.
     """
 
     def __init__(self, target: str, service: str, *, timeout_s: float | None = None) -> None:
@@ -83,7 +83,7 @@ class HealthFeed:
         self.why = ""
         """The reason in words."""
 
-    def follow(self, tell: Callable[[bool], bool]) -> None:
+    def watch(self, tell: Callable[[bool], bool]) -> None:
         """Report whether the server is SERVING, until the reports end or `tell` wants no more.
 
         Not for the main thread: a Ctrl-C while the call begins would leave a call that hangs.
@@ -124,7 +124,7 @@ class HealthWatch:
     Args:
         target: Address of the server.
         service: Service whose health is asked for, "" for the server as a whole.
-        timeout_s: How long to follow it, seconds.
+        timeout_s: How long to watch it, seconds.
     """
 
     def __init__(self, target: str, service: str, *, timeout_s: float) -> None:
@@ -132,15 +132,15 @@ class HealthWatch:
         self._news = threading.Event()
         self.serving = False
         """Whether it reported SERVING."""
-        threading.Thread(target=self._follow, name="sarai-health", daemon=True).start()
+        threading.Thread(target=self._watch, name="sarai-health", daemon=True).start()
 
     @property
     def ended(self) -> grpc.StatusCode | None:
         """Why the watch has ended; None while it has not."""
         return self._feed.ended
 
-    def _follow(self) -> None:
-        self._feed.follow(self._told)
+    def _watch(self) -> None:
+        self._feed.watch(self._told)
         self._news.set()
 
     def _told(self, serving: bool) -> bool:

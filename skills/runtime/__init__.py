@@ -1,1 +1,1 @@
-"""What all skill servers share: serving, health, reflection, drain, and what the machine allows."""
+"""The parts shared by all skill servers: serving, health, reflection, drain, child processes, resources."""

@@ -1,4 +1,4 @@
-"""What a child process of a server does first, and the frames in which the two speak.
+"""The child's side of a server's child process: its setup, and the frames that the two exchange.
 
 A child is started by `child_start` and held by `child_process`. Its `main` begins with `link_to_server`, which makes
 sure that the child never outlives its server, and dies first when memory runs out. Nothing here needs asyncio or gRPC,
@@ -26,16 +26,16 @@ _PR_SET_PDEATHSIG = 1
 
 @dataclass(frozen=True, slots=True)
 class Codec:
-    """How values become frames and frames become values."""
+    """Converts values to frames and back."""
 
     encode: Callable[[Any], bytes]
-    """Turn a value into a frame: the length of the body in `HEADER_BYTES`, then the body."""
+    """Converts a value to a frame: the length of the body in `HEADER_BYTES`, then the body."""
     decode: Callable[[bytes], Any]
-    """Turn the body of a frame into a value."""
+    """Converts the body of a frame to a value."""
 
 
 def body_length(header: bytes) -> int:
-    """Return the length of the body that follows a header, bytes."""
+    """Return the length of the body that follows a header, in bytes."""
     return int(_LENGTH.unpack(header)[0])
 
 
@@ -64,8 +64,8 @@ class Link:
     """The child's end of the socket to its server.
 
     Args:
-        connection: the socket.
-        codec: the same as the server's.
+        connection: The socket.
+        codec: The same as the server's.
     """
 
     def __init__(self, connection: socket.socket, codec: Codec) -> None:
@@ -91,7 +91,7 @@ class Link:
 
 
 def link_to_server(codec: Codec) -> Link:
-    """Make this process a proper child, and return its link to the server that started it.
+    """Set up this process as a child, and return its link to the server that started it.
 
     From then on the kernel kills this process when the server dies, even if it is stopped or hung by then. When memory
     runs out, the kernel kills this process and not the server, which can start another one. Ctrl-C is the server's

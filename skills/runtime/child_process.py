@@ -16,12 +16,12 @@ from .resources import memory_limit
 _Sent = TypeVar("_Sent")
 _Received = TypeVar("_Received")
 
-_EXIT_S = 2.0  # from the end of its socket to its own end; Python takes a moment to wind up
+_EXIT_S = 2.0  # from the end of its socket to its own end, as Python takes a moment to exit
 
 
 @dataclass(frozen=True, slots=True)
 class Exit:
-    """How a child process ended; as text, for the log and for users."""
+    """How a child process ended; its text is for the log and for users."""
 
     code: int
     killed_because: str = ""
@@ -85,7 +85,7 @@ class ChildProcess(Generic[_Sent, _Received]):
         """Wait for the next frame and return its value.
 
         Raises:
-            ChildGoneError: The socket has ended.
+            ChildGoneError: The socket was closed.
         """
         try:
             header = await self._reader.readexactly(HEADER_BYTES)

@@ -1,7 +1,7 @@
 """Starts a child process, if necessary before anything else is imported.
 
-What a child imports and what its server imports take about as long, for the draft skill half a second together.
-`start_early`, called before the server's imports, lets both happen at once. So this file imports little.
+The imports of a child and of its server take about equally long, half a second together for the draft skill.
+`start_early`, called before the server's imports, lets both run concurrently. So this file imports little.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ def environment(**variables: str) -> dict[str, str]:
 
 
 def start(module: str, **variables: str) -> Started:
-    """Start `python -m module FD`, or take the one that was started early.
+    """Start `python -m module FD`, or return the one that was started early.
 
     FD is the child's end of a socket pair. The child ends when the server's end is closed, or with the server.
 

@@ -97,7 +97,7 @@ class DrainInterceptor(grpc.aio.ServerInterceptor):
             async with patience:
                 return await response
         except TimeoutError:
-            if not patience.expired():  # the skill's own
+            if not patience.expired():  # the skill's own timeout
                 raise
         finally:
             self._patience.discard(patience)

@@ -1,4 +1,4 @@
-"""What holds for every call of every skill, whatever its method does.
+"""Guarantees for every call of every skill, whatever its method does.
 
 Bytes that are not a message are INVALID_ARGUMENT, an exception is INTERNAL with its text in the log only, and no status
 is larger than clients accept.
@@ -79,7 +79,7 @@ async def _statuses(context: Any, method: str) -> AsyncIterator[None]:
         await abort(context, grpc.StatusCode.INTERNAL, f"{type(error).__name__}: the skill's log says more")
 
 
-# --- what comes in ---
+# --- requests ---
 
 
 class _Unreadable:
@@ -114,7 +114,7 @@ async def _messages(requests: AsyncIterator[Any]) -> AsyncIterator[Any]:
         yield _message(request)
 
 
-# --- what goes out ---
+# --- statuses ---
 
 
 class _BoundedContext:

@@ -1,4 +1,4 @@
-"""Notices that a server's limits change while it runs, as `docker update` changes them."""
+"""Detect changes of a server's resource limits at run time, as by `docker update`."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ LOOK_EVERY_S = 1.0
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Limits:
-    """What this process may use."""
+    """The resources that this process may use."""
 
     cpus: int
     memory_bytes: float

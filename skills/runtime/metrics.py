@@ -34,7 +34,7 @@ class Metrics:
     """A skill's metrics: readings on demand, and the times of its answers."""
 
     def __init__(self, read: Callable[[], list[Reading]]) -> None:
-        """`read` is called at each scrape, on the event loop that `serve` was called on; it must not block."""
+        """Call `read` at each scrape, on the event loop that called `serve`; it must not block."""
         self._read = read
         self._loop: asyncio.AbstractEventLoop | None = None
         self._registry = CollectorRegistry()

@@ -1,4 +1,4 @@
-"""The program of a skill's server: its settings, its log, serving, its exit code."""
+"""The program of a skill's server: settings, log, serving, exit code."""
 
 from __future__ import annotations
 

@@ -27,7 +27,7 @@ def _cgroup_folders(controller: str) -> Iterator[Path]:
         else:
             continue
         own = root / path.lstrip("/")
-        # In a container the path is the host's, and what is mounted is already its own folder.
+        # In a container the path is the host's, but the mount is already the container's own folder.
         yield from (folder for folder in (own, *own.parents) if folder.is_relative_to(root) and folder.is_dir())
 
 

@@ -1,4 +1,4 @@
-"""How long a message takes to a peer and back, as this machine's kernel has measured it on their connection."""
+"""The round-trip time to a peer, as measured by the kernel on the connection."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def round_trip_s(peer: str) -> float:
     """Return what a round trip to a peer rarely exceeds, in seconds: the smoothed one plus twice its deviation.
 
     Args:
-        peer: as gRPC names it, `ipv4:10.0.0.7:41234`.
+        peer: The peer as gRPC names it, `ipv4:10.0.0.7:41234`.
 
     Returns:
         0 if that is unknown: a Unix socket has no wire, and a kernel may not report it. A proxy hides what lies behind
@@ -33,7 +33,7 @@ def round_trip_s(peer: str) -> float:
         found = _ask(int(port[1]), socket.AF_INET) or _ask(int(port[1]), socket.AF_INET6)
     except OSError:
         return 0.0
-    # Peers of several addresses may have the same port; the slowest is on the safe side.
+    # Peers with different addresses may have the same port; the slowest is the safe choice.
     return max((rtt + 2 * deviation for rtt, deviation in found), default=0) / 1e6
 
 

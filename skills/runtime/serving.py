@@ -1,4 +1,4 @@
-"""The life of a skill server: bind, load, serve, drain.
+"""The life cycle of a skill server: bind, load, serve, drain.
 
 A skill brings its servicers and its way to load. What all skills share is here: the standard health service,
 reflection, signals, and the end of the process.
@@ -90,7 +90,7 @@ async def serve(
     """Run a skill's server until a signal or the end of the lifeline, and return the process's exit code.
 
     Args:
-        skill: what to serve.
+        skill: The skill to serve.
         listen: `HOST:PORT` or `unix:/PATH`.
         grace_s: how long running calls may take after SIGTERM or SIGINT. Shortly before that is over they end with
             UNAVAILABLE and the reason DRAINING, so that their callers go on elsewhere. A second signal ends the wait.
@@ -186,7 +186,7 @@ async def _finish_or_hand_over(skill: BaseSkill, drain: DrainInterceptor, grace_
     skill.draining()
     if await drain.idle(grace_s - moment_s - margin_s):
         return True
-    log.info("the grace is nearly over: handing over %d calls", drain.hand_over())
+    log.info("the grace period is nearly over: handing over %d calls", drain.hand_over())
     return await drain.idle(margin_s)
 
 
@@ -214,7 +214,7 @@ class _Stopping:
             return  # the last user went, but the next one came before we looked
         if ended:
             asyncio.get_running_loop().remove_reader(self._lifeline)
-            log.info("nobody uses this server any more")
+            log.info("this server has no users any more")
             self.first.set()
             self.abandoned.set()
 

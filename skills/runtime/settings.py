@@ -1,7 +1,7 @@
 """Settings of a skill's server: one dataclass, the same names as flags and as environment variables.
 
-Order: default < environment (`SKILL_IMAGE_WORKERS`) < flag (`--workers`). A skill with settings of its own subclasses
-`WorkerSettings`, or `ServerSettings` if it is no `WorkerSkill`, and adds fields by `setting`.
+Precedence: default < environment (`SKILL_IMAGE_WORKERS`) < flag (`--workers`). A skill with its own settings subclasses
+`WorkerSettings`, or `ServerSettings` if it is not a `WorkerSkill`, and adds fields with `setting`.
 """
 
 from __future__ import annotations
@@ -41,10 +41,10 @@ class ServerSettings:
     """
 
     listen: str = setting("", "address to serve on: HOST:PORT or unix:/PATH; empty: 127.0.0.1 and the skill's port")
-    queue: int = setting(64, "requests that wait at most; one more is answered RESOURCE_EXHAUSTED", low=0, high=10000)
+    queue: int = setting(64, "most requests that wait; others are refused with RESOURCE_EXHAUSTED", low=0, high=10000)
     grace_s: float = setting(30.0, "time for running requests after SIGTERM, seconds", low=0, high=3600)
     on_start_failure: str = setting(
-        "exit", "where it cannot get ready. exit: end with code 1; stay: be NOT_SERVING, say why, and try again",
+        "exit", "if it cannot start. exit: end with code 1; stay: be NOT_SERVING, report why, and try again",
         choices=("exit", "stay"),
     )  # fmt: skip
     max_message_mb: float = setting(4.0, "largest request, MiB", low=0.01, high=1024)
@@ -60,7 +60,7 @@ class ServerSettings:
 class WorkerSettings(ServerSettings):
     """The settings of a server that bounds its own work (`skills.runtime.skill.WorkerSkill`)."""
 
-    workers: int = setting(0, "requests that are worked on at once; 0: one for each CPU", low=0, high=256)
+    workers: int = setting(0, "requests to process at once; 0: one for each CPU", low=0, high=256)
 
 
 _Settings = typing.TypeVar("_Settings", bound=ServerSettings)

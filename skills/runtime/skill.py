@@ -29,11 +29,11 @@ Context = grpc.aio.ServicerContext[object, object]
 
 
 class StartError(Exception):
-    """The server cannot start; the message is what its user reads."""
+    """The server cannot start; the message is for its user."""
 
 
 class Status(enum.StrEnum):
-    """How a replica is, in the words of Health."""
+    """A replica's status, as reported by Health."""
 
     LOADING = "LOADING"
     SERVING = "SERVING"
@@ -44,7 +44,7 @@ class Status(enum.StrEnum):
 
 
 class BaseSkill:
-    """The part of a skill's server that is the same in all of them; `skills.runtime.serving.serve` runs it.
+    """The common part of all skills' servers; `skills.runtime.serving.serve` runs it.
 
     A subclass says which gRPC `services` it has, each with a method Health, adds its servicers in `register`, and
     handles each call inside `async with self.call(context)`. If its work has to be bounded here, it is a `WorkerSkill`.
@@ -87,12 +87,12 @@ class BaseSkill:
         """Get ready: load a model, start processes. After a failure it is called again if the server stays.
 
         Raises:
-            StartError: It cannot get ready.
+            StartError: The skill cannot serve.
         """
 
     @property
     def model(self) -> str:
-        """The name of its model, if it has one."""
+        """The name of its model, if any."""
         return ""
 
     def pids(self) -> Iterable[int]:
@@ -121,10 +121,10 @@ class BaseSkill:
     def limits_changed(self, now: Limits, before: Limits) -> None:
         """Adapt to limits that have changed while the server runs."""
 
-    # --- the life of the server ---
+    # --- life cycle ---
 
     async def load(self, tell_serving: Callable[[bool], Awaitable[None]]) -> None:
-        """Get ready, then serve.
+        """Prepare, then accept calls.
 
         Args:
             tell_serving: reports to the standard health service whether this replica can answer.
@@ -153,13 +153,13 @@ class BaseSkill:
             await self._tell_serving(self._takes_calls)
 
     def draining(self) -> None:
-        """Note that no more calls will come in."""
+        """Report that no more calls are accepted."""
         self._status = Status.DRAINING
 
     async def close(self) -> None:
-        """End what it started."""
+        """End everything it has started."""
 
-    # --- its calls ---
+    # --- calls ---
 
     @property
     def _takes_calls(self) -> bool:
@@ -197,7 +197,7 @@ class BaseSkill:
         """Serve the metrics, once, even if loading is tried again."""
         if self.metrics or not self._metrics_at:
             return
-        from .metrics import Metrics  # its library costs a fifth of a server's imports
+        from .metrics import Metrics  # its library takes a fifth of the time of a server's imports
 
         metrics = Metrics(self._readings)
         try:
@@ -231,6 +231,6 @@ class WorkerSkill(BaseSkill):
         return health
 
     def limits_changed(self, now: Limits, before: Limits) -> None:  # noqa: ARG002
-        """Have as many workers as CPUs, unless the settings say how many."""
+        """Use as many workers as CPUs, unless the settings specify the number."""
         if self._choose_workers:
             self.work.set_workers(now.cpus)

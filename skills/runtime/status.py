@@ -1,7 +1,7 @@
-"""gRPC errors that say what was wrong: a status code, a message, and details that a program can read.
+"""gRPC errors that explain themselves: a status code, a message, and machine-readable details.
 
-All of it travels as metadata, of which clients take 8 KiB; above that they see RESOURCE_EXHAUSTED instead. So every
-text is bounded here. On the wire a byte of a message can be three (percent-encoding), and one of the details 4/3.
+They are sent as metadata, of which clients accept 8 KiB; beyond that they see RESOURCE_EXHAUSTED instead. So every text
+is bounded here. On the wire, a byte of a message can take three (percent-encoding), and one of the details 4/3.
 """
 
 from __future__ import annotations
@@ -25,14 +25,14 @@ _METADATA_BYTES = 4096
 
 
 class RefusedError(Exception):
-    """A call ends with a status that its caller can do something about.
+    """Ends a call with a status that its caller can act on.
 
     Args:
-        message: what is wrong.
-        code: the status.
-        field: the path of the request's field that it is about, for example `messages[2].role`.
-        retry_after_s: when another try can help, seconds from now.
-        reason: why this replica is UNAVAILABLE.
+        message: What is wrong.
+        code: The status code.
+        field: The path of the request field to blame, for example `messages[2].role`.
+        retry_after_s: When a retry can help, in seconds from now.
+        reason: Why this replica is UNAVAILABLE.
     """
 
     def __init__(
@@ -68,7 +68,7 @@ def bounded_metadata(metadata: Iterable[tuple[str, str | bytes]]) -> tuple[tuple
             kept.append((key, value))
             left -= size
         else:
-            log.warning("%s of a status has %d bytes: left out", key, len(value))
+            log.warning("%s of a status has %d bytes: omitted", key, len(value))
     return tuple(kept)
 
 
@@ -84,7 +84,7 @@ async def abort(
     """End a call with a status and, in `grpc-status-details-bin`, a google.rpc.Status.
 
     `field` becomes a google.rpc.BadRequest with that path, `retry_after_s` a google.rpc.RetryInfo, `reason` a
-    google.rpc.ErrorInfo. A long message or path is shortened.
+    google.rpc.ErrorInfo. Long messages and paths are shortened.
     """
     details = []
     field = bounded(field, _FIELD_BYTES)

@@ -24,11 +24,11 @@ from .turns import in_text
 
 
 class Answer(Protocol):
-    """Answers a request, at once or in pieces. It is called in a thread, so it may take its time; several at once.
+    """Answers a request, in one piece or several. Called concurrently in threads, so it may take its time.
 
-    Turns of a conversation have their text in `content`: what cannot be read as text is refused before.
+    Turns of a conversation have their text in `content`; anything that cannot be read as text is refused beforehand.
 
-    It raises `RefusedError` for what the caller can mend. Whatever else it raises is INTERNAL, and in the log.
+    It raises `RefusedError` for what the caller can correct. Any other exception is INTERNAL, and in the log.
     """
 
     def __call__(self, request: skills_pb2.GenReq, /) -> str | Iterable[str]:
@@ -53,7 +53,7 @@ def serve_text(name: str, answer: Answer | type[Answer], *, port: int, version: 
 
 
 class TextSkill(WorkerSkill, skills_pb2_grpc.SkillsServiceServicer):
-    """`SkillsService` over a function."""
+    """`SkillsService` from a function."""
 
     services: Sequence[str] = ("SkillsService",)
 
@@ -72,7 +72,7 @@ class TextSkill(WorkerSkill, skills_pb2_grpc.SkillsServiceServicer):
         self._answer = await asyncio.to_thread(given) if isinstance(given, type) else given
 
     async def Generate(self, request: skills_pb2.GenReq, context: Context) -> skills_pb2.GenResp:  # noqa: N802 - gRPC's
-        """Answers in one message."""
+        """Answer in one message."""
         begin_s = time.monotonic()
         async with self.call(context), aclosing(self._pieces(request)) as pieces:
             return self._whole([piece async for piece in pieces], begin_s)
@@ -81,7 +81,7 @@ class TextSkill(WorkerSkill, skills_pb2_grpc.SkillsServiceServicer):
     async def GenerateStream(  # noqa: N802 - gRPC's name
         self, request: skills_pb2.GenReq, context: Context
     ) -> AsyncIterator[skills_pb2.GenChunk]:
-        """Answers in the function's own pieces; the last chunk holds what is known at the end."""
+        """Answer in the function's own pieces; the last chunk has what is known at the end."""
         begin_s, texts, out = time.monotonic(), [], Pieces(context, request)
         async with self.call(context), aclosing(self._pieces(request)) as pieces:
             async for text in pieces:
@@ -102,7 +102,7 @@ class TextSkill(WorkerSkill, skills_pb2_grpc.SkillsServiceServicer):
                 yield answer
                 return
             pieces = iter(answer)
-            # A piece at a time, so that the function waits where the caller is slow, and ends where it has gone.
+            # One piece at a time, so that the function waits for a slow caller, and ends if the caller has gone.
             while (piece := await slot.run(_next, pieces)) is not None:
                 yield piece
 

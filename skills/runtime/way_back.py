@@ -1,4 +1,4 @@
-"""How much of a deadline an answer needs to get from here to its caller.
+"""How long before a deadline an answer must be sent to reach its caller in time.
 
 A caller counts its deadline from when it sends the request, the server from when the request arrives; and the answer
 has to get back. None of that is the same on two machines, so it is measured.
@@ -38,10 +38,10 @@ class WayBack:
         """Return how long before the deadline an answer has to be sent, in seconds.
 
         Args:
-            peer: the caller, as gRPC names it.
-            timeout_s: the time that the call had when it arrived.
+            peer: The caller, as gRPC names it.
+            timeout_s: The time that the call had when it arrived.
         """
-        # Twice: the caller's process is as late as this one.
+        # Twice, as the caller's process may be as late as this one.
         delay_s = max(LEAST_DELAY_S, min(LEAST_SHARE * timeout_s, LEAST_SHARE_S), self._delay_s)
         needs_s = sent_late_s(timeout_s) + round_trip_s(peer) + 2 * delay_s
         return min(needs_s, MOST_SHARE * timeout_s)
@@ -51,11 +51,11 @@ def sent_late_s(timeout_s: float) -> float:
     """Return how much later than the caller's deadline the one that arrives may be, in seconds.
 
     gRPC's core sends two or three digits of a timeout and rounds up (timeout_encoding.cc): 1.234 s are sent as 1.24 s,
-    15.01 s as 15.1 s. And it compresses: where a timeout is less than 3 % shorter than an earlier one of the
-    connection, that one is sent in its place (`TimeoutCompressorImpl`), so that 3.4 s may arrive as 3.5 s.
+    15.01 s as 15.1 s. It also compresses: if a timeout is less than 3 % shorter than an earlier one of the connection,
+    it sends that one instead (`TimeoutCompressorImpl`), so that 3.4 s may arrive as 3.5 s.
 
     Args:
-        timeout_s: the time that a call had when it arrived.
+        timeout_s: The time that a call had when it arrived.
     """
     digits = max(0, math.floor(math.log10(timeout_s)) + 1) if timeout_s > 0 else 0
     return REUSED_WITHIN * timeout_s + (float(10.0 ** (digits - 3)) if digits else 0.001)

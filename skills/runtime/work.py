@@ -43,7 +43,7 @@ class Slot:
                 tell = functools.partial(future.set_exception, RuntimeError("the function raised StopIteration"))
             except BaseException as error:  # noqa: BLE001  # it belongs to the caller that waits
                 tell = functools.partial(future.set_exception, error)
-            with contextlib.suppress(RuntimeError):  # the server has ended meanwhile
+            with contextlib.suppress(RuntimeError):  # the server may have ended meanwhile
                 loop.call_soon_threadsafe(tell)
 
         self.running = future
@@ -64,7 +64,7 @@ class Work:
         self.workers = workers
         self._queue = queue
         self._slots = asyncio.Semaphore(workers)
-        self._surplus = 0  # slots that are taken back as soon as they are free
+        self._surplus = 0  # slots to remove as soon as they are free
         self._mean_s = 0.0
         self.active = 0
         self.waiting = 0
@@ -103,7 +103,7 @@ class Work:
             self._mean_s += (time.monotonic() - begin_s - self._mean_s) * (_NEWEST if self._mean_s else 1.0)
             if slot.running is None or slot.running.done():
                 self._free()
-            else:  # as long as its thread works, its slot is taken
+            else:  # the slot stays taken while the thread works
                 slot.running.add_done_callback(self._abandoned)
 
     def _free(self) -> None:

@@ -1,4 +1,4 @@
-"""From the engine to the wire: pieces and endings to chunks and answers."""
+"""Convert what the engine sends to wire messages: pieces to chunks, endings to answers."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from .flight import Flight
 
 
 def chunk(piece: Piece | Progress) -> skills_pb2.GenChunk:
-    """A piece as a chunk, or how far it is before the first one."""
+    """Convert a piece, or the progress before the first one, to a chunk."""
     if isinstance(piece, Progress):
         progress = skills_pb2.Progress(
             queue_position=piece.place, expected_wait_s=piece.wait_s,
@@ -29,7 +29,7 @@ def chunk(piece: Piece | Progress) -> skills_pb2.GenChunk:
 
 
 def answer(flight: Flight, done: Done, ready: Ready, *, ram_bytes: int) -> skills_pb2.GenResp:
-    """The whole answer of a call."""
+    """Return the whole answer of a call."""
     request, now = flight.request, time.monotonic()
     first, *others = candidates = [_candidate(ending) for ending in done.endings]
     begun = flight.first_token_at or now

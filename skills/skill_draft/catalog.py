@@ -25,12 +25,12 @@ class ModelNotFoundError(Exception):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CatalogEntry:
-    """A model that has a name."""
+    """A named model."""
 
     name: str
     file: str
     package: str = ""
-    """The installed Python package that holds the file."""
+    """The installed Python package that contains the file."""
     made_from: str = ""
     """The model that set-up makes it from, which is served instead if that was not done."""
     url: str = ""
@@ -85,7 +85,7 @@ def _permission_told() -> Iterator[None]:
         yield
     except PermissionError as error:
         raise ModelNotFoundError(
-            f"no permission: this server, user {os.geteuid()}, cannot read {error.filename}: let everybody read it "
+            f"no permission: this server, user {os.geteuid()}, cannot read {error.filename}: make it readable "
             "(chmod -R a+rX; in a container, on the folder of the host that is mounted there)"
         ) from error
 

@@ -11,7 +11,8 @@ import sys
 from pathlib import Path
 
 from .catalog import EMBEDDED, ModelNotFoundError, catalog, find_model
-from .engine.binding import ModelError, requantize
+from .engine.binding import ModelError
+from .engine.gguf import requantize
 
 _NOWHERE = Path("/nonexistent")  # models folders are the user's
 

@@ -1,4 +1,4 @@
-"""A request between its caller and the engine: what it was given so far is all that it takes to go on."""
+"""A request on its way between the caller and the engine. What its caller has received is enough to resume it."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ from .engine.messages import (
 
 @dataclass(slots=True, eq=False)
 class Flight:
-    """One request on its way. It survives the engine that works on it."""
+    """One request in flight. It outlives the engine process that works on it."""
 
     request: Request
     received: list[Tokens] = field(default_factory=list)
     texts: list[str] = field(default_factory=list)
-    """What they spell, for each candidate."""
+    """The text of those tokens, for each candidate."""
     endings: dict[int, Ending] = field(default_factory=dict)
-    """The candidates that have ended before the others."""
+    """The endings of candidates that have finished while others are still running."""
     queued: bool = False
     admitted: Admitted | None = None
     progress: Progress | None = None
@@ -38,23 +38,23 @@ class Flight:
     last_token_at: float | None = None
     ended: bool = False
     lost_engine: bool = False
-    """Whether an engine has died that had it."""
+    """Whether an engine died while it had this request."""
 
     def __post_init__(self) -> None:
         self.received = list(self.request.so_far) or [Tokens()] * self.request.num_candidates
         self.texts = [""] * self.request.num_candidates
 
     def deliver(self, event: Event) -> None:
-        """Hand an event to the caller. The last one is `Done` or `Failed`."""
+        """Pass an event to the caller. The last one is `Done` or `Failed`."""
 
     def resumed(self) -> Request:
-        """Return the request with what its caller has by now."""
+        """Return the request with the tokens that its caller has received so far."""
         values = {name: getattr(self.request, name) for name in Request.__slots__}
         return Request(**{**values, "so_far": tuple(self.received) if any(t.token_ids for t in self.received) else ()})
 
     def take(self, event: Event, now: float) -> None:
-        """Note an event of the engine and hand it on to the caller, unless the flight has ended."""
-        if self.ended:  # by its deadline: what the engine still says comes too late
+        """Record an event of the engine and pass it on to the caller, unless the flight has ended."""
+        if self.ended:  # at its deadline: what the engine still sends comes too late
             return
         match event:
             case Queued():
@@ -76,15 +76,16 @@ class Flight:
         self.deliver(event)
 
     def end(self, event: Done | Failed) -> None:
-        """End it for its caller, whatever the engine does, unless it has ended."""
+        """End the flight for its caller, regardless of the engine. Does nothing if it has ended."""
         if not self.ended:
             self.ended = True
             self.deliver(event)
 
     def time_is_up(self) -> None:
-        """End it as its deadline is near: what is written is the answer; where nothing is, it fails and says why.
+        """End the flight shortly before its deadline.
 
-        The engine is not asked: it may be in a long step, or gone.
+        The text written so far is the answer; if there is none, the flight fails with the reason. The engine is not
+        asked: it may be in a long step, or gone.
         """
         if not any(self.texts):
             why = f"there was no answer yet at the deadline: {self._waits_for()}"
@@ -106,6 +107,6 @@ class Flight:
 
     @property
     def written(self) -> int:
-        """Tokens that this call has received, without those of a continuation."""
+        """Number of tokens that this call has received, not counting those it continues from."""
         had = sum(len(t.token_ids) for t in self.request.so_far)
         return sum(len(t.token_ids) for t in self.received) - had

@@ -14,26 +14,26 @@ MEASURED = (
     ("prompt_tokens_total", "engine.prompt_tokens", "Tokens of prompts"),
     ("cached_tokens_total", "engine.cached_tokens", "Tokens of prompts that were found in the prefix cache"),
     ("lookup_tokens_total", "engine.lookup_tokens", "Lookup tokens tried"),
-    ("lookup_accepted_total", "engine.lookup_accepted", "Lookup tokens that were right"),
+    ("lookup_accepted_total", "engine.lookup_accepted", "Lookup tokens that were accepted"),
     ("engine_restarts_total", "engine.restarts", "Engines replaced"),
     ("engine_memory_kills_total", "engine.memory_kills", "Engines that the kernel killed as memory ran out"),
     ("threads", "threads", "CPU threads in use"),
     ("kv_cells", "engine.kv_cells", "Cells of the KV cache"),
     ("kv_cells_used", "engine.kv_cells_used", "Cells that hold something"),
 )
-"""Metrics: the name after `sarai_draft_`, the path in HealthResp, what it is."""
+"""Metrics: the name after `sarai_draft_`, the path in HealthResp, the description."""
 _SPEED_WINDOW_S = 10.0
 
 
 class Totals:
-    """Tokens of a replica since its start, over all its engines, and its current speed."""
+    """Token counts of a replica since its start, summed over all its engines, and its current speed."""
 
     def __init__(self) -> None:
         self._tokens = self._prompt_tokens = self._cached_tokens = 0
         self._recent: deque[tuple[float, int]] = deque()
 
     def wrote(self, tokens: int) -> None:
-        """Count tokens that have just been written."""
+        """Count tokens that were just written."""
         now = time.monotonic()
         self._tokens += tokens
         self._recent.append((now, tokens))
@@ -46,7 +46,7 @@ class Totals:
         self._cached_tokens += answer.cached_tokens
 
     def tell(self, health: skills_pb2.HealthResp) -> None:
-        """Write them into Health."""
+        """Write the counts and the speed into Health."""
         told, since = health.engine, time.monotonic() - _SPEED_WINDOW_S
         told.total_tokens = self._tokens
         told.prompt_tokens, told.cached_tokens = self._prompt_tokens, self._cached_tokens
@@ -54,7 +54,7 @@ class Totals:
 
 
 def tell_engine(engine: Supervisor, health: skills_pb2.HealthResp) -> None:
-    """Write into Health how the engine is."""
+    """Write the state of the engine into Health."""
     stats, told = engine.stats, health.engine
     health.active_requests, health.queued_requests, health.threads = stats.active, stats.queued, stats.threads
     health.message = health.message or engine.message or engine.sizing.note

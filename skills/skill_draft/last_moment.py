@@ -1,4 +1,4 @@
-"""Ends a call a little before its deadline, so that the answer reaches its caller in time."""
+"""End a call shortly before its deadline, so that the answer reaches its caller in time."""
 
 from __future__ import annotations
 
@@ -9,19 +9,21 @@ from skills.runtime.way_back import WayBack
 
 from .flight import Flight
 
-# How long before a deadline it is asked how long the way back is: calls that end earlier, nearly all, need not know.
+# How long before the deadline the time for the way back is first asked for. Nearly all calls end earlier and need not
+# know it.
 ASK_S = 2.0
-# It is asked again each time half of the rest has passed, until this is left: a machine may get busy within a second.
+# It is asked for again each time half of the remaining time has passed, until this much is left: a machine may get busy
+# within a second.
 LAST_S = 0.05
 
 
 class LastMoment:
-    """Ends a flight in time; a context manager around the call.
+    """Context manager around a call that ends its flight in time.
 
     Args:
-        flight: the call.
+        flight: the flight of the call.
         way_back: knows how long before the deadline the answer has to be sent.
-        peer: the caller, as gRPC names it.
+        peer: the caller's address, as gRPC gives it.
     """
 
     def __init__(self, flight: Flight, way_back: WayBack, peer: str) -> None:

@@ -1,7 +1,7 @@
-"""Which request ends engines: after one has died, the requests that it had go on in the next one by one.
+"""Find the request that crashes engines: after a crash, requests are sent to the next engine one at a time.
 
-Each is sent when the one before has made progress, so one that kills is known by it. Reading their prompts again is
-bound by the CPU anyway, so this costs no time.
+Each is sent when the one before it has made progress, so if the engine crashes again, the request on trial is the
+cause. Reading the prompts again is bound by the CPU anyway, so sending them one by one costs no time.
 """
 
 from __future__ import annotations
@@ -14,30 +14,30 @@ from .flight import Flight
 
 
 class Replay:
-    """The requests that wait for those before them to be harmless, and which of them is on trial."""
+    """The requests that wait until those before them have proved harmless, and the one that is on trial."""
 
     def __init__(self) -> None:
         self._waiting: deque[Flight] = deque()
         self._on_trial: Flight | None = None
-        self._was_running = False  # the one on trial, when its engine died: it must do more to pass
-        self._clouded = False  # a caller left during the trial of its request, which may still end this engine
+        self._was_running = False  # the one on trial, when its engine died: then it must do more to pass
+        self._inconclusive = False  # a caller left during its trial; its request may still crash this engine
 
     @property
     def active(self) -> bool:
-        """Whether requests are still to be sent; a new one waits for them."""
+        """Whether requests are still to be sent. A new request waits for them."""
         return bool(self._waiting or self._on_trial)
 
     def begin(self, flights: Collection[Flight], *, nobodys_fault: bool = False) -> Flight | None:
-        """Begin anew, as an engine has died.
+        """Start over after an engine has died.
 
         Args:
-            flights: those that it had or was to get.
-            nobodys_fault: whether it died of something else than a request.
+            flights: the requests that the engine had or was to receive.
+            nobodys_fault: whether the cause of death was something other than a request.
 
         Returns:
-            The one that is guilty: it was on trial, and another engine had died with it before.
+            The guilty request, if there is one: it was on trial, and an earlier engine had died with it too.
         """
-        guilty = None if self._clouded or nobodys_fault else self._on_trial
+        guilty = None if self._inconclusive or nobodys_fault else self._on_trial
         if guilty and not guilty.lost_engine:
             guilty = None
         for flight in flights:
@@ -47,11 +47,11 @@ class Replay:
         return guilty
 
     def add(self, flight: Flight) -> None:
-        """Have a new request sent after the others."""
+        """Append a new request; it is sent after the others."""
         self._waiting.append(flight)
 
     def next(self) -> Flight | None:
-        """Return the request to send now, if there is one: it is on trial from now on."""
+        """Return the request to send now, if there is one, and put it on trial."""
         if self._on_trial or not self._waiting:
             return None
         self._on_trial = self._waiting.popleft()
@@ -59,19 +59,19 @@ class Replay:
         return self._on_trial
 
     def heard(self, event: Event) -> None:
-        """Note what the engine says: progress of the request on trial, which has passed then, or something else."""
+        """Process an event of the engine: the request on trial passes once it has made progress."""
         progress = (Piece, Done, Failed) if self._was_running else (Queued, Piece, Done, Failed)
         if self._on_trial and isinstance(event, progress) and event.id == self._on_trial.request.id:
-            self._on_trial, self._clouded = None, False
+            self._on_trial, self._inconclusive = None, False
 
     def leave(self, flight: Flight) -> None:
-        """Forget a request whose caller has gone."""
+        """Remove a request whose caller has gone."""
         if flight is self._on_trial:
-            self._on_trial, self._clouded = None, True
+            self._on_trial, self._inconclusive = None, True
         elif flight in self._waiting:
             self._waiting.remove(flight)
 
     def clear(self) -> None:
-        """Suspect nobody any more."""
+        """Remove all requests and end the trial."""
         self._waiting.clear()
-        self._on_trial, self._clouded = None, False
+        self._on_trial, self._inconclusive = None, False

@@ -1,4 +1,4 @@
-"""From the wire to the engine: a `GenReq` to a valid request, or the field that is wrong and its range."""
+"""Convert a `GenReq` to a valid request for the engine, or refuse it with the wrong field and its range."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ DEFAULT_MAX_TOKENS = 256
 
 @dataclass(frozen=True, slots=True)
 class _Range:
-    """The numbers that a field may have."""
+    """The range of numbers that a field may have."""
 
     low: float
     high: float
@@ -54,14 +54,17 @@ _RANGES = {
 def to_request(
     message: skills_pb2.GenReq, *, id_: int, n_ctx: int, deadline: float | None, hard_deadline: bool = False
 ) -> Request:
-    """Checks a message and translates it; raises `RefusedError`. A request without a seed is given one.
+    """Validate a message and convert it. A request without a seed is given one.
 
     Args:
-        message: as it came.
-        id_: its number.
-        n_ctx: of the model.
-        deadline: the caller's, on the monotonic clock.
-        hard_deadline: what this server makes of deadlines, whatever the message says.
+        message: the message as received.
+        id_: the id for the request.
+        n_ctx: context length of the model.
+        deadline: the caller's deadline on the monotonic clock.
+        hard_deadline: whether this server treats all deadlines as hard, regardless of the message.
+
+    Raises:
+        RefusedError: A field is invalid.
     """
     numbers = {name: _number(message, name) for name in _RANGES}
     max_tokens = message.max_tokens if message.HasField("max_tokens") else min(DEFAULT_MAX_TOKENS, n_ctx)

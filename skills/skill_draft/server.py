@@ -1,4 +1,4 @@
-"""The draft skill's server: gRPC on one side, the engine process on the other, nothing else.
+"""The draft skill's server: it connects gRPC with the engine process.
 
 python server.py                      # from this folder; serves on 127.0.0.1:50051
 python -m skills.skill_draft.server   # from the repository root
@@ -48,7 +48,7 @@ from .settings import NAME, PORT, Settings
 from .supervisor import Supervisor
 from .supervisor_state import State
 
-# gRPC's codes for all kinds of failure.
+# The gRPC status code of each kind of failure.
 CODES = {
     FailureKind.INVALID: grpc.StatusCode.INVALID_ARGUMENT,
     FailureKind.FULL: grpc.StatusCode.RESOURCE_EXHAUSTED,
@@ -62,8 +62,8 @@ class DraftSkill(BaseSkill, skills_pb2_grpc.SkillsServiceServicer):
     """`SkillsService` over one engine.
 
     Args:
-        settings: how it runs.
-        engine_module: the engine's code.
+        settings: the server's settings.
+        engine_module: the module that the engine process runs.
     """
 
     services: Sequence[str] = ("SkillsService",)
@@ -76,7 +76,7 @@ class DraftSkill(BaseSkill, skills_pb2_grpc.SkillsServiceServicer):
         self._engine: Supervisor | None = None
         self._totals = Totals()
 
-    # --- the life of the server (see skills.runtime.skill.BaseSkill) ---
+    # --- lifecycle of the server (see skills.runtime.skill.BaseSkill) ---
 
     def register(self, server: grpc.aio.Server) -> None:
         """Add `SkillsService`."""
@@ -110,7 +110,7 @@ class DraftSkill(BaseSkill, skills_pb2_grpc.SkillsServiceServicer):
         await self.set_status(Status(state.value), self._engine.message)
 
     def limits_changed(self, now: Limits, before: Limits) -> None:
-        """Let the running engine use the new number of CPUs. A new memory limit counts for the next engine."""
+        """Let the running engine use the new number of CPUs. A new memory limit applies to the next engine."""
         if now.memory_bytes != before.memory_bytes:
             self.log.info("the next engine will be sized for the new memory limit")
         if now.cpus == before.cpus or self._engine is None:
@@ -134,11 +134,11 @@ class DraftSkill(BaseSkill, skills_pb2_grpc.SkillsServiceServicer):
         return self._engine.ready.model if self._engine and self._engine.ready else ""
 
     def pids(self) -> Iterable[int]:
-        """Return the server and its engine."""
+        """Return the process ids of the server and its engine."""
         return self._engine.pids if self._engine else (os.getpid(),)
 
     def health(self) -> skills_pb2.HealthResp:
-        """Return how this replica is, without waiting for the engine."""
+        """Return the health of this replica without waiting for the engine."""
         health = super().health()
         self._totals.tell(health)
         if self._engine:
@@ -148,7 +148,7 @@ class DraftSkill(BaseSkill, skills_pb2_grpc.SkillsServiceServicer):
     # --- SkillsService ---
 
     async def Generate(self, request: skills_pb2.GenReq, context: Context) -> skills_pb2.GenResp:  # noqa: N802 - gRPC's
-        """Answer in one message."""
+        """Generate an answer and return it in one message."""
         async with self.call(context), aclosing(self._run(request, context)) as events:
             async for event in events:
                 if isinstance(event, skills_pb2.GenResp):
@@ -158,7 +158,7 @@ class DraftSkill(BaseSkill, skills_pb2_grpc.SkillsServiceServicer):
     async def GenerateStream(  # noqa: N802 - gRPC's name
         self, request: skills_pb2.GenReq, context: Context
     ) -> AsyncIterator[skills_pb2.GenChunk]:
-        """Answers in pieces; the last chunk holds what is known at the end."""
+        """Generate an answer in pieces; the last chunk has the result."""
         pieces = Pieces(context, request)
         async with self.call(context), aclosing(self._run(request, context)) as events:
             async for event in events:
@@ -172,9 +172,9 @@ class DraftSkill(BaseSkill, skills_pb2_grpc.SkillsServiceServicer):
         self, message: skills_pb2.GenReq, context: Context
     ) -> AsyncGenerator[Progress | Piece | skills_pb2.GenResp, None]:
         engine, hard = self._engine, self._settings.deadline == "error"
-        assert engine is not None, "no call comes through before it is there"
+        assert engine is not None, "no call is accepted before the engine is ready"
         assert engine.ready is not None
-        remaining: float | None = context.time_remaining()  # None where there is no deadline, whatever its type says
+        remaining: float | None = context.time_remaining()  # None where there is no deadline, despite its declared type
         deadline = None if remaining is None else time.monotonic() + remaining
         request = to_request(
             message, id_=engine.next_id(), n_ctx=engine.ready.sizes.n_ctx, deadline=deadline, hard_deadline=hard
@@ -197,7 +197,7 @@ class DraftSkill(BaseSkill, skills_pb2_grpc.SkillsServiceServicer):
                         case Failed():
                             raise _refused(event)
         finally:
-            # Also if the caller has gone or its deadline has passed: then this generator is cancelled or closed.
+            # Also when the caller has gone or its deadline has passed: this generator is cancelled or closed then.
             engine.leave(flight)
 
     def _answer(self, engine: Supervisor, flight: Flight, done: Done) -> skills_pb2.GenResp:

@@ -1,4 +1,4 @@
-"""The settings of the draft skill, next to those of every skill's server. They are read before anything else."""
+"""The settings of the draft skill, in addition to those of every skill's server. They are read before anything else."""
 
 from __future__ import annotations
 
@@ -12,49 +12,52 @@ PORT = 50051
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Settings(ServerSettings):
-    """How a draft skill runs. 0 means that the skill chooses by what the machine has."""
+    """The settings of a draft skill. 0 lets the skill choose by what the machine has."""
 
     listen: str = setting(f"127.0.0.1:{PORT}", "address to serve on: HOST:PORT or unix:/PATH")
     on_start_failure: str = setting(
-        "exit", "where the model cannot be loaded. exit: end with code 1; stay: be NOT_SERVING, say why, and try again",
+        "exit", "if the model cannot be loaded. exit: end with code 1; stay: be NOT_SERVING, report why, and try again",
         choices=("exit", "stay"),
     )  # fmt: skip
     model: str = setting(
-        "", "a GGUF file, or a name of models/catalog.toml; empty: what lies in the models folder, else the embedded "
+        "", "a GGUF file, or a name from models/catalog.toml; empty: the model in the models folder, else the embedded "
         "small model",
     )  # fmt: skip
     models_dir: str = setting(
         "", "folder of GGUF files; empty: /models, else models/ of the repository, else ~/.local/share/sarai/models"
     )  # fmt: skip
     threads: int = setting(
-        0, "CPU threads; 0: the CPUs this process may use, cgroup quota included, also where that changes while it "
-        "runs", low=0, high=512,
+        0, "CPU threads; 0: the CPUs this process may use, including the cgroup quota and its changes at run time",
+        low=0, high=512,
     )  # fmt: skip
     n_ctx: int = setting(
-        0, "tokens of prompt and answer together; 0: 4096, or what model and memory allow", low=0, high=1 << 20
+        0, "tokens of prompt and answer together; 0: 4096, or as many as model and memory allow", low=0, high=1 << 20
     )  # fmt: skip
     kv_cells: int = setting(
-        0, "cells of the KV cache, for running requests and prefixes; 0: twice n_ctx, or what memory allows",
+        0, "cells of the KV cache, for running requests and prefixes; 0: twice n_ctx, or as many as memory allows",
         low=0, high=1 << 22,
     )  # fmt: skip
     n_batch: int = setting(512, "most rows in one step", low=16, high=4096)
     slots: int = setting(16, "requests that run at once", low=1, high=128)
     prefixes: int = setting(32, "finished conversations that the KV cache holds; others are parked", low=1, high=120)
     gap_ms: float = setting(
-        250.0, "how long others may hold up a stream between two of its tokens, milliseconds", low=1, high=60000
+        250.0,
+        "bound on the inter-token latency of a stream, as far as other requests cause it, milliseconds",
+        low=1,
+        high=60000,
     )
     piece_ms: float = setting(
-        50.0, "how long tokens of a stream may wait to be sent together, but for the first; milliseconds, 0: each goes "
-        "alone", low=0, high=10000,
+        50.0, "flush interval: how long tokens of a stream, except the first, may wait to be sent together, "
+        "milliseconds; 0: not at all", low=0, high=10000,
     )  # fmt: skip
     deadline: str = setting(
-        "answer", "what a call gets whose answer is not whole at its deadline. answer: what is written by then; error: "
+        "answer", "result of a call whose answer is incomplete at its deadline. answer: the text so far; error: "
         "DEADLINE_EXCEEDED", choices=("answer", "error"),
     )  # fmt: skip
     numerics: str = setting(
         "exact", "exact: an answer is a function of its request alone; fast: all kernels", choices=("exact", "fast")
     )
     step_timeout_s: float = setting(
-        20.0, "an engine without a step for this long is replaced, seconds", low=0.5, high=3600
+        20.0, "time without a step after which an engine is replaced, seconds", low=0.5, high=3600
     )
     start_timeout_s: float = setting(300.0, "time for loading the model, seconds", low=1, high=86400)

@@ -1,4 +1,4 @@
-"""How the next engine is sized: as the last one was, or smaller if the kernel killed that as memory ran out."""
+"""Size the next engine: like the last one, or smaller if the kernel killed that one because memory ran out."""
 
 from __future__ import annotations
 
@@ -7,36 +7,36 @@ import dataclasses
 from .engine.messages import EngineConfig, Sizes
 
 MAX_STEPS = 4
-"""An engine that was made smaller this often gets no smaller."""
+"""How many times the engine is made smaller at most."""
 
 
 class Sizing:
-    """What a server has learned about the memory that its engines have."""
+    """What a server has learned about the memory available to its engines."""
 
     def __init__(self) -> None:
         self.kills = 0
-        """Engines that were killed as memory ran out, since the start."""
-        self._steps = 0  # how often the engine was made smaller under this limit
+        """Engines killed because memory ran out, since the start."""
+        self._steps = 0  # how many times the engine was made smaller under this limit
         self._sizes: Sizes | None = None
         self._limit: float | None = None
 
     def of_next(self, config: EngineConfig, limit: float) -> EngineConfig:
-        """Return the configuration of the next engine. A limit that has changed makes it choose its sizes anew.
+        """Return the configuration of the next engine. After a change of the limit it chooses new sizes.
 
         Args:
-            config: what the server was told.
-            limit: the memory limit as it is now, bytes.
+            config: the server's own configuration.
+            limit: the current memory limit, bytes.
         """
         if limit != self._limit:
             self._limit, self._sizes, self._steps = limit, None, 0
         return dataclasses.replace(config, sizes=self._sizes, memory_kills=self._steps)
 
     def measured(self, sizes: Sizes) -> None:
-        """Note the sizes of an engine that is ready: one that replaces it need not measure again."""
+        """Record the sizes of an engine that is ready, so that its replacement need not measure again."""
         self._sizes = sizes
 
     def shrink(self) -> bool:
-        """Note that memory ran out. Return whether the next engine is smaller for that."""
+        """Record that memory ran out. Return whether the next engine is smaller because of it."""
         self.kills += 1
         if self._steps == MAX_STEPS:
             return False
@@ -45,7 +45,7 @@ class Sizing:
 
     @property
     def note(self) -> str:
-        """What an operator should know; empty if there is nothing."""
+        """A note for the operator; empty if the engine was not made smaller."""
         if not self._steps or self._sizes is None:
             return ""
         times = "once" if self.kills == 1 else f"{self.kills} times"

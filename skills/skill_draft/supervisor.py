@@ -1,8 +1,8 @@
-"""Keeps an engine process alive and the requests going.
+"""Supervise the engine process: replace it when it dies or hangs, and resume its requests.
 
-llama.cpp can abort or wedge for reasons that no Python can catch. So liveness is progress: an engine that has gone,
-or that has made no step within a bound, is replaced, and every running request goes on in the new one from the tokens
-that its caller has. `SupervisorState` decides that; here are the processes and the tasks.
+llama.cpp can abort or hang in ways that Python cannot catch. So liveness is progress: an engine that has exited, or
+that has made no step within a bound, is replaced, and every running request resumes in the new one from the tokens
+that its caller has. `SupervisorState` decides that; this module has the processes and the tasks.
 """
 
 from __future__ import annotations
@@ -39,11 +39,11 @@ class AwaitedFlight(Flight):
         self._events: asyncio.Queue[EngineEvent] = asyncio.Queue()
 
     def deliver(self, event: EngineEvent) -> None:
-        """Hand an event to the caller."""
+        """Queue an event for the caller."""
         self._events.put_nowait(event)
 
     async def events(self) -> AsyncIterator[Progress | Piece | Done | Failed]:
-        """Yield pieces as they come, and how far it is before them; the last event is `Done` or `Failed`."""
+        """Yield progress and pieces as they arrive; the last event is `Done` or `Failed`."""
         while True:
             event = await self._events.get()
             if isinstance(event, Progress | Piece | Done | Failed):
@@ -53,14 +53,14 @@ class AwaitedFlight(Flight):
 
 
 class Supervisor:
-    """The engine as the server sees it: submit, leave, and how it is.
+    """The engine as the server sees it: submit a request, leave it, and read the engine's state.
 
     Args:
-        config: what engines are started with.
-        step_timeout_s: how long an engine may make no step, or prepare one request.
+        config: the configuration that engines are started with.
+        step_timeout_s: how long an engine may go without a step, or spend on preparing one request.
         start_timeout_s: how long an engine may take to load its model.
-        on_state: told each new state.
-        engine_module: what an engine process runs.
+        on_state: called with each new state.
+        engine_module: the module that an engine process runs.
     """
 
     def __init__(
@@ -88,7 +88,7 @@ class Supervisor:
         """Start the first engine.
 
         Raises:
-            EngineGoneError: It does not get ready.
+            EngineGoneError: It does not become ready.
         """
         self._keeper = asyncio.create_task(self._keep())
         waiting = asyncio.create_task(self._serving.wait())
@@ -110,27 +110,27 @@ class Supervisor:
             await self._process.end("the server ends")
 
     def next_id(self) -> int:
-        """Return a number for a new request."""
+        """Return the id for a new request."""
         return next(self._ids)
 
     def submit(self, request: Request) -> AwaitedFlight:
-        """Send a request on its way; it is done when its flight's events end."""
+        """Submit a request; it is done when the events of the returned flight end."""
         self._decide(Submitted(flight := AwaitedFlight(request)))
         return flight
 
     def leave(self, flight: Flight) -> None:
-        """Note that the caller is done with a flight, or has gone. Idempotent."""
+        """Release a flight: its caller has finished with it, or has gone. Idempotent."""
         self._decide(Left(flight))
 
     def use_cpus(self, count: int) -> None:
-        """Let this engine, and those that replace it, use another number of CPUs."""
+        """Change the number of CPUs that this engine, and those that replace it, may use."""
         self._config = dataclasses.replace(self._config, threads=count)
         if self._process:
             self._process.send(UseCpus(count=count))
 
     @property
     def state(self) -> State:
-        """What this replica can do just now."""
+        """What this replica can do at the moment."""
         return self._core.state
 
     @property
@@ -140,12 +140,12 @@ class Supervisor:
 
     @property
     def ready(self) -> Ready | None:
-        """What the last engine that got ready said."""
+        """What the last engine reported when it became ready."""
         return self._core.ready
 
     @property
     def stats(self) -> Stats:
-        """What this engine counts."""
+        """The counters of the current engine."""
         return self._core.stats
 
     @property
@@ -155,7 +155,7 @@ class Supervisor:
 
     @property
     def sizing(self) -> Sizing:
-        """What was learned about the engines' memory."""
+        """What has been learned about the engines' memory."""
         return self._core.sizing
 
     @property
@@ -164,10 +164,10 @@ class Supervisor:
         return [os.getpid(), *([self._process.pid] if self._process else [])]
 
     def lookup_totals(self) -> tuple[int, int]:
-        """Return how many lookup tokens were tried and accepted since the start, over all engines."""
+        """Return how many lookup tokens were tried and accepted since the start, summed over all engines."""
         return self._core.lookup_totals()
 
-    # --- what the state decides is done ---
+    # --- performing what the state machine decides ---
 
     def _decide(self, event: Event) -> None:
         for action in self._core.on(event, time.monotonic()):
@@ -177,14 +177,14 @@ class Supervisor:
                 case Log(text):
                     log.error("%s", text)
                 case Send(command):
-                    assert self._process is not None, "there is one while SERVING"
+                    assert self._process is not None, "there is a process while SERVING"
                     self._process.send(command)
                 case Kill(why):
-                    assert self._process is not None, "nobody else ticks, and nobody else speaks"
+                    assert self._process is not None, "only ticks and events kill, and both need a process"
                     self._process.kill(why)
 
     async def _keep(self) -> None:
-        """Run one engine after the other, as long as there is to be another one."""
+        """Run one engine after another, until none is to be started."""
         while launch := self._launch:
             self._launch = None
             await asyncio.sleep(launch.after_s)
@@ -230,7 +230,7 @@ class Supervisor:
 
 
 def _end_if_broken(keeper: asyncio.Task[None]) -> None:
-    """End a server that cannot look after its engine: it must not go on as if it could."""
+    """End a server whose supervisor has failed: it must not continue without supervising its engine."""
     if not keeper.cancelled() and (error := keeper.exception()):
         log.critical("the supervisor failed", exc_info=error)
         os.kill(os.getpid(), signal.SIGTERM)

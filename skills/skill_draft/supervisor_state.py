@@ -1,7 +1,7 @@
-"""An engine and its requests as a state machine: an event at a moment in, actions out. No process, no task, no clock.
+"""An engine and its requests as a state machine: an event and its time in, actions out. No process, task or clock.
 
-It decides when an engine is given up, when the next one is started, and what becomes of the requests: they go on in the
-next engine from the tokens that their callers have, and the one that ends engines is found out (`Replay`).
+It decides when an engine is given up, when the next one is started, and what becomes of the requests: they resume in
+the next engine from the tokens that their callers have, and a request that crashes engines is identified (`Replay`).
 """
 
 from __future__ import annotations
@@ -18,25 +18,25 @@ from .replay import Replay
 from .sizing import Sizing
 
 RESTART_DELAY_S = (0.0, 0.0, 0.5, 1.0, 2.0, 5.0, 10.0)
-"""Before each further engine after one has died; the last one goes on for ever."""
+"""Delay before each new engine after one has died; the last value is repeated."""
 MAX_FAILED_STARTS = 2
-"""After this many in a row nobody is made to wait for an engine."""
+"""After this many failed starts in a row, requests fail at once instead of waiting for an engine."""
 
 
 class State(enum.Enum):
-    """What a replica can do just now; the values are the words that Health says."""
+    """What a replica can do at the moment; the values are the states that Health reports."""
 
     LOADING = "LOADING"
     """The first engine is being started."""
     SERVING = "SERVING"
-    """There is an engine. A new request is sent to it, after those of an engine that has died."""
+    """There is an engine. New requests are sent to it, after those of an engine that has died."""
     REPLAYING = "RECOVERING"
-    """An engine has died. Its requests, and new ones, wait for the next one, which is on its way."""
+    """An engine has died. Its requests, and new ones, wait for the next engine, which is being started."""
     DOWN = "NOT_SERVING"
-    """Engines do not start. Another one is tried from time to time, but nobody waits for it."""
+    """Engines fail to start. Another start is tried from time to time, but no request waits for it."""
 
 
-# --- events, besides those that the engine sends ---
+# --- events, in addition to those that the engine sends ---
 
 
 class Submitted(NamedTuple):
@@ -46,7 +46,7 @@ class Submitted(NamedTuple):
 
 
 class Left(NamedTuple):
-    """The caller is done with a request, or has gone."""
+    """The caller has finished with a request, or has gone."""
 
     flight: Flight
 
@@ -56,11 +56,11 @@ class Gone(NamedTuple):
 
     how: str
     out_of_memory: bool = False
-    """Whether the kernel has killed it for want of memory."""
+    """Whether the kernel killed it because memory ran out."""
 
 
 class Tick(NamedTuple):
-    """The engine has had this much time, seconds, in which this process ran too."""
+    """Time has passed, in seconds. Time in which this process was stopped does not count."""
 
     passed_s: float
 
@@ -71,7 +71,7 @@ Event = messages.Event | Submitted | Left | Gone | Tick
 
 
 class Launch(NamedTuple):
-    """Start an engine after a while."""
+    """Start an engine after a delay."""
 
     after_s: float
 
@@ -83,13 +83,13 @@ class Send(NamedTuple):
 
 
 class Kill(NamedTuple):
-    """End the engine process."""
+    """Kill the engine process."""
 
     why: str
 
 
 class Log(NamedTuple):
-    """Tell the operator about something that is wrong."""
+    """Log an error for the operator."""
 
     text: str
 
@@ -98,10 +98,10 @@ Action = Launch | Send | Kill | Log
 
 
 class SupervisorState:
-    """The engine of a server, from one process to the next, and the requests that it works on.
+    """The engine of a server, across its processes, and the requests that it works on.
 
     Args:
-        step_timeout_s: how long an engine may make no step, or prepare one request.
+        step_timeout_s: how long an engine may go without a step, or spend on preparing one request.
         start_timeout_s: how long an engine may take to load its model.
     """
 
@@ -110,7 +110,7 @@ class SupervisorState:
         self.message = ""
         """Why no engine has started; empty once there is one."""
         self.ready: Ready | None = None
-        """What the last engine that got ready said."""
+        """What the last engine reported when it became ready."""
         self.stats = Stats()
         self.restarts = 0
         self.sizing = Sizing()
@@ -119,14 +119,14 @@ class SupervisorState:
         self._step_timeout_s, self._start_timeout_s = step_timeout_s, start_timeout_s
         self._replay = Replay()
         self._failed_starts = 0  # since there was an engine
-        self._complaint = ""  # why the engine that is being started will not get ready
+        self._complaint = ""  # why the engine that is being started will not become ready
         self._lookup_of_dead = (0, 0)
-        self._heard = 0  # events of engines
+        self._heard = 0  # number of events received from engines
         self._silence, self._intake = _Unchanged(), _Unchanged()
         self._actions: list[Action] = []
 
     def on(self, event: Event, now: float) -> list[Action]:
-        """Take in what has happened. Return what is to be done, in this order."""
+        """Process an event; return the actions to perform, in this order."""
         self._actions = []
         match event:
             case Submitted(flight):
@@ -143,7 +143,7 @@ class SupervisorState:
         return self._actions
 
     def lookup_totals(self) -> tuple[int, int]:
-        """Return how many lookup tokens were tried and accepted since the start, over all engines."""
+        """Return how many lookup tokens were tried and accepted since the start, summed over all engines."""
         tried, right = self._lookup_of_dead
         return tried + self.stats.lookup_tokens, right + self.stats.lookup_accepted
 
@@ -167,7 +167,7 @@ class SupervisorState:
         self._send_next()
 
     def _send_next(self) -> None:
-        """Go on with the replay, if there is one."""
+        """Send the next request of the replay, if there is one."""
         if self.state is State.SERVING and (flight := self._replay.next()):
             self._actions.append(Send(flight.resumed()))
 
@@ -177,7 +177,7 @@ class SupervisorState:
         kind = FailureKind.UNAVAILABLE if self.state is State.DOWN else FailureKind.INTERNAL
         flight.end(Failed(id=id_, kind=kind, message=message))
 
-    # --- what the engine says ---
+    # --- events of the engine ---
 
     def _on_heard(self, event: messages.Event, now: float) -> None:
         match event:
@@ -201,7 +201,7 @@ class SupervisorState:
         self.sizing.measured(ready.sizes)
         self._send_next()
 
-    # --- one engine after the other ---
+    # --- replacing the engine ---
 
     def _on_gone(self, how: str, *, out_of_memory: bool) -> None:
         smaller = out_of_memory and self.sizing.shrink()
@@ -214,19 +214,19 @@ class SupervisorState:
 
     def _on_death(self, how: str, *, nobodys_fault: bool) -> None:
         self._actions.append(
-            Log(f"the engine process is gone ({how}); {len(self.flights)} requests go on in a new one")
+            Log(f"the engine process is gone ({how}); {len(self.flights)} requests resume in a new one")
         )
         self._lookup_of_dead, self.stats = self.lookup_totals(), Stats()
         self.state, self._failed_starts = State.REPLAYING, 0
         if guilty := self._replay.begin(self.flights.values(), nobodys_fault=nobodys_fault):
-            self._convict(guilty)
+            self._give_up_request(guilty)
         self._launch()
 
     def _on_failed_start(self, how: str, *, counts: bool) -> None:
         self.message = self._complaint or f"the engine process ended while loading the model ({how})"
         if self.state is State.LOADING:
             if counts:
-                self.state = State.DOWN  # and it stays that: whoever starts the server learns why
+                self.state = State.DOWN  # for good: the server exits and reports why
             else:
                 self._launch()
             return
@@ -251,16 +251,16 @@ class SupervisorState:
         self.restarts += self.state is not State.LOADING
         self._actions.append(Launch(RESTART_DELAY_S[min(self._failed_starts, len(RESTART_DELAY_S) - 1)]))
 
-    def _convict(self, flight: Flight) -> None:
-        """Do not try a request again during whose second try the engine died too."""
+    def _give_up_request(self, flight: Flight) -> None:
+        """Give up a request during whose second try the engine died too."""
         print_ = fingerprint(flight.request)
-        self._actions.append(Log(f"request {print_} ended two engines and is given up"))
+        self._actions.append(Log(f"request {print_} crashed two engines and is given up"))
         self._fail(flight, f"this request ended the engine twice (fingerprint {print_}, see the log)")
 
     # --- time ---
 
     def _on_tick(self, passed_s: float) -> None:
-        """Kill an engine that does not get ready, that makes no step, or whose intake is stuck on one request."""
+        """Kill an engine that does not become ready, makes no step, or whose intake is stuck on one request."""
         silent_s = self._silence.for_s(self._heard, passed_s)
         busy_since = self.stats.intake_busy_since
         busy_s = self._intake.for_s(busy_since, passed_s) if busy_since is not None else 0.0
@@ -278,20 +278,20 @@ class SupervisorState:
 
 
 class _Unchanged:
-    """How long something has not changed."""
+    """Measure how long a value has not changed."""
 
     def __init__(self) -> None:
         self._seen: object = None
         self._lasted_s = 0.0
 
     def for_s(self, value: object, passed_s: float) -> float:
-        """Return the seconds since it had another value, with those that have passed since the last look."""
+        """Return for how many seconds the value has been the same; `passed_s` is the time since the last call."""
         self._lasted_s = self._lasted_s + passed_s if value == self._seen else 0.0
         self._seen = value
         return self._lasted_s
 
 
 def fingerprint(request: Request) -> str:
-    """Return what tells requests apart in a log without their text."""
+    """Return a hash that identifies a request in the log without revealing its text."""
     content = dataclasses.replace(request, id=0, arrived=0, deadline=None, budget_end=None, so_far=())
     return hashlib.sha256(repr(content).encode()).hexdigest()[:16]

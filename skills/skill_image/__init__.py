@@ -1,4 +1,4 @@
-"""The image skill: makes of any picture one that a vision model takes as it is."""
+"""The image skill: converts any picture to a form that a vision model can use directly."""
 
 VERSION = "0.1.0"
 """The version of this skill."""

@@ -24,7 +24,7 @@ def distance(one: int, other: int) -> int:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Entry:
-    """A picture as it was answered."""
+    """A normalised picture."""
 
     source_sha256: bytes
     picture: Picture

@@ -1,4 +1,4 @@
-"""Colours: from whatever a file holds to 8 bits of sRGB without transparency."""
+"""Convert the colours of any file to 8 bits of sRGB without transparency."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""The one PNG that Pillow cannot decode as it is: 16 bits a channel, and one colour of them is clear.
+"""The one kind of PNG that Pillow cannot decode: 16 bits a channel with a transparent colour.
 
-Pillow keeps the upper eight bits of each sample. Whether a pixel is clear depends on all sixteen, so the lower eight
-are decoded as well.
+Pillow keeps the upper eight bits of each sample. Whether a pixel is transparent depends on all sixteen, so the lower
+eight are decoded as well.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ _16_BITS_RGB = bytes([16, 2])
 
 
 def has_clear_colour(source: Image.Image, image: bytes) -> bool:
-    """Whether it is such a PNG."""
+    """Return whether a picture is such a PNG."""
     return source.format == "PNG" and "transparency" in source.info and image[24:26] == _16_BITS_RGB
 
 
@@ -36,7 +36,7 @@ def load(source: Image.Image, image: bytes) -> None:
 
 
 def _unlike(picture: Image.Image, colour: Sequence[int]) -> Image.Image:
-    """255 where any channel differs from the colour's, else 0."""
+    """Return a mask: 255 where any channel differs from the colour's, else 0."""
     unlike = Image.new("L", picture.size)
     for channel, value in enumerate(colour):
         table = [0 if sample == value else 255 for sample in range(256)]

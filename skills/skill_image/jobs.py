@@ -16,7 +16,7 @@ class Job:
     encoding: str
     """`png`, `webp-lossless` or `webp`."""
     quality: int
-    """Of `webp`, 1 to 100."""
+    """Quality of `webp`, 1 to 100."""
     decode_pixels: int
     """A picture of more pixels is not decoded."""
 
@@ -37,6 +37,6 @@ class Picture:
     source_height: int
     """Pixels as stored."""
     orientation: int
-    """EXIF, 1 to 8."""
+    """EXIF orientation, 1 to 8."""
     animated: bool
     """Whether this is the first of several frames."""

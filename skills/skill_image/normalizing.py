@@ -1,4 +1,4 @@
-"""From the bytes of any picture to the bytes of one that a vision model takes as it is. Knows nothing of the wire."""
+"""Convert the bytes of any picture to those of one that a vision model can use directly. Independent of gRPC."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ Image.WARN_POSSIBLE_FORMATS = True  # why a picture cannot be opened
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF")
 _NAMES = {"MPO": "jpeg"}
 MOST_WEBP_SIDE = 16_383
-"""Pixels: the format's limit."""
+"""The format's limit, in pixels."""
 _UPRIGHT = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -45,7 +45,7 @@ def normalize(image: bytes, job: Job) -> tuple[Picture, bytes]:
     profile = source.info.get("icc_profile")
     stored_size, stated = source.size, _orientation(source) if source.format == "TIFF" else 1
     _load(source, image, job.decode_pixels)
-    orientation = _orientation(source)  # what is left to do: a TIFF is turned while it is decoded
+    orientation = _orientation(source)  # what remains to be done: a TIFF is rotated while it is decoded
     across, down = source.size if orientation < 5 else source.size[::-1]
     size = tiled_size(across, down, min_pixels=job.min_pixels, max_pixels=job.max_pixels)
     _check_encoding(*size, job.encoding)
@@ -74,8 +74,8 @@ def _open(image: bytes, decode_pixels: int) -> Image.Image:
     """Open the picture, which reads only its header."""
     if not image:
         raise BadPictureError("is empty")
-    # A GIF's frame may be larger than its header says, and is allocated here. Pillow refuses more than twice this: late
-    # enough for `_check_size` to tell how large the usual large picture is.
+    # A GIF's frame may be larger than its header indicates, and is allocated here. Pillow refuses more than twice this
+    # limit: late enough for `_check_size` to report the size of most large pictures.
     Image.MAX_IMAGE_PIXELS = 2 * decode_pixels
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
@@ -88,7 +88,7 @@ def _open(image: bytes, decode_pixels: int) -> Image.Image:
             raise BadPictureError(message, fault="too_large") from error
         except MemoryError:
             raise
-        except Exception as error:  # whatever a decoder makes of a broken header
+        except Exception as error:  # decoders raise anything for a broken header
             raise BadPictureError(f"has a broken header: {str(error) or type(error).__name__}") from error
     _check_size(*source.size, decode_pixels)
     return source
@@ -130,11 +130,11 @@ def _load(source: Image.Image, image: bytes, decode_pixels: int) -> None:
         raise
     except Exception as error:  # decoders raise OSError, SyntaxError, struct.error and more
         raise BadPictureError(f"is broken or cut off: {str(error) or type(error).__name__}") from error
-    _check_size(*source.size, decode_pixels)  # a GIF's frame may be larger than its header says
+    _check_size(*source.size, decode_pixels)  # a GIF's frame may be larger than its header indicates
 
 
 def _is_animated(source: Image.Image) -> bool:
-    """Whether more frames follow; asks only after the first is loaded, because a GIF's next one is parsed for it."""
+    """Return whether more frames follow; call after loading the first, as this parses a GIF's next one."""
     try:
         return source.format != "MPO" and bool(getattr(source, "is_animated", False))
     except Exception:  # noqa: BLE001  # what follows is broken, and the first frame is there all the same
@@ -156,7 +156,7 @@ def _shrunk(picture: Image.Image, factor: int) -> Image.Image:
 
 def _encode(picture: Image.Image, job: Job) -> tuple[str, bytes]:
     out = io.BytesIO()
-    picture.info = {}  # Pillow would write the profile that the pixels had before
+    picture.info = {}  # otherwise Pillow would write the original profile
     match job.encoding:
         case "webp-lossless":
             picture.save(out, "WEBP", lossless=True, method=2, exact=True)

@@ -1,6 +1,6 @@
-"""The perceptual hash: pictures that look the same have hashes that differ in few bits.
+"""The perceptual hash: similar pictures have hashes that differ in few bits.
 
-It is dHash, by hand: the library for it brings numpy, scipy and PyWavelets, 150 MB for these lines.
+This is dHash, implemented here because the library for it requires numpy, scipy and PyWavelets, 150 MB.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ def perceptual_hash(picture: Image.Image) -> int:
     """Return 64 bits: whether it gets brighter from each pixel to the next, in 8 rows of 9. The first is the highest.
 
     Args:
-        picture: in RGB or L.
+        picture: In mode RGB or L.
     """
     small = picture.convert("L").resize((_WIDTH, _HEIGHT), Image.Resampling.BOX).tobytes()
     value = 0

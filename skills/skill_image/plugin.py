@@ -1,4 +1,4 @@
-"""The image skill as the host sees it: a few values, no Pillow."""
+"""The image skill's plugin: a few values, no Pillow."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def sarai_skills() -> list[SkillSpec]:
     return [
         SkillSpec(
             name="image",
-            summary="Makes pictures ready for a vision model: upright, sRGB, in whole tiles",
+            summary="Prepares pictures for a vision model: upright, sRGB, in whole tiles",
             version=VERSION,
             image=IMAGE,
             container="skill_image",

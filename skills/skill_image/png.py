@@ -1,7 +1,7 @@
-"""PNG before Pillow sees it: what decides the picture is passed on, and nothing else.
+"""Reduce a PNG to the chunks that determine the picture, before Pillow reads it.
 
-Pillow refuses a sound picture for a long text, a long colour profile, or a wrong checksum of a chunk that is not about
-its pixels. So chunks that are not needed are left out, and those that the standard calls critical must be right.
+Pillow refuses an intact picture because of a long text, a long colour profile, or a wrong checksum of a chunk without
+pixels. So unneeded chunks are dropped, and those that the standard calls critical must be correct.
 """
 
 from __future__ import annotations
@@ -16,15 +16,15 @@ from .errors import BadPictureError
 
 SIGNATURE = b"\x89PNG\r\n\x1a\n"
 MOST_INFLATED = 16 << 20
-"""Bytes of a colour profile, inflated: as many as a JPEG can hold. A longer profile is ignored."""
-PngImagePlugin.MAX_TEXT_CHUNK = MOST_INFLATED  # `_inflates` has checked what gets there
+"""The most bytes of a decompressed colour profile, as many as a JPEG can hold. A longer profile is ignored."""
+PngImagePlugin.MAX_TEXT_CHUNK = MOST_INFLATED  # `_inflates` has checked the texts that get there
 
 _GREY, _RGB, _PALETTE = 0, 2, 3
 _CRITICAL = (b"IHDR", b"PLTE", b"IDAT", b"IEND")
-# The first of each is kept. The texts may hold the orientation: XMP, and EXIF as it was written before eXIf existed.
+# The first of each is kept. The texts may contain the orientation: XMP, and EXIF as written before eXIf existed.
 _TEXTS = (b"XML:com.adobe.xmp", b"Raw profile type exif")
 _WANTED = (b"tRNS", b"iCCP", b"eXIf", b"acTL", *_TEXTS)
-# What Pillow multiplies samples by, by their depth.
+# The factor by which Pillow scales samples, by their depth.
 _SCALE = {1: 255, 2: 85, 4: 17}
 
 
@@ -56,7 +56,7 @@ def lean(image: bytes) -> bytes:
 
 
 def _chunks(image: bytes) -> Iterator[tuple[bytes, bytes]]:
-    """Kind and content of the chunks up to IEND, or up to a chunk after the pixels that is broken or cut off."""
+    """Yield kind and content of the chunks up to IEND, or up to a broken or cut off chunk after the pixels."""
     at, pixels = len(SIGNATURE), False
     while True:
         length, kind = struct.unpack(">I4s", image[at : at + 8].ljust(8, b"\0"))
@@ -100,7 +100,7 @@ def _useful(kind: bytes, content: bytes, *, depth: int, colour: int) -> bytes:
         case b"iCCP" | b"zTXt":
             return content if _inflates(value) else b""
         case b"iTXt":
-            return content if value.startswith(b"\0") else b""  # XMP is never deflated
+            return content if value.startswith(b"\0") else b""  # XMP is never compressed
     return content
 
 

@@ -125,7 +125,7 @@ class ImageSkill(WorkerSkill, image_pb2_grpc.ImageServiceServicer):
         return [
             Reading("sarai_image_cache_hits_total", "Answers from the cache", float(self._cache.hits)),
             Reading("sarai_image_cache_misses_total", "Pictures that were not in the cache", float(self._cache.misses)),
-            Reading("sarai_image_cache_bytes", "What the cache holds", float(self._cache.num_bytes)),
+            Reading("sarai_image_cache_bytes", "Size of the cache", float(self._cache.num_bytes)),
             Reading("sarai_image_decoders", "Decoder processes", float(len(self._workers.pids))),
         ]
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 
 TILE = 32
-"""Pixels: Qwen3-VL's patches of 16, merged two by two. One tile is one token."""
+"""Side in pixels: Qwen3-VL's patches of 16, merged two by two. One tile is one token."""
 MAX_ASPECT = 200
 """The longest side in terms of the shorter one; beyond that it is not a picture but a line."""
 
@@ -13,9 +13,8 @@ MAX_ASPECT = 200
 def tiled_size(width: int, height: int, *, min_pixels: int, max_pixels: int) -> tuple[int, int]:
     """Return width and height in pixels, multiples of `TILE`, with a product from `min_pixels` to `max_pixels`.
 
-    It is the model's own rule (`smart_resize` of Qwen's image processor), so that a picture of this size is not resized
-    again. Where that would go over `max_pixels`, for very long pictures and where the bounds leave no room, the longer
-    side is cut back.
+    This is the model's own rule (`smart_resize` of Qwen's image processor), so a picture of this size is not resized
+    again. If it would exceed `max_pixels`, as with very long pictures or narrow bounds, the longer side is reduced.
 
     Args:
         width: pixels, at least 1.

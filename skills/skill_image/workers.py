@@ -27,7 +27,7 @@ class Workers:
     """Normalises pictures in processes.
 
     Args:
-        timeout_s: how long one picture may take, seconds.
+        timeout_s: The most time for one picture, in seconds.
     """
 
     def __init__(self, *, timeout_s: float) -> None:
@@ -42,7 +42,7 @@ class Workers:
         return tuple(worker.pid for worker in self._all)
 
     async def warm_up(self) -> None:
-        """Start one, so that the first picture does not wait for it.
+        """Start a worker, so that the first picture need not wait for it.
 
         Raises:
             OSError: It cannot be started.
@@ -53,7 +53,7 @@ class Workers:
         """Normalise a picture (see `normalizing.normalize`). If this is cancelled, its worker is killed.
 
         Raises:
-            BadPictureError: The picture cannot be taken.
+            BadPictureError: The picture cannot be normalised.
             ChildGoneError: It ended the worker.
             TimeoutError: It took too long.
         """
@@ -81,7 +81,7 @@ class Workers:
         ending.add_done_callback(self._ending.discard)
 
     async def close(self) -> None:
-        """End them all."""
+        """End all workers."""
         await asyncio.gather(*self._ending, *(worker.end("the server ends") for worker in self._all))
         self._all.clear()
         self._idle.clear()

@@ -1,4 +1,4 @@
-"""An engine in a thread of the test's process, with a real model and nothing between."""
+"""An engine in a thread of the test process, with a real model."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ _ids = itertools.count(1)
 
 
 def ask(prompt: str = "Count to twenty.", **fields: Any) -> Request:
-    """A request to the tiny model, greedy unless said otherwise; a constraint goes by its name in the contract."""
+    """Return a request for the tiny model, greedy by default; constraints have their names in the contract."""
     turns = (Turn(role="user", content=prompt),)
     for kind in ConstraintKind:
         if kind.value in fields:
@@ -74,16 +74,16 @@ class EngineUnderTest:
             self._changed.notify_all()
 
     def submit(self, request: Request) -> int:
-        """Hands a request in; returns its id."""
+        """Submit a request; return its id."""
         self.engine.inbox.put(self._preparer.prepare(dataclasses.replace(request, arrived=time.monotonic())))
         return request.id
 
     def cancel(self, id_: int) -> None:
-        """The caller goes away."""
+        """Cancel a request, as when its caller goes away."""
         self.engine.inbox.put(Cancel(id=id_))
 
     def wait_for(self, id_: int, kinds: tuple[type, ...] = (Done, Failed), timeout: float = 60, count: int = 1) -> Any:
-        """The first event of these kinds for a request (or the count-th)."""
+        """Wait for the first event of these kinds for a request (or the count-th)."""
         with self._changed:
 
             def found() -> list[Event]:
@@ -93,15 +93,15 @@ class EngineUnderTest:
             return found()[count - 1]
 
     def answer(self, request: Request) -> Any:
-        """Submits and waits: `Done` or `Failed`."""
+        """Submit a request and wait for `Done` or `Failed`."""
         return self.wait_for(self.submit(request))
 
     def pieces(self, id_: int) -> Iterator[Piece]:
-        """The pieces of a request so far."""
+        """Return the pieces of a request so far."""
         return (e for e in self.events.get(id_, ()) if isinstance(e, Piece))
 
     def idle(self, timeout: float = 10) -> None:
-        """Waits until nothing runs."""
+        """Wait until nothing is running."""
         end = time.monotonic() + timeout
         while self.engine.stats().active or self.engine.stats().queued:
             assert time.monotonic() < end, "the engine is still busy"

@@ -1,4 +1,4 @@
-"""Runs checks of our kernels in each CPU library that this machine can run, each in a process of its own."""
+"""Run checks of our kernels in each CPU library that this machine supports, each in a separate process."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import pytest
 from bench.ggml import Ggml, variants
 
 Run = Callable[..., None]
-# Libraries for CPUs without AVX2 have none of our kernels.
+# Libraries for CPUs without AVX2 do not contain our kernels.
 WITHOUT = {f"libggml-cpu-{cpu}" for cpu in ("x64", "sse42", "sandybridge", "ivybridge", "piledriver")}
 LIBRARIES = [path for path in variants() if path.stem not in WITHOUT]
 
@@ -26,13 +26,13 @@ def _load(library: Path) -> None:
 
 @functools.cache
 def ggml(threads: int = 1) -> Ggml:
-    """This process's library, with that many threads."""
+    """Return this process's library with a number of threads."""
     return Ggml(_libraries[0], threads=threads)
 
 
 @pytest.fixture(scope="module", params=LIBRARIES, ids=lambda path: path.stem)
 def run(request: pytest.FixtureRequest) -> Iterator[Run]:
-    """Runs a check in a process that has loaded one of the libraries."""
+    """Return a function that runs a check in a process with one of the libraries."""
     spawn = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(1, mp_context=spawn, initializer=_load, initargs=(request.param,)) as pool:
         assert pool.submit(has_kernels).result(timeout=60), "this library has none of our kernels"

@@ -1,4 +1,4 @@
-"""Models as people write them, for answers that must fit their schemas."""
+"""Realistic Pydantic models, whose schemas constrain answers."""
 
 from __future__ import annotations
 

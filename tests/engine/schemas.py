@@ -1,4 +1,4 @@
-"""JSON schemas at random, of the keywords that are taken.
+"""Random JSON schemas of the supported keywords.
 
 Most are documents of a schema of schemas, made by hypothesis-jsonschema. It knows no references, no `required` of names
 that `properties` has, and no two bounds of which one is the greater: schemas with those are put together here.
@@ -64,7 +64,7 @@ def _larger(inner: st.SearchStrategy[Schema]) -> st.SearchStrategy[Schema]:
 
 
 def composed_schemas() -> st.SearchStrategy[Schema]:
-    """Schemas of some levels. What is referred to lies at the top, so that is where such a part can be."""
+    """Return schemas with subschemas. Only the top level can have a reference, as its definition is there."""
     nested = st.recursive(_scalars(), _larger, max_leaves=5)
     return nested.filter(lambda schema: "$defs" not in str(schema) or "$defs" in schema)
 
@@ -117,6 +117,6 @@ def _schema_of_schemas(depth: int) -> Schema:
 
 
 def made_schemas() -> st.SearchStrategy[Schema]:
-    """Schemas of up to three levels."""
+    """Return schemas of up to three levels."""
     schemas: st.SearchStrategy[Any] = from_schema(_schema_of_schemas(2))
     return schemas

@@ -1,4 +1,4 @@
-"""Our attention in every CPU library that this machine can run: as exact as ggml's, and the same bits beside others."""
+"""Our attention in every CPU library that this machine supports: as exact as ggml's, the same bits in any batch."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ Q8_0 = TYPES["Q8_0"]
 CACHES = [(Q8_0, F16), (F16, F16), (Q8_0, Q8_0), (F16, Q8_0)]
 SHAPES = [(9, 3, 64), (4, 1, 96), (8, 2, 128), (2, 2, 256)]
 CELLS = 700
-# How far the result may be from the exact one, of its size: what the types' own rounding makes.
+# Relative error that the types' own rounding may cause.
 WITHIN = {F16: 0.002, Q8_0: 0.03}
 
 
 class Cache:
-    """Random keys and values, shape (cells, key heads, size), and queries (rows, heads, size)."""
+    """Return random keys and values, shape (cells, key heads, size), and queries, shape (rows, heads, size)."""
 
     def __init__(self, types: tuple[int, int], shape: tuple[int, int, int], rows: int) -> None:
         heads, key_heads, size = shape
@@ -34,7 +34,7 @@ class Cache:
         self.queries = rng.standard_normal((rows, heads, size), np.float32)
 
     def attend(self, mask: Mask, rows: slice, cells: npt.NDArray[np.int64], threads: int = 1) -> Floats:
-        """The result for some rows, with these cells one after the other, shape (rows, heads, size)."""
+        """Return the result for some rows, with these cells in order, shape (rows, heads, size)."""
         lib = ggml(threads)
         graph = lib.graph()
         try:
@@ -57,7 +57,7 @@ class Cache:
             graph.close()
 
     def exact(self, mask: Mask) -> npt.NDArray[np.float64]:
-        """The result of the same numbers, not rounded, in double precision."""
+        """Return the result in double precision, without rounding the inputs."""
         sharing = self.queries.shape[1] // self.keys.shape[1]
         keys, values = (np.repeat(x, sharing, axis=1).astype(np.float64) for x in (self.keys, self.values))
         scores = np.einsum("rhd,chd->rhc", self.queries, keys) * self.queries.shape[2] ** -0.5
@@ -69,7 +69,7 @@ class Cache:
 
 
 def masks(rows: int) -> dict[str, Mask]:
-    """Which cells each row sees: one prompt, sequences on one prefix, and with holes."""
+    """Return which cells each row sees: one prompt, sequences with a common prefix, and with holes."""
     row, cell = np.ogrid[:rows, :CELLS]
     return {
         "prompt": cell <= CELLS - rows + row,
@@ -79,7 +79,7 @@ def masks(rows: int) -> dict[str, Mask]:
 
 
 def check_rows(types: tuple[int, int]) -> None:
-    """Each row alone, without the cells that it does not see, has the bits that it has beside the others."""
+    """Compare each row alone, without the cells that it does not see, with the same row in the batch."""
     for shape in SHAPES:
         cache = Cache(types, shape, rows=19)
         for kind, mask in masks(19).items():
@@ -100,7 +100,7 @@ def check_distance(types: tuple[int, int]) -> None:
 
 
 @pytest.mark.parametrize("types", CACHES)
-def test_a_row_is_the_same_beside_any_others_and_without_their_cells(run: Run, types: tuple[int, int]) -> None:
+def test_a_row_is_the_same_in_any_batch_and_without_the_cells_of_others(run: Run, types: tuple[int, int]) -> None:
     run(check_rows, types)
 
 

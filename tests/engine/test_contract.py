@@ -1,4 +1,4 @@
-"""What the engine promises to callers beside the bits: nothing is prefilled twice, nobody starves, no slot leaks."""
+"""The engine's promises apart from the bits: nothing is prefilled twice, no request starves, no slot leaks."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from skills.skill_draft.engine.crowding import Crowding
-from skills.skill_draft.engine.lookup import Lookup, Record
+from skills.skill_draft.engine.contention import ContentionMeter
+from skills.skill_draft.engine.lookup import AcceptanceRates, Lookup
 from skills.skill_draft.engine.messages import Admitted, Done, Failed, FailureKind, Piece, Priority, Sampling, Turn
 from skills.skill_draft.engine.sampling import Sampler, SamplingError, Scratch
 from skills.skill_draft.engine.scheduler import Scheduler
@@ -52,7 +52,7 @@ def test_a_system_prompt_is_prefilled_once_though_requests_arrive_together(engin
     for other in others:
         assert other.cached_tokens > 0.8 * other.prompt_tokens
     prompt_cells = first.prompt_tokens + sum(o.prompt_tokens - o.cached_tokens for o in others)
-    assert engine.engine.stats().kv_used < prompt_cells + 80, "what was shared was computed again"
+    assert engine.engine.stats().kv_used < prompt_cells + 80, "the shared prefix was computed again"
 
 
 def test_candidates_share_one_prefill(engine: EngineUnderTest) -> None:
@@ -67,7 +67,7 @@ def test_a_request_that_cannot_meet_its_deadline_costs_nothing(engine: EngineUnd
     engine.answer(ask("Say hello."))
     steps = engine.engine.stats().steps
     late = with_system("Say hello.", deadline=time.monotonic() + 0.05, num_candidates=candidates)
-    engine.engine._threads.costs.observe(512, 60_000, time.monotonic())  # reading takes a minute, as far as it knows
+    engine.engine._threads.costs.observe(512, 60_000, time.monotonic())  # as if prefill took a minute
     failed = engine.answer(late)
     assert isinstance(failed, Failed)
     assert failed.kind is FailureKind.DEADLINE
@@ -75,14 +75,14 @@ def test_a_request_that_cannot_meet_its_deadline_costs_nothing(engine: EngineUnd
     assert engine.engine.stats().steps == steps
 
 
-def test_a_step_that_was_stopped_for_seconds_makes_no_deadline_hopeless(
+def test_a_step_that_was_suspended_for_seconds_makes_no_deadline_look_unreachable(
     engine: EngineUnderTest, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     context = engine.loaded.context
     decode = context.decode
 
     def stopped_decode(rows: int) -> Any:
-        time.sleep(3)  # as if the process had been stopped: time goes by, and nothing is computed
+        time.sleep(3)  # as if the process had been suspended: time passes without computation
         return decode(rows)
 
     engine.answer(ask("Who are you?", max_tokens=1))
@@ -107,8 +107,8 @@ def test_a_cancelled_prompt_stops_in_mid_prefill() -> None:
         assert not engine.engine._cells.running
 
 
-def test_prompts_that_come_together_are_read_in_one_step(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("skills.skill_draft.engine.engine.COMPANY_SHARE", 5.0)
+def test_prompts_that_arrive_together_are_prefilled_in_one_step(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("skills.skill_draft.engine.engine.BATCHING_DELAY_SHARE", 5.0)
     with EngineUnderTest(slots=4) as engine:
         ids = []
         for text in ("Say hello.", "Count to five.", "Who are you?", "Tell me more."):
@@ -118,8 +118,8 @@ def test_prompts_that_come_together_are_read_in_one_step(monkeypatch: pytest.Mon
         assert engine.engine.stats().steps == 1
 
 
-def test_streams_go_on_while_a_long_prompt_is_read() -> None:
-    """Between two pieces of a stream there is never more than a bounded part of the prompt."""
+def test_streams_continue_during_the_prefill_of_a_long_prompt() -> None:
+    """Between two pieces of a stream, only a bounded part of the prompt is prefilled."""
     with EngineUnderTest(n_batch=512, gap_ms=1.0) as engine:
         stream = engine.submit(ask("Say hello.", grammar='root ::= "a" root', max_tokens=900))
         engine.wait_for(stream, (Piece,), count=5)
@@ -130,7 +130,7 @@ def test_streams_go_on_while_a_long_prompt_is_read() -> None:
         engine.cancel(stream)
         prompt = admitted(engine, long).prompt_tokens
     assert prompt > 400
-    assert during >= 5, f"{during} tokens while {prompt} were read: the stream was stalled"
+    assert during >= 5, f"{during} tokens while {prompt} were prefilled: the stream stalled"
 
 
 @pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
@@ -144,22 +144,22 @@ def test_logits_that_are_no_numbers_are_an_error_not_an_answer(engine: EngineUnd
 
 
 def test_a_grammar_may_name_a_character_that_is_no_token(engine: EngineUnderTest) -> None:
-    """The vocabulary spells it in bytes."""
+    """The vocabulary spells the character in bytes."""
     done = engine.answer(ask(grammar='root ::= "\\U00012345"'))
     assert isinstance(done, Done), done
     assert done.endings[0].text == "\U00012345"
 
 
-# --- the scheduler by itself ---
+# --- the scheduler alone ---
 
 
 class Progress:
-    """A sequence as the scheduler sees it: so many tokens pending."""
+    """A sequence as the scheduler sees it: a number of pending tokens."""
 
     def __init__(self, pending: int, key: float, priority: Priority = Priority.INTERACTIVE) -> None:
         self.pending, self.queue_key = pending, (key, 0, 0)
         self.decodes = pending == 1
-        self.guesser: Lookup | None = None
+        self.speculator: Lookup | None = None
         self.leader = self.slot = None
         self.room = 400
         self.request = ask(priority=priority)
@@ -169,16 +169,16 @@ SIZES = (1, 4, 8, 16, 32, 64, 128, 256, 512)
 
 
 def threads_of(ms: Callable[[int], float], sizes: tuple[int, ...] = SIZES) -> Threads:
-    """They have seen steps over so many rows, and what they cost in milliseconds."""
-    threads = Threads(1, Crowding())
+    """Return threads that have observed steps of 1 to 512 rows, with these costs in milliseconds."""
+    threads = Threads(1, ContentionMeter())
     for rows in sizes:
         threads.observe(1, rows, ms(rows), 0.0)
     return threads
 
 
 def scheduler_over(running: list[Progress], threads: Threads, *, n_batch: int, gap_ms: float = 250) -> Scheduler:
-    """A scheduler in the midst of work."""
-    scheduler = Scheduler(threads, n_batch=n_batch, gap_ms=gap_ms, max_running=24)
+    """Return a scheduler with running sequences."""
+    scheduler = Scheduler(threads, n_batch=n_batch, max_itl_ms=gap_ms, max_running=24)
     scheduler.running = running  # type: ignore[assignment]
     return scheduler
 
@@ -206,7 +206,7 @@ def test_a_plan_serves_every_decode_and_the_oldest_prompt(
     assert rows <= n_batch + len(decodes)
     if prompts:
         assert by_sequence.get(id(prompts[0]), 0) >= 1
-        # No row is left empty while there is something to read.
+        # No row stays empty while there is something to prefill.
         assert rows >= len(decodes) + min(4, sum(s.pending for s in prompts))
         if not decodes:
             (alone,) = scheduler_over([Progress(9000, 0)], threads, n_batch=n_batch).plan()
@@ -216,7 +216,7 @@ def test_a_plan_serves_every_decode_and_the_oldest_prompt(
 
 
 def read_all(scheduler: Scheduler) -> list[int]:
-    """Reads all prompts, none of which is answered; returns the step in which each is complete, the first one first."""
+    """Prefill all prompts without decoding; return the step in which each is complete, in order of the prompts."""
     ended: list[int] = []
     for step in itertools.count(1):
         for share in scheduler.plan():
@@ -231,7 +231,7 @@ def read_all(scheduler: Scheduler) -> list[int]:
 
 @settings(max_examples=200, deadline=None)
 @given(lengths=st.lists(st.integers(40, 80), min_size=2, max_size=10))
-def test_prompts_of_like_length_end_together_where_reading_beside_answers_is_dear(lengths: list[int]) -> None:
+def test_prompts_of_like_length_end_together_where_prefill_during_decodes_is_expensive(lengths: list[int]) -> None:
     threads = threads_of(lambda rows: 100 + 20 * rows)  # 34 ms a row in a step of 250 ms, 22 in one of a second
     rows = threads.costs.rows_within(1000, 512)
     ended = read_all(scheduler_over([Progress(n, i) for i, n in enumerate(lengths)], threads, n_batch=512))
@@ -240,15 +240,15 @@ def test_prompts_of_like_length_end_together_where_reading_beside_answers_is_dea
     assert min(ended) >= max(ended) - 2
 
 
-def test_prompts_are_read_one_after_the_other_where_reading_beside_answers_costs_no_more() -> None:
-    """Callers a few milliseconds apart: on average they have their first tokens in half of the time that all take."""
+def test_prompts_are_prefilled_one_after_the_other_where_that_is_as_cheap_during_decodes() -> None:
+    """Callers a few milliseconds apart have their first tokens, on average, in half the time that all take."""
     threads = threads_of(lambda rows: 5 + 2 * rows)
     running = [Progress(346, i) for i in range(8)]
     ended = read_all(scheduler_over([*running, Progress(1, 9)], threads, n_batch=512))
     steps = math.ceil(8 * 346 / threads.costs.rows_within(250, 512))
     assert max(ended) <= steps + 1, "rows were left empty"
     assert sum(ended) / 8 < 0.65 * steps
-    # Nobody's first token waits for a long step that others fill up.
+    # No first token waits for a long step that other prompts fill.
     (share,) = scheduler_over([Progress(346, 0), Progress(346, 1)], threads, n_batch=512).plan()
     assert (share.sequence.queue_key, share.n) == ((0, 0, 0), 346)
 
@@ -272,36 +272,36 @@ def test_a_short_prompt_does_not_wait_for_a_long_one() -> None:
         assert rows[id(short)] * 4 >= rows[id(long)] >= 1
 
 
-def test_who_came_earlier_with_another_priority_is_read_before() -> None:
+def test_an_earlier_prompt_of_another_priority_is_prefilled_first() -> None:
     batch, interactive = Progress(1000, 0, Priority.BATCH), Progress(1000, 1)
     shares = scheduler_over([batch, interactive], threads_of(float), n_batch=64).plan()
     assert [(id(share.sequence), share.n) for share in shares] == [(id(batch), 64)]
 
 
-def guessing(right: float) -> Progress:
-    """A sequence whose text repeats itself, and whose guesses are right so often."""
+def speculating(right: float) -> Progress:
+    """Return a sequence whose text repeats itself, with a given acceptance rate."""
     sequence, text = Progress(1, 0), list(range(100)) * 2
-    sequence.guesser = lookup = Lookup(text, Record([right] * 5))
+    sequence.speculator = lookup = Lookup(text, AcceptanceRates([right] * 5))
     text.append(0)
     lookup.push()
     return sequence
 
 
-@pytest.mark.parametrize(("tile_ms", "row_ms", "guesses"), [(120, 30, 1), (70, 60, 3)])
-def test_few_guesses_are_made_where_a_row_has_its_price_and_whole_tiles_filled_where_they_are_cheap(
-    tile_ms: int, row_ms: int, guesses: int
+@pytest.mark.parametrize(("tile_ms", "row_ms", "expected"), [(120, 30, 1), (70, 60, 3)])
+def test_few_tokens_are_speculated_where_rows_cost_the_same_and_whole_tiles_where_these_are_cheap(
+    tile_ms: int, row_ms: int, expected: int
 ) -> None:
     threads = threads_of(lambda rows: 50 + rows // 4 * tile_ms + rows % 4 * row_ms, (1, 2, 3, 4, 8, 12, 16, 32))
-    shares = scheduler_over([guessing(0.6)], threads, n_batch=64).plan()
-    assert len(shares[0].guesses) == guesses
+    shares = scheduler_over([speculating(0.6)], threads, n_batch=64).plan()
+    assert len(shares[0].speculative) == expected
 
 
-@pytest.mark.parametrize(("others", "guesses"), [(0, 11), (1, 6)])
-def test_guesses_of_who_runs_alone_hold_up_nobody(others: int, guesses: int) -> None:
+@pytest.mark.parametrize(("others", "expected"), [(0, 11), (1, 6)])
+def test_speculation_of_a_sequence_that_runs_alone_delays_nobody(others: int, expected: int) -> None:
     threads = threads_of(lambda rows: 100 + 20 * rows, (1, 2, 3, 4, 8, 12, 16, 32))
-    running = [guessing(0.95), *(Progress(1, 1 + i) for i in range(others))]
+    running = [speculating(0.95), *(Progress(1, 1 + i) for i in range(others))]
     shares = scheduler_over(running, threads, n_batch=64, gap_ms=260).plan()
-    assert len(shares[0].guesses) == guesses
+    assert len(shares[0].speculative) == expected
     assert (threads.costs.ms(sum(share.rows for share in shares)) <= 260) == bool(others)
 
 

@@ -1,4 +1,4 @@
-"""Our kernels in every CPU library that this machine can run: right, and the same bits beside any other rows."""
+"""Our kernels in every CPU library that this machine can run: right, and with the same bits in any batch."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ __all__ = ["run"]  # a fixture
 Floats = npt.NDArray[np.float32]
 # Odd numbers of columns, one block and many, and a matrix of the embedded model.
 SHAPES = [(256, 1), (256, 17), (512, 33), (2048, 40), (768, 576)]
-# Types whose sums are in the order of ggml's own kernels, and where its weights lie.
+# Types whose sums are in the order of ggml's own kernels, and the buffers of its weights.
 AS_GGML = {"IQ4_NL": "CPU_REPACK", "Q4_0": "CPU_REPACK"}
 
 
 def product(packed: npt.NDArray[np.uint8], type_: str, activations: Floats, *, buffer: str, threads: int = 1) -> Floats:
-    """Rows of activations times a matrix, shape (rows, columns)."""
+    """Multiply rows of activations by a matrix; return shape (rows, columns)."""
     lib = ggml(threads)
     graph = lib.graph()
     try:
@@ -38,7 +38,7 @@ def product(packed: npt.NDArray[np.uint8], type_: str, activations: Floats, *, b
 
 
 def columns_of(packed: npt.NDArray[np.uint8], type_: str, k: int, *, buffer: str) -> Floats:
-    """The matrix as floats, by reading each column."""
+    """Return the matrix as floats by reading each column."""
     lib = ggml()
     graph = lib.graph()
     try:
@@ -55,7 +55,7 @@ def columns_of(packed: npt.NDArray[np.uint8], type_: str, k: int, *, buffer: str
 
 
 def matrix(type_: str, k: int, columns: int) -> npt.NDArray[np.uint8]:
-    """Random weights of very different sizes, and columns of nothing but zeros."""
+    """Return random weights of very different sizes, with columns of zeros."""
     rng = np.random.default_rng(k * columns)
     values = rng.standard_normal((columns, k), np.float32) * np.exp(rng.normal(0, 3, (columns, 1))).astype(np.float32)
     values[::7] = 0
@@ -63,7 +63,7 @@ def matrix(type_: str, k: int, columns: int) -> npt.NDArray[np.uint8]:
 
 
 def activations(rows: int, k: int) -> Floats:
-    """Random rows, some with blocks of zeros, of denormal numbers and of large ones."""
+    """Return random rows, some with blocks of zeros, of denormal numbers or of large ones."""
     values = np.random.default_rng(rows).standard_normal((rows, k), np.float32)
     values[1::5, :32] = 0
     values[2::5, 32:64] = 1e-41
@@ -101,7 +101,7 @@ def check_columns(type_: str) -> None:
 
 
 def check_as_exact(type_: str) -> None:
-    """Against the product of the same numbers in double precision: as near as ggml's own, or nearer."""
+    """Compare with the product in double precision: as close as ggml's own, or closer."""
     for k, columns in SHAPES[1:]:
         packed = matrix(type_, k, columns)
         rows = np.random.default_rng(0).standard_normal((16, k), np.float32)
@@ -123,7 +123,7 @@ def check_ggmls_bits(type_: str, buffer: str) -> None:
 
 
 @pytest.mark.parametrize("type_", TYPES)
-def test_a_row_is_the_same_beside_any_others(run: Run, type_: str) -> None:
+def test_a_row_is_the_same_in_any_batch(run: Run, type_: str) -> None:
     run(check_every_number_of_rows, type_)
 
 

@@ -1,4 +1,4 @@
-"""The worst step is run before the engine serves where memory is tight, and leaves no trace."""
+"""If memory is tight, the worst step is run before the engine serves, and leaves no trace."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from .harness import EngineUnderTest, ask
 
 
 class Machine:
-    """A machine on which so much is free, as `loading` sees it; memory that is taken after that counts."""
+    """A machine with this free memory, as `loading` sees it; memory allocated afterwards counts."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch, *, size: float, free: float) -> None:
         self.rehearsals = 0
@@ -80,7 +80,7 @@ def test_an_engine_after_a_kill_leaves_twice_as_much_free_and_parks_nothing(monk
     assert (before.parked_bytes > 0, after.parked_bytes) == (True, 0)
 
 
-def test_too_little_memory_for_any_size_is_said_with_what_helps(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_too_little_memory_for_any_size_is_an_error_with_the_remedy(monkeypatch: pytest.MonkeyPatch) -> None:
     Machine(monkeypatch, size=400 * MIB, free=21 * MIB)
     with pytest.raises(ModelError, match="more memory"):
         EngineUnderTest(n_ctx=0, kv_cells=0)

@@ -1,4 +1,4 @@
-"""The embedded model is as sure of English text with our kernels as with llama.cpp's own."""
+"""The embedded model is as certain of English text with our kernels as with llama.cpp's own."""
 
 from __future__ import annotations
 
@@ -11,14 +11,15 @@ import numpy as np
 import pytest
 
 from skills.skill_draft.embedded import make_embedded
-from skills.skill_draft.engine.binding import Context, ContextParams, Model, ModelParams, has_our_kernels
+from skills.skill_draft.engine.binding import Context, ContextParams, Model, ModelParams
+from skills.skill_draft.engine.build import has_our_kernels
 
 DOCS = Path(__file__).parents[2] / "docs"
 CHUNK, CHUNKS = 512, 8  # tokens
 
 
 def _cross_entropy(kernels: str) -> tuple[bool, float]:
-    """Whether our kernels computed, and the mean of -log p of each token after those before it, in nats."""
+    """Return whether our kernels were used, and the mean of -log p of each token given those before it, in nats."""
     os.environ["SARAI_KERNELS"] = kernels  # read once, when llama.cpp's backend starts
     model = Model(make_embedded(), ModelParams())
     text = "\n".join(path.read_text(encoding="utf-8") for path in sorted(DOCS.glob("*.md")))
@@ -47,6 +48,6 @@ def test_perplexity_is_llama_cpps_own() -> None:
         pytest.skip("llama.cpp was built without our kernels")
     assert not stock
     assert 1 < without < 4, "a model that knows English, and text that is English"
-    # Perplexity is e to this. Rounding moves each token's share at random; the mean of so many has a standard error of
-    # 0.0017, with llama.cpp's own kernels and keys in F16 in place of Q8_0 as well.
+    # Perplexity is e to the power of this. Rounding changes each token's share at random; the mean has a standard error
+    # of 0.0017, as it has with llama.cpp's own kernels and keys in F16 instead of Q8_0.
     assert with_ours == pytest.approx(without, abs=0.006)

@@ -1,4 +1,4 @@
-"""Templates and tokens: ordinary text as llama.cpp has it, control tokens of users as plain text."""
+"""Templates and tokens: ordinary text as in llama.cpp, control tokens in user text as plain text."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def build(model: Model, *contents: str) -> list[int]:
 
 
 def rendered(model: Model, *contents: str) -> str:
-    """What the model's own template writes."""
+    """Return what the model's own template writes."""
     builder = PromptBuilder(model)
     roles = ("user", "assistant")
     messages = [{"role": roles[i % 2], "content": content} for i, content in enumerate(contents)]

@@ -23,7 +23,7 @@ from .harness import EngineUnderTest, ask
 
 SAMPLED = Sampling(temperature=4.0, top_k=0, top_p=1.0, min_p=0.0, seed=7)
 PENALISED = Sampling(temperature=2.0, seed=11, repeat_penalty=1.3, frequency_penalty=0.2, presence_penalty=0.1)
-# Long prompts make many cells; the sampled ones, hot as the model is sure of itself, walk through the whole vocabulary.
+# Long prompts take many cells; the sampled ones, at a high temperature as the model is confident, use the vocabulary.
 PROMPTS = [
     "Count to twenty.",
     "Say hello.",
@@ -34,7 +34,7 @@ PROMPTS = [
 
 
 def requests() -> list[Request]:
-    """The requests whose answers must not depend on anything."""
+    """Return the requests whose answers must not depend on anything else."""
     plain = [ask(p, max_tokens=48) for p in PROMPTS]
     sampled = [ask(p, max_tokens=48, sampling=SAMPLED, top_logprobs=3) for p in PROMPTS]
     penalised = [ask(p, max_tokens=32, sampling=PENALISED, stop=("seven", "xyz")) for p in PROMPTS[:3]]
@@ -54,7 +54,7 @@ def requests() -> list[Request]:
 
 
 def again(request: Request, **changes: Any) -> Request:
-    """The same request under a new number."""
+    """Return the same request with a new id."""
     return dataclasses.replace(request, id=ask().id, **changes)
 
 
@@ -65,7 +65,7 @@ def outcome(done: Any) -> tuple[Ending, ...]:
 
 @pytest.fixture(scope="module")
 def undisturbed() -> list[tuple[Request, tuple[Ending, ...]]]:
-    """Each request alone, in a cold engine, without lookup."""
+    """Run each request alone, in a new engine, without lookup."""
     pairs = []
     with EngineUnderTest() as engine:
         for request in requests():
@@ -87,20 +87,20 @@ def test_the_requests_say_something(undisturbed: list[tuple[Request, tuple[Endin
     assert len({ending.text for ending in undisturbed[-1][1]}) == 3, "three candidates of a hot sampler differ"
 
 
-def test_rows_that_only_fill_a_tile(
+def test_rows_that_only_pad_a_tile(
     undisturbed: list[tuple[Request, tuple[Ending, ...]]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Whatever they hold, no answer hears of it, and none of it counts as lookup."""
-    filled = 0
+    """Padding does not affect any answer, and does not count as lookup."""
+    padded = 0
     plan = Scheduler.plan
 
     def counted(self: Scheduler, **options: bool) -> list[Share]:
-        nonlocal filled
+        nonlocal padded
         shares = plan(self, **options)
-        filled += sum(share.filling for share in shares)
+        padded += sum(share.num_padding for share in shares)
         return shares
 
-    monkeypatch.setattr(StepCosts, "filled", lambda _, rows: rows + -rows % 4)
+    monkeypatch.setattr(StepCosts, "padded", lambda _, rows: rows + -rows % 4)
     monkeypatch.setattr(Scheduler, "plan", counted)
     with EngineUnderTest() as engine:
         ids = [(engine.submit(again(request, lookup=False)), answer) for request, answer in undisturbed]
@@ -108,7 +108,7 @@ def test_rows_that_only_fill_a_tile(
             done = engine.wait_for(id_)
             assert outcome(done) == answer
             assert done.lookup_tokens == done.lookup_accepted == 0
-    assert filled > 20
+    assert padded > 20
 
 
 def test_alone_with_lookup_and_cached_prefix(
@@ -137,7 +137,7 @@ def test_in_other_chunks(undisturbed: list[tuple[Request, tuple[Ending, ...]]], 
 
 
 def test_after_preemption_and_moves(undisturbed: list[tuple[Request, tuple[Ending, ...]]]) -> None:
-    """A cache that holds three or four of the sequences: the youngest go and come back, cells move all the time."""
+    """The cache holds three or four of the sequences: the youngest are preempted and resumed, cells move often."""
     with EngineUnderTest(kv_cells=1024, n_ctx=1024, n_batch=64) as small:
         moves = _count_moves(small)
         for _ in range(3):
@@ -148,7 +148,7 @@ def test_after_preemption_and_moves(undisturbed: list[tuple[Request, tuple[Endin
 
 
 def test_trash_is_swept_while_others_run(undisturbed: list[tuple[Request, tuple[Ending, ...]]]) -> None:
-    """In a cache that is never full, what is of no use is swept all the same, in the middle of answers."""
+    """Even if the cache is never full, useless cells are swept, in the middle of answers."""
     with EngineUnderTest(kv_cells=16384, n_ctx=1024) as large:
         moves = _count_moves(large)
         for _ in range(3):
@@ -157,12 +157,12 @@ def test_trash_is_swept_while_others_run(undisturbed: list[tuple[Request, tuple[
                 assert outcome(large.wait_for(id_)) == endings
             large.idle()
             large.engine._cells.forget_prefixes()
-        assert any(moves), "nothing was swept while somebody ran: the test shows nothing"
+        assert any(moves), "nothing was swept while a sequence ran: the test shows nothing"
         assert large.engine._cells.used < 4096, "trash piled up"
 
 
 def test_a_parked_prefix_comes_back(undisturbed: list[tuple[Request, tuple[Ending, ...]]]) -> None:
-    """Few slots for prefixes: all others are parked, found again, and the answers are the same."""
+    """With few slots for prefixes, the others are parked and found again, and the answers are the same."""
     with EngineUnderTest(kv_cells=8192, n_ctx=1024, slots=3, prefixes=1) as parked:
         for request, endings in undisturbed:
             assert outcome(parked.answer(again(request))) == endings
@@ -175,8 +175,8 @@ def test_a_parked_prefix_comes_back(undisturbed: list[tuple[Request, tuple[Endin
             assert admitted.cached_tokens == admitted.prompt_tokens - 1
 
 
-def test_a_sequence_that_had_to_go_is_not_read_again() -> None:
-    """What is preempted is parked with its answer so far, and goes on from there."""
+def test_a_preempted_sequence_is_not_prefilled_again() -> None:
+    """A preempted sequence is parked with its answer so far and continues from there."""
 
     def rows(kv_cells: int, parked_bytes: int) -> tuple[int, list[Any]]:
         n = 0
@@ -199,12 +199,12 @@ def test_a_sequence_that_had_to_go_is_not_read_again() -> None:
     (least, answers), (parked, same), (dropped, same_too) = rows(4096, 0), rows(256, 1 << 26), rows(256, 0)
     assert same == same_too == answers
     assert dropped > 1.2 * least, "nothing was preempted: the test shows nothing"
-    # Not equal: who arrives first decides how much of a prompt is shared.
+    # Not equal: the order of arrival decides how much of a prompt is shared.
     assert parked < 1.1 * least
 
 
 def _count_moves(engine: EngineUnderTest) -> list[int]:
-    """Grows by the number of running sequences whenever cells move."""
+    """Return a list that grows by the number of running sequences whenever cells move."""
     moves: list[int] = []
     cells = engine.engine._cells
     original = cells._move
@@ -237,7 +237,7 @@ def test_pieces_joined_are_the_text(engine: EngineUnderTest) -> None:
             assert sum((p.tokens for p in pieces), Tokens()) == ending.tokens
 
 
-def test_going_on_from_any_piece_repeats_and_loses_nothing(engine: EngineUnderTest) -> None:
+def test_continuing_from_any_piece_repeats_and_loses_nothing(engine: EngineUnderTest) -> None:
     request = ask("Count to twenty.", stop=("twelve thirteen",), sampling=PENALISED, max_tokens=60)
     whole = engine.submit(request)
     ending = engine.wait_for(whole).endings[0]
@@ -254,7 +254,7 @@ def test_going_on_from_any_piece_repeats_and_loses_nothing(engine: EngineUnderTe
 def test_random_schedules(
     undisturbed: list[tuple[Request, tuple[Ending, ...]]], churned: EngineUnderTest, data: st.DataObject
 ) -> None:
-    """Arrivals, cancellations, deadlines, priorities and cache pressure: who gets an answer gets its own."""
+    """Arrivals, cancellations, deadlines, priorities and cache pressure: every answer is the request's own."""
     picks = data.draw(st.lists(st.integers(0, len(undisturbed) - 1), min_size=2, max_size=14))
     waiting: list[tuple[int, tuple[Ending, ...], bool]] = []
     for pick in picks:
@@ -309,13 +309,13 @@ def test_a_turn_with_token_ids_is_prefilled_once(engine: EngineUnderTest) -> Non
 
 
 @pytest.mark.parametrize("right", [0, 2, 15])
-def test_right_and_wrong_guesses_change_nothing(
+def test_right_and_wrong_speculative_tokens_change_nothing(
     undisturbed: list[tuple[Request, tuple[Ending, ...]]], monkeypatch: pytest.MonkeyPatch, right: int
 ) -> None:
-    """Every step carries guesses: the first `right` of them as plain decoding would go on, the others wrong."""
+    """Every step has speculative tokens: the first `right` of them as plain decoding continues, the others wrong."""
     known = {e.tokens.token_ids for _, endings in undisturbed for e in endings}
 
-    def guess(lookup: Lookup, n: int) -> list[int]:
+    def propose(lookup: Lookup, n: int) -> list[int]:
         text = tuple(lookup._tokens)
         for answer in known:
             for length in range(len(answer), 0, -1):
@@ -323,12 +323,12 @@ def test_right_and_wrong_guesses_change_nothing(
                     return ([*answer[length : length + right], *(7 + i for i in range(n))])[:n]
         return [7 + i for i in range(n)]
 
-    monkeypatch.setattr(Lookup, "guess", guess)
+    monkeypatch.setattr(Lookup, "propose", propose)
     monkeypatch.setattr(Lookup, "expected", lambda _, n: 100.0 * n)
-    with EngineUnderTest(kv_cells=2048, gap_ms=60000) as guessing:
-        ids = [(guessing.submit(again(request)), endings) for request, endings in undisturbed]
+    with EngineUnderTest(kv_cells=2048, gap_ms=60000) as speculating:
+        ids = [(speculating.submit(again(request)), endings) for request, endings in undisturbed]
         for id_, endings in ids:
-            assert outcome(guessing.wait_for(id_)) == endings
-        stats = guessing.engine.stats()
+            assert outcome(speculating.wait_for(id_)) == endings
+        stats = speculating.engine.stats()
     assert stats.lookup_tokens > 500
     assert (stats.lookup_accepted > 50) == (right > 0)

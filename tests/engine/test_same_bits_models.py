@@ -50,7 +50,7 @@ def outcome(done: Any) -> Ending:
 
 @pytest.mark.timeout(1200)
 @pytest.mark.parametrize(("path", "max_tokens"), MODELS)
-def test_alone_batched_chunked_guessed_and_continued(
+def test_alone_batched_chunked_speculated_and_continued(
     path: Any, max_tokens: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     asked = requests(max_tokens)
@@ -72,10 +72,12 @@ def test_alone_batched_chunked_guessed_and_continued(
         engine.engine._cells.forget_prefixes()
         ids = [engine.submit(again(r, so_far=(had,))) for r, had in zip(asked, half, strict=True)]
         assert [outcome(engine.wait_for(id_, timeout=PATIENCE_S)) for id_ in ids] == alone, "continued without a cache"
-        monkeypatch.setattr(Lookup, "guess", lambda _, n: [11 + i for i in range(n)])
+        monkeypatch.setattr(Lookup, "propose", lambda _, n: [11 + i for i in range(n)])
         monkeypatch.setattr(Lookup, "expected", lambda _, n: 100.0 * n)
         ids = [engine.submit(again(request)) for request in asked]
-        assert [outcome(engine.wait_for(id_, timeout=PATIENCE_S)) for id_ in ids] == alone, "with wrong guesses"
+        assert [outcome(engine.wait_for(id_, timeout=PATIENCE_S)) for id_ in ids] == alone, (
+            "with wrong speculative tokens"
+        )
         assert engine.engine.stats().lookup_tokens > 2 * max_tokens
     with EngineUnderTest(path(), n_ctx=2048, kv_cells=2048, n_batch=60, gap_ms=60000, threads=2) as engine:
         ids = [engine.submit(again(request)) for request in asked]

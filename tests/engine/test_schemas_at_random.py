@@ -1,4 +1,4 @@
-"""Schemas at random, and documents made for them: those that fit can be written, and no others."""
+"""Random schemas and documents for them: the valid ones can be written, and no others."""
 
 from __future__ import annotations
 
@@ -20,15 +20,15 @@ from tests.schema_judge import texts
 
 from .schemas import Schema, made_schemas
 
-# What docs/structured.md excepts: a number with an exponent or very many digits beside bounds, some control characters.
+# Excepted in docs/structured.md: a number with an exponent or many digits and bounds, some control characters.
 NARROWER = re.compile(r"\\u00|\x7f|\d[eE][+-]?\d|\.\d{12}")
-# jsonschema knows some formats only with packages that are not here: any string fits them.
+# Without certain packages, jsonschema accepts any string for some formats.
 FORMAT = re.compile(r'"format": "([^"]+)"')
 NO_DOCUMENT = re.compile(r"(?i)unsatisfiable|empty|no text fits|control character")
 
 
 def in_draft_7(part: Any) -> Any:
-    """A schema as hypothesis-jsonschema knows it."""
+    """Return the schema in the form that hypothesis-jsonschema supports."""
     if isinstance(part, list):
         return [in_draft_7(sub) for sub in part]
     if not isinstance(part, dict):
@@ -40,7 +40,7 @@ def in_draft_7(part: Any) -> Any:
 
 
 @pytest.mark.timeout(600)
-def test_documents_that_fit_can_be_written_and_no_others() -> None:
+def test_valid_documents_can_be_written_and_no_others() -> None:
     judge, fit, others = jsonschema.Draft202012Validator, 0, 0
     earlier: list[Any] = []
 
@@ -66,10 +66,10 @@ def test_documents_that_fit_can_be_written_and_no_others() -> None:
             can_be_written = any(writes(matcher, text) for text in itertools.islice(texts(document), 500))
             if not valid(document):
                 others += 1
-                assert not can_be_written, f"{document} does not fit {json.dumps(schema)}"
+                assert not can_be_written, f"{document} is not valid for {json.dumps(schema)}"
             elif judged and not NARROWER.search(json.dumps(document, ensure_ascii=False)):
                 fit += 1
-                assert can_be_written, f"{document} fits {json.dumps(schema)}"
+                assert can_be_written, f"{document} is valid for {json.dumps(schema)}"
         earlier.extend(documents)
 
     check()

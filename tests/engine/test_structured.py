@@ -1,4 +1,4 @@
-"""Constrained answers: what is forced costs no step of its own, and a limit that cuts one is said or made good."""
+"""Constrained answers: forced tokens cost no step, and an answer cut off by a limit is reported or completed."""
 
 from __future__ import annotations
 
@@ -37,9 +37,9 @@ def engine() -> Iterator[EngineUnderTest]:
 
 @pytest.fixture
 def cheap_rows(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A step costs the same whatever it holds, as if memory alone decided."""
+    """Make all steps cost the same, as if only memory mattered."""
     monkeypatch.setattr(StepCosts, "known", True)
-    monkeypatch.setattr(StepCosts, "lately_ms", lambda _, rows: 10 + rows / 100)
+    monkeypatch.setattr(StepCosts, "recent_ms", lambda _, rows: 10 + rows / 100)
 
 
 @pytest.mark.usefixtures("cheap_rows")
@@ -49,12 +49,14 @@ def test_what_the_schema_forces_costs_no_steps(engine: EngineUnderTest) -> None:
     steps, tokens = engine.engine.stats().steps - before, len(done.endings[0].tokens.token_ids)
     assert list(json.loads(done.endings[0].text)) == KEYS
     assert steps < 0.6 * tokens, f"{steps} steps for {tokens} tokens"
-    assert done.lookup_tokens == done.lookup_accepted == 0, "what is forced is no guess from the text"
+    assert done.lookup_tokens == done.lookup_accepted == 0, "forced tokens do not count as lookup"
 
 
 @pytest.mark.usefixtures("cheap_rows")
-def test_guesses_that_the_grammar_forbids_cost_no_row(engine: EngineUnderTest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The prompt suggests what the grammar forbids, over and over."""
+def test_speculative_tokens_that_the_grammar_forbids_cost_no_row(
+    engine: EngineUnderTest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The prompt repeatedly suggests what the grammar forbids."""
     prompt = "one two three four one two three four one two three four"
     request = ask(prompt, regex="(one two |three |four ){12}", max_tokens=40, sampling=Sampling(seed=1, temperature=3))
     checked = engine.answer(request)
@@ -66,7 +68,7 @@ def test_guesses_that_the_grammar_forbids_cost_no_row(engine: EngineUnderTest, m
     assert wrong < unchecked.lookup_tokens - unchecked.lookup_accepted
 
 
-def test_an_answer_that_nothing_can_follow_ends_without_a_step_more(engine: EngineUnderTest) -> None:
+def test_a_complete_answer_ends_without_another_step(engine: EngineUnderTest) -> None:
     before = engine.engine.stats().steps
     done = engine.answer(ask(regex="[0-9]", lookup=False))
     assert engine.engine.stats().steps - before == 1
@@ -76,12 +78,12 @@ def test_an_answer_that_nothing_can_follow_ends_without_a_step_more(engine: Engi
 
 @pytest.mark.parametrize("limit", ["tokens", "time"])
 @pytest.mark.parametrize("close_json", [0, 5, 400])
-def test_a_limit_in_the_middle_is_said_and_closed_where_asked(
+def test_a_limit_in_the_middle_is_reported_and_closed_if_requested(
     engine: EngineUnderTest, limit: str, close_json: int
 ) -> None:
     limits: dict[str, Any] = {"max_tokens": 40}
     if limit == "time":
-        # The engine stands still meanwhile: the budget ends in mid-answer, however fast the machine is.
+        # The engine is paused meanwhile, so that the budget ends in the middle of the answer on any machine.
         limits = {"max_tokens": 900, "budget_end": time.monotonic() + 0.05}
     request = ask(
         "Say hello.", json_schema=SCHEMA.replace('"maximum": 9', '"minimum": 100'), **limits, close_json=close_json
@@ -116,7 +118,7 @@ def test_a_valid_end_is_found_for_strings_arrays_patterns_and_choices(engine: En
 def test_a_character_that_the_model_has_no_tokens_for_is_refused_with_its_place() -> None:
     vocab = Model(make_embedded(), ModelParams()).vocab
     schema = {"type": "object", "properties": {"sign": {"enum": ["plain", "\U00040000"]}}}
-    said = r"/properties/sign/enum has '\\U00040000' \(U\+40000\), .* no tokens for"
+    said = r"/properties/sign/enum has '\\U00040000' \(U\+40000\), .* no tokens"
     with pytest.raises(ConstraintError, match=said):
         Matchers(vocab).start(Constraint(kind=ConstraintKind.JSON_SCHEMA, text=json.dumps(schema)))
     # JSON escapes this one, which the vocabulary lacks too.

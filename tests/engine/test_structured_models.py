@@ -1,4 +1,4 @@
-"""What the embedded model writes for many schemas: all that ended parses, and fits by another library's judgement."""
+"""The embedded model's answers to many schemas: complete ones parse, and another library finds them valid."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def engine() -> Iterator[EngineUnderTest]:
 
 
 def drawn(schemas: SearchStrategy[Schema], number: int) -> list[Schema]:
-    """So many different schemas, always the same ones."""
+    """Return `number` different schemas, always the same ones."""
     found: dict[str, Schema] = {}
 
     @hypothesis.seed(2020)
@@ -48,7 +48,7 @@ def drawn(schemas: SearchStrategy[Schema], number: int) -> list[Schema]:
 
 
 def answers(engine: EngineUnderTest, schemas: list[Any], **fields: Any) -> list[tuple[Any, Any]]:
-    """Each schema with what came of it."""
+    """Return each schema with its outcome."""
     ids = []
     for i, schema in enumerate(schemas):
         sampling = Sampling(seed=i, temperature=1.5, top_k=0, top_p=1.0, min_p=0.02)
@@ -67,7 +67,7 @@ def check(schema: Any, text: str) -> None:
 
 @pytest.mark.timeout(600)
 @pytest.mark.parametrize(("kind", "number"), [(made_schemas, 200), (composed_schemas, 60)])
-def test_answers_to_schemas_at_random_fit_them(
+def test_answers_to_random_schemas_are_valid(
     engine: EngineUnderTest, kind: Callable[[], SearchStrategy[Schema]], number: int
 ) -> None:
     taken = ended = 0
@@ -84,11 +84,11 @@ def test_answers_to_schemas_at_random_fit_them(
                 ended += 1
                 check(schema, ending.text)
     print(f"{number} schemas, {taken} taken, {ended} answers with an end")
-    assert taken > 0.75 * number, "some have control characters, or what this model has no tokens for"
-    assert ended > 0.7 * taken, "numbers go on and on, and fit as they are"
+    assert taken > 0.75 * number, "some have characters that cannot be written or have no tokens"
+    assert ended > 0.7 * taken, "numbers may continue until the limit, and are valid as they are"
 
 
-def test_answers_for_models_of_pydantic_fit_them(engine: EngineUnderTest) -> None:
+def test_answers_for_pydantic_models_are_valid(engine: EngineUnderTest) -> None:
     schemas = [adapter.json_schema() for adapter in MODELS.values()]
     for max_tokens in (10, 60, 160):
         ended = 0
@@ -100,6 +100,6 @@ def test_answers_for_models_of_pydantic_fit_them(engine: EngineUnderTest) -> Non
             if ending.reason is FinishReason.STOP or len(ending.tokens.token_ids) > max_tokens:
                 ended += 1
                 check(schema, ending.text)
-                if "Invoice" not in name:  # it has durations of thousands of years, which fit and cannot be read
+                if "Invoice" not in name:  # it has durations of thousands of years, which are valid but cannot be read
                     adapter.validate_json(ending.text)
         assert ended >= len(schemas) - 2

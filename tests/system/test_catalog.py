@@ -12,7 +12,8 @@ from pathlib import Path
 import pytest
 
 from skills.skill_draft.catalog import ModelNotFoundError, models_dir
-from skills.skill_draft.engine.binding import ModelError, tensor_types
+from skills.skill_draft.engine.binding import ModelError
+from skills.skill_draft.engine.gguf import tensor_types
 from tests.servers import ROOT, TINY
 
 MODEL = TINY.name

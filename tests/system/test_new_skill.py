@@ -100,11 +100,11 @@ def test_every_command_of_the_guide_does_what_the_guide_says(tree: Path) -> None
     looked = typed(served, tree)
     assert "SERVING" in looked
     assert "HELLO!" in looked
-    (package,) = blocks(parts["As a package of its own"], "sh")
+    (package,) = blocks(parts["As a separate package"], "sh")
     packaged = typed(package, tree)
     assert "HELLO" in packaged
     assert " passed" in packaged
-    (away,) = blocks(parts["Take it away"], "sh")
+    (away,) = blocks(parts["Remove it"], "sh")
     typed(away, tree)
     assert "shout" not in typed(".venv/bin/sarai skills", tree)
     assert "shout" not in (tree / "docker-compose.override.yml").read_text()

@@ -142,7 +142,7 @@ def test_progress_is_passed_on_and_counts_for_nothing(ask: Ask) -> None:
         told = [chunk.progress.prompt_tokens_read for chunk in chunks if chunk.HasField("progress")]
         assert told == [0, 1, 2]
         assert "".join(chunk.text for chunk in chunks) == chunks[-1].result.text == "one two"
-        assert made.replicas[0].pace("GenerateStream").wait_s >= READING.delay_s, "it was no piece"
+        assert made.replicas[0].latency("GenerateStream").wait_s >= READING.delay_s, "it was no piece"
 
 
 @anyhow

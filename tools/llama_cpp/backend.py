@@ -14,10 +14,10 @@ from tools.setup_venv import choose_wheel
 
 
 def build_wheel(wheel_directory: str, config_settings: Any = None, metadata_directory: Any = None) -> str:
-    """Put the wheel into the folder, compiled if nobody has yet, and return its name.
+    """Put the wheel into the folder, compiled if it is not cached, and return its name.
 
     Raises:
-        StepError: It cannot be built; the text says why and what helps.
+        StepError: It cannot be built; the text has the reason and a remedy.
     """
     del config_settings, metadata_directory
     return Path(shutil.copy(get_wheel(portable=choose_wheel() == "portable"), wheel_directory)).name

@@ -1,6 +1,6 @@
 """The engine process: `python -m skills.skill_draft.engine FD`, started by the server, never by hand.
 
-FD is one end of a socket pair; the other end is the server's. The process ends when the server does.
+FD is this process's end of a socket pair shared with the server. The process ends when the server does.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from .sampling import Scratch
 
 
 def take_in(link: Link, engine: Engine, preparer: Preparer) -> None:
-    """The intake thread: prepares requests beside the steps and hands them to the engine."""
+    """Prepare requests while steps run, and hand them to the engine: the body of the intake thread."""
     while True:
         frame = link.receive()
         match frame:
@@ -35,7 +35,7 @@ def take_in(link: Link, engine: Engine, preparer: Preparer) -> None:
                 engine.intake_busy_since = time.monotonic()
                 try:
                     engine.inbox.put(preparer.prepare(frame))
-                except Exception as error:  # noqa: BLE001 - one request's trouble is not the others'
+                except Exception as error:  # noqa: BLE001 - one bad request must not affect the others
                     traceback.print_exc()
                     message = f"preparing the request failed: {type(error).__name__}: {error}"
                     engine.inbox.put(Failed(id=frame.id, kind=FailureKind.INTERNAL, message=message))
@@ -43,7 +43,7 @@ def take_in(link: Link, engine: Engine, preparer: Preparer) -> None:
 
 
 def main() -> int:
-    """Loads the model, then runs until the server goes."""
+    """Load the model, then run until the server goes."""
     link = link_to_server(PICKLE)
     config = link.receive()
     if not isinstance(config, EngineConfig):
@@ -59,7 +59,7 @@ def main() -> int:
         model=loaded.model.path.stem, numerics=loaded.numerics, notes=loaded.notes, sizes=loaded.sizes
     )  # fmt: skip
     link.send([ready])
-    gc.freeze()  # what is there now stays: a vocabulary need not be looked through again and again
+    gc.freeze()  # what exists now is permanent: spares each collection a walk through the vocabulary
     threading.Thread(target=take_in, args=(link, engine, preparer), daemon=True, name="intake").start()
     engine.run()
     return 0

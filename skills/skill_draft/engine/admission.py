@@ -1,4 +1,8 @@
-"""Who may leave the queue: there is a place, there is room, no prefix is worth waiting for, and it is not too late."""
+"""Admission: which waiting sequences may start.
+
+A sequence starts once it has a slot and enough cells, no running prefill is worth waiting for, and its deadline can
+still be met.
+"""
 
 from __future__ import annotations
 
@@ -7,32 +11,33 @@ from collections.abc import Iterator
 import numpy as np
 
 from .cells import CellLog
-from .outlook import Outlook
+from .forecast import Forecast
 from .scheduler import Scheduler
 from .sequence import Sequence
 from .tokens import Ints, common_length
 
-# A prompt waits for one that is being prefilled if it can take over at least this many tokens more from it.
+# A prompt waits for a running prefill if that would save it at least this many more tokens.
 WORTH_WAITING_TOKENS = 16
 
 
 class Admission:
     """Starts waiting sequences."""
 
-    def __init__(self, scheduler: Scheduler, cells: CellLog, outlook: Outlook, *, n_batch: int) -> None:
-        self._scheduler, self._cells, self._outlook, self._n_batch = scheduler, cells, outlook, n_batch
+    def __init__(self, scheduler: Scheduler, cells: CellLog, forecast: Forecast, *, n_batch: int) -> None:
+        self._scheduler, self._cells, self._forecast, self._n_batch = scheduler, cells, forecast, n_batch
 
     def admit(self, now: float) -> Iterator[tuple[Sequence, str]]:
-        """Starts what can be started, in order.
+        """Start waiting sequences in queue order, as far as there is room.
 
-        Yields each sequence that has a slot now, with an empty text; or one that must be failed, with the reason.
+        Yields:
+            Each sequence that was given a slot, with an empty string; or one that must fail, with the reason.
         """
         for sequence in self._scheduler.ready():
             tokens = np.asarray(sequence.tokens, np.int32)
             shared, in_cells = self._cells.longest_match(tokens[:-1])
             if self._is_about_to_be_shared(sequence, tokens, shared):
                 continue
-            if reason := self._outlook.too_late(sequence, len(tokens) - shared, now):
+            if reason := self._forecast.too_late(sequence, len(tokens) - shared, now):
                 yield sequence, reason
                 continue
             if self._scheduler.running and not self._fits(len(tokens) - in_cells):
@@ -45,7 +50,7 @@ class Admission:
             yield sequence, ""
 
     def _is_about_to_be_shared(self, sequence: Sequence, tokens: Ints, shared: int) -> bool:
-        """Whether a running sequence is computing a longer prefix than there is; then this one waits for it."""
+        """Return whether a running sequence is computing a longer shared prefix; if so, make it this one's leader."""
         for other in self._scheduler.running:
             if other.slot is None or other.pending <= 1:
                 continue
@@ -56,6 +61,6 @@ class Admission:
         return False
 
     def _fits(self, new_cells: int) -> bool:
-        """Whether the cells of all running sequences and this one fit the cache, with room for some steps."""
+        """Return whether this sequence fits the cache next to the running ones, with room left for some steps."""
         pending = sum(s.pending for s in self._scheduler.running)
         return self._cells.live() + pending + new_cells + self._n_batch // 8 <= self._cells.n_cells

@@ -1,15 +1,38 @@
-"""What the build of llama.cpp at hand means for its numerics and its speed."""
+"""The loaded build of llama.cpp: its CPU features and kernels, whether it can be exact, and why it may be slow."""
 
 from __future__ import annotations
 
+import ctypes
 import re
+
+from .binding import L
+
+_CPU = 0  # of `enum ggml_backend_dev_type`
+
+
+def system_info() -> str:
+    """Return the CPU features that the library uses, as llama.cpp prints them: `CPU : AVX2 = 1 | FMA = 1 | …`."""
+    return str(L.llama_print_system_info().decode())
+
+
+def has_our_kernels() -> bool:
+    """Return whether llama.cpp uses this project's kernels (`kernels/`): on x86 with AVX2, in our own build."""
+    lib = L._lib  # noqa: SLF001 - the bindings lack these functions
+    lib.ggml_backend_dev_by_type.restype = lib.ggml_backend_dev_backend_reg.restype = ctypes.c_void_p
+    lib.ggml_backend_reg_get_proc_address.restype = ctypes.c_void_p
+    lib.ggml_backend_buft_name.restype = ctypes.c_char_p
+    device = ctypes.c_void_p(lib.ggml_backend_dev_by_type(_CPU))
+    registry = ctypes.c_void_p(lib.ggml_backend_dev_backend_reg(device))
+    address = lib.ggml_backend_reg_get_proc_address(registry, b"ggml_backend_dev_get_extra_bufts")
+    first = ctypes.CFUNCTYPE(ctypes.POINTER(ctypes.c_void_p), ctypes.c_void_p)(address)(device)[0]
+    return bool(first) and lib.ggml_backend_buft_name(ctypes.c_void_p(first)) == b"SARAi"
 
 
 def why_not_exact(system_info: str) -> str:
-    """Why this build cannot be exact, and what to do; empty if it can.
+    """Return why this build cannot be exact and what to do about it; empty if it can.
 
     Args:
-        system_info: what `llama_print_system_info` says of the library that is loaded: `AVX512 = 1 | AMX_INT8 = 1 | …`.
+        system_info: The loaded library's `llama_print_system_info`, like `AVX512 = 1 | AMX_INT8 = 1 | …`.
     """
     if re.search(r"\bAMX_INT8 = 1\b", system_info):
         return (

@@ -1,10 +1,10 @@
 """The KV cache as a log.
 
-An answer has the same bits whatever runs beside it only if a sequence's cells lie in the order of its positions, and
+An answer has the same bits whatever runs concurrently only if a sequence's cells are in the order of its positions, and
 llama.cpp fills the lowest free cell first. So cells are taken one after the other and none is freed before the end of
-the cache is reached: what has finished serves as a prefix, and what is of no use belongs to a trash slot. Then what is
-worth keeping moves to the front, in order, and the rest is free. That is done long before, too, when much of the log is
-used by nobody: attention looks at every cell up to the last used one. Then prefixes are parked in plain memory.
+the cache is reached: finished sequences serve as prefixes, and useless cells belong to a trash slot. Then the cells
+worth keeping move to the front, in order, and the rest is freed. The log is also swept earlier if much of it is
+useless, as attention visits every cell up to the last used one; prefixes are then parked in plain memory.
 """
 
 from __future__ import annotations
@@ -19,17 +19,17 @@ from .parking import Bytes, Parked, Parking
 from .tokens import Ints, common_length
 
 TRASH = 0
-_MOVER = 1  # the slot that carries cells while they move
+_MOVER = 1  # the slot that owns cells while they move
 _FIRST = 2
-# The log is swept when at least so many cells are of no use, and half as many as are of use. A move copies what is kept
-# twice: 0.4 ms for 100 cells of a 135M model, a hundredth of what it takes to fill as many.
+# The log is swept when at least this many cells are useless, and half as many as are useful. A move copies the kept
+# cells twice: 0.4 ms for 100 cells of a 135M model, a hundredth of the time it takes to fill them.
 _SWEPT_CELLS = 512
-# Prefixes used last stay in the log for their cells to be shared, up to so many cells beside the running sequences.
+# The most cells of recently used prefixes that stay in the log for sharing, in addition to the running sequences.
 _WARM_CELLS = 512
 
 
 class CellMemory(Protocol):
-    """What the log needs of a KV cache. It fills the lowest free cells first; see `binding.Context`."""
+    """The operations on a KV cache that the log needs. It fills the lowest free cells first; see `binding.Context`."""
 
     n_cells: int
 
@@ -37,7 +37,7 @@ class CellMemory(Protocol):
         """Share a slot's cells at positions [start, end) with another slot."""
 
     def release_cells(self, slot: int, start: int = -1, end: int = -1) -> None:
-        """Free a slot's cells at positions [start, end), but for those that are shared."""
+        """Free a slot's cells at positions [start, end), except shared ones."""
 
     def saved_size(self, slot: int) -> int:
         """Return the bytes of a slot's cells when saved."""
@@ -46,13 +46,13 @@ class CellMemory(Protocol):
         """Copy a slot's cells into `saved_size` bytes."""
 
     def begin_save(self) -> None:
-        """Forget what `save` kept."""
+        """Empty the save buffer."""
 
     def save(self, slot: int) -> tuple[int, int]:
-        """Keep a copy of a slot's cells, and return its place."""
+        """Append a slot's cells to the save buffer and return their place."""
 
     def saved(self, place: tuple[int, int]) -> Bytes:
-        """Return what `save` kept, good until the next `save`."""
+        """Return what `save` stored at a place, valid until the next `save`."""
 
     def restore(self, slot: int, data: Bytes) -> None:
         """Fill an empty slot with saved cells."""
@@ -80,7 +80,7 @@ class Slot:
         return self._cells[: self.length]
 
     def append(self, tokens: Ints, cells: Ints | range) -> None:
-        """Adds positions at the end."""
+        """Append positions."""
         end = self.length + len(tokens)
         if end > len(self._tokens):
             room = max(end, 2 * len(self._tokens))
@@ -90,10 +90,10 @@ class Slot:
 
 
 class CellLog:
-    """All slots of a context: who owns which cells, what can be shared, and what moves when the log is full."""
+    """All slots of a context: which cells each owns, what can be shared, and what moves when the log is full."""
 
     def __init__(self, context: CellMemory, n_slots: int, parking: Parking, *, block_cells: int) -> None:
-        """`block_cells` cells are copied at once where cells have to move: that bounds the memory for it."""
+        """Cells move in blocks of `block_cells`, which bounds the memory for the copies."""
         self._context, self._parking, self._block_cells = context, parking, block_cells
         self.n_cells = context.n_cells
         self.used = 0
@@ -105,15 +105,15 @@ class CellLog:
 
     @property
     def room(self) -> int:
-        """Cells that can be filled before something must move."""
+        """Number of cells that can be filled before something must move."""
         return self.n_cells - self.used
 
     def live(self) -> int:
-        """Cells that running sequences own; shared ones count once."""
+        """Return the number of cells that running sequences own; shared ones count once."""
         return self._distinct(self.running.values())
 
     def owned(self) -> int:
-        """Cells that running sequences and prefixes own; shared ones count once."""
+        """Return the number of cells that running sequences and prefixes own; shared ones count once."""
         return self._distinct([*self.running.values(), *self.prefixes.values()])
 
     def _distinct(self, slots: Iterable[Slot]) -> int:
@@ -123,7 +123,7 @@ class CellLog:
         return int(seen.sum())
 
     def longest_match(self, tokens: Ints) -> tuple[int, int]:
-        """How many tokens at the beginning of `tokens` need not be computed, and how many of them need no new cells."""
+        """Return how many leading tokens need not be computed, and how many of them need no new cells."""
         _, in_cells = self._longest_in_cells(tokens)
         return self._parking.longest_match(tokens, in_cells)[1] or in_cells, in_cells
 
@@ -136,9 +136,9 @@ class CellLog:
         return best, length
 
     def open(self, tokens: Ints) -> Slot | None:
-        """A slot for a sequence of `tokens`, with the longest beginning that is there; None if all slots are taken.
+        """Return a slot for a sequence, filled with the longest known prefix of `tokens`; None if all slots are taken.
 
-        At least the last token is left to compute, as its logits are what the sequence is for.
+        At least the last token is left to compute, as its logits are needed.
         """
         wanted = tokens[:-1]
         source, shared = self._longest_in_cells(wanted)
@@ -151,7 +151,7 @@ class CellLog:
         slot = Slot(self._free_ids.pop())
         parked, more = self._parking.longest_match(wanted, shared)
         if parked and len(parked.tokens) > self.room:
-            self.make_room(len(parked.tokens))  # which parks prefixes, and may give up parked ones
+            self.make_room(len(parked.tokens))  # which parks prefixes and may evict parked ones
             source, shared = self._longest_in_cells(wanted)
             parked, more = self._parking.longest_match(wanted, shared)
         if parked and len(parked.tokens) <= self.room:
@@ -164,9 +164,9 @@ class CellLog:
         return slot
 
     def _unpark(self, slot: Slot, parked: Parked, length: int) -> None:
-        """Fills an empty slot with the first `length` tokens of a parked prefix.
+        """Fill an empty slot with the first `length` tokens of a parked prefix.
 
-        It is restored as a whole; what goes beyond `length` becomes trash, and stays parked.
+        All of it is restored; what exceeds `length` becomes trash. The parked copy stays complete.
         """
         n = len(parked.tokens)
         self._context.restore(slot.id, self._parking.bytes_of(parked))
@@ -176,26 +176,26 @@ class CellLog:
         parked.last_used = next(self._clock)
 
     def _park(self, slot: Slot) -> None:
-        """Takes a prefix out of the log, into plain memory."""
+        """Move a prefix from the log to plain memory."""
         if self._parking.room:
             size = self._context.saved_size(slot.id)
             self._parking.put(slot.tokens, size, lambda room: self._context.save_into(slot.id, room), slot.last_used)
         self._drop(slot)
 
     def filled(self, slot: Slot, tokens: Ints) -> None:
-        """Notes what a step has computed for a slot. To be told in the order of the batch."""
+        """Record the tokens that a step computed for a slot; call in the order of the batch."""
         slot.append(tokens, range(self.used, self.used + len(tokens)))
         self.used += len(tokens)
 
     def truncate(self, slot: Slot, length: int) -> None:
-        """Gives the cells from position `length` on to the trash."""
+        """Move the cells from position `length` on to the trash."""
         if length < slot.length:
             self._context.copy_cells(slot.id, TRASH, length, slot.length)
             self._context.release_cells(slot.id, length, slot.length)
             slot.length = length
 
     def keep(self, slot: Slot) -> None:
-        """A sequence has finished: its cells stay as a prefix, unless another prefix says the same and more."""
+        """Turn a finished sequence into a prefix, unless another covers it; drop those that it covers."""
         del self.running[slot.id]
         self.prefixes[slot.id] = slot
         slot.last_used = next(self._clock)
@@ -211,12 +211,12 @@ class CellLog:
                 self._drop(other)
 
     def set_aside(self, slot: Slot) -> None:
-        """A running sequence leaves for a while, and its cells have to go."""
+        """Park a preempted sequence."""
         self.prefixes[slot.id] = self.running.pop(slot.id)
         self._park(slot)
 
     def forget_prefixes(self) -> int:
-        """Drops all prefixes, parked ones too; how many there were."""
+        """Drop all prefixes, including parked ones; return their number."""
         dropped = list(self.prefixes.values())
         for slot in dropped:
             self._drop(slot)
@@ -230,10 +230,10 @@ class CellLog:
         self._free_ids.append(slot.id)
 
     def sweep(self) -> None:
-        """Moves what is of use to the front if much of what lies before the last used cell is not."""
+        """Compact the log if many of the cells up to the last used one are useless."""
         if self.used < self._look_again:
             return
-        # Without room to park, prefixes stay where they are until the log is full: reading one again costs more.
+        # Without room to park, prefixes stay in the log until it is full: prefilling one again would cost more.
         of_use = self.live() + _WARM_CELLS if self._parking.room else self.owned()
         if self.used - of_use >= max(_SWEPT_CELLS, of_use // 2):
             self._compact(of_use)
@@ -241,12 +241,12 @@ class CellLog:
             self._look_again = self.used + _SWEPT_CELLS
 
     def make_room(self, n: int) -> bool:
-        """Moves the running sequences, and the prefixes used last, to the front; False if that leaves less than n."""
+        """Compact the log to running sequences and recent prefixes; return whether `n` cells are then free."""
         self._compact(self.n_cells - n - self.n_cells // 4)
         return self.room >= n
 
     def _compact(self, budget: int) -> None:
-        """Keeps the running sequences, and prefixes as long as all of it is not more than `budget` cells."""
+        """Keep the running sequences and the most recently used prefixes, up to `budget` cells; park the others."""
         kept = list(self.running.values())
         for prefix in sorted(self.prefixes.values(), key=lambda p: -p.last_used):
             if self._distinct([*kept, prefix]) <= budget:
@@ -257,30 +257,30 @@ class CellLog:
         self._look_again = self.used + _SWEPT_CELLS
 
     def _move(self, slots: list[Slot]) -> None:
-        """Frees the cells that none of these slots owns and closes the gaps, in place.
+        """Free the cells that none of these slots owns and close the gaps, in place.
 
-        Cells move to the front in blocks, in the order in which they lie. So each slot's cells stay in the order of
-        its positions, what two slots share stays shared, and the copies of one block are all the memory it takes.
+        Cells move to the front in blocks, keeping their order. So each slot's cells stay in the order of its positions,
+        shared cells stay shared, and only the copies of one block take memory.
         """
         kept = np.zeros(self.n_cells, bool)
         for slot in slots:
             kept[slot.cells] = True
         self._context.release_cells(TRASH)
         cells = np.flatnonzero(kept).astype(np.int32)
-        front = int(np.count_nonzero(cells == np.arange(len(cells))))  # up to the first gap nothing has to move
+        front = int(np.count_nonzero(cells == np.arange(len(cells))))  # cells before the first gap stay
         for start in range(front, len(cells), self._block_cells):
             block = cells[start : start + self._block_cells]
             self._move_block(slots, int(block[0]), int(block[-1]) + 1, to=start)
         self.used = len(cells)
 
     def _move_block(self, slots: list[Slot], first: int, end: int, *, to: int) -> None:
-        """Moves the kept cells in [first, end) to the free cells from `to` on."""
+        """Move the kept cells in [first, end) to the free cells from `to` on."""
         parts = [(slot, *_between(slot.cells, first, end)) for slot in slots]
-        new = np.full(end - first, -1, np.int32)  # where each cell of the block goes
+        new = np.full(end - first, -1, np.int32)  # the target of each cell of the block
         moves = []
         self._context.begin_save()
         for slot, begin, stop in parts:
-            # Forks copy from position 0 on, so what an earlier slot shares with this one is at its beginning.
+            # Forks share cells from position 0 on, so those that an earlier slot has moved come first.
             own = begin + int(np.count_nonzero(new[slot.cells[begin:stop] - first] >= 0))
             if own == stop:
                 continue
@@ -293,7 +293,7 @@ class CellLog:
             to = target.stop
         for slot, begin, stop in parts:
             if begin == stop:
-                continue  # llama.cpp would take an empty range for all of it
+                continue  # llama.cpp takes an empty range for the whole sequence
             self._context.release_cells(slot.id, begin, stop)
             slot.cells[begin:stop] = new[slot.cells[begin:stop] - first]
         for place, target in moves:
@@ -306,6 +306,6 @@ class CellLog:
 
 
 def _between(cells: Ints, first: int, end: int) -> tuple[int, int]:
-    """The positions whose cells lie in [first, end); cells ascend with the positions."""
+    """Return the range of positions whose cells are in [first, end); cells ascend with positions."""
     begin, stop = np.searchsorted(cells, (first, end))
     return int(begin), int(stop)

@@ -1,7 +1,8 @@
-"""What an answer must look like: from the contract's fields to a grammar of llguidance.
+"""Constraints: from the contract's fields to a grammar for llguidance.
 
-llguidance says for each place in an answer which tokens may come next. Four notations lead to it, and JSON schemas are
-its own. What it would take too lightly is refused here or in `schema` and `gbnf`; what is too costly, in `trial`.
+llguidance returns, at each point of an answer, which tokens may come next. It reads JSON schemas itself; the other four
+notations are translated. What it would accept but get wrong is refused here, in `schema` and in `gbnf`; what costs too
+much is refused in `trial`.
 """
 
 from __future__ import annotations
@@ -18,9 +19,9 @@ from .schema import schema_to_grammar
 MAX_BYTES = 64 * 1024
 MAX_MESSAGE = 300
 
-# Strings, regular expressions and comments of a Lark grammar, in which anything may stand.
+# Strings, regular expressions and comments of a Lark grammar, which may contain anything.
 _LARK_TEXT = re.compile(r'"(?:\\.|[^"\\\n])*"|/(?!/)(?:\\.|\[(?:\\.|[^\]\\\n])*\]|[^/\\\n])+/|(?://|#)[^\n]*')
-# These would end an answer early, take back what is written, or be ignored.
+# These would end an answer early, retract text that was sent, or be ignored.
 _LARK_OPTION = re.compile(r"\b(max_tokens|temperature|stop|stop_capture)\b\s*[=:]?")
 _LARK_TOKEN = re.compile(r"<[^<>\n]*>")
 
@@ -30,7 +31,11 @@ class ConstraintError(Exception):
 
 
 def to_grammar(constraint: Constraint) -> str:
-    """The grammar that llguidance compiles. Raises `ConstraintError`."""
+    """Return the grammar for llguidance to compile.
+
+    Raises:
+        ConstraintError: The constraint is too large, malformed, or not supported.
+    """
     if len(constraint.text.encode("utf-8", "surrogatepass")) > MAX_BYTES:
         raise ConstraintError(f"larger than {MAX_BYTES} bytes")
     try:
@@ -53,7 +58,7 @@ def to_grammar(constraint: Constraint) -> str:
 
 
 def _lark(text: str) -> str:
-    """As JSON: a bare text that begins with a brace would be read as a list of grammars."""
+    """Wrap a Lark grammar in JSON: bare text that begins with a brace would be read as a list of grammars."""
     return json.dumps({"grammars": [{"lark_grammar": text}]})
 
 

@@ -1,8 +1,8 @@
-"""Draws a token from logits: top-k, top-p, min-p and a temperature, as llama.cpp defines them and in its order.
+"""Draw a token from logits by top-k, top-p, min-p and temperature, with llama.cpp's definitions and order.
 
-llama.cpp's own samplers sort the vocabulary, which takes 0.2 to 3 ms a token where this takes 0.03. Few tokens are
-likely enough to be drawn, so only those within a margin below the best logit are looked at, and the margin grows until
-it is certain that none outside of it would be left over.
+llama.cpp's own samplers sort the vocabulary, which takes 0.2 to 3 ms a token; this takes 0.03 ms. Few tokens are likely
+enough to be drawn, so only those within a margin below the best logit are examined. The margin grows until no token
+outside it can survive the filters.
 """
 
 from __future__ import annotations
@@ -20,14 +20,14 @@ _BLOCK = 1024
 
 
 def draw(logits: Floats, best: int, log_total: float, sampling: Sampling, u: float) -> int:
-    """A token for the random number `u` in [0, 1), or the likeliest where the temperature is 0.
+    """Draw the token that the random number `u` selects; at temperature 0, the likeliest.
 
     Args:
-        logits: of shape (n_vocab,); minus infinity for what cannot be.
-        best: the token with the largest of them.
-        log_total: the logarithm of the sum of their exponentials.
-        sampling: the settings.
-        u: decides which one.
+        logits: Shape (n_vocab,); minus infinity for tokens that are not allowed.
+        best: The token with the largest logit.
+        log_total: The logarithm of the sum of the logits' exponentials.
+        sampling: The request's sampling settings.
+        u: A random number in [0, 1).
 
     Returns:
         The token's id.
@@ -41,28 +41,28 @@ def draw(logits: Floats, best: int, log_total: float, sampling: Sampling, u: flo
     for margin in _MARGINS:
         ids = (logits >= top - margin).nonzero()[0] if margin < math.inf else np.isfinite(logits).nonzero()[0]
         values = logits[ids]
-        # Stable, so that of equal ones the lower id comes first, however many are looked at.
+        # Stable, so that among equals the lower id comes first, whatever the margin.
         order = (-values).argsort(kind="stable")
         values = values[order].astype(np.float64)
         values -= values[0]
-        if left := _left(np.exp(values), sampling, total, math.exp(-margin)):
+        if left := _num_surviving(np.exp(values), sampling, total, math.exp(-margin)):
             shares = np.exp(values[:left] / sampling.temperature).cumsum()
             at = int(shares.searchsorted(u * shares[-1], side="right"))
             return int(ids[order[min(at, left - 1)]])
-    raise AssertionError("with all tokens looked at, one is left over")
+    raise AssertionError("with all tokens examined, one survives")
 
 
-def _left(weights: npt.NDArray[np.float64], sampling: Sampling, total: float, below: float) -> int:
-    """How many of the best tokens the filters leave over; 0 if that depends on tokens that are not among these.
+def _num_surviving(weights: npt.NDArray[np.float64], sampling: Sampling, total: float, below: float) -> int:
+    """Return how many of the best tokens survive the filters; 0 if that depends on tokens outside the margin.
 
     Args:
-        weights: the largest probabilities by the largest of all, descending.
-        sampling: the settings.
-        total: the sum of them for all tokens, if known, else infinity.
-        below: those of all other tokens are less than this; 0 if there are no others.
+        weights: Probabilities of the tokens within the margin, relative to the largest, descending.
+        sampling: The request's sampling settings.
+        total: The sum of the relative probabilities of all tokens.
+        below: An upper bound of the relative probability of every other token; 0 if there are no others.
     """
     n, k = len(weights), sampling.top_k or math.inf
-    least = most = min(n, k)  # tokens that are left over, at least and at most, counting those that are not here
+    least = most = min(n, k)  # bounds on the survivors, tokens outside the margin included
     if n < k and below:
         most = k
     if sampling.top_p < 1:
@@ -78,7 +78,7 @@ def _left(weights: npt.NDArray[np.float64], sampling: Sampling, total: float, be
 
 
 def _draw_from_all(logits: Floats, top: float, temperature: float, u: float) -> int:
-    """Every token may be drawn: finds the block of the vocabulary first, then the token in it."""
+    """Draw from the whole vocabulary: find the block first, then the token in it."""
     weights = np.exp((logits - np.float32(top)) * np.float32(1 / temperature))
     blocks = np.cumsum(np.add.reduceat(weights, np.arange(0, len(weights), _BLOCK)), dtype=np.float64)
     wanted = u * blocks[-1]
@@ -87,6 +87,6 @@ def _draw_from_all(logits: Floats, top: float, temperature: float, u: float) -> 
     begin = block * _BLOCK
     inside = np.cumsum(weights[begin : begin + _BLOCK], dtype=np.float64)
     at = int(np.searchsorted(inside, wanted - before, side="right"))
-    # Sums differ in their last digits: never beyond the last token that has a share at all.
+    # The two sums differ in their last digits, so stop at the last token with any probability.
     last = int(np.flatnonzero(weights[begin : begin + _BLOCK])[-1])
     return begin + min(at, last)

@@ -1,4 +1,4 @@
-"""The loop: take what has come, decide who runs, compute one step, say what came of it."""
+"""The engine loop: take commands, decide what runs, compute one step, send the results."""
 
 from __future__ import annotations
 
@@ -6,85 +6,68 @@ import math
 import queue
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
 
 from .admission import Admission
 from .cells import CellLog, Slot
-from .crowding import Crowding
+from .contention import ContentionMeter
+from .forecast import LOOK_EVERY_S, Forecast
 from .loading import Loaded
 from .messages import (
     Admitted,
     Cancel,
     Done,
     Ended,
-    Ending,
     EngineConfig,
     Event,
     Failed,
     FailureKind,
     Queued,
-    Request,
     Stats,
     UseCpus,
 )  # fmt: skip
 from .outbox import Outbox
-from .outlook import LOOK_EVERY_S, Outlook
 from .parking import Parking
 from .sampling import SamplingError
 from .scheduler import QUIET_STEP_MS, Scheduler, Share
-from .sequence import Sequence
+from .sequence import Call, Sequence
 from .threads import Threads
 from .tokens import Floats
 from .waiting import WaitEstimate
 
 IDLE_BEAT_S = 0.5
-# Prompts that come together are read together. So when the first one comes, others are waited for, for this share of
-# what its step will take.
-COMPANY_SHARE = 0.01
-# A step that took longer than this many times its CPU time was stopped meanwhile (`docker pause`, swapping). The rest
-# is not what a step costs: remembered as that, it would have requests refused whose deadline leaves less.
+# Prompts that arrive together are prefilled together: after the first one arrives, the loop waits for others for this
+# share of its step's expected time.
+BATCHING_DELAY_SHARE = 0.01
+# A step that took longer than this many times its CPU time was suspended meanwhile (`docker pause`, swapping). The
+# excess is no step cost: counted as one, it would make requests with short deadlines look too late and be refused.
 STOPPED = 20.0
 
 
-@dataclass(slots=True)
-class Call:
-    """A request and its candidates."""
-
-    request: Request
-    sequences: list[Sequence]
-    endings: dict[int, Ending] = field(default_factory=dict)
-    admitted_at: float | None = None
-    begun: bool = False
-    """Whether anything is written, by this engine."""
-    lookup_tokens: int = 0
-    lookup_accepted: int = 0
-
-
 class Engine:
-    """Owns the context; everything else reaches it through `inbox` and hears of it through `send`."""
+    """Owns the context. Commands come in through `inbox`, events go out through `send`."""
 
     def __init__(self, loaded: Loaded, config: EngineConfig, *, send: Callable[[list[Event]], None]) -> None:
         self._context = context = loaded.context
         self._max_queued = config.queue
         self.inbox: queue.SimpleQueue[Call | Cancel | UseCpus | Failed | None] = queue.SimpleQueue()
         self.intake_busy_since: float | None = None
-        self._threads, self._threads_set = Threads(config.threads, Crowding()), config.threads
+        self._threads, self._threads_set = Threads(config.threads, ContentionMeter()), config.threads
         sizes = loaded.sizes
         self._cells = CellLog(context, sizes.n_slots, Parking(sizes.parked_bytes), block_cells=sizes.block_cells)
         self._scheduler = Scheduler(
-            self._threads, n_batch=context.n_batch, gap_ms=config.gap_ms, max_running=sizes.slots,
+            self._threads, n_batch=context.n_batch, max_itl_ms=config.gap_ms, max_running=sizes.slots,
             max_outputs=sizes.n_outputs,
         )  # fmt: skip
         self._wait = WaitEstimate()
-        self._outlook = Outlook(self._scheduler, self._threads, self._wait, n_batch=context.n_batch)
-        self._admission = Admission(self._scheduler, self._cells, self._outlook, n_batch=context.n_batch)
-        self._outbox = Outbox(send, piece_s=config.piece_ms / 1000)
+        self._forecast = Forecast(self._scheduler, self._threads, self._wait, n_batch=context.n_batch)
+        self._admission = Admission(self._scheduler, self._cells, self._forecast, n_batch=context.n_batch)
+        self._outbox = Outbox(send, flush_interval_s=config.piece_ms / 1000)
         self._calls: dict[int, Call] = {}
         self._steps = self._lookup_tokens = self._lookup_accepted = 0
         self._next_look = 0.0
 
     def run(self) -> None:
-        """Runs until `None` comes in."""
+        """Run until `None` is put into the inbox."""
         while self._take_commands():
             now = time.monotonic()
             self._expire(now)
@@ -96,13 +79,13 @@ class Engine:
             if shares:
                 self._step(shares, n_threads)
 
-    # --- what comes in ---
+    # --- commands ---
 
     def _take_commands(self) -> bool:
         timeout = 0.0
         if not (self._scheduler.running or self._scheduler.waiting or self._outbox.holds_any):
             timeout = IDLE_BEAT_S
-        while timeout or not self.inbox.empty():  # an exception at each step would be dear
+        while timeout or not self.inbox.empty():  # cheaper than an exception in each step
             try:
                 command = self.inbox.get(timeout=timeout)
             except queue.Empty:
@@ -113,23 +96,23 @@ class Engine:
                     return False
                 case Cancel():
                     if call := self._calls.get(command.id):
-                        self._leave(call)
+                        self._drop(call)
                 case UseCpus():
                     self._threads.set_limit(command.count)
                 case Failed():
                     self._outbox.put(command)
                 case Call():
                     self._enqueue(command)
-                    timeout = self._company_s()
+                    timeout = self._batching_delay_s()
         return True
 
-    def _company_s(self) -> float:
-        """How long to wait for another request, in seconds, before the waiting ones are begun."""
+    def _batching_delay_s(self) -> float:
+        """Return how long to wait for further requests before starting those in the queue, in seconds."""
         waiting = self._scheduler.waiting
         if self._scheduler.running or not 0 < len(waiting) < self._scheduler.max_running:
             return 0.0
         rows = min(sum(s.pending for s in waiting), self._context.n_batch)
-        return COMPANY_SHARE * min(self._threads.costs.lately_ms(rows), QUIET_STEP_MS) / 1000
+        return BATCHING_DELAY_SHARE * min(self._threads.costs.recent_ms(rows), QUIET_STEP_MS) / 1000
 
     def _enqueue(self, call: Call) -> None:
         queued = sum(c.admitted_at is None for c in self._calls.values())
@@ -137,7 +120,7 @@ class Engine:
             wait_s = self._wait.until_start_s(
                 1, self._scheduler.running, self._threads.costs, self._context.n_batch, time.monotonic()
             )
-            message = f"{queued} requests wait already; try again in {wait_s:.1f} s"
+            message = f"{queued} requests are waiting already; try again in {wait_s:.1f} s"
             self._fail(call, FailureKind.FULL, message, wait_s=wait_s)
             return
         self._calls[call.request.id] = call
@@ -164,15 +147,15 @@ class Engine:
                             self._end_sequence(call, sequence)
                 self._finish_if_complete(call)
 
-    # --- who runs ---
+    # --- admission ---
 
     def _admit(self, now: float) -> None:
         if not self._scheduler.waiting:
             return
-        for sequence, hopeless in self._admission.admit(now):
+        for sequence, refusal in self._admission.admit(now):
             call = self._calls[sequence.request.id]
-            if hopeless:
-                self._fail(call, FailureKind.DEADLINE, hopeless)
+            if refusal:
+                self._fail(call, FailureKind.DEADLINE, refusal)
             elif call.admitted_at is None:
                 call.admitted_at = now
                 self._outbox.put(
@@ -185,7 +168,7 @@ class Engine:
                 )
 
     def _look_ahead(self, now: float) -> None:
-        """Tells calls of which nothing is written how far they are, and ends those that cannot be in time."""
+        """Report progress to calls without a token yet, and fail those that cannot meet their deadline."""
         if now < self._next_look or not self._calls:
             return
         self._next_look = now + LOOK_EVERY_S
@@ -197,17 +180,17 @@ class Engine:
             if call.begun or not (request.progress or request.deadline):
                 continue
             to_read = 1 if place else max(s.pending for s in call.sequences)
-            if reason := self._outlook.too_late(call.sequences[0], to_read, now, place=place):
+            if reason := self._forecast.too_late(call.sequences[0], to_read, now, place=place):
                 self._fail(call, FailureKind.DEADLINE, reason)
             else:
-                self._outbox.put(self._outlook.progress(call.sequences, place, now))
+                self._outbox.put(self._forecast.progress(call.sequences, place, now))
 
     # --- one step ---
 
     def _expected_s(self, shares: list[Share]) -> float:
-        """How long a step will take; for ever, where there is none: nothing more comes by itself."""
+        """Return how long a step will take, in seconds; infinity if it is empty, as no output will follow by itself."""
         rows = sum(share.rows for share in shares)
-        return self._threads.costs.lately_ms(rows) / 1000 if rows else math.inf
+        return self._threads.costs.recent_ms(rows) / 1000 if rows else math.inf
 
     def _step(self, shares: list[Share], n_threads: int) -> None:
         self._cells.sweep()
@@ -218,12 +201,12 @@ class Engine:
         self._steps += 1
         row = output = taken = 0
         for share in shares:
-            self._cells.filled(_slot(share), self._context.tokens[row : row + share.rows])
+            self._cells.filled(_slot_of(share.sequence), self._context.tokens[row : row + share.rows])
             row += share.rows
         for share in shares:
             if share.complete:
-                taken += self._take(share, logits[output : output + 1 + len(share.guesses)])
-                output += 1 + len(share.guesses)
+                taken += self._take(share, logits[output : output + 1 + len(share.speculative)])
+                output += 1 + len(share.speculative)
         self._wait.stepped(time.monotonic() - begin, taken, sum(share.complete for share in shares))
 
     def _decode(self, rows: int, n: int) -> Floats:
@@ -238,30 +221,30 @@ class Engine:
         return logits
 
     def _with_room(self, shares: list[Share]) -> list[Share]:
-        """Makes room for a step: prefixes go first, then guesses, then the youngest sequence."""
+        """Make room for a step: drop prefixes first, then speculative tokens, then preempt the youngest sequence."""
         while shares:
             rows = sum(share.rows for share in shares)
             if rows <= self._cells.room or self._cells.make_room(rows):
                 break
-            if any(share.guesses for share in shares):
+            if any(share.speculative for share in shares):
                 for share in shares:
-                    share.guesses, share.certain, share.filling = [], 0, 0
+                    share.speculative, share.num_forced, share.num_padding = [], 0, 0
             elif youngest := self._scheduler.preempt_youngest():
                 self._cells.set_aside(_slot_of(youngest))
                 youngest.slot = None
                 shares = [share for share in shares if share.sequence is not youngest]
             else:
-                # A single sequence has the whole cache, and a context is never larger than that.
+                # The only sequence has the whole cache, and a context is never larger than that.
                 return [Share.of(shares[0].sequence, self._cells.room)]
         return shares
 
     def _fill(self, shares: list[Share]) -> int:
-        """Writes the rows of a step into the batch; returns how many."""
+        """Write the rows of a step into the batch and return their number."""
         context, row = self._context, 0
         for share in shares:
-            slot, end = _slot(share), row + share.rows
+            slot, end = _slot_of(share.sequence), row + share.rows
             start = slot.length
-            context.tokens[row:end] = share.sequence.tokens[start : start + share.n] + share.guesses
+            context.tokens[row:end] = share.sequence.tokens[start : start + share.n] + share.speculative
             context.positions[row:end] = range(start, start + share.rows)
             context.seq_ids[row:end] = slot.id
             context.wants_logits[row:end] = 0
@@ -271,16 +254,13 @@ class Engine:
         return row
 
     def _take(self, share: Share, logits: Floats) -> int:
-        """Chooses tokens row after row, as long as the guesses were right; the first wrong one ends the step.
-
-        Returns how many.
-        """
-        sequence, slot = share.sequence, _slot(share)
+        """Choose a token from each row until a speculative token turns out to be wrong; return the number chosen."""
+        sequence, slot = share.sequence, _slot_of(share.sequence)
         call = self._calls.get(sequence.request.id)
-        if call is None:  # another candidate of it has just failed
+        if call is None:  # another candidate of this call has just failed
             return 0
         call.begun = True
-        known = slot.length - len(share.guesses)
+        known = slot.length - len(share.speculative)
         right = 0
         for row in logits:
             try:
@@ -290,19 +270,19 @@ class Engine:
                 self._fail(call, kind, str(error), field=error.fault)
                 return 0
             self._outbox.put_piece(sequence.take(choice))
-            if sequence.ending or right == len(share.guesses) or choice.token != share.guesses[right]:
+            if sequence.ending or right == len(share.speculative) or choice.token != share.speculative[right]:
                 break
             right += 1
-        guessed = len(share.guesses) - share.filling - share.certain
-        call.lookup_tokens += guessed
-        call.lookup_accepted += max(0, min(right - share.certain, guessed))
+        from_lookup = len(share.speculative) - share.num_padding - share.num_forced
+        call.lookup_tokens += from_lookup
+        call.lookup_accepted += max(0, min(right - share.num_forced, from_lookup))
         self._cells.truncate(slot, min(known + right, len(sequence.tokens)))
         if sequence.ending:
             self._end_sequence(call, sequence)
             self._finish_if_complete(call)
         return right + 1
 
-    # --- how a call ends ---
+    # --- the end of a call ---
 
     def _end_sequence(self, call: Call, sequence: Sequence) -> None:
         assert sequence.ending is not None
@@ -312,7 +292,7 @@ class Engine:
         self._release(sequence)
 
     def _release(self, sequence: Sequence) -> None:
-        """Takes a sequence out; what it has computed stays as a prefix."""
+        """Remove a sequence from the scheduler; its cells stay as a prefix."""
         self._scheduler.remove(sequence)
         if sequence.slot:
             self._cells.keep(sequence.slot)
@@ -335,8 +315,8 @@ class Engine:
         )  # fmt: skip
         del self._calls[call.request.id]
 
-    def _leave(self, call: Call) -> None:
-        """The caller has gone: nothing of the call runs any more."""
+    def _drop(self, call: Call) -> None:
+        """Stop everything that runs for a call and forget the call."""
         for sequence in call.sequences:
             self._release(sequence)
         self._calls.pop(call.request.id, None)
@@ -344,13 +324,13 @@ class Engine:
     def _fail(
         self, call: Call, kind: FailureKind, message: str, *, field: str = "", wait_s: float | None = None
     ) -> None:
-        self._leave(call)
+        self._drop(call)
         self._outbox.put(Failed(id=call.request.id, kind=kind, message=message, field=field, retry_after_s=wait_s))
 
-    # --- what goes out ---
+    # --- statistics ---
 
     def stats(self) -> Stats:
-        """What the engine is doing just now."""
+        """Return the engine's current figures."""
         active = sum(call.admitted_at is not None for call in self._calls.values())
         return Stats(
             active=active,
@@ -367,7 +347,3 @@ class Engine:
 def _slot_of(sequence: Sequence) -> Slot:
     assert sequence.slot is not None, "a running sequence has a slot"
     return sequence.slot
-
-
-def _slot(share: Share) -> Slot:
-    return _slot_of(share.sequence)

@@ -1,6 +1,6 @@
-"""Formats of JSON Schema as regular expressions, where llguidance's own take what is none or leave out what is one.
+"""Formats of JSON Schema as regular expressions, where llguidance's own accept too much or too little.
 
-Each was judged by the test suite of JSON Schema. `docs/structured.md` says what is narrower than the standard.
+Each passes the JSON Schema test suite. `docs/structured.md` lists those that are narrower than the standard.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ _IPV6 = "(?:" + "|".join(
 ) + ")"  # fmt: skip
 
 _AN, _ANH = "[a-zA-Z0-9]", "[a-zA-Z0-9-]"
-# A label with `--` in third place is one of an internationalised name, whose letters no regular expression can check.
+# A label with `--` in third place belongs to an internationalised name, whose letters no regular expression can check.
 _LABEL = f"(?:{_AN}(?:{_ANH}?{_AN})?|{_AN}{_ANH}{_ANH}{_AN}|{_AN}{_ANH}(?:{_AN}{_ANH}|-{_AN}){_ANH}{{0,58}}{_AN})"
 _HOSTNAME = rf"{_LABEL}(?:\.{_LABEL})*"
 _ATOM = r"[a-zA-Z0-9!#$%&'*+/=?^_`{|}~-]+"
@@ -41,6 +41,6 @@ FORMATS: dict[str, str] = {
     "ipv6": _IPV6,
     "time": _TIME,
 }
-# Those are right in llguidance itself.
+# llguidance's own definitions of these are right.
 OTHER_FORMATS = frozenset(("duration", "ipv4", "uri", "uuid"))
 MAX_HOSTNAME = 253

@@ -1,10 +1,10 @@
-r"""From GBNF, llama.cpp's notation, to Lark, llguidance's.
+r"""Convert GBNF, llama.cpp's grammar notation, to Lark, llguidance's.
 
-The two differ in more than spelling. llguidance reads the longest lexeme that it can and never a shorter one, so
-`[a-z]+ "ing"` as two lexemes could never be finished. Therefore a grammar without recursion becomes one lexeme, which
-is the fastest there is, and one with recursion has lexemes of one character each, among which there is no choice.
-llguidance's own converter (`llguidance.gbnf_to_lark`) minds none of this; it also breaks `\u0041`, reads `[a&&b]` as
-an intersection, and forgets the first of two rules of one name.
+The two differ in more than spelling. llguidance always takes the longest lexeme, so `[a-z]+ "ing"` as two lexemes could
+never be completed. Therefore a grammar without recursion becomes a single lexeme, the fastest form there is, and one
+with recursion gets lexemes of one character each, which leave no choice of length. llguidance's own converter
+(`llguidance.gbnf_to_lark`) does neither; it also breaks `\u0041`, reads `[a&&b]` as an intersection, and drops the
+first of two rules with the same name.
 """
 
 from __future__ import annotations
@@ -31,7 +31,11 @@ Rules = dict[str, list[tuple[str, str]]]
 
 
 def gbnf_to_lark(text: str) -> str:
-    """A Lark grammar for the same texts. Raises `ValueError`."""
+    """Return a Lark grammar that accepts the same texts.
+
+    Raises:
+        ValueError: The grammar is malformed; the message continues a sentence whose subject is the grammar.
+    """
     rules = _rules(text)
     if "root" not in rules:
         raise ValueError("has no rule named root: a rule is written `name ::= ...`")
@@ -39,9 +43,9 @@ def gbnf_to_lark(text: str) -> str:
         if missing := next((word for kind, word in body if kind == "name" and word not in rules), None):
             raise ValueError(f"the rule {name!r} uses {missing!r}, which is not defined")
     whole = not _is_recursive(rules)
-    # Lark's lower case names are rules, its upper case names are lexemes.
+    # In Lark, lower-case names are rules and upper-case names are lexemes.
     names = {name: f"{'R' if whole else 'r'}{i}" for i, name in enumerate(rules)}
-    # What is forced is looked for until nothing is, and `root ::= "a" root` has no end.
+    # llguidance collects forced text until there is none left, which never ends for `root ::= "a" root`.
     lines = [f"start: {names['root']}"] if whole else ['%llguidance {"no_forcing": true}', f"start: {names['root']}"]
     for name, body in rules.items():
         lines.append(f"{names[name]}: " + " ".join(_lark(kind, word, names, whole=whole) for kind, word in body))
@@ -49,7 +53,7 @@ def gbnf_to_lark(text: str) -> str:
 
 
 def _rules(text: str) -> Rules:
-    """Each rule with the lexemes of its body."""
+    """Return each rule with the lexemes of its body."""
     rules: Rules = {}
     body: list[tuple[str, str]] | None = None
     for match in _LEXEME.finditer(text):
@@ -68,7 +72,7 @@ def _rules(text: str) -> Rules:
 
 
 def _is_recursive(rules: Rules) -> bool:
-    """Whether a rule leads back to itself: those that lead to no rule are taken away, as long as there are any."""
+    """Return whether any rule refers to itself, directly or not: remove leaf rules until none is left."""
     uses = {name: {word for kind, word in body if kind == "name"} for name, body in rules.items()}
     users: dict[str, list[str]] = {name: [] for name in rules}
     for name, used in uses.items():
@@ -113,10 +117,10 @@ def _string(text: str) -> str:
 
 
 def _class(word: str) -> str:
-    """A character class of regular expressions, with each character as a number: none has a meaning of its own."""
+    """Return the class for a regular expression, each character as a number so that none has a special meaning."""
     inner = word[1:-1]
     negated = inner.startswith("^")
-    # A range is two characters with a bare minus between: as in GBNF, `\x2d` is one too.
+    # A range is two characters with a minus between; as in GBNF, an escaped minus (`\x2d`) counts too.
     codes = list(_characters(inner[negated:]))
     items, at = [], 0
     while at < len(codes):

@@ -1,7 +1,7 @@
-"""Guesses for an answer with a grammar: what the grammar forces, and what the text so far suggests and it allows.
+"""Speculative tokens for an answer with a grammar: those that the grammar forces, then those that lookup proposes.
 
-A guess is checked against what the sampler chooses, so none changes an answer. What is forced is always right: most of
-the keys of a JSON answer cost a row, and not a step.
+Each is verified against the sampler's choice, so none changes an answer. Forced tokens are always right: most keys of a
+JSON answer cost a row each instead of a step.
 """
 
 from __future__ import annotations
@@ -14,39 +14,39 @@ from .sampling import Sampler
 _MOST = 31
 
 
-class Guesser(Protocol):
-    """Says what may follow in an answer."""
+class Speculator(Protocol):
+    """Proposes the next tokens of an answer."""
 
-    certain: int
-    """How many of the guesses, at their beginning, are right in any case."""
+    num_forced: int
+    """How many of the proposed tokens, at the beginning, are certain."""
 
-    def guess(self, n: int) -> list[int]:
-        """The next n tokens at most."""
+    def propose(self, n: int) -> list[int]:
+        """Return at most `n` proposed tokens."""
 
     def expected(self, n: int) -> float:
-        """How many of n guesses are expected to be right."""
+        """Return how many of `n` proposed tokens are expected to be accepted."""
 
 
 class Guided:
-    """The guesses of one answer."""
+    """The speculator of one answer with a grammar."""
 
     def __init__(self, tokens: list[int], sampler: Sampler, lookup: Lookup | None) -> None:
-        """`tokens` is the sequence's own list: it grows, and the sampler's grammar moves on with it."""
+        """`tokens` is the sequence's own list: it grows, and the sampler's grammar advances with it."""
         self._tokens, self._sampler, self._lookup = tokens, sampler, lookup
-        self._guesses: list[int] = []
-        self._at = -1  # the length of `tokens` that the guesses are for
-        self.certain = 0
+        self._proposed: list[int] = []
+        self._at = -1  # the length of `tokens` that the proposal is for
+        self.num_forced = 0
 
-    def guess(self, n: int) -> list[int]:
-        """The next n tokens at most."""
+    def propose(self, n: int) -> list[int]:
+        """Return at most `n` proposed tokens."""
         self._look()
-        return self._guesses[:n]
+        return self._proposed[:n]
 
     def expected(self, n: int) -> float:
-        """How many of n guesses are expected to be right."""
+        """Return how many of `n` proposed tokens are expected to be accepted."""
         self._look()
-        more = min(n, len(self._guesses)) - self.certain
-        return min(n, self.certain) + (self._lookup.expected(more) if self._lookup and more > 0 else 0.0)
+        more = min(n, len(self._proposed)) - self.num_forced
+        return min(n, self.num_forced) + (self._lookup.expected(more) if self._lookup and more > 0 else 0.0)
 
     def _look(self) -> None:
         if self._at == len(self._tokens):
@@ -55,7 +55,7 @@ class Guided:
         matcher = self._sampler.matcher
         assert matcher is not None
         forced = (self._sampler.planned or matcher.forced())[:_MOST]
-        found = self._lookup.guess(_MOST) if self._lookup and not self._sampler.planned else []
+        found = self._lookup.propose(_MOST) if self._lookup and not self._sampler.planned else []
         found = found[: matcher.fitting(found)] if found else []
-        self.certain = len(forced)
-        self._guesses = found if found[: len(forced)] == forced else forced
+        self.num_forced = len(forced)
+        self._proposed = found if found[: len(forced)] == forced else forced

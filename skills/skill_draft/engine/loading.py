@@ -1,4 +1,4 @@
-"""From a configuration to a loaded model: numerics, memory and sizes, each chosen by what is there."""
+"""From a configuration to a loaded model: choose numerics, memory and sizes by what the machine has."""
 
 from __future__ import annotations
 
@@ -10,22 +10,23 @@ from pathlib import Path
 
 from skills.runtime.resources import anonymous_bytes, memory_available, memory_size, reserved_bytes
 
-from .binding import Context, ContextParams, Model, ModelError, ModelParams, has_our_kernels, system_info, tensor_types
-from .build import why_not_exact, why_slower
+from .binding import Context, ContextParams, Model, ModelError, ModelParams
+from .build import has_our_kernels, system_info, why_not_exact, why_slower
+from .gguf import tensor_types
 from .memory import MIB, SPARE_SHARE, USEFUL_CELLS, Costs, choose, rehearse
 from .messages import EngineConfig, Sizes
 
-# Where the worst step left too little memory: how often sizes are chosen anew.
+# How often sizes are chosen before loading fails, when the worst step leaves too little memory.
 _TRIES = 4
 _MOST_SPARE = 0.4  # of the memory limit, after many kills
-# Matrices that our kernels multiply, the same bits in every batch. They are packed on loading, into memory of the
-# process's own.
+# Matrix types that our kernels multiply, with the same bits in every batch. They are packed on loading, into the
+# process's own memory.
 _OURS = {"IQ4_NL", "Q4_0", "Q8_0", "Q4_K", "Q5_K", "Q6_K"}
-# Without our kernels: matrices whose kernels in llama.cpp give a row the same bits in every batch (measured with
-# `bench/same_bits.py`), and those that it packs on loading.
+# Without our kernels: types for which llama.cpp's kernels give a row the same bits in every batch (measured with
+# `bench/same_bits.py`), and types that it packs on loading.
 _EXACT = {"Q4_1", "Q8_0", "IQ4_NL", "Q5_K", "Q6_K"}
 _REPACKED = {"IQ4_NL", "Q4_0", "Q4_K"}
-# Exact only if they are not rewritten, which costs speed.
+# Exact only without repacking, which costs speed.
 _EXACT_UNPACKED = {"Q4_K", "Q5_K", "Q6_K"}
 
 
@@ -41,7 +42,12 @@ class Loaded:
 
 
 def load(config: EngineConfig) -> Loaded:
-    """Loads a model. Raises `ModelError` with what to do, before memory runs out rather than after."""
+    """Load a model and choose its sizes.
+
+    Raises:
+        ModelError: The file cannot be used, or memory is too small: found out before memory runs out, not after. The
+            message includes the remedy.
+    """
     path = Path(config.model)
     if not path.is_file():
         raise ModelError(f"no such file: {path}")
@@ -58,7 +64,7 @@ def load(config: EngineConfig) -> Loaded:
             "give it more memory (mem_limit) or a smaller model"
         )
     model = Model(path, params)
-    # Pages of a mapped file count as free, but the model is slow without them.
+    # Pages of a mapped file count as free memory, but the model is slow without them.
     mapped = weights if params.mmap else 0
     context, sizes, free = _make_context(config, model, mapped=mapped, exact=exact)
     numerics = "exact" if exact and config.exact else "fast"
@@ -86,10 +92,10 @@ def load(config: EngineConfig) -> Loaded:
 
 
 def _make_context(config: EngineConfig, model: Model, *, mapped: float, exact: bool) -> tuple[Context, Sizes, float]:
-    """The context, its sizes, and the bytes that stay free when all of it is used."""
+    """Return the context, its sizes, and the bytes that stay free when all of it is in use."""
     spares = [min(_MOST_SPARE, SPARE_SHARE * 2**kills) for kills in range(config.memory_kills, -1, -1)]
     for spare in spares[:-1]:
-        # After a kill as much more stays free as settings and model allow.
+        # After a kill, more memory stays free, as far as the settings and the model allow.
         with contextlib.suppress(ModelError):
             return _fit(config, model, mapped=mapped, exact=exact, spare=spare * memory_size())
     return _fit(config, model, mapped=mapped, exact=exact, spare=spares[-1] * memory_size())
@@ -98,7 +104,7 @@ def _make_context(config: EngineConfig, model: Model, *, mapped: float, exact: b
 def _fit(
     config: EngineConfig, model: Model, *, mapped: float, exact: bool, spare: float
 ) -> tuple[Context, Sizes, float]:
-    """The same, with at least `spare` bytes free. Raises `ModelError` if that is not possible."""
+    """Return the same with at least `spare` bytes free; raise `ModelError` if that is impossible."""
     costs = Costs.of(model, exact=exact)
     room = memory_available() - mapped - spare
     left = -room
@@ -109,14 +115,14 @@ def _fit(
         taken = mapped + sizes.block_cells * costs.cell + costs.vocabulary + spare
         if config.sizes:
             return context, sizes, memory_available() - taken - sizes.parked_bytes + spare
-        # What is reserved and not touched yet bounds what will be: only where that is too much is it worth a step.
+        # Reserved, untouched memory is an upper bound of what will be used. Measure by a step only if that is too much.
         untouched = max(0, reserved_bytes(os.getpid()) - anonymous_bytes([os.getpid()]))
         left = memory_available() - taken - untouched - sizes.n_outputs * costs.output
         if left < 0:
             rehearse(context, sizes)
             left = memory_available() - taken
         if left >= 0:
-            # Half as much as the cache, and never more than half of what is left: others use this machine too.
+            # At most half the size of the cache and half of what is left: other programs use this machine too.
             parked = 0.0 if config.memory_kills else min(left, context.n_cells * costs.cell) / 2
             return context, dataclasses.replace(sizes, parked_bytes=int(parked)), left + spare - parked
         context.close()
@@ -135,7 +141,7 @@ def _context(config: EngineConfig, model: Model, sizes: Sizes, *, exact: bool) -
 
 
 def _too_few_cells(model: Model, sizes: Sizes, cell_bytes: float, *, config: EngineConfig) -> list[str]:
-    """What to say where memory leaves four callers no useful context."""
+    """Return a note for the operator if memory leaves four callers no useful context; else nothing."""
     wanted = min(USEFUL_CELLS, 2 * model.n_ctx_train)
     if sizes.n_cells >= wanted or config.n_ctx or config.kv_cells:
         return []
@@ -150,8 +156,8 @@ def _too_few_cells(model: Model, sizes: Sizes, cell_bytes: float, *, config: Eng
 def _choose_kernels(
     types: set[str], want_exact: bool, build: str, *, ours: bool
 ) -> tuple[ModelParams, bool, list[str]]:
-    """How to load matrices of these types so that numerics are exact, and whether they then are."""
-    # What is packed need not stay mapped as well: that would show the model twice in the process's memory.
+    """Return how to load matrices of these types, whether numerics are then exact, and notes for the operator."""
+    # Packed matrices need not stay mapped as well: the process's memory would show the model twice.
     usual = ModelParams(mmap=not types & (_OURS if ours else _REPACKED), repack=True)
     exact_types = _EXACT | _OURS if ours else _EXACT
     if want_exact and (why := why_not_exact(build)):

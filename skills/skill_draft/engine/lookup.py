@@ -1,7 +1,7 @@
-"""Lookup: guesses the next tokens from the text so far.
+"""Lookup: n-gram speculation from the text so far.
 
-A correction repeats most of its draft, and code, quotes and lists repeat themselves. Where the last tokens stood
-before, what followed them then is likely to follow now, and several such tokens are checked in one step.
+A correction repeats most of its draft, and code, quotes and lists repeat themselves. If the last tokens occurred
+before, what followed them then is likely to follow now, and several such tokens are verified in one step.
 """
 
 from __future__ import annotations
@@ -9,35 +9,35 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 NGRAM = 3
-# How often a guess is right, at first: by how many tokens in a row were the same before it. The first is for a guess
-# just after a wrong one, in case that a word was exchanged and the rest is as it was.
+# Initial acceptance rates by the length of the match before the speculative token. The first rate is for a token right
+# after a wrong one, in case a single word was replaced and the rest is unchanged.
 _SAME = (0, NGRAM, NGRAM + 4, NGRAM + 8, NGRAM + 16)
 _PRIORS = (0.2, 0.35, 0.6, 0.8, 0.93)
-# Behind so many tokens that were the same, one that is not is taken for an exchanged one.
+# After a match of this length, a token that differs is taken for a replaced word.
 _EXCHANGED = NGRAM + 4
 
 
-class Record:
-    """How often guesses were right, by how many tokens before them were the same. Also of those that were not made."""
+class AcceptanceRates:
+    """Acceptance rates by length of match; proposals that were never verified in a step count too."""
 
-    def __init__(self, rates: Sequence[float] = _PRIORS, *, weight: float = 40.0, keeps: float = 0.998) -> None:
-        """Begins with `rates`, as if they had been seen `weight` times; forgets by the factor `keeps`."""
+    def __init__(self, rates: Sequence[float] = _PRIORS, *, weight: float = 40.0, decay: float = 0.998) -> None:
+        """Start with `rates` as if each had been observed `weight` times; `decay` is the share kept per observation."""
         self._right, self._tried = [rate * weight for rate in rates], [weight] * len(rates)
-        self._keeps = keeps
+        self._decay = decay
 
     @property
     def rates(self) -> list[float]:
-        """The shares of right ones."""
+        """The acceptance rate of each length of match."""
         return [right / tried for right, tried in zip(self._right, self._tried, strict=True)]
 
     def note(self, same: int, right: bool) -> None:
-        """Behind so many tokens that were the same, the next one was too, or not."""
+        """Record whether the proposed token after a match of `same` tokens was right."""
         at = _bucket(same)
-        self._right[at] = self._right[at] * self._keeps + right
-        self._tried[at] = self._tried[at] * self._keeps + 1
+        self._right[at] = self._right[at] * self._decay + right
+        self._tried[at] = self._tried[at] * self._decay + 1
 
     def expected(self, same: int, n: int) -> float:
-        """How many of n guesses are expected to be right."""
+        """Return how many of `n` tokens proposed after a match of `same` tokens are expected to be accepted."""
         rates, total, chance = self.rates, 0.0, 1.0
         for i in range(n):
             chance *= rates[_bucket(same + i)]
@@ -46,39 +46,39 @@ class Record:
 
 
 class Lookup:
-    """The n-gram index of one sequence, updated as tokens come, and the record of its guesses."""
+    """The n-gram index of one sequence, updated with each token, and its acceptance rates."""
 
-    certain = 0  # each guess may be wrong
+    num_forced = 0  # any proposed token may be wrong
 
-    def __init__(self, tokens: list[int], of_all: Record) -> None:
-        """Indexes `tokens`, which is the sequence's own list: it grows, and `push` is told.
+    def __init__(self, tokens: list[int], shared: AcceptanceRates) -> None:
+        """Index `tokens`, the sequence's own list; call `push` after each token appended to it.
 
-        `of_all` is the record of all sequences: each begins with it, and adds to it.
+        `shared` holds the rates of all sequences: each starts from them and contributes to them.
         """
         self._tokens = tokens
-        self._of_all, self._own = of_all, Record(of_all.rates, weight=4.0, keeps=0.97)
+        self._shared, self._own = shared, AcceptanceRates(shared.rates, weight=4.0, decay=0.97)
         self._after: dict[tuple[int, ...], int] = {}
-        self._source: int | None = None  # where the guess for the next token stands
-        self._same = 0  # how many tokens before it are the last ones of the list too
+        self._source: int | None = None  # position of the token proposed next
+        self._same = 0  # length of the match before it
         for end in range(NGRAM, len(tokens) + 1):
             self._index(end)
 
     def _index(self, end: int) -> int | None:
-        """Notes that the n-gram before `end` is followed from `end` on; returns where it was before."""
+        """Index the n-gram that ends before `end`; return the end of its previous occurrence."""
         key = tuple(self._tokens[end - NGRAM : end])
         before = self._after.get(key)
         self._after[key] = end
         return before
 
     def push(self) -> None:
-        """One more token stands at the end of the sequence's list."""
+        """Index the token that was appended to the sequence's list, and score what was proposed for it."""
         end = len(self._tokens)
         seen = self._index(end) if end >= NGRAM else None
         source, same = self._source, self._same
         if source is not None:
             right = self._tokens[source] == self._tokens[-1]
             self._own.note(same, right)
-            self._of_all.note(same, right)
+            self._shared.note(same, right)
             if right:
                 self._source, self._same = source + 1, same + 1
                 return
@@ -90,21 +90,21 @@ class Lookup:
             self._source = None
 
     def _same_before(self, source: int) -> int:
-        """How many tokens before `source` are the last ones of the list too, as far as it matters."""
+        """Return the length of the match that ends before `source`, up to the longest that makes a difference."""
         tokens, n = self._tokens, NGRAM
         while n < _SAME[-1] and n < source and tokens[source - n - 1] == tokens[-n - 1]:
             n += 1
         return n
 
-    def guess(self, n: int) -> list[int]:
-        """The next n tokens as they followed last time; empty where nothing matches."""
+    def propose(self, n: int) -> list[int]:
+        """Return the `n` tokens that followed last time; empty without a match."""
         if self._source is None or n <= 0:
             return []
         period = len(self._tokens) - self._source
         return [self._tokens[self._source + i % period] for i in range(n)]
 
     def expected(self, n: int) -> float:
-        """How many of n guesses are expected to be right."""
+        """Return how many of `n` proposed tokens are expected to be accepted."""
         return self._own.expected(self._same, n) if self._source is not None else 0.0
 
 

@@ -1,7 +1,7 @@
-"""Where an answer stands in its grammar, and which tokens may come next: the one file that drives llguidance.
+"""An answer's position in its grammar, and which tokens may come next: the only file that drives llguidance.
 
-A mask takes 20 to 30 µs for a JSON schema, beside 10 to 70 ms of a step, so it is computed where it is needed. While
-llama.cpp computes, it would only take one of the cores from it.
+A mask takes 20 to 30 µs for a JSON schema, compared with 10 to 70 ms for a step, so it is computed when it is needed:
+computed during llama.cpp's step, it would only take a core away from it.
 """
 
 from __future__ import annotations
@@ -23,29 +23,29 @@ from .schema import check_characters, explained
 from .trial import LIMITS, Trial
 
 _MAX_KEPT = 32  # compiled grammars
-_MAX_KEPT_BYTES = 32 << 20  # of them all; a usual one takes 60 kB, one that means ill up to 40 MB
-_WORD = 32  # tokens
+_MAX_KEPT_BYTES = 32 << 20  # of all of them; a usual one takes 60 kB, a malicious one up to 40 MB
+_WORD = 32  # tokens in a word of the mask
 _PLACE = re.compile(r"^(at )?\d+\(\d+\): ")
 
 
 class Matcher:
-    """The state of one answer."""
+    """The grammar's state in one answer."""
 
     def __init__(self, state: LLMatcher, vocab: Vocab, kind: ConstraintKind, failed: list[str] | None = None) -> None:
         self._state, self._vocab, self.kind = state, vocab, kind
         self.failed: list[str] = failed if failed is not None else []
-        """What went wrong in an answer; all copies share what they have learned of the grammar, and this list."""
+        """Errors so far. Shared by all copies, as is what llguidance has cached about the grammar."""
         self._words = np.zeros(-(-vocab.n_tokens // _WORD), np.int32)
 
     def copy(self) -> Matcher:
-        """Another answer that stands where this one does."""
+        """Return an independent matcher in the same state."""
         return Matcher(self._state.deep_copy(), self._vocab, self.kind, self.failed)
 
     def allowed(self) -> npt.NDArray[np.bool_]:
-        """Which tokens may come next, those that end the answer included; shape (n_vocab,).
+        """Return which tokens may come next, including those that end the answer; shape (n_vocab,).
 
         Raises:
-            ConstraintError: The grammar is too costly here, or has no way on.
+            ConstraintError: The grammar is too costly at this point, or nothing can follow.
         """
         words = self._words
         self._state.unsafe_compute_mask_ptr(words.ctypes.data, words.nbytes)
@@ -54,32 +54,32 @@ class Matcher:
         return bits.view(np.bool_)
 
     def accept(self, token: int) -> None:
-        """Moves on over a token that is allowed and does not end the answer; raises `ConstraintError`."""
+        """Advance by a token that is allowed and does not end the answer; raise `ConstraintError` if that fails."""
         self._state.consume_token(token)
         self._check()
 
     @property
     def is_complete(self) -> bool:
-        """Whether the answer fits as it is, and nothing can follow."""
+        """Whether the answer is valid as it is and nothing can follow."""
         return self._state.is_stopped() and not self._state.is_error()
 
     @property
     def is_accepting(self) -> bool:
-        """Whether the answer fits as it is."""
+        """Whether the answer is valid as it is."""
         return self._state.is_accepting()
 
     def forced(self) -> list[int]:
-        """The tokens that follow in any case, as the model's tokenizer writes them: masks allow no others there."""
+        """Return the tokens that the grammar forces next, as the model's tokenizer splits them."""
         tokens = self._state.compute_ff_tokens()
-        # In the middle of a character it may give tokens that it does not take itself.
+        # In the middle of a character, llguidance may return tokens that it would not accept itself.
         return tokens[: self.fitting(tokens)]
 
     def fitting(self, tokens: list[int]) -> int:
-        """How many of the tokens could follow, one after the other."""
+        """Return how many of the tokens, from the first on, the grammar would accept in a row."""
         return self._state.validate_tokens(tokens)
 
     def allowed_bytes(self) -> dict[int, int]:
-        """The tokens of a single byte that may come next, by that byte; none where the grammar is too costly."""
+        """Return the single-byte tokens that may come next, by their byte; none if the grammar is too costly here."""
         try:
             allowed = self.allowed()
         except ConstraintError:
@@ -87,11 +87,11 @@ class Matcher:
         return {byte: token for byte, token in self._vocab.byte_tokens.items() if allowed[token]}
 
     def text(self, tokens: list[int]) -> bytes:
-        """The bytes that tokens write."""
+        """Return the bytes that the tokens stand for."""
         return b"".join(map(self._vocab.piece, tokens))
 
     def respelled(self, tokens: list[int]) -> list[int]:
-        """The same bytes in the tokens that the model writes them with, if they could follow."""
+        """Return the same bytes as the model's tokenizer splits them, if the grammar accepts that; else `tokens`."""
         text = self.text(tokens)
         usual = self._vocab.tokenize(text.decode("utf-8", "replace"), add_special=False, parse_special=False)
         return usual if self.text(usual) == text and self.fitting(usual) == len(usual) else tokens
@@ -103,7 +103,7 @@ class Matcher:
 
 
 class Matchers:
-    """Compiles constraints for one model, and keeps those that were used last."""
+    """Compiles the constraints of one model and caches those used last."""
 
     def __init__(self, vocab: Vocab) -> None:
         self._vocab, self._trial = vocab, Trial()
@@ -111,9 +111,9 @@ class Matchers:
         self._kept: OrderedDict[Constraint, tuple[Matcher | str, int]] = OrderedDict()
 
     def start(self, constraint: Constraint) -> Matcher:
-        """The beginning of an answer; raises `ConstraintError`."""
+        """Return a matcher at the beginning of an answer; raise `ConstraintError` if the constraint is refused."""
         kept, size = self._kept.pop(constraint, (None, 0))
-        if kept is None or (isinstance(kept, Matcher) and kept.failed):  # it may have learned more than it may keep
+        if kept is None or (isinstance(kept, Matcher) and kept.failed):  # its cache may have outgrown the limit
             tokenizer = self._tokenizer = self._tokenizer or tokenizer_of(self._vocab)
             before = anonymous_bytes([os.getpid()])
             try:
@@ -139,7 +139,7 @@ class Matchers:
             if constraint.kind is ConstraintKind.JSON_SCHEMA:
                 complaint = explained(complaint, constraint.text)
             if constraint.kind is ConstraintKind.GRAMMAR:
-                complaint = _PLACE.sub("", complaint)  # in a text that the caller has not seen
+                complaint = _PLACE.sub("", complaint)  # refers to the translated text, which the caller has not seen
             raise ConstraintError(_reason(complaint))
         limits = LLParserLimits(**LIMITS)  # type: ignore[arg-type]
         state = LLMatcher(tokenizer, grammar, log_level=0, limits=limits)
@@ -149,14 +149,14 @@ class Matchers:
 
 
 def tokenizer_of(vocab: Vocab) -> LLTokenizer:
-    """The vocabulary as llguidance needs it. Control tokens have no bytes: no grammar can write one."""
+    """Return the vocabulary for llguidance. Control tokens get no bytes, so that no grammar can produce one."""
     pieces = [b"" if t in vocab.control or t in vocab.eog else vocab.read_piece(t) for t in range(vocab.n_tokens)]
     ends = sorted(vocab.eog)
     try:
         return LLTokenizer.from_llamacpp(  # type: ignore[attr-defined,no-any-return]
             tokens=pieces, vocab_ptr=vocab.address, tokenize_fptr=vocab.tokenize_address, eos_token=ends
         )
-    except ValueError:  # it adds something to each text; then no tokens are forced, and everything else is the same
+    except ValueError:  # the tokenizer adds something to each text: no tokens are forced then, all else works
         return LLTokenizer(TokenizerWrapper(_Pieces(pieces, ends[0])), eos_token=ends)
 
 
@@ -172,7 +172,7 @@ class _Pieces:
 
 
 def _reason(message: str) -> str:
-    """What is wrong, without the text that it is wrong in: a parser of regular expressions says that last."""
+    """Return the reason in llguidance's message without the quoted input, which regex errors put before it."""
     if message.startswith("NoExtension"):
         return "no text fits it from here on"
     if "forced bytes" in message:

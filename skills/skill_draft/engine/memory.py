@@ -1,7 +1,7 @@
-"""Choose the sizes of cache, batch and buffers by the memory there is.
+"""Choose the sizes of cache, batch and buffers to fit the memory.
 
-Sizes are first estimated (`choose`). Where memory is tight, `loading.py` then runs the worst step (`rehearse`),
-measures, and chooses again if less than the spare share is left.
+Sizes are first estimated (`choose`). If memory is tight, `loading.py` then runs the worst step (`rehearse`), measures,
+and chooses again if less than the spare share is left.
 """
 
 from __future__ import annotations
@@ -17,21 +17,21 @@ MIB = 1 << 20
 DEFAULT_N_CTX = 4096
 MIN_N_CTX = 256
 MIN_BATCH = 64
-# Slots of the cache's own: the trash and the mover.
+# Slots that the cache uses itself: the trash and the mover.
 OWN_SLOTS = 2
 _MIN_PREFIXES = 2
-# Share of the memory limit that stays free in the worst step. It doubles with each engine that was killed for memory.
+# Share of the memory limit that stays free in the worst step. It doubles with each engine that is killed for memory.
 SPARE_SHARE = 0.05
-# What is not counted one by one: thread stacks, Python's objects for requests, fragmentation.
+# What is not counted separately: thread stacks, Python's objects for requests, fragmentation.
 _REST_BYTES = 8 * MIB
-# A batch, the rows of logits and the copies of a move each take at most this share of what is left beside the weights.
+# A batch, the rows of logits and the copies of a move each take at most this share of what the weights leave free.
 _SHARE = 1 / 32
-# Running requests are worth more of it than prefixes: each has a row of logits as well.
+# Running requests are worth a larger share than prefixes; each needs a row of logits as well.
 _SLOTS_SHARE = 1 / 8
 _MAX_BLOCK_BYTES = 64 * MIB
 # llama.cpp rounds the number of cells up to a multiple of this.
 _CELLS_STEP = 256
-# A cache below this holds no four callers with a usual context, and the log says so.
+# A smaller cache cannot hold four callers with a usual context; the log then notes it.
 USEFUL_CELLS = 4 * 1024
 _REHEARSAL_ROWS = 16
 
@@ -47,11 +47,11 @@ class Costs:
     output: float
     """One row of logits."""
     vocabulary: float = 0.0
-    """The vocabulary as llguidance needs it, from the first constraint on."""
+    """llguidance's copy of the vocabulary, held from the first constraint on."""
 
     @classmethod
     def of(cls, model: Model, *, exact: bool) -> Costs:
-        """The costs of a model."""
+        """Return the costs of a model's buffers."""
         architecture = model.meta("general.architecture")
         key, value, n_ff = (
             float(model.meta(f"{architecture}.{name}") or default)
@@ -63,7 +63,7 @@ class Costs:
         )
         return cls(
             cell=model.n_layer * model.n_head_kv * (key * (34 / 32 if exact else 2) + value * 2),
-            # Measured on a 4B: 172 KB a row, where this gives 178 KB.
+            # Measured on a 4B: 172 KB a row; this estimates 178 KB.
             row=4.0 * (3 * n_ff + 6 * model.n_embd),
             output=4.0 * model.vocab.n_tokens,
             # Measured: 39 MB for the 151,936 tokens of the 4B.
@@ -72,10 +72,10 @@ class Costs:
 
 
 def choose(config: EngineConfig, costs: Costs, *, n_ctx_train: int, free: float) -> Sizes:
-    """Fit cache, batch and slots into `free` bytes, which are left beside the weights and the spare memory.
+    """Fit cache, batch and slots into `free` bytes, what the weights and the spare memory leave.
 
     Raises:
-        ModelError: What was asked for does not fit, or nothing useful does; the message says what would help.
+        ModelError: The configured sizes do not fit, or no useful ones do; the message includes the remedy.
     """
     free -= costs.vocabulary
     share = free * _SHARE
@@ -87,7 +87,7 @@ def choose(config: EngineConfig, costs: Costs, *, n_ctx_train: int, free: float)
     n_batch = max(min(n_batch, config.n_batch), n_slots)
     n_outputs = max(n_slots, int(min(n_batch, share / costs.output)))
     outputs = n_outputs * costs.output
-    # The logits take the place of the activations in the graph, and are copied from there.
+    # Logits reuse the activations' memory in the graph and are copied out of it.
     rest = free - _REST_BYTES - outputs - max(n_batch * costs.row, outputs)
     block = max(0.0, min(_MAX_BLOCK_BYTES, rest * _SHARE))
     affordable = int(max(0.0, rest - block) / costs.cell)
@@ -101,7 +101,7 @@ def choose(config: EngineConfig, costs: Costs, *, n_ctx_train: int, free: float)
         lower = f"lower SKILL_DRAFT_N_CTX to at most {affordable}, or " if affordable >= MIN_N_CTX else ""
         raise ModelError(
             f"a cache of {n_cells} cells needs {n_cells * costs.cell / MIB:,.1f} MB and "
-            f"{max(0.0, rest - block) / MIB:,.1f} MB are left beside the model: {lower}give the container more memory "
+            f"{max(0.0, rest - block) / MIB:,.1f} MB are left after the model: {lower}give the container more memory "
             "(mem_limit)"
         )
     return Sizes(
@@ -111,9 +111,9 @@ def choose(config: EngineConfig, costs: Costs, *, n_ctx_train: int, free: float)
 
 
 def rehearse(context: Context, sizes: Sizes) -> None:
-    """Run the worst step: the cache full, the batch full, a row of output for each slot.
+    """Run the worst step: full cache, full batch, a row of output for each slot.
 
-    The pages that it touches stay the process's own, so what is free afterwards is what is free in any step.
+    The pages it touches stay with the process, so the memory that is free afterwards is free in any step.
     """
     trash, mover, first = 0, 1, OWN_SLOTS
     rows = min(_REHEARSAL_ROWS, sizes.n_batch)
@@ -135,7 +135,7 @@ def rehearse(context: Context, sizes: Sizes) -> None:
 
 
 def _step(context: Context, n: int, slots: list[int], *, outputs: int) -> None:
-    """A step of `n` rows, divided among slots that have no cells yet."""
+    """Run a step of `n` rows, divided among slots that have no cells yet."""
     context.tokens[:n] = 0
     context.seq_ids[:n] = np.sort(np.resize(slots, n))
     starts = np.searchsorted(context.seq_ids[:n], context.seq_ids[:n])

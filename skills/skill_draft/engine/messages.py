@@ -1,6 +1,6 @@
-"""What the server and the engine say to each other.
+"""The messages between the server and the engine.
 
-Plain values, pickled over a private socket pair: the engine knows neither gRPC nor protobuf. Times are seconds of
+Plain values, pickled over a private socket pair: the engine knows neither gRPC nor protobuf. Times are in seconds of
 `time.monotonic()`, which all processes of a machine share.
 """
 
@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 
 
 class Priority(enum.IntEnum):
-    """Who waits for the answer; the values are the contract's."""
+    """Scheduling priority of a request; the values are the contract's."""
 
     INTERACTIVE = 0
     BATCH = 1
@@ -41,15 +41,15 @@ class FailureKind(enum.Enum):
     """Why a request got no answer."""
 
     INVALID = "invalid"
-    """The request is wrong; `field` says where."""
+    """The request is invalid; `field` is the path of the field to blame."""
     FULL = "full"
-    """The queue is full; `retry_after_s` says when there will be room."""
+    """The queue is full; `retry_after_s` is when there will be room."""
     DEADLINE = "deadline"
-    """Its deadline passed, or can no longer be met."""
+    """Its deadline has passed or can no longer be met."""
     INTERNAL = "internal"
-    """The engine's own fault."""
+    """The engine is at fault."""
     UNAVAILABLE = "unavailable"
-    """There is no engine just now."""
+    """No engine is running at the moment."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -59,7 +59,7 @@ class Turn:
     role: str
     content: str
     token_ids: tuple[int, ...] = ()
-    """The tokens that `content` was written as, where the turn is an earlier answer."""
+    """The tokens that make up `content`, if the turn is an earlier answer."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -78,17 +78,17 @@ class Sampling:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Constraint:
-    """What an answer must look like."""
+    """A rule for the form of an answer."""
 
     kind: ConstraintKind
     text: str = ""
     allow_weaker: bool = False
-    """Leave out of a schema what is not supported, instead of refusing the schema."""
+    """Ignore what is not supported in a schema instead of refusing the schema."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TokenLogprob:
-    """A token that might have been written, with its bytes and its log-probability."""
+    """An alternative token with its bytes and its log-probability."""
 
     token_id: int
     text: bytes
@@ -97,7 +97,7 @@ class TokenLogprob:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Tokens:
-    """Tokens of an answer with what is known about each; lists of one length, but for `top`, which may be empty."""
+    """Tokens of an answer with their figures. All tuples have the same length, except that `top` may be empty."""
 
     token_ids: tuple[int, ...] = ()
     logprobs: tuple[float, ...] = ()
@@ -113,27 +113,27 @@ class Tokens:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Sizes:
-    """How large an engine's cache, batch and buffers are. In tokens, unless said otherwise."""
+    """Sizes of an engine's cache, batch and buffers, in tokens unless noted otherwise."""
 
     n_ctx: int
-    """Of one sequence, prompt and answer together."""
+    """Context of one sequence, prompt and answer together."""
     n_cells: int
     n_batch: int
     slots: int
     """Requests that run at once."""
     n_slots: int
-    """Sequence ids: of running requests, of prefixes, and the cache's own."""
+    """Sequence ids for running requests, prefixes and the cache itself."""
     n_outputs: int
     """Rows of logits in one step."""
     block_cells: int
-    """Cells that are copied at once where cells have to move."""
+    """Cells that are copied at a time when cells move."""
     parked_bytes: int = 0
-    """Memory for prefixes that are not in the cache."""
+    """Memory for parked prefixes."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EngineConfig:
-    """The first frame that an engine gets: what to load and how. Sizes in tokens; 0 means that the engine chooses."""
+    """What to load and how: the first frame that an engine receives. Sizes are in tokens; 0 lets the engine choose."""
 
     model: str
     """Path of the GGUF file."""
@@ -144,63 +144,65 @@ class EngineConfig:
     queue: int = 64
     prefixes: int = 32
     gap_ms: float = 250.0
+    """Bound on the inter-token latency that other requests cause."""
     piece_ms: float = 50.0
+    """Flush interval of streamed pieces."""
     exact: bool = True
     threads: int = 1
     sizes: Sizes | None = None
-    """What an earlier engine of this server measured under the same limit: taken as it is."""
+    """Sizes that an earlier engine of this server chose under the same memory limit; used unchanged."""
     memory_kills: int = 0
-    """Engines of this server that the kernel killed as memory ran out: each makes the next one smaller."""
+    """Engines of this server that the kernel killed for memory; each makes the next one smaller."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Request:
-    """One request, valid as far as it can be checked without a model."""
+    """One request, validated as far as possible without a model."""
 
     id: int
     turns: tuple[Turn, ...] = ()
     raw: str | None = None
-    """A prompt to take as it is, instead of `turns`."""
+    """A prompt without a chat template, instead of `turns`."""
     max_tokens: int = 256
     sampling: Sampling = field(default_factory=Sampling)
     stop: tuple[str, ...] = ()
     constraint: Constraint | None = None
     close_json: int = 0
-    """Tokens beyond `max_tokens` or the time budget that may bring the constraint to a valid end."""
+    """Tokens beyond `max_tokens` or the time budget that may complete the JSON."""
     num_candidates: int = 1
     top_logprobs: int = 0
     priority: Priority = Priority.INTERACTIVE
     lookup: bool = True
     arrived: float = 0.0
     deadline: float | None = None
-    """After this the caller no longer listens."""
+    """When the caller stops listening."""
     hard_deadline: bool = False
-    """Whether the answer so far is of no use to the caller then."""
+    """Whether the answer so far is useless to the caller at the deadline."""
     progress: bool = False
-    """Whether the caller wants to know how far it is while nothing is written."""
+    """Whether the caller wants progress reports until the first token."""
     budget_end: float | None = None
-    """After this the answer so far is the answer."""
+    """When the answer ends with what is written."""
     so_far: tuple[Tokens, ...] = ()
-    """What each candidate has already; empty for a new request."""
+    """The tokens that each candidate has already; empty for a new request."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Cancel:
-    """The caller of a request has gone."""
+    """Cancels a request, whose caller has gone."""
 
     id: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class UseCpus:
-    """The most CPUs that may be used from now on."""
+    """Sets how many CPUs may be used from now on."""
 
     count: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Stats:
-    """What the engine counts. Totals are since its own start."""
+    """The engine's figures; totals are since its start."""
 
     active: int = 0
     queued: int = 0
@@ -208,7 +210,7 @@ class Stats:
     kv_used: int = 0
     steps: int = 0
     intake_busy_since: float | None = None
-    """Since when the intake (templates, tokenizing, grammars) has been working on one request."""
+    """When the intake thread (templates, tokenizing, grammars) began its current request; None if it is idle."""
     lookup_tokens: int = 0
     lookup_accepted: int = 0
 
@@ -220,13 +222,13 @@ class Ready:
     model: str
     numerics: str
     notes: tuple[str, ...]
-    """What an operator should know: chosen sizes, why the numerics are not what was asked for."""
+    """Notes for the operator: chosen sizes, and why numerics differ from the setting."""
     sizes: Sizes
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NotReady:
-    """The model cannot be loaded; the process ends."""
+    """The model cannot be loaded; the engine process ends."""
 
     message: str
 
@@ -237,7 +239,7 @@ class Queued:
 
     id: int
     texts: tuple[str, ...] = ()
-    """What `Request.so_far` spells, a text for each candidate."""
+    """The text of `Request.so_far`, one for each candidate."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -252,28 +254,28 @@ class Admitted:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Progress:
-    """How far a request is of which nothing is written yet."""
+    """Progress of a request that has no token yet."""
 
     id: int
     place: int
-    """In the queue: 1 is the next to leave it, 0 has left it."""
+    """Place in the queue: 1 leaves it next, 0 has left it."""
     wait_s: float
-    """Until it leaves the queue; once it has left it, until its prompt is read. An estimate."""
+    """Estimated time until it leaves the queue or, once it has, until its prompt is prefilled."""
     read: int
-    """Tokens of the prompt that are in the cache."""
+    """Prompt tokens that are in the cache."""
     prompt_tokens: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Piece:
-    """The next piece of a candidate: `text` is exactly the text of `tokens`, but for a cut before a stop string."""
+    """The next piece of a candidate: `text` is exactly the text of `tokens`, unless cut before a stop string."""
 
     id: int
     candidate: int
     text: str
     tokens: Tokens
     first: bool = False
-    """Whether nothing of the candidate was shown before."""
+    """Whether this is the candidate's first piece."""
 
     def __add__(self, other: Piece) -> Piece:
         return Piece(
@@ -284,7 +286,7 @@ class Piece:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Ending:
-    """A whole candidate, with what it had before this engine."""
+    """A complete candidate, including what it had before this engine."""
 
     text: str
     reason: FinishReason
@@ -312,7 +314,7 @@ class Done:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Failed:
-    """A request ends without an answer."""
+    """A request has ended without an answer."""
 
     id: int
     kind: FailureKind
@@ -323,11 +325,11 @@ class Failed:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Beat:
-    """The engine is alive: sent at least twice a second, and several times as often while it works."""
+    """Heartbeat: sent at least twice a second, several times as often while the engine works."""
 
     stats: Stats
     sent: float
-    """When it was, so that who gets it knows how late it is."""
+    """Time of sending, from which the receiver knows its delay."""
 
 
 Command = Request | Cancel | UseCpus

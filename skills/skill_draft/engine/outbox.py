@@ -1,8 +1,9 @@
-"""What the engine says, a frame at a time.
+"""Coalesce the engine's events into frames.
 
-Each frame wakes the server and each piece the caller, and on a small machine they take the core from a thread that the
-other ones wait for: a token that goes out alone costs a third of the step that made it (135M model, one stream). So
-pieces wait a little for company, but for the first of an answer; everything else goes at once.
+Each frame wakes the server and each piece its caller. On a small machine they take a core from one of llama.cpp's
+threads, for which all others then wait: sending a token by itself costs a third of the step that made it (135M model,
+one stream). So pieces wait up to the flush interval to be sent together, except the first of an answer; all other
+events are sent immediately.
 """
 
 from __future__ import annotations
@@ -16,23 +17,23 @@ BEAT_S = 0.05
 
 
 class Outbox:
-    """Events in the order in which they happened; pieces of one answer that wait together become one."""
+    """Events in order of occurrence; waiting pieces of the same candidate are merged."""
 
-    def __init__(self, send: Callable[[list[Event]], None], *, piece_s: float) -> None:
-        """`piece_s` is how long a piece may wait."""
-        self._send, self._piece_s = send, piece_s
+    def __init__(self, send: Callable[[list[Event]], None], *, flush_interval_s: float) -> None:
+        """Call `send` with each frame; a piece waits for `flush_interval_s` at most."""
+        self._send, self._flush_interval_s = send, flush_interval_s
         self._events: list[Event] = []
-        self._pieces: dict[tuple[int, int], int] = {}  # where in it the piece of a candidate is
-        self._at_once = False
+        self._pieces: dict[tuple[int, int], int] = {}  # index in it of each candidate's piece
+        self._urgent = False
         self._waiting_since = self._last_beat = 0.0
 
     def put(self, event: Event) -> None:
-        """Goes out with the next `flush`."""
+        """Send an event with the next `flush`."""
         self._events.append(event)
-        self._at_once = True
+        self._urgent = True
 
     def put_piece(self, piece: Piece | None) -> None:
-        """May wait for others."""
+        """Send a piece within the flush interval, merged with others of its candidate."""
         if piece is None:
             return
         key = piece.id, piece.candidate
@@ -45,25 +46,27 @@ class Outbox:
             self._waiting_since = time.monotonic()
         self._pieces[key] = len(self._events)
         self._events.append(piece)
-        self._at_once |= piece.first
+        self._urgent |= piece.first
 
     @property
     def holds_any(self) -> bool:
-        """Whether something waits to be sent."""
+        """Whether any event is waiting to be sent."""
         return bool(self._events)
 
     def flush(self, stats: Callable[[], Stats], *, next_in_s: float) -> None:
-        """Sends what must go now, and the figures with it when there is news beside pieces, or now and then.
+        """Send all events if any is urgent or due; a heartbeat goes along with urgent ones and every `BEAT_S`.
 
-        `next_in_s` says when the next chance will be: what would have waited too long by then goes now.
+        Args:
+            stats: Returns the figures for the heartbeat.
+            next_in_s: Seconds until the next call; pieces that would be overdue by then are due now.
         """
         now = time.monotonic()
-        if self._pieces and not self._at_once and now + next_in_s - self._waiting_since < self._piece_s:
+        if self._pieces and not self._urgent and now + next_in_s - self._waiting_since < self._flush_interval_s:
             return
-        if self._at_once or not self._events or now - self._last_beat >= BEAT_S:
+        if self._urgent or not self._events or now - self._last_beat >= BEAT_S:
             self._events.append(Beat(stats=stats(), sent=now))
             self._last_beat = now
         events, self._events = self._events, []
         self._pieces.clear()
-        self._at_once = False
+        self._urgent = False
         self._send(events)

@@ -1,4 +1,4 @@
-"""From regular expressions of JSON Schema, which are JavaScript's, to those of llguidance, which are Rust's."""
+"""Translate regular expressions from JSON Schema's dialect, which is JavaScript's, to llguidance's, which is Rust's."""
 
 from __future__ import annotations
 
@@ -6,15 +6,15 @@ import re
 
 _SPACE = r"\t\n\x0b\x0c\r \u{a0}\u{1680}\u{2000}-\u{200a}\u{2028}\u{2029}\u{202f}\u{205f}\u{3000}\u{feff}"
 _ESCAPED = {"s": f"[{_SPACE}]", "S": f"[^{_SPACE}]"}
-# Pydantic's for a decimal number has a look-ahead, which says: with a digit.
+# Pydantic's pattern for decimal numbers uses a look-ahead to require a digit.
 _DECIMAL = (r"(?!^[-+.]*$)[+-]?0*\d*\.?\d*", r"[+-]?(?:\d+\.?\d*|\.\d+)")
 _PART = re.compile(r"(\\c[A-Za-z]|\\.)|(.)", re.DOTALL)
-# In a class of Rust's, these nest classes, intersect and subtract them. In one of JavaScript's they are characters.
+# In a Rust character class these nest, intersect and subtract classes; in a JavaScript one they are plain characters.
 _CLASS_SIGNS = {"[": r"\[", "&": r"\&", "~": r"\~"}
 
 
 def to_rust(pattern: str) -> str:
-    """The same pattern in the other notation; raises `ValueError` for what has no counterpart."""
+    """Return the equivalent pattern for Rust; raise `ValueError` for what has none."""
     parts: list[str] = []
     in_class = False
     for match in _PART.finditer(pattern.replace(*_DECIMAL)):

@@ -1,6 +1,6 @@
-"""From a request to sequences: template, tokens, grammar, and the replay of what a continued answer has already.
+"""From a request to sequences: template, tokens, grammar, and the replay of a continued answer.
 
-Runs in the intake thread, beside the steps, so that no prompt, however long, holds up the running streams.
+Runs in the intake thread, concurrently with the steps, so that no prompt, however long, delays running streams.
 """
 
 from __future__ import annotations
@@ -9,13 +9,12 @@ import dataclasses
 
 from .binding import Model
 from .constraint import ConstraintError
-from .engine import Call
-from .lookup import Record
+from .lookup import AcceptanceRates
 from .matcher import Matcher, Matchers
 from .messages import Failed, FailureKind, Request
 from .prompt import PromptBuilder, PromptError
 from .sampling import Sampler, SamplingError, Scratch, candidate_seed
-from .sequence import Sequence
+from .sequence import Call, Sequence
 
 
 class Preparer:
@@ -25,10 +24,10 @@ class Preparer:
         self._vocab, self._scratch, self._n_ctx = model.vocab, scratch, n_ctx
         self._prompts = PromptBuilder(model)
         self._matchers = Matchers(model.vocab)
-        self._acceptance = Record()
+        self._acceptance = AcceptanceRates()
 
     def prepare(self, request: Request) -> Call | Failed:
-        """A call that is ready for the queue, or why there is none."""
+        """Return a call that is ready for the queue, or the failure that prevents it."""
         try:
             prompt = self._prompts.build(request)
             self._check_prompt(request, prompt)
@@ -52,7 +51,7 @@ class Preparer:
             if len(prompt) + len(tokens.token_ids) > self._n_ctx:
                 raise PromptError(f"prompt and answer so far are longer than the context of {self._n_ctx}", field)
             if any(not 0 <= t < self._vocab.n_tokens or t in self._vocab.eog for t in tokens.token_ids):
-                raise PromptError("holds what is no token of an answer of this model", field)
+                raise PromptError("contains an id that cannot occur in an answer of this model", field)
 
     def _matcher(self, request: Request) -> Matcher | None:
         if not request.constraint:

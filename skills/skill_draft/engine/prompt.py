@@ -1,8 +1,8 @@
-"""A conversation to tokens, by the model's own chat template.
+"""Turn a conversation into tokens with the model's own chat template.
 
-Text of users can never become a control token: it is broken with a mark before the template sees it, the control
-tokens of what the template wrote are taken out, the mark is removed, and what is left is tokenized as plain text.
-Ordinary text gets the very tokens that llama.cpp gives the rendered prompt.
+User text can never become a control token. Before the template sees it, a mark is inserted that breaks up anything that
+reads like one; the control tokens that the template itself wrote are then split off, the mark is removed, and the rest
+is tokenized as plain text. Ordinary text gets exactly the tokens that llama.cpp gives the rendered prompt.
 """
 
 from __future__ import annotations
@@ -20,14 +20,14 @@ from .binding import Model
 from .messages import Request, Turn
 from .text import decode_whole
 
-RENDER_SECONDS = 2.0  # of this thread's CPU time: while it is stopped, nothing runs away
+RENDER_SECONDS = 2.0  # of this thread's CPU time, so that time during which it is suspended does not count
 RENDER_CHARS_SPARE = 1 << 16
-# Unicode's noncharacters: no text has them but by intent, and then others of them are taken.
+# Unicode's noncharacters: text contains them only on purpose, and then others of them are used.
 _NONCHARACTERS = [chr(code) for code in range(0xFDD0, 0xFDF0)]
 
 
 class PromptError(Exception):
-    """The prompt cannot be built; `field` is the path of the request's field that is to blame."""
+    """The prompt cannot be built; `field` is the path of the request field to blame."""
 
     def __init__(self, message: str, field: str) -> None:
         super().__init__(message)
@@ -39,7 +39,7 @@ def _raise_exception(message: str) -> NoReturn:
 
 
 def _environment() -> ImmutableSandboxedEnvironment:
-    """A template is code that came with the model file, so it runs in jinja's strictest sandbox."""
+    """Return jinja's strictest sandbox: a template is code that comes with the model file."""
     environment = ImmutableSandboxedEnvironment(
         trim_blocks=True, lstrip_blocks=True, extensions=["jinja2.ext.loopcontrols"], autoescape=False
     )  # fmt: skip
@@ -65,7 +65,11 @@ class PromptBuilder:
         self._longest = max(map(len, controls), default=0)
 
     def build(self, request: Request) -> list[int]:
-        """The tokens of a request's prompt. Raises `PromptError`."""
+        """Return the tokens of a request's prompt.
+
+        Raises:
+            PromptError: The template or the tokens of an earlier answer do not permit it.
+        """
         if request.raw is not None:
             return self._vocab.tokenize(request.raw, add_special=True, parse_special=True)
         if self._template is None:
@@ -91,7 +95,7 @@ class PromptBuilder:
         return tokens
 
     def _defuse(self, content: str, mark: str) -> str:
-        """Breaks every control token that is written in a text, and the beginning of one at its end."""
+        """Break every control token that is spelled out in a text, and the beginning of one at its end."""
         content = self._control_begins.sub(rf"\1{mark}", content)
         tail = content[-self._longest :]
         if any(tail[i:] in self._beginnings for i in range(len(tail))):
@@ -121,7 +125,7 @@ class PromptBuilder:
         return next((text for text, id_ in self._vocab.special_texts.items() if id_ == token), "")
 
     def _tokenize(self, rendered: str, mark: str) -> list[int]:
-        """Tokens of a rendered text: control tokens of the template by their ids, all else as plain text."""
+        """Return the tokens of rendered text: the template's control tokens by id, everything else as plain text."""
         parts = self._control.split(rendered)
         for i in range(1, len(parts), 2):
             left, right = self._vocab.strips(self._vocab.special_texts[parts[i]])
@@ -138,11 +142,11 @@ class PromptBuilder:
         return tokens
 
     def _answer_tokens(self, turn: Turn, index: int) -> tuple[int, ...]:
-        """The tokens of an earlier answer, which must be what they say they are."""
+        """Return the tokens of an earlier answer; raise `PromptError` unless they spell its content."""
         field = f"messages[{index}].token_ids"
         for token in turn.token_ids:
             if not 0 <= token < self._vocab.n_tokens or token in self._vocab.control:
-                raise PromptError(f"{token} is not a token of text of this model", field)
+                raise PromptError(f"{token} is not a text token of this model", field)
         if decode_whole(b"".join(map(self._vocab.piece, turn.token_ids))) != turn.content:
             raise PromptError("the tokens do not spell `content`: leave them out, or send both as answered", field)
         return turn.token_ids

@@ -1,7 +1,7 @@
-"""From logits to the next token.
+"""Choose the next token from logits.
 
-The k-th random number of an answer is a function of its seed and k, and penalties are a function of the tokens, so
-nothing but a grammar has a state that a continued answer would have to replay.
+The k-th random number of an answer is a function of its seed and k, and penalties are a function of the tokens, so only
+a grammar has state that a continued answer must replay.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ _GOLDEN = 0x9E3779B97F4A7C15
 
 
 class SamplingError(Exception):
-    """No token can be chosen; `fault` is the field of the request that is to blame, if one is."""
+    """No token can be chosen; `fault` is the request field to blame, empty if the request is not at fault."""
 
     def __init__(self, message: str, fault: str = "") -> None:
         super().__init__(message)
@@ -34,7 +34,7 @@ class SamplingError(Exception):
 
 
 def uniform(seed: int, k: int) -> float:
-    """The k-th random number of a seed, in [0, 1): SplitMix64 (Steele, Lea and Flood 2014) starts anywhere."""
+    """Return the k-th random number of a seed, in [0, 1). SplitMix64 (Steele, Lea and Flood 2014) has random access."""
     z = (seed * 0xD1342543DE82EF95 + (k + 1) * _GOLDEN) & _MASK
     z = ((z ^ (z >> 30)) * 0xBF58476D1CE4E5B9) & _MASK
     z = ((z ^ (z >> 27)) * 0x94D049BB133111EB) & _MASK
@@ -42,13 +42,13 @@ def uniform(seed: int, k: int) -> float:
 
 
 def candidate_seed(seed: int, candidate: int) -> int:
-    """The seed of a request's i-th candidate. The first has the request's own, so that it is the single answer."""
+    """Return the seed of a request's i-th candidate; the first uses the request's own, as a single answer does."""
     return seed if candidate == 0 else (seed + candidate * _GOLDEN) & _MASK
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Choice:
-    """A chosen token; log-probabilities are the model's own, before any sampling setting."""
+    """A chosen token; log-probabilities are the model's own, before any sampling settings."""
 
     token: int
     logprob: float
@@ -56,7 +56,7 @@ class Choice:
 
 
 class Scratch:
-    """Arrays of a vocabulary's length that all sequences share; one address, so sums are always the same bits."""
+    """Arrays of the vocabulary's length that all sequences share; a fixed address keeps the bits of sums the same."""
 
     def __init__(self, n_vocab: int) -> None:
         self.values = np.empty(n_vocab, np.float32)
@@ -75,22 +75,22 @@ class Sampler:
         matcher: Matcher | None = None,
         top_logprobs: int = 0,
     ) -> None:
-        """`matcher` is the grammar, moved on over what the answer has already."""
+        """`matcher` is the grammar's state after what the answer has already."""
         self._vocab, self._scratch, self._sampling, self._top = vocab, scratch, sampling, top_logprobs
         self._penalises = sampling.repeat_penalty != 1 or sampling.presence_penalty or sampling.frequency_penalty
         self.matcher = matcher
-        self.planned: list[int] = []  # tokens that are taken whatever the logits say
+        self.planned: list[int] = []  # tokens to choose next regardless of the logits
 
     def choose(self, logits: npt.NDArray[np.float32], history: list[int], k: int) -> Choice:
-        """The k-th token of an answer.
+        """Choose the k-th token of an answer and advance the grammar.
 
         Args:
-            logits: of shape (n_vocab,); not changed.
-            history: all tokens so far, the prompt's too; penalties look at the last 64.
-            k: how many tokens the answer has already.
+            logits: Shape (n_vocab,); not changed.
+            history: All tokens so far, including the prompt's; penalties use the last 64.
+            k: How many tokens the answer has already.
 
         Raises:
-            SamplingError: the logits are not numbers, or the grammar leaves no token.
+            SamplingError: The logits are not finite, or the grammar allows no token.
         """
         best = float(logits.max())
         if not math.isfinite(best):
@@ -99,7 +99,7 @@ class Sampler:
         token = self.planned[0] if self.planned else self._drawn(logits, log_total, history, k)
         if token not in self._vocab.eog:
             self.accept(token)
-        # As the wire has them, so that an answer continued from the wire is the same to the last bit.
+        # Rounded as on the wire, so that an answer continued from the wire is the same to the last bit.
         logprob = float(np.float32(float(logits[token]) - log_total))
         return Choice(token=token, logprob=logprob, top=self._most_probable(logits, log_total))
 
@@ -114,7 +114,7 @@ class Sampler:
         return draw(values, token, total, self._sampling, uniform(self._sampling.seed, k))
 
     def accept(self, token: int) -> None:
-        """Moves on over a token that was chosen, here or in an earlier life; raises `SamplingError` if it cannot be."""
+        """Advance by a token that was chosen here or is replayed; raise `SamplingError` if the grammar forbids it."""
         if self.planned:
             del self.planned[0]
         if self.matcher:
@@ -125,17 +125,17 @@ class Sampler:
 
     @property
     def is_complete(self) -> bool:
-        """Whether the answer fits its constraint, and nothing can follow."""
+        """Whether the answer satisfies its constraint and nothing can follow."""
         return self.matcher is not None and self.matcher.is_complete
 
     def plan_ending(self, so_far: bytes, max_tokens: int) -> bool:
-        """Plans the tokens that bring JSON to a valid end; false if it needs none, or more than so many."""
+        """Plan the tokens that complete the JSON; return false if it needs none, or more than `max_tokens`."""
         if self.matcher and self.matcher.kind in _JSON:
             self.planned = ending(self.matcher, so_far, max_tokens)
         return bool(self.planned)
 
     def _masked(self, values: npt.NDArray[np.float32], matcher: Matcher) -> npt.NDArray[np.float32]:
-        """The values with minus infinity for each token that the grammar forbids."""
+        """Return the values, with minus infinity for tokens that the grammar forbids."""
         masked = self._scratch.allowed
         masked.fill(-math.inf)
         try:
@@ -147,14 +147,14 @@ class Sampler:
         return masked
 
     def _log_total(self, logits: npt.NDArray[np.float32], best: float) -> float:
-        """The logarithm of the sum of the logits' exponentials."""
+        """Return the logarithm of the sum of the logits' exponentials."""
         values = self._scratch.values
         np.subtract(logits, np.float32(best), out=values)
         np.exp(values, out=values)
         return best + math.log(float(values.sum()))
 
     def _penalised(self, logits: npt.NDArray[np.float32], window: list[int]) -> npt.NDArray[np.float32]:
-        """llama.cpp's formulas (llama_sampler_penalties_apply), on a copy."""
+        """Return a copy with penalties applied by llama.cpp's formulas (llama_sampler_penalties_apply)."""
         values = logits.copy()
         tokens, counts = np.unique(np.asarray(window, np.int32), return_counts=True)
         s = self._sampling

@@ -1,6 +1,7 @@
-"""Who runs in the next step.
+"""Decide what runs in the next step.
 
-Decodes go first, then prompts, the shortest before the others, and lookup drafts take what pays. Knows no llama.cpp.
+Decodes go first, then prompts, shortest first; speculative tokens are added as far as they pay. Independent of
+llama.cpp.
 """
 
 from __future__ import annotations
@@ -15,85 +16,85 @@ from .costs import LEAST_ROWS, TILE_ROWS
 from .sequence import Sequence
 from .threads import Threads
 
-# A prompt that nobody has to wait for, and the guesses of who runs alone, may take steps as long as this; a cancelled
-# call is gone within one.
+# Step limit when no other stream can be delayed: for prompts while nothing decodes, and for the speculative tokens of
+# the only sequence. It also bounds how long a cancelled call lingers.
 QUIET_STEP_MS = 1000.0
-# Prompts that are read together are at most so many times as long as the shortest one.
+# Prompts that are prefilled together are at most this many times as long as the shortest of them.
 ALIKE = 2
-# The oldest prompt has this share of the rows, however many shorter ones come after it.
+# The oldest prompt gets this share of the rows, however many shorter ones arrive after it.
 OLDEST = 1 / 4
-# Reading beside answers takes short steps. Where a row costs less than this share of what it costs in them if steps may
-# be long, prompts had better be read together first, and answered together.
+# Prefill concurrent with decodes takes short steps. If a row of a long step costs less than this share of a row of a
+# short one, it is better to prefill prompts together first and decode their answers together.
 _DEAR = 0.85
-# Guesses that promise less than this are not worth the risk.
+# Speculation must promise at least this factor in tokens a second.
 _WORTH = 1.05
-# Sizes of steps that guesses fill up to, counted from the last whole tile of rows that is there already.
+# Step sizes that speculative tokens fill up to, counted from the last complete tile of rows.
 _BLOCKS = (4, 8, 12, 16, 24, 32)
 
 
 @dataclass(slots=True)
 class Share:
-    """A sequence's part of a step: `n` of its pending tokens, then guesses."""
+    """A sequence's part of a step: `n` of its pending tokens, then speculative tokens."""
 
     sequence: Sequence
     n: int
     complete: bool
     """Whether the step computes all that is pending, so that the next token can be chosen."""
-    guesses: list[int] = field(default_factory=list)
-    certain: int = 0
-    """How many of the guesses, at their beginning, a grammar forces."""
-    filling: int = 0
-    """How many of the guesses, at their end, only fill a tile."""
+    speculative: list[int] = field(default_factory=list)
+    num_forced: int = 0
+    """How many of the speculative tokens, at the beginning, a grammar forces."""
+    num_padding: int = 0
+    """How many of the speculative tokens, at the end, only pad a tile."""
 
     @classmethod
     def of(cls, sequence: Sequence, n: int) -> Share:
-        """At most `n` of the pending tokens."""
+        """Return the share of at most `n` of a sequence's pending tokens."""
         n = min(n, sequence.pending)
         return cls(sequence, n, n == sequence.pending)
 
     @property
     def rows(self) -> int:
         """Rows of the batch."""
-        return self.n + len(self.guesses)
+        return self.n + len(self.speculative)
 
 
 class Scheduler:
     """The queue and the running sequences."""
 
     def __init__(
-        self, threads: Threads, *, n_batch: int, gap_ms: float, max_running: int, max_outputs: int | None = None
+        self, threads: Threads, *, n_batch: int, max_itl_ms: float, max_running: int, max_outputs: int | None = None
     ) -> None:
-        """Bounds of a step.
+        """Set the bounds of a step.
 
         Args:
-            threads: says what steps cost.
-            n_batch: rows of a step.
-            gap_ms: how long others may hold up a stream between two of its tokens.
-            max_running: sequences that run at once.
-            max_outputs: rows of logits of a step, as memory was measured for; as many as rows by default.
+            threads: Knows what steps cost.
+            n_batch: The most rows of a step.
+            max_itl_ms: Bound on the inter-token latency of a stream, as far as others cause it.
+            max_running: The most sequences that run at once.
+            max_outputs: The most rows of logits of a step, for which memory was measured; `n_batch` by default.
         """
-        self._threads, self._n_batch, self._gap_ms, self.max_running = threads, n_batch, gap_ms, max_running
+        self._threads, self._n_batch, self._max_itl_ms, self.max_running = threads, n_batch, max_itl_ms, max_running
         self._max_outputs = n_batch if max_outputs is None else max_outputs
         self.waiting: list[Sequence] = []
         self.running: list[Sequence] = []
 
     def add(self, sequence: Sequence) -> None:
-        """Queues a sequence, new or preempted, by its key."""
+        """Queue a sequence, new or preempted, by its key."""
         insort(self.waiting, sequence, key=lambda s: s.queue_key)
 
     def start(self, sequence: Sequence) -> None:
-        """Moves a sequence from the queue to the running ones."""
+        """Move a sequence from the queue to the running ones."""
         self.waiting.remove(sequence)
         insort(self.running, sequence, key=lambda s: s.queue_key)
 
     def remove(self, sequence: Sequence) -> None:
-        """Forgets a sequence, wherever it is."""
+        """Remove a sequence, waiting or running. Idempotent."""
         for home in (self.waiting, self.running):
             if sequence in home:
                 home.remove(sequence)
 
     def preempt_youngest(self) -> Sequence | None:
-        """Puts the running sequence with the latest key back into the queue, unless it is the only one."""
+        """Put the running sequence with the latest key back into the queue, unless it is the only one."""
         if len(self.running) < 2:
             return None
         youngest = self.running.pop()
@@ -101,11 +102,11 @@ class Scheduler:
         return youngest
 
     def ready(self) -> Iterator[Sequence]:
-        """Waiting sequences that could start now, in order, as long as there is a place."""
+        """Yield the waiting sequences that could start now, in order, while fewer than `max_running` run."""
         for sequence in list(self.waiting):
             if len(self.running) >= self.max_running:
                 return
-            if sequence not in self.waiting:  # its call was failed a moment ago, with all its candidates
+            if sequence not in self.waiting:  # its call has just failed, with all its candidates
                 continue
             if sequence.leader is not None:
                 leader, length = sequence.leader
@@ -115,7 +116,7 @@ class Scheduler:
             yield sequence
 
     def plan(self, *, trial: bool = False) -> list[Share]:
-        """The shares of the next step; empty if nobody runs. In a trial of the threads, rows may cost twice as much."""
+        """Return the shares of the next step; empty if nothing runs. In a trial of threads, rows may cost double."""
         slower = 2 if trial else 1
         shares = [Share.of(s, 1) for s in self.running if s.decodes]
         if prompts := [s for s in self.running if not s.decodes]:
@@ -125,79 +126,79 @@ class Scheduler:
                     read = _divide(list(equals), left, together=together)
                     left -= sum(share.n for share in read)
                     shares += read
-        limit_ms = self._gap_ms if len(self.running) > 1 else max(self._gap_ms, QUIET_STEP_MS)
-        self._add_guesses(shares, limit_ms / slower)
-        self._fill_tile(shares)
+        limit_ms = self._max_itl_ms if len(self.running) > 1 else max(self._max_itl_ms, QUIET_STEP_MS)
+        self._add_speculative(shares, limit_ms / slower)
+        self._pad_tile(shares)
         return shares
 
     def _reading(self, shortest: int, decodes: int, slower: int) -> tuple[int, bool]:
-        """How many rows of prompts the step has, and whether prompts of like length had better end together."""
+        """Return how many rows prompts get in the step, and whether prompts of like length should end together."""
         costs, n = self._threads.costs, self._n_batch
-        short, long = (costs.rows_within(ms / slower, n) for ms in (self._gap_ms, QUIET_STEP_MS))
-        together = costs.lately_ms(long) / long < _DEAR * costs.lately_ms(short) / short
+        short, long = (costs.rows_within(ms / slower, n) for ms in (self._max_itl_ms, QUIET_STEP_MS))
+        together = costs.recent_ms(long) / long < _DEAR * costs.recent_ms(short) / short
         if decodes:
-            # The oldest prompt always moves on, however many decode.
+            # The oldest prompt always advances, however many sequences decode.
             return max(LEAST_ROWS, short - decodes), together
-        # Nobody is held up by a long step, but for the one whose prompt is complete in it.
+        # A long step delays nobody except the sequence whose prompt is completed in it.
         return long if together else min(long, max(short, shortest)), together
 
-    def _add_guesses(self, shares: list[Share], limit_ms: float) -> None:
-        """Gives guesses to the shares where tokens a second are expected to grow by it, most promising first."""
+    def _add_speculative(self, shares: list[Share], limit_ms: float) -> None:
+        """Add speculative tokens to shares, most promising first, where they are expected to raise tokens a second."""
         rows = sum(share.rows for share in shares)
-        open_ = [(s.sequence.guesser, s) for s in shares if s.complete and s.sequence.guesser]
+        open_ = [(s.sequence.speculator, s) for s in shares if s.complete and s.sequence.speculator]
         costs = self._threads.costs
         if not open_ or not costs.known:
             return
         tokens = float(sum(s.complete for s in shares))
         open_.sort(key=lambda pair: -pair[0].expected(TILE_ROWS - 1))
-        for guesser, share in open_:
-            most = min(self._room_for_guesses(share), self._n_batch - rows, self._max_outputs - _outputs(shares))
-            best, best_rate = 0, _WORTH * tokens / costs.lately_ms(costs.filled(rows))
+        for speculator, share in open_:
+            most = min(self._speculative_room(share), self._n_batch - rows, self._max_outputs - _outputs(shares))
+            best, best_rate = 0, _WORTH * tokens / costs.recent_ms(costs.padded(rows))
             for length in _lengths(rows):
-                if length > most or costs.lately_ms(rows + length) > limit_ms:
+                if length > most or costs.recent_ms(rows + length) > limit_ms:
                     continue
-                rate = (tokens + guesser.expected(length)) / costs.lately_ms(rows + length)
+                rate = (tokens + speculator.expected(length)) / costs.recent_ms(rows + length)
                 if rate > best_rate:
                     best, best_rate = length, rate
-            if best and (guesses := guesser.guess(best)):
-                share.guesses, share.certain = guesses, min(guesser.certain, len(guesses))
-                rows += len(guesses)
-                tokens += guesser.expected(best)
+            if best and (proposed := speculator.propose(best)):
+                share.speculative, share.num_forced = proposed, min(speculator.num_forced, len(proposed))
+                rows += len(proposed)
+                tokens += speculator.expected(best)
 
-    def _fill_tile(self, shares: list[Share]) -> None:
-        """Adds guesses that are wrong most likely where a step is cheaper with more rows: three cost more than four."""
+    def _pad_tile(self, shares: list[Share]) -> None:
+        """Pad the step with arbitrary tokens if more rows make it cheaper: three rows can cost more than four."""
         rows = sum(share.rows for share in shares)
         most = min(self._n_batch, rows + self._max_outputs - _outputs(shares))
-        missing = min(self._threads.costs.filled(rows), most) - rows
+        missing = min(self._threads.costs.padded(rows), most) - rows
         for share in shares:
             if missing <= 0:
                 return
-            if share.complete and (n := min(missing, self._room_for_guesses(share) - len(share.guesses))) > 0:
-                share.guesses = share.guesses + n * share.sequence.tokens[-1:]
-                share.filling = n
+            if share.complete and (n := min(missing, self._speculative_room(share) - len(share.speculative))) > 0:
+                share.speculative = share.speculative + n * share.sequence.tokens[-1:]
+                share.num_padding = n
                 missing -= n
 
-    def _room_for_guesses(self, share: Share) -> int:
-        """No guesses beyond the end of the answer: the last token needs no cell."""
+    def _speculative_room(self, share: Share) -> int:
+        """Return the most speculative tokens a share may have: the answer's last token needs no cell."""
         return share.sequence.room - 1
 
 
 def _outputs(shares: list[Share]) -> int:
-    """Rows of logits that these shares ask for: one for the next token, and one behind each guess."""
-    return sum(1 + len(share.guesses) for share in shares if share.complete)
+    """Return the rows of logits of these shares: one for the next token and one after each speculative token."""
+    return sum(1 + len(share.speculative) for share in shares if share.complete)
 
 
 def _divide(prompts: list[Sequence], rows: int, *, together: bool) -> list[Share]:
-    """Divides `rows` among prompts, the oldest of which comes first. Who has the least left to read is served first.
+    """Divide `rows` among prompts, those with the fewest pending tokens first.
 
-    So first tokens come as early as they can on average, and a short prompt does not wait for a long one. The oldest
-    moves on whatever comes.
+    This minimises the average time to first token: a short prompt does not wait for a long one. The oldest prompt
+    always advances.
 
     Args:
-        prompts: in the order of their age.
-        rows: how many there are.
-        together: whether prompts of like length are read in proportion to what is left of them: they end in one step,
-            and decode together from then on. Else one after the other is read, each beside the answers before it.
+        prompts: Sequences to prefill, oldest first.
+        rows: How many rows to divide.
+        together: Whether prompts of like length share rows in proportion to their pending tokens, so that they end in
+            the same step and decode together from then on. Otherwise they are prefilled one after the other.
     """
     order = sorted(prompts, key=lambda s: s.pending)
     alike = [s for s in order if s.pending <= ALIKE * order[0].pending] if together else order[:1]
@@ -216,9 +217,9 @@ def _divide(prompts: list[Sequence], rows: int, *, together: bool) -> list[Share
 
 
 def _lengths(rows: int) -> list[int]:
-    """Numbers of guesses to think of, given the rows that are there already: 1, 2, 3, 7, 11 and so on beside one row.
+    """Return the numbers of speculative tokens to consider on top of `rows` rows: 1, 2, 3, 7, 11 and so on for one row.
 
-    Whole tiles, as these are cheapest with llama.cpp's own kernels; and few guesses, as ours have no steps.
+    They complete tiles, which is cheapest with llama.cpp's own kernels, or are few, as our kernels have no tiles.
     """
     used = rows % TILE_ROWS
     whole = [n for size in _BLOCKS if (n := size - used) > 0]

@@ -1,6 +1,6 @@
-"""JSON schemas for llguidance: what it would read otherwise than JSON Schema says is put right or refused by name.
+"""Prepare JSON schemas for llguidance: correct or refuse what it reads differently from the standard.
 
-llguidance converts the schema; this looks it through before that. The test suite of JSON Schema judges both together.
+llguidance converts the schema afterwards; the JSON Schema test suite is run against both together.
 """
 
 from __future__ import annotations
@@ -16,12 +16,12 @@ from .formats import FORMATS, MAX_HOSTNAME, OTHER_FORMATS
 from .numbers import Numbers
 from .pattern import to_rust
 
-# Between the parts of JSON: nothing, a space, or a new line with its indentation. Bounded, so that no answer is lost in
-# white space without end.
+# Between JSON tokens: nothing, a space, or a new line with indentation. Bounded, so that no answer gets lost in endless
+# white space.
 WHITE_SPACE = r" |\n[ \t]{0,64}"
-# Without \u0041: llguidance would take a named key that is spelled so for another one, with any value.
+# Escapes without \u0041: llguidance would take a named key in that spelling for an additional one, with any value.
 ONE_SPELLING = 'nrbtf\\"'
-# What JSON writes as \u0041 alone, or llguidance does: those escapes it would leave out without a word.
+# Characters that JSON or llguidance can only write as \u0041: without that escape, llguidance silently drops them.
 _WITHOUT_LETTER = re.compile(r"[\x00-\x07\x0b\x0e-\x1f\x7f]")
 
 _MAPS = frozenset(("properties", "patternProperties", "$defs", "definitions", "dependentSchemas"))
@@ -33,13 +33,21 @@ Place = tuple[dict[str, Any], str]
 
 
 def schema_to_grammar(text: str, *, weaker: bool = False) -> str:
-    """The grammar of a schema; with `weaker`, what is not supported is left out. Raises `ValueError`."""
+    """Return the grammar of a schema.
+
+    Args:
+        text: The schema as JSON.
+        weaker: Whether to ignore what is not supported.
+
+    Raises:
+        ValueError: The schema is malformed or not supported; the message includes the path of the keyword.
+    """
     try:
         schema = json.loads(text)
     except ValueError as error:
         raise ValueError(f"is not JSON: {error}") from error
     if not isinstance(schema, dict):
-        raise ValueError("must be a JSON object")  # noqa: TRY004 - it is what the caller sent
+        raise ValueError("must be a JSON object")  # noqa: TRY004 - the caller's data, not a wrong type in code
     numbers = Numbers()
     options: Any = {"whitespace_pattern": WHITE_SPACE, "lenient": weaker}
     for part, path in places(schema):
@@ -57,7 +65,7 @@ def schema_to_grammar(text: str, *, weaker: bool = False) -> str:
 
 
 def places(schema: dict[str, Any]) -> Iterator[Place]:
-    """All schemas in a schema, wherever a reference may lead, with their paths."""
+    """Yield a schema and all its subschemas, wherever a reference may lead, with their paths."""
     pending: list[tuple[Any, str]] = [(schema, "")]
     while pending:
         part, path = pending.pop()
@@ -65,7 +73,7 @@ def places(schema: dict[str, Any]) -> Iterator[Place]:
             pending += ((sub, f"{path}/{i}") for i, sub in enumerate(part))
         if not isinstance(part, dict):
             continue
-        # What is inside comes last, as a caller may change this part.
+        # Yield before descending, as the caller may change this part.
         yield part, path or "/"
         for key, value in part.items():
             if key in _MAPS and isinstance(value, dict):
@@ -75,7 +83,7 @@ def places(schema: dict[str, Any]) -> Iterator[Place]:
 
 
 def explained(message: str, text: str) -> str:
-    """Llguidance's complaint about a schema, with the path of the keyword that it names."""
+    """Add the path of the unsupported keyword to llguidance's message about a schema."""
     if not (found := _UNIMPLEMENTED.search(message)):
         return message
     keywords = set(json.loads(f"[{found[1]}]"))
@@ -86,20 +94,20 @@ def explained(message: str, text: str) -> str:
 
 
 def _has_other_keys(part: dict[str, Any]) -> bool:
-    """Whether an object may have keys beside those that it names."""
+    """Return whether an object may have keys in addition to those that it names."""
     names = any(part.get(key) for key in ("properties", "patternProperties", "required"))
     return names and part.get("additionalProperties") is not False
 
 
 def check_characters(text: str, missing: frozenset[int]) -> None:
-    """Refuses a schema that demands a character that a model cannot write.
+    """Refuse a schema that requires a character that a model cannot write.
 
     Args:
-        text: The schema.
-        missing: The bytes that none of the model's tokens has.
+        text: The schema as JSON.
+        missing: The bytes that none of the model's tokens contains.
 
     Raises:
-        ValueError: With the keyword's path and the character.
+        ValueError: The message has the keyword's path and the character.
     """
     missing = frozenset(byte for byte in missing if byte > 0x7F)  # JSON escapes control characters
     for part, path in places(json.loads(text)):
@@ -108,13 +116,13 @@ def check_characters(text: str, missing: frozenset[int]) -> None:
                 continue
             bad = next(c for c in demanded if not missing.isdisjoint(c.encode("utf-8", "surrogatepass")))
             raise ValueError(
-                f"{path.rstrip('/')}/{keyword} has {bad!a} (U+{ord(bad):04X}), a character that this model has no "
-                "tokens for"
+                f"{path.rstrip('/')}/{keyword} has {bad!a} (U+{ord(bad):04X}), a character for which this model has "
+                "no tokens"
             )
 
 
 def _check_spelling(part: dict[str, Any], path: str) -> None:
-    """Refuses texts of which a part could not be written in their one spelling."""
+    r"""Refuse strings that cannot be written without `\u` escapes."""
     for keyword, demanded in _demanded(part):
         if _WITHOUT_LETTER.search(demanded):
             raise ValueError(
@@ -124,7 +132,7 @@ def _check_spelling(part: dict[str, Any], path: str) -> None:
 
 
 def _demanded(part: dict[str, Any]) -> Iterator[tuple[str, str]]:
-    """The texts that an answer must have as they are, each with its keyword."""
+    """Yield the strings that an answer must contain unchanged, each with its keyword."""
     for keyword in ("const", "enum", "properties", "required"):
         value = part.get(keyword)
         texts = list(value) if keyword == "properties" and isinstance(value, dict) else value
@@ -132,7 +140,7 @@ def _demanded(part: dict[str, Any]) -> Iterator[tuple[str, str]]:
 
 
 def _strings(value: Any) -> Iterator[str]:
-    """All strings in a JSON value, keys included."""
+    """Yield all strings in a JSON value, including keys."""
     pending = [value]
     while pending:
         one = pending.pop()
@@ -145,7 +153,7 @@ def _strings(value: Any) -> Iterator[str]:
 
 
 def _check(part: dict[str, Any], path: str) -> None:
-    """Refuses what llguidance takes and would answer wrongly."""
+    """Refuse what llguidance accepts but gets wrong."""
     if "x-guidance" in part:
         raise ValueError(f"{path} uses 'x-guidance', which is not supported")
     dialect = part.get("$schema")
@@ -162,7 +170,7 @@ def _check(part: dict[str, Any], path: str) -> None:
 
 
 def _translate(part: dict[str, Any], path: str) -> None:
-    """Says in llguidance's words what it would understand otherwise."""
+    """Rewrite, in place, what llguidance would misread."""
     if part.get("uniqueItems") is False:
         del part["uniqueItems"]
     try:
@@ -170,7 +178,7 @@ def _translate(part: dict[str, Any], path: str) -> None:
             part["pattern"] = to_rust(part["pattern"])
         if isinstance(part.get("patternProperties"), dict):
             part["patternProperties"] = {to_rust(key): sub for key, sub in part["patternProperties"].items()}
-            if "additionalProperties" in part:  # must not be apart from it
+            if "additionalProperties" in part:  # llguidance needs the two next to each other
                 part["additionalProperties"] = part.pop("additionalProperties")
                 part["patternProperties"] = part.pop("patternProperties")
     except ValueError as error:

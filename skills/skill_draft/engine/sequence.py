@@ -1,25 +1,26 @@
-"""The state of one answer (one candidate of a request)."""
+"""The state of a request in the engine: a call, with a sequence for each candidate answer."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from dataclasses import dataclass, field
 
 from .cells import Slot
-from .guided import Guesser, Guided
-from .lookup import Lookup, Record
+from .guided import Guided, Speculator
+from .lookup import AcceptanceRates, Lookup
 from .messages import Ending, FinishReason, Piece, Priority, Request, TokenLogprob, Tokens
 from .sampling import Choice, Sampler
 from .text import TextAssembler
 
-# A batch request waits as if it had come this much later: it rises with age, and is never starved.
+# A batch request queues as if it had arrived this much later: it rises with age and never starves.
 BATCH_DELAY_S = 10.0
 
 
 class Sequence:
-    """One growing list of tokens: the prompt, then what was chosen.
+    """One growing list of tokens: the prompt, then the chosen tokens.
 
-    `tokens` beyond the cells of its slot are pending: many of them are prefill, one is decode. So a new request, a
+    Tokens beyond the cells of its slot are pending: many of them are prefill, one is decode. So a new request, a
     continued answer and a preempted one are the same thing.
     """
 
@@ -33,16 +34,16 @@ class Sequence:
         piece: Callable[[int], bytes],
         end_tokens: frozenset[int],
         n_ctx: int,
-        acceptance: Record,
+        acceptance: AcceptanceRates,
     ) -> None:
         self.request, self.candidate = request, candidate
         self.tokens = list(prompt)
         self.n_prompt = len(prompt)
         self.sampler = sampler
         self.slot: Slot | None = None
-        self.leader: tuple[Sequence, int] | None = None  # whom to wait for, until it has that many tokens
+        self.leader: tuple[Sequence, int] | None = None  # a sequence to wait for until it has this many cells
         self.ending: Ending | None = None
-        self._limit: FinishReason | None = None  # that was reached before the answer had a valid end
+        self._limit: FinishReason | None = None  # the limit after which only planned tokens are written
         self.queue_key = self.key_of(request, candidate)
         self._text = TextAssembler(piece, request.stop)
         self._end_tokens, self._n_ctx = end_tokens, n_ctx
@@ -50,21 +51,21 @@ class Sequence:
         self._top: list[tuple[TokenLogprob, ...]] = []
         self._released = 0
         self.replayed = ""
-        """The text of the answer so far that it began with."""
+        """The text of the answer that was continued; empty for a new one."""
         self._replay(request.so_far[candidate] if request.so_far else Tokens())
         self.lookup = Lookup(self.tokens, acceptance) if request.lookup else None
-        self.guesser: Guesser | None = self.lookup
+        self.speculator: Speculator | None = self.lookup
         if sampler.matcher:
-            self.guesser = Guided(self.tokens, sampler, self.lookup)
+            self.speculator = Guided(self.tokens, sampler, self.lookup)
 
     @staticmethod
     def key_of(request: Request, candidate: int) -> tuple[float, int, int]:
-        """The place in the queue: first come, first served, within a priority and with age across them."""
+        """Return the sort key in the queue: by arrival, with batch requests `BATCH_DELAY_S` later."""
         delay_s = BATCH_DELAY_S if request.priority == Priority.BATCH else 0.0
         return request.arrived + delay_s, request.id, candidate
 
     def _replay(self, so_far: Tokens) -> None:
-        """Takes over an answer so far. What could be released of it was shown before."""
+        """Continue an answer. The text of it that can be released counts as shown already."""
         n = len(so_far.token_ids)
         self._logprobs = list(so_far.logprobs) or [math.nan] * n
         if self.request.top_logprobs:
@@ -80,21 +81,21 @@ class Sequence:
 
     @property
     def n_answered(self) -> int:
-        """Tokens of the answer so far."""
+        """Number of tokens that the answer has."""
         return len(self.tokens) - self.n_prompt
 
     @property
     def pending(self) -> int:
-        """Tokens that have no cells yet."""
+        """Number of tokens that have no cells yet."""
         return len(self.tokens) - (self.slot.length if self.slot else 0)
 
     @property
     def decodes(self) -> bool:
-        """Whether the next step gives the next token of an answer that has begun."""
+        """Whether the next step yields the next token of an answer that has begun."""
         return self.pending == 1 and self.n_answered > 0
 
     def take(self, choice: Choice) -> Piece | None:
-        """Adds a chosen token; sets `ending` if the answer ends with it. Returns what can be shown now."""
+        """Add a chosen token, setting `ending` if the answer ends with it; return what can be shown now."""
         if choice.token in self._end_tokens:
             return self._end(FinishReason.STOP)
         self.tokens.append(choice.token)
@@ -108,19 +109,19 @@ class Sequence:
         return self._piece(*self._text.release())
 
     def end_early(self) -> Piece | None:
-        """Ends the answer with what is written so far, as its time budget is over, or lets it come to a valid end."""
+        """End the answer, as its time budget is over, unless JSON remains to be completed; return the last piece."""
         if self.closes or (self.decodes and not self._out_of(FinishReason.TIME_BUDGET)):
             return None
         return self._end(FinishReason.TIME_BUDGET)
 
     @property
     def closes(self) -> bool:
-        """Whether a limit is reached, and only what brings the answer to a valid end is still written."""
+        """Whether a limit is reached and only the planned ending is still to be written."""
         return bool(self.sampler.planned)
 
     @property
     def room(self) -> int:
-        """How many tokens can follow at most."""
+        """The most tokens that can follow."""
         return len(self.sampler.planned) or self.request.max_tokens - self.n_answered
 
     def _after_token(self, token: int) -> FinishReason | None:
@@ -135,7 +136,7 @@ class Sequence:
         return FinishReason.CONTEXT_FULL if len(self.tokens) >= self._n_ctx else None
 
     def _out_of(self, limit: FinishReason) -> FinishReason | None:
-        """The limit, or None where a valid end is still to be written."""
+        """Return the limit, or None if an ending was planned that is still to be written."""
         most = min(self.request.close_json, self._n_ctx - len(self.tokens))
         if most > 0 and self.sampler.plan_ending(self._text.raw, most):
             self._limit = limit
@@ -162,3 +163,17 @@ class Sequence:
             logprobs=tuple(self._logprobs[start:end]),
             top=tuple(self._top[start:end]),
         )
+
+
+@dataclass(slots=True)
+class Call:
+    """A request and its candidates."""
+
+    request: Request
+    sequences: list[Sequence]
+    endings: dict[int, Ending] = field(default_factory=dict)
+    admitted_at: float | None = None
+    begun: bool = False
+    """Whether this engine has written any of its tokens."""
+    lookup_tokens: int = 0
+    lookup_accepted: int = 0

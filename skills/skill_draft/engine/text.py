@@ -1,4 +1,4 @@
-"""Tokens to text that may be shown: whole characters only, and nothing that may yet become a stop string."""
+"""From tokens to text that can be shown: whole characters only, and nothing that may turn into a stop string."""
 
 from __future__ import annotations
 
@@ -7,16 +7,16 @@ from collections.abc import Callable
 
 
 def decode_whole(raw: bytes) -> str:
-    """The text of the bytes without an unfinished character at their end; impossible bytes become U+FFFD."""
+    """Decode UTF-8, leaving out an incomplete character at the end; invalid bytes become U+FFFD."""
     return codecs.utf_8_decode(raw, "replace", False)[0]
 
 
 class TextAssembler:
-    """Collects the bytes of an answer token by token and says which tokens can be released.
+    """Collects the bytes of an answer token by token and determines which tokens can be released.
 
-    A token is released when all its bytes can be: they end with a whole character, and no stop string can begin in
-    them any more. So the text of a released piece is exactly the text of its tokens, and the tokens released so far
-    are all that is needed to go on elsewhere.
+    A token is released once its bytes end with a whole character and no stop string can begin in them any more. So the
+    text of a released piece is exactly the text of its tokens, and the released tokens are all that another replica
+    needs to continue.
     """
 
     def __init__(self, piece: Callable[[int], bytes], stop: tuple[str, ...]) -> None:
@@ -24,12 +24,12 @@ class TextAssembler:
         self._stop = tuple(s.encode() for s in stop)
         self._longest = max(map(len, self._stop), default=0)
         self._raw = bytearray()
-        self._ends: list[int] = []  # of each token, its end in _raw
-        self._cut: int | None = None  # where the stop string begins that ended the text
-        self._released = 0  # tokens
+        self._ends: list[int] = []  # each token's end in _raw
+        self._cut: int | None = None  # where the stop string that ended the text begins
+        self._released = 0  # number of tokens
 
     def push(self, token: int) -> bool:
-        """Adds a token; True if a stop string is complete, which ends the text before it."""
+        """Add a token; return True if it completes a stop string, before which the text ends."""
         searched = len(self._raw)
         self._raw += self._piece(token)
         self._ends.append(len(self._raw))
@@ -41,7 +41,7 @@ class TextAssembler:
         return self._cut is not None
 
     def release(self, *, final: bool = False) -> tuple[str, int]:
-        """The text that can be shown now and was not yet, and how many tokens it is; all of it if `final`."""
+        """Return the text that can newly be shown, and its number of tokens; everything that is left if `final`."""
         begin = self._ends[self._released - 1] if self._released else 0
         if final:
             count = len(self._ends) - self._released
@@ -59,7 +59,7 @@ class TextAssembler:
         return "", 0
 
     def _undecided(self) -> int:
-        """From which byte on the text may be the beginning of a stop string."""
+        """Return the offset from which on the bytes may be the beginning of a stop string."""
         limit = len(self._raw)
         for stop in self._stop:
             at = self._raw.find(stop[:1], max(0, len(self._raw) - len(stop) + 1))

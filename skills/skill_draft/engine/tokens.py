@@ -1,4 +1,4 @@
-"""Lists of tokens, and of what is known about them."""
+"""Array types for tokens and logits."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ Floats = npt.NDArray[np.float32]
 
 
 def common_length(a: Ints, b: Ints) -> int:
-    """How many tokens two lists share at their beginning."""
+    """Return the length of the longest common prefix of two lists of tokens."""
     n = min(len(a), len(b))
     differ = a[:n] != b[:n]
     first = int(differ.argmax()) if n else 0

@@ -1,8 +1,8 @@
-"""Compiles a grammar where it may fail: in a process of its own, before the engine does it.
+"""Compile each grammar in a trial process first, before the engine does.
 
-llguidance bounds most of what a grammar costs, but not all: some take minutes to compile, and a chain of thousands of
-rules overflows its stack, which no Python catches. So each grammar is compiled here first, and what ends this process
-is refused. It starts with the first grammar, and ends with the engine.
+llguidance bounds most of a grammar's costs, but not all: some grammars take minutes to compile, and a chain of
+thousands of rules overflows its stack, which Python cannot catch. So each grammar is compiled here first, and one that
+kills this process is refused. The process starts with the first grammar and ends with the engine.
 """
 
 from __future__ import annotations
@@ -17,15 +17,15 @@ import sys
 from typing import Any
 
 MAX_COMPILE_S = 2.0  # of CPU time
-_MAX_WAIT_S = 8.0  # beside whatever else the machine does
-_MAX_MEMORY = 128 << 20  # bytes, the 28 MB of the process itself included
+_MAX_WAIT_S = 8.0  # elapsed time, on a busy machine
+_MAX_MEMORY = 128 << 20  # bytes, including the 28 MB of the process itself
 
-# Of each mask: 14 ms of lexing and 3 ms of parsing, about. Of a grammar: 1 to 2 kB a state.
+# For each mask, about 14 ms of lexing and 3 ms of parsing. For a grammar, 1 to 2 kB a state.
 LIMITS = {"step_lexer_fuel": 200_000, "step_max_items": 50_000, "max_lexer_states": 20_000, "verbose_errors": False}
 
 
 class Trial:
-    """The process that tries a grammar first."""
+    """The trial process."""
 
     def __init__(self) -> None:
         self._process: subprocess.Popen[str] | None = None
@@ -34,7 +34,7 @@ class Trial:
         self.close()
 
     def close(self) -> None:
-        """Ends the process."""
+        """Kill the process. Idempotent."""
         if process := self._process:
             self._process = None
             process.kill()
@@ -45,7 +45,7 @@ class Trial:
                         pipe.close()
 
     def complaint(self, grammar: str) -> str:
-        """Why the grammar cannot be used; empty if it can."""
+        """Return why the grammar cannot be used; empty if it can."""
         process = self._process or self._start()
         assert process.stdin is not None
         assert process.stdout is not None
@@ -66,7 +66,7 @@ class Trial:
         return "nests too deeply or needs too much memory to compile"
 
     def _start(self) -> subprocess.Popen[str]:
-        # -P: this folder holds names of the standard library.
+        # -P: this folder has modules with the names of standard ones.
         command = [sys.executable, "-P", __file__]
         self._process = subprocess.Popen(
             command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
@@ -84,7 +84,7 @@ def _try(tokenizer: Any, grammar: str) -> str:
 
 
 def main() -> None:
-    """Tries the grammars that come in on standard input, one a line, until it is closed."""
+    """Try the grammars on standard input, one a line, until it is closed; print the complaint about each."""
     from llguidance import LLTokenizer
 
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
@@ -92,7 +92,7 @@ def main() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     tokenizer = LLTokenizer("byte")
     for line in sys.stdin:
-        # Nothing handles this signal: the kernel ends the process, whatever it does.
+        # The signal has no handler, so the kernel ends the process, whatever it is doing.
         signal.setitimer(signal.ITIMER_PROF, MAX_COMPILE_S)
         complaint = _try(tokenizer, json.loads(line))
         signal.setitimer(signal.ITIMER_PROF, 0)

@@ -1,4 +1,4 @@
-"""When there will be room: a promise made to callers who find the queue full."""
+"""Estimate when there will be room, for callers who find the queue full."""
 
 from __future__ import annotations
 
@@ -16,60 +16,60 @@ _NEWEST = 0.2  # weight of the newest answer in a mean
 
 
 class WaitEstimate:
-    """Learns how much of `max_tokens` answers turn out to use, how fast they are written, and so how long they take."""
+    """Learns how much of `max_tokens` answers use and how fast they are written, and so how long they take."""
 
     def __init__(self) -> None:
         self._shares: deque[float] = deque(maxlen=_REMEMBERED)
-        self._whole_s = 0.0  # the mean time of an answer, from leaving the queue on
-        # Lately: seconds of steps, and tokens that an answer grew by in them. Guesses that are right make it several a
-        # step, and chunks of prompts make the steps longer.
+        self._whole_s = 0.0  # mean time of an answer after leaving the queue
+        # Decaying sums: seconds of steps, and tokens added to an answer in them. Accepted speculative tokens make it
+        # several tokens a step, and prefill chunks make steps longer.
         self._seconds = self._tokens = 0.0
 
     def stepped(self, seconds: float, tokens: int, answers: int) -> None:
-        """A step has added so many tokens to so many answers."""
+        """Record that a step of `seconds` added `tokens` tokens in total to `answers` answers."""
         keep = math.exp(-seconds / _RECENT_S)
         self._seconds = keep * self._seconds + seconds
         self._tokens = keep * self._tokens + (tokens / answers if answers else 0.0)
 
     def ended(self, written: float, max_tokens: int, seconds: float) -> None:
-        """An answer has ended with so many tokens, and so long after it left the queue."""
+        """Record that an answer ended with `written` of `max_tokens` tokens, `seconds` after it left the queue."""
         self._shares.append(written / max_tokens)
         self._whole_s += (seconds - self._whole_s) * (_NEWEST if self._whole_s else 1.0)
 
     def until_start_s(
         self, place: int, running: Iterable[Sequence], costs: StepCosts, n_batch: int, now: float
     ) -> float:
-        """Seconds until the one at a place of the queue leaves it: 1 is the next, when the first running one ends."""
-        rests = self._rests_s(running, costs, n_batch, now, self._mean_rest)
-        if not rests:
+        """Return the seconds until the call at `place` leaves the queue; place 1 leaves when a running answer ends."""
+        remaining = self._remaining_s(running, costs, n_batch, now, self._mean_remaining)
+        if not remaining:
             return LEAST_S
-        rounds, at = divmod(place - 1, len(rests))
-        return max(LEAST_S, rests[at] + rounds * (self._whole_s or rests[-1]))
+        rounds, at = divmod(place - 1, len(remaining))
+        return max(LEAST_S, remaining[at] + rounds * (self._whole_s or remaining[-1]))
 
     def at_least_s(self, place: int, running: Iterable[Sequence], costs: StepCosts, n_batch: int, now: float) -> float:
-        """The same if each answer were as short as any of late; 0 where nothing says how short that may be."""
-        rests = self._rests_s(running, costs, n_batch, now, self._shortest_rest)
-        return rests[min(place, len(rests)) - 1] if rests else 0.0
+        """Return the same if every answer were as short as the shortest recent one; 0 if there is none."""
+        remaining = self._remaining_s(running, costs, n_batch, now, self._shortest_remaining)
+        return remaining[min(place, len(remaining)) - 1] if remaining else 0.0
 
-    def _rests_s(
+    def _remaining_s(
         self, running: Iterable[Sequence], costs: StepCosts, n_batch: int, now: float,
-        rest_of: Callable[[float], float],
+        remaining_of: Callable[[float], float],
     ) -> list[float]:  # fmt: skip
-        """How long each of the running sequences still takes, the shortest first."""
+        """Return the remaining seconds of each running sequence, ascending."""
         sequences = list(running)
         token_s = self._seconds / self._tokens if self._tokens else costs.ms(max(1, len(sequences))) / 1000
-        rests = []
+        remaining = []
         for s in sequences:
             most = s.request.max_tokens
             reads_s = costs.ms(min(s.pending, n_batch)) / 1000 if s.pending > 1 else 0.0
-            rest_s = max(1.0, most * rest_of(s.n_answered / most)) * token_s + reads_s
-            rests.append(min(rest_s, max(0.0, (s.request.deadline or math.inf) - now)))
-        return sorted(rests)
+            remaining_s = max(1.0, most * remaining_of(s.n_answered / most)) * token_s + reads_s
+            remaining.append(min(remaining_s, max(0.0, (s.request.deadline or math.inf) - now)))
+        return sorted(remaining)
 
-    def _mean_rest(self, done: float) -> float:
-        """What is still to be written: the mean over earlier answers that were longer than this one is by now."""
+    def _mean_remaining(self, done: float) -> float:
+        """Return the share still to be written: the mean of recent answers longer than this one is now."""
         longer = [share - done for share in self._shares if share > done]
         return sum(longer) / len(longer) if longer else 1.0 - done
 
-    def _shortest_rest(self, done: float) -> float:
+    def _shortest_remaining(self, done: float) -> float:
         return min((share - done for share in self._shares if share > done), default=0.0)

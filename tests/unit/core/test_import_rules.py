@@ -157,7 +157,7 @@ def test_every_room_of_core_is_there() -> None:
 # What decides for the pool: the same events at the same moments always give the same actions.
 PURE = [
     f"core/pool/{name}.py"
-    for name in ("balance", "events", "pace", "records", "state", "status", "verdicts", "waiting")
+    for name in ("balance", "events", "latency", "records", "state", "status", "verdicts", "waiting")
 ]
 
 

@@ -8,7 +8,7 @@ from core.errors import CallError
 from core.pool import events
 from core.pool.records import EJECT_AFTER, EJECT_S
 from core.pool.state import SILENT_S, TICK_S
-from core.pool.verdicts import STRANGER_ATTEMPTS, STRANGER_S
+from core.pool.verdicts import NEVER_SEEN_ATTEMPTS, NEVER_SEEN_S
 from core.pool.waiting import FLOOR, RetryBudget
 from tests.pool_world import BROKEN, INTERNAL, REFUSED, Talk, World, failure, full
 
@@ -106,7 +106,7 @@ def test_connections_that_break_are_no_deaths() -> None:
 def test_address_that_never_answered_gets_few_attempts_and_little_time() -> None:
     world = World("a", known=False)
     talk = world.ask()
-    for _ in range(STRANGER_ATTEMPTS):
+    for _ in range(NEVER_SEEN_ATTEMPTS):
         world.wait(1.0)
         world.fail(talk)
         world.back("a")
@@ -114,7 +114,7 @@ def test_address_that_never_answered_gets_few_attempts_and_little_time() -> None
     assert talk.ends == ["UnavailableError"]
     world = World("a", known=False)
     world.fail(talk := world.ask(), REFUSED)
-    world.wait(STRANGER_S)
+    world.wait(NEVER_SEEN_S)
     assert talk.ends == ["UnavailableError"]
 
 
@@ -320,18 +320,18 @@ def test_nothing_found_is_no_reason_to_have_nobody() -> None:
     assert world.ask().at == "a"
 
 
-def test_replicas_are_followed_where_there_is_a_choice_and_else_while_they_are_away() -> None:
-    def followed(world: World) -> list[str]:
-        return [action.replica.target for action in world.told if isinstance(action, events.Follow)]
+def test_replicas_are_watched_where_there_is_a_choice_and_else_while_they_are_away() -> None:
+    def watched(world: World) -> list[str]:
+        return [action.replica.target for action in world.told if isinstance(action, events.Watch)]
 
     world = World("a", "b")
     world.ask()
-    assert followed(world) == ["a", "b"]
+    assert watched(world) == ["a", "b"]
     world = World("a")
     talk = world.ask()
-    assert followed(world) == []
+    assert watched(world) == []
     world.fail(talk)
-    assert followed(world) == ["a"]
+    assert watched(world) == ["a"]
 
 
 # --- the tail ---

@@ -5,8 +5,7 @@ from __future__ import annotations
 import pytest
 
 from skills.skill_draft.engine import loading
-from skills.skill_draft.engine.binding import system_info
-from skills.skill_draft.engine.build import why_not_exact, why_slower
+from skills.skill_draft.engine.build import system_info, why_not_exact, why_slower
 from skills.skill_draft.engine.messages import EngineConfig
 from tests.servers import TINY
 

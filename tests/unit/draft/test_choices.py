@@ -6,9 +6,9 @@ import random
 
 import pytest
 
+from skills.skill_draft.engine.contention import LOOK_EVERY_S, Reading
 from skills.skill_draft.engine.costs import StepCosts
-from skills.skill_draft.engine.crowding import LOOK_EVERY_S, Reading
-from skills.skill_draft.engine.lookup import Lookup, Record
+from skills.skill_draft.engine.lookup import AcceptanceRates, Lookup
 from skills.skill_draft.engine.sampling import candidate_seed, uniform
 from skills.skill_draft.engine.threads import Threads
 
@@ -40,7 +40,7 @@ def test_how_sizes_compare_is_remembered_when_what_they_cost_is_not_believed_any
     for _ in range(100):
         now += 0.1
         costs.observe(1, 6.5 * slower, now)
-    assert costs.lately_ms(4) == pytest.approx(22.5 * slower, rel=0.15)
+    assert costs.recent_ms(4) == pytest.approx(22.5 * slower, rel=0.15)
 
 
 def test_a_size_that_was_slow_once_is_tried_again() -> None:
@@ -95,15 +95,15 @@ def test_a_tile_is_filled_where_that_was_measured_to_be_cheaper() -> None:
     for three, four, best in ((147, 110, 4), (22, 26, 3)):  # a 4B model, and a 135M one
         costs, now, tried = StepCosts(), 0.0, []
         for _ in range(200):
-            rows = costs.filled(3)
+            rows = costs.padded(3)
             ms = three if rows == 3 else four
             now += ms / 1000
             costs.observe(rows, ms, now)
             tried.append(rows)
         assert set(tried) == {3, 4}, "both are measured now and then"
         assert tried[50:].count(best) > 0.8 * len(tried[50:])
-    assert StepCosts().filled(3) == 3
-    assert StepCosts().filled(99) == 99
+    assert StepCosts().padded(3) == 3
+    assert StepCosts().padded(99) == 99
 
 
 class Machine:
@@ -193,28 +193,28 @@ def test_one_thread_is_never_exceeded() -> None:
 
 def test_lookup_guesses_what_followed_last_time() -> None:
     tokens = [1, 2, 3, 4, 5, 6, 7, 8, 99, 1, 2]
-    lookup = Lookup(tokens, Record())
-    assert lookup.guess(4) == []
+    lookup = Lookup(tokens, AcceptanceRates())
+    assert lookup.propose(4) == []
     tokens.append(3)
     lookup.push()
-    assert lookup.guess(4) == [4, 5, 6, 7]
+    assert lookup.propose(4) == [4, 5, 6, 7]
     tokens.append(4)
     lookup.push()
-    assert lookup.guess(3) == [5, 6, 7]
+    assert lookup.propose(3) == [5, 6, 7]
 
 
 def test_lookup_goes_round_in_a_loop() -> None:
     tokens = [1, 2, 3, 4]
-    lookup = Lookup(tokens, Record())
+    lookup = Lookup(tokens, AcceptanceRates())
     for token in (1, 2, 3):
         tokens.append(token)
         lookup.push()
-    assert lookup.guess(9) == [4, 1, 2, 3, 4, 1, 2, 3, 4]
+    assert lookup.propose(9) == [4, 1, 2, 3, 4, 1, 2, 3, 4]
 
 
 def test_lookup_expects_more_the_longer_it_was_right() -> None:
     tokens = [*range(100, 160), 0, *range(100, 103)]
-    lookup = Lookup(tokens, Record())
+    lookup = Lookup(tokens, AcceptanceRates())
     tokens.append(103)
     lookup.push()
     before = lookup.expected(7)
@@ -228,45 +228,45 @@ def test_lookup_expects_more_the_longer_it_was_right() -> None:
 def test_lookup_goes_on_behind_an_exchanged_token() -> None:
     draft = [*range(100, 140)]
     tokens = [*draft, 0, *draft[:12], 7]
-    lookup = Lookup(tokens, Record())
+    lookup = Lookup(tokens, AcceptanceRates())
     for token in (draft[13], 8, *draft[15:30], 9):
         tokens.append(token)
         lookup.push()
-    assert lookup.guess(3) == draft[31:34]
+    assert lookup.propose(3) == draft[31:34]
 
 
 def test_lookup_trusts_a_long_match_more_than_a_short_one() -> None:
-    long = Lookup(tokens := [*range(100, 120), 0, *range(100, 111)], Record())
-    short = Lookup(others := [*range(100, 120), 0, 1, 2, 109, 110], Record())
+    long = Lookup(tokens := [*range(100, 120), 0, *range(100, 111)], AcceptanceRates())
+    short = Lookup(others := [*range(100, 120), 0, 1, 2, 109, 110], AcceptanceRates())
     for lookup, list_ in ((long, tokens), (short, others)):
         list_.append(111)
         lookup.push()
-        assert lookup.guess(1) == [112]
+        assert lookup.propose(1) == [112]
     assert long.expected(3) > short.expected(3)
 
 
 def test_a_sequence_begins_with_what_was_learned_from_others() -> None:
-    of_all = Record()
-    before = Lookup(text := [1, 2, 3, 4, 5, 6, 1, 2, 3], of_all)
+    shared = AcceptanceRates()
+    before = Lookup(text := [1, 2, 3, 4, 5, 6, 1, 2, 3], shared)
     text.append(4)
     before.push()
     for _ in range(40):  # three tokens in a row, and then something else
         tokens = [1, 2, 3, 4, 9, 1, 2]
-        lookup = Lookup(tokens, of_all)
+        lookup = Lookup(tokens, shared)
         for token in (3, 8):
             tokens.append(token)
             lookup.push()
-    after = Lookup(text := [1, 2, 3, 4, 5, 6, 1, 2], of_all)
+    after = Lookup(text := [1, 2, 3, 4, 5, 6, 1, 2], shared)
     text.append(3)
     after.push()
-    assert after.guess(1) == before.guess(1) or after.guess(1) == [4]
-    assert after.expected(3) < 0.5 * Record().expected(3, 3)
+    assert after.propose(1) == before.propose(1) or after.propose(1) == [4]
+    assert after.expected(3) < 0.5 * AcceptanceRates().expected(3, 3)
 
 
 def test_lookup_that_is_always_wrong_gives_up() -> None:
     source = random.Random(1)
     tokens: list[int] = []
-    lookup = Lookup(tokens, Record())
+    lookup = Lookup(tokens, AcceptanceRates())
     for _ in range(400):
         for token in (1, 2, 3, source.randrange(10, 10_000)):
             tokens.append(token)
@@ -274,7 +274,7 @@ def test_lookup_that_is_always_wrong_gives_up() -> None:
     for token in (1, 2, 3):
         tokens.append(token)
         lookup.push()
-    assert lookup.guess(3)
+    assert lookup.propose(3)
     assert lookup.expected(3) < 1.5
 
 

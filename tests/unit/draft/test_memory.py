@@ -80,5 +80,5 @@ def test_a_context_that_does_not_fit_is_refused_with_one_that_does() -> None:
 
 
 def test_where_not_even_a_short_context_fits_only_memory_helps() -> None:
-    with pytest.raises(ModelError, match=r"beside the model: give the container more memory"):
+    with pytest.raises(ModelError, match=r"left after the model: give the container more memory"):
         choose(CONFIG, FOUR_B, n_ctx_train=262_144, free=20 * MIB)

@@ -19,11 +19,11 @@ class Clock:
 
 
 class Sent:
-    def __init__(self, monkeypatch: pytest.MonkeyPatch, piece_s: float) -> None:
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, flush_interval_s: float) -> None:
         self.clock = Clock()
         monkeypatch.setattr(module, "time", self.clock)
         self.frames: list[list[Event]] = []
-        self.outbox = Outbox(self.frames.append, piece_s=piece_s)
+        self.outbox = Outbox(self.frames.append, flush_interval_s=flush_interval_s)
 
     def step(self, *pieces: Piece, seconds: float = 0.01, next_in_s: float = 0.0) -> list[Event]:
         """A step that ends with these pieces; what is sent before the next one, beside the beat."""

@@ -7,7 +7,7 @@ import subprocess
 import sys
 import time
 
-from skills.skill_draft.engine.crowding import Crowding
+from skills.skill_draft.engine.contention import ContentionMeter
 
 
 def test_the_kernel_shows_a_neighbour() -> None:
@@ -16,12 +16,12 @@ def test_the_kernel_shows_a_neighbour() -> None:
     busy = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(2 * cpus)]
     try:
         time.sleep(0.5)
-        crowding = Crowding()
-        assert crowding.look(time.monotonic()) is None, "too early"
+        meter = ContentionMeter()
+        assert meter.look(time.monotonic()) is None, "too early"
         end = time.monotonic() + 1.0
         while time.monotonic() < end:
             pass
-        reading = crowding.look(time.monotonic())
+        reading = meter.look(time.monotonic())
     finally:
         for process in busy:
             process.kill()

@@ -1,4 +1,4 @@
-"""Whether other programs want this process's CPUs, as the kernel counts it."""
+"""CPU contention: whether other programs compete for this process's CPUs, by the kernel's counters."""
 
 from __future__ import annotations
 
@@ -16,37 +16,37 @@ _IDLE, _IOWAIT, _STEAL = 3, 4, 7
 
 @dataclass(frozen=True, slots=True)
 class Reading:
-    """What went on since the last look, in CPUs: seconds of it for each second of the clock."""
+    """CPU use since the last reading, in CPUs: CPU seconds per second."""
 
     waited: float
-    """How long our threads were ready to run and had no core, a hypervisor's theft included."""
+    """How long our threads were runnable without a core, steal time included."""
     idle: float
-    """How long the CPUs that we may use had nothing to do."""
+    """How long the CPUs of our affinity mask were idle."""
 
 
-class Crowding:
-    """Reads the kernel's counters now and then: 0.1 ms a look."""
+class ContentionMeter:
+    """Samples the kernel's counters; a sample takes 0.1 ms."""
 
     def __init__(self) -> None:
         self._looked = time.monotonic()
         self._last = self._counters()
         self.counts = self._last is not None
-        """Whether this kernel counts at all."""
+        """Whether this kernel provides the counters."""
 
     def look(self, now: float) -> Reading | None:
-        """What is new; None where it is too early for that. `now` in seconds of `time.monotonic`."""
+        """Return the next reading; None before `LOOK_EVERY_S` have passed. `now` is in seconds of `time.monotonic`."""
         elapsed = now - self._looked
         if elapsed < LOOK_EVERY_S or not self.counts:
             return None
         before, self._last, self._looked = self._last, self._counters(), now
         if before is None or self._last is None:
             return None
-        # A thread that has ended takes its count along.
+        # A thread that has ended takes its count with it, so a difference may be negative.
         waited, idle = (max(0.0, new - old) / elapsed for new, old in zip(self._last, before, strict=True))
         return Reading(waited, idle)
 
     def _counters(self) -> tuple[float, float] | None:
-        """Seconds waited by all our threads, and seconds that our CPUs were idle, since they began."""
+        """Return the seconds that all our threads have waited and our CPUs have been idle, in total."""
         try:
             cpus = {f"cpu{i}" for i in os.sched_getaffinity(0)}
             rows = [line.split() for line in Path("/proc/stat").read_text(encoding="ascii").splitlines()]
@@ -62,5 +62,5 @@ class Crowding:
 def _waited_ns(task: Path) -> int:
     try:
         return int((task / "schedstat").read_text(encoding="ascii").split()[1])
-    except FileNotFoundError:  # it has just ended
+    except FileNotFoundError:  # the thread has just ended
         return 0

@@ -1,4 +1,4 @@
-"""How long it takes until a call has its first token: told to who waits for it, and a reason to give up at once."""
+"""Forecast of a call's first token: reported to its caller while it waits, and a reason to refuse it at once."""
 
 from __future__ import annotations
 
@@ -13,14 +13,20 @@ from .waiting import WaitEstimate
 LOOK_EVERY_S = 0.25
 
 
-class Outlook:
-    """Looks at the queue and at the prompts that are being read."""
+class Forecast:
+    """Estimates from the queue and from the prompts being prefilled."""
 
     def __init__(self, scheduler: Scheduler, threads: Threads, wait: WaitEstimate, *, n_batch: int) -> None:
         self._scheduler, self._threads, self._wait, self._n_batch = scheduler, threads, wait, n_batch
 
     def progress(self, sequences: ListOf[Sequence], place: int, now: float) -> Progress:
-        """How far a call is whose candidates these are. `place` is the one in the queue, 0 for who has left it."""
+        """Return the progress of the call that has these candidates.
+
+        Args:
+            sequences: All candidates of the call.
+            place: Its place in the queue, from 1; 0 once it has left the queue.
+            now: Seconds of `time.monotonic`.
+        """
         first = sequences[0]
         if place and first.leader:
             wait_s = self.reading_s(first.leader[0].pending)
@@ -28,7 +34,7 @@ class Outlook:
             wait_s = self._wait.until_start_s(place, self._scheduler.running, self._threads.costs, self._n_batch, now)
         else:
             pending = max(s.pending for s in sequences)
-            # Shorter ones are read before it, and others like it may be read beside it.
+            # Shorter prompts are prefilled before it, and those of like length may be prefilled together with it.
             before = (s for s in self._scheduler.running if s not in sequences and not s.decodes)
             wait_s = self.reading_s(pending + sum(s.pending for s in before if s.pending <= ALIKE * pending))
         return Progress(
@@ -40,11 +46,11 @@ class Outlook:
         )
 
     def reading_s(self, tokens: int) -> float:
-        """How long reading so many tokens takes, seconds."""
+        """Return how long prefilling `tokens` tokens takes, in seconds."""
         return self._threads.costs.ms(min(tokens, self._n_batch)) * max(1.0, tokens / self._n_batch) / 1000
 
     def too_late(self, sequence: Sequence, to_read: int, now: float, *, place: int = 0) -> str:
-        """Why a call cannot have its first token before its deadline; empty where it may. It is refused for that."""
+        """Return why a call cannot have its first token before its deadline; empty if it may."""
         deadline, costs = sequence.request.deadline, self._threads.costs
         if deadline is None or sequence.n_answered or not costs.known:
             return ""
@@ -52,7 +58,7 @@ class Outlook:
         if place and len(running) >= self._scheduler.max_running:
             wait_s = self._wait.at_least_s(place, running, costs, self._n_batch, now)
         reads_s = self.reading_s(to_read)
-        # The estimate may be off by half; only what is out of reach is refused.
+        # The estimate may be off by half, so refuse only what is out of reach even then.
         if now + (wait_s + reads_s) / 2 <= deadline:
             return ""
         left = f"the deadline is in {max(0.0, deadline - now):.1f} s"

@@ -1,0 +1,61 @@
+"""The glossary's words: those that are out stay out, and those that are in have a home."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[3]
+GLOSSARY = ROOT / "docs" / "glossary.md"
+TERMS, OUT = GLOSSARY.read_text(encoding="utf-8").split("## Words that are out")
+# What the pass for plain English has covered; a folder that joins it stays clean.
+ROOMS = (
+    "sarai", "core", "skills", "bench", "tools", "docs", "tests/engine", "README.md",
+)  # fmt: skip
+# The glossary names the words; the prompts of the benchmarks are texts by themselves.
+EXEMPT = ("docs/glossary.md", "bench/prompts/", "bench/results", "bench/.venv/")
+SUFFIXES = {".py", ".md", ".c"}
+
+
+def rows(table: str) -> list[list[str]]:
+    """The cells of a Markdown table's rows, without its head."""
+    lines = [line.strip("| ").split(" | ") for line in table.splitlines() if line.startswith("| ")]
+    return [cells for cells in lines if cells[0] not in {"term", "not", "---"}]
+
+
+WORDS = [word for cells in rows(OUT) for word in cells[0].split(", ")]
+PATTERN = re.compile(rf"\b(?:{'|'.join(map(re.escape, WORDS))})\b", re.IGNORECASE)
+
+
+def found(text: str) -> list[str]:
+    """Words that are out; snake case and lines that a phrase is broken over count too."""
+    return PATTERN.findall(re.sub(r"_|\s+(?:#|//)?\s*", " ", text))
+
+
+def files() -> list[str]:
+    paths = (path for room in ROOMS for path in [ROOT / room, *(ROOT / room).rglob("*")] if path.suffix in SUFFIXES)
+    names = sorted(path.relative_to(ROOT).as_posix() for path in paths if path.is_file())
+    return [name for name in names if not name.startswith(EXEMPT)]
+
+
+@pytest.mark.parametrize("name", files())
+def test_words_that_are_out_stay_out(name: str) -> None:
+    assert found((ROOT / name).read_text(encoding="utf-8")) == []
+
+
+def test_a_word_that_is_out_is_found_in_any_spelling() -> None:
+    assert found("The lease of so\n    # many calls; num_guesses, Whoever") == [
+        "lease",
+        "so many",
+        "guesses",
+        "Whoever",
+    ]
+    assert found("release, besides, this many calls") == []
+    assert len(WORDS) > 20
+
+
+@pytest.mark.parametrize("term", rows(TERMS), ids=lambda cells: str(cells[0]))
+def test_every_term_has_a_home(term: list[str]) -> None:
+    assert (ROOT / term[2].strip("`")).exists()
