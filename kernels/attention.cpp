@@ -1,10 +1,10 @@
 // Attention over the cache of keys and values.
 //
-// The same bits: a row's result is a function of the row and of its own cells in their order, whatever else is in the
-// batch or in the cache, and however the work is split (attention_worker.h).
+// The same bits: a row's result is a function of the row and of its own cells in order, whatever else is in the batch
+// or in the cache, and however the work is split (attention_worker.h).
 //
-// A unit of work, which a thread takes when it is free, is some key heads of a group of rows. Where that makes too few
-// units for the threads, each segment of cells is one, and segments are added up when all are done.
+// A unit of work, which a free thread takes, is some key heads of a group of rows. If that makes too few units for the
+// threads, each segment of cells is a unit, and segments are added when all are done.
 #include "attention.h"
 
 #include "attention_worker.h"
@@ -14,7 +14,7 @@
 namespace sarai {
 namespace {
 
-// How many key heads are in a unit of work: as many as leave some four units for each thread, and have room.
+// Returns the number of key heads in a unit of work: as many as fit and leave about four units for each thread.
 int64_t heads_of_unit(const job & job, const room & room, int64_t n_threads) {
     int64_t units = 0, longest = 1;
     for (row_group group = group_from(job, room.views, 0); group.first < job.rows;
@@ -26,7 +26,7 @@ int64_t heads_of_unit(const job & job, const room & room, int64_t n_threads) {
     return std::clamp<int64_t>(std::min(fit, units / (4 * n_threads)), 1, job.key_heads);
 }
 
-// Takes units of work until there are none: some key heads of a group, or of a segment of it.
+// Computes units of work until none is left: some key heads of a group, or of one of its segments.
 template <class Keys> void work(const ggml_compute_params * params, const job & job, const room & room) {
     worker<Keys> worker(job, room);
     const int64_t n_heads = heads_of_unit(job, room, params->nth);
@@ -47,7 +47,7 @@ template <class Keys> void work(const ggml_compute_params * params, const job & 
     }
 }
 
-// Adds the segments up for this thread's share of rows and heads.
+// Adds up the segments for this thread's share of rows and heads.
 void add_segments(const ggml_compute_params * params, const job & job, const room & room) {
     for (int64_t i = params->ith; i < job.rows * job.heads; i += params->nth) {
         const int64_t row = i / job.heads, head = i % job.heads;
@@ -77,7 +77,7 @@ template <class Keys> void compute(const ggml_compute_params * params, const ggm
     }
 }
 
-// Calls f with the way in which a node's keys are unpacked.
+// Calls f with the class that unpacks a node's keys.
 template <class F> auto with_keys([[maybe_unused]] const ggml_tensor * node, F f) {
     if constexpr (VNNI) {
         if (node->src[1]->type == GGML_TYPE_Q8_0) {

@@ -8,10 +8,10 @@ struct ggml_compute_params;
 
 namespace sarai {
 
-// Whether we compute this node; the others are ggml's.
+// Returns whether we compute this node; ggml computes the others.
 bool attention_takes(const ggml_tensor * node);
 
-// Bytes of working memory for all threads together.
+// Returns the bytes of working memory for all threads together.
 size_t attention_work_bytes(const ggml_tensor * node, int n_threads);
 
 // Computes this thread's part of the node. Every thread calls it.

@@ -16,14 +16,14 @@ namespace sarai {
 namespace {
 
 constexpr int64_t block_cells = 64;     // unpacked at once: 32 KB of floats for a head of 128
-constexpr int64_t segment_cells = 256;  // that share a maximum, and scores' place in memory
+constexpr int64_t segment_cells = 256;  // share a maximum and a buffer of scores
 
 inline float half_to_float(uint16_t x) { return _cvtsh_ss(x); }
 
-// Some rows of one head in the cache, and the rows that are read after them: those are fetched meanwhile, as the
-// processor's own prefetching follows neither the distance between cells nor holes.
+// Rows of one head in the cache, and the rows to read next: these are prefetched meanwhile, as the hardware's own
+// prefetching can follow neither the distance between cells nor holes.
 struct cache_rows {
-    const char * rows[block_cells];  // the last vector's are filled up with copies of the last one
+    const char * rows[block_cells];  // padded to a whole vector with copies of the last one
     int64_t count;
     const char * next[block_cells];
     int64_t next_count, next_bytes;
@@ -38,7 +38,7 @@ struct cache_rows {
     }
 };
 
-// Reads LANES values of a row from value `i` on.
+// Reads LANES values of a row, starting at value `i`.
 template <ggml_type type> inline floats read(const char * row, int64_t i) {
     if constexpr (type == GGML_TYPE_F32) {
         return load((const float *) row + i);
@@ -51,7 +51,7 @@ template <ggml_type type> inline floats read(const char * row, int64_t i) {
     }
 }
 
-// Unpacks the rows from `first` to `end` of n values each, one after the other.
+// Unpacks rows [first, end) of n values each, contiguously.
 template <ggml_type type> void read_rows(const cache_rows & cells, int64_t first, int64_t end, int64_t n, float * out) {
     for (int64_t c = first; c < end; c++) {
         cells.fetch_next(c);

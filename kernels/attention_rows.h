@@ -1,7 +1,7 @@
 // Which cells each row of attention sees, and which rows see the same ones.
 //
-// A row's own cells are those that the mask lets it see. They are counted 0, 1, 2 and so on, wherever they lie. Rows
-// that have cells in common, from the first on, make a group: a prompt, guesses, forks of one prefix.
+// A row's own cells are those that the mask shows. They are numbered 0, 1, 2 and so on, wherever they are. Rows that
+// share their first cells form a group: a prompt, speculative tokens, forks of one prefix.
 #pragma once
 
 #include "attention_tiles.h"
@@ -13,14 +13,14 @@
 namespace sarai {
 namespace {
 
-constexpr int64_t max_queries = 64;  // at once: more would not stay in L2 beside what they are multiplied by
-constexpr int64_t max_lists = 8;     // of cells, in a group
+constexpr int64_t max_queries = 64;  // at once: more would not fit into L2 together with the keys and values
+constexpr int64_t max_lists = 8;     // lists of cells in a group
 
 // What a row sees.
 struct row_view {
-    int32_t count;   // its own cells
-    int32_t common;  // of these, from the first on, are the first ones of the row before as well
-    bool biased;     // the mask has other values than 0 and -infinity
+    int32_t count;   // number of its own cells
+    int32_t common;  // how many of them, from the first on, the previous row begins with as well
+    bool biased;     // whether the mask has values other than 0 and -infinity
 };
 
 struct row_group {
@@ -36,8 +36,8 @@ struct job {
     int64_t rows_of_stream, rows;
     float scale;
     row_reader read_key, read_value;
-    int64_t group_rows;  // at most, in a group
-    bool by_segments;    // a segment is a unit of work
+    int64_t group_rows;  // most rows in a group
+    bool by_segments;    // whether a segment is a unit of work
 
     job(const ggml_tensor * node, int64_t n_threads)
         : q(node->src[0]), k(node->src[1]), v(node->src[2]), mask(node->src[3]), out(node), key_size(k->ne[0]),
@@ -45,15 +45,15 @@ struct job {
           rows_of_stream(q->ne[1]), rows(q->ne[1] * q->ne[3]), read_key(reader_of(k->type)),
           read_value(reader_of(v->type)) {
         memcpy(&scale, node->op_params, sizeof scale);
-        // Some four units for each thread, so that all are done at about the same time.
+        // About four units for each thread, so that all finish at about the same time.
         const int64_t units = rows * key_heads, most = std::max<int64_t>(max_queries / sharing, 1);
         group_rows = std::min((units + 4 * n_threads - 1) / (4 * n_threads), most);
         by_segments = units < 8 * n_threads;
     }
 
-    int64_t queries() const { return std::max(max_queries, sharing); }  // at most, in a unit of work
+    int64_t queries() const { return std::max(max_queries, sharing); }  // most queries in a unit of work
     int64_t segments() const { return (cells + segment_cells - 1) / segment_cells; }
-    int64_t sum_floats() const { return value_size + LANES; }  // a weighted sum, then its maximum and its total
+    int64_t sum_floats() const { return value_size + LANES; }  // the weighted sum, followed by maximum and total
 
     const uint16_t * mask_of(int64_t row) const {
         const int64_t stream = row / rows_of_stream;
@@ -70,7 +70,7 @@ struct job {
     }
 };
 
-// A bit for each of the 32 values from `from` on, or as many as there are, that is not `value`.
+// Returns a bit for each of the 32 (or fewer) values from `from` on that differs from `value`.
 inline uint32_t others_than(uint16_t value, const uint16_t * mask, int64_t from, int64_t n) {
     if (from + 32 <= n) {
         return ~equal_halves(mask + from, value);
@@ -82,7 +82,7 @@ inline uint32_t others_than(uint16_t value, const uint16_t * mask, int64_t from,
     return bits;
 }
 
-// A bit for each of 32 cells that a row sees.
+// Returns a bit for each of 32 cells that a row sees.
 inline uint32_t own_cells(const job & job, const uint16_t * mask, int64_t from) {
     constexpr uint16_t half_minus_infinity = 0xfc00;
     if (mask != nullptr) {
@@ -113,12 +113,12 @@ inline row_view look_at(const job & job, int64_t row) {
     return view;
 }
 
-// How many cells two neighbours in a batch have in common. A biased row stands alone.
+// Returns how many leading cells a row has in common with the previous one. A biased row forms its own group.
 inline int64_t common_cells(const row_view * views, int64_t row) {
     return views[row].biased || views[row - 1].biased ? 0 : views[row].common;
 }
 
-// Whether a row begins with all cells of the row before it: then its list is enough for both.
+// Returns whether a row begins with all cells of the previous one, so that one list serves both.
 inline bool continues(const row_view * views, int64_t row) { return common_cells(views, row) == views[row - 1].count; }
 
 // The group that begins with row `first`; an empty one behind the last row.
@@ -137,7 +137,7 @@ inline row_group group_from(const job & job, const row_view * views, int64_t fir
     return {first, end, (longest + segment_cells - 1) / segment_cells};
 }
 
-// Writes down a row's own cells.
+// Lists a row's own cells.
 inline void list_cells(const job & job, int64_t row, int32_t * list) {
     const uint16_t * mask = job.mask == nullptr ? nullptr : job.mask_of(row);
     for (int64_t c = 0; c < job.cells; c += 32) {

@@ -1,10 +1,10 @@
-// What attention computes with: blocks of keys and values made ready for many queries, and the products over them.
+// Blocks of keys and values, unpacked for many queries, and the products over them.
 //
-// A *query* is one head of one row. All queries of a tile look at the same cells of the same key head, so a block of 64
+// A *query* is one head of one row. All queries of a tile visit the same cells of the same key head, so a block of 64
 // cells is unpacked once for all of them. Keys are unpacked so that a vector holds the same value, or the same four
-// bytes, of LANES cells: a score then is one chain of additions in a lane of its own, in the order of the head's
-// values. Values are unpacked as rows of floats; an element of the result is one chain in the order of the cells.
-// Neither knows how many queries or cells are computed beside it, so bits do not depend on it.
+// bytes, of LANES cells: a score is then one chain of additions in its own lane, in the order of the head's values.
+// Values are unpacked as rows of floats; an element of the result is one chain in the order of the cells. Neither
+// depends on how many other queries or cells are computed, so the bits do not either.
 #pragma once
 
 #include "attention_cells.h"
@@ -16,7 +16,7 @@
 namespace sarai {
 namespace {
 
-// Calls f(number, first) for n things in fours, and once for the rest. `number` is a constant.
+// Calls f(number, first) for n items in groups of four, and once for the remainder. `number` is a constant.
 template <class F> inline void in_fours(int64_t n, F f) {
     int64_t at = 0;
     for (; at + 4 <= n; at += 4) {
@@ -38,7 +38,7 @@ struct float_keys {
 
     static void prepare(const float * x, int64_t n, char * query) { memcpy(query, x, n * sizeof(float)); }
 
-    // Unpacks keys. `room` is for LANES of them. (Inlined, it would hold all the rows' addresses in vectors.)
+    // Unpacks keys; `room` has space for LANES of them. (Inlined, it would keep all row addresses in vectors.)
     [[gnu::noinline]] static void pack(const cache_rows & cells, int64_t n, row_reader read, float * room,
                                        char * block) {
         const char * rows[LANES];
@@ -57,7 +57,7 @@ struct float_keys {
         }
     }
 
-    // Scores of NQ queries and the NV vectors of cells from `cell` on.
+    // Computes the scores of NQ queries for the NV vectors of cells from `cell` on.
     template <int NQ, int NV>
     static void multiply(const char * queries, const char * block, int64_t cell, int64_t n, float * scores) {
         const float * x = (const float *) queries;
@@ -88,12 +88,12 @@ struct float_keys {
     }
 };
 
-// Keys in Q8_0 as they are, for queries that are quantized in the same way. dot4 wants one side without signs, so keys
-// are stored plus 128, and each sum starts at -128 times the sum of the query's block. Sums are exact.
+// Keys in Q8_0 without conversion, for queries quantized the same way. One side of dot4 is unsigned, so keys are stored
+// plus 128, and each sum starts at -128 times the sum of the query's block. Sums are exact.
 struct byte_keys {
     static constexpr int tile_vectors = 2;
 
-    // Four bytes d to d + 3 of cell c are at [(d / 4 * block_cells + c) * 4], and the blocks' scales behind.
+    // Bytes d to d + 3 of cell c are at [(d / 4 * block_cells + c) * 4], followed by the blocks' scales.
     static size_t block_bytes(int64_t n) { return block_cells * (n + n / QK8_0 * sizeof(float)); }
 
     struct block_of_query {
@@ -107,7 +107,7 @@ struct byte_keys {
         block_of_query * blocks = (block_of_query *) query;
         for (int64_t b = 0; b < n / QK8_0; b++, x += QK8_0) {
             const float most = largest_magnitude(x, QK8_0);
-            const float inverse = most > 1e-30f ? 127.0f / most : 0.0f;  // of less the inverse may be infinite
+            const float inverse = most > 1e-30f ? 127.0f / most : 0.0f;  // below that the inverse may be infinite
             blocks[b].scale = most / 127.0f;
             round_to_bytes(x, inverse, QK8_0, blocks[b].values);
             int32_t total = 0;
@@ -192,7 +192,7 @@ struct byte_keys {
     }
 };
 
-// Scores of n_queries queries, one after the other, and the first `count` cells of a block (rounded up to a vector).
+// Computes the scores of n_queries contiguous queries for the first `count` cells of a block (rounded up to a vector).
 template <class Keys>
 inline void score(const char * queries, int64_t n_queries, const char * block, int64_t count, int64_t n,
                   float * scores) {
@@ -210,7 +210,7 @@ inline void score(const char * queries, int64_t n_queries, const char * block, i
     });
 }
 
-// Turns scores of `count` cells into weights e^(score - maximum), in place. They are divided by their total at the end.
+// Turns the scores of `count` cells into weights e^(score - maximum), in place; the result is divided by their total.
 inline void weigh(float * scores, int64_t count, float scale, const float * bias, float * maximum_and_total) {
     const floats none = broadcast(-INFINITY);
     floats top = none;
@@ -232,7 +232,7 @@ inline void weigh(float * scores, int64_t count, float scale, const float * bias
     maximum_and_total[1] = sum(total);
 }
 
-// Adds to NV vectors of NQ queries' results: weights times `count` rows of values.
+// Adds weights times `count` rows of values to NV vectors of NQ queries' results.
 template <int NQ, int NV>
 inline void add_weighted(const float * weights, const float * values, int64_t count, int64_t n, float * out,
                          int64_t stride) {
@@ -261,7 +261,7 @@ inline void add_weighted(const float * weights, const float * values, int64_t co
     }
 }
 
-// The same for all n values of all queries.
+// Does the same for all n values of all queries.
 inline void add_values(const float * weights, int64_t n_queries, const float * values, int64_t count, int64_t n,
                        float * out, int64_t stride) {
     constexpr int most = LANES == 16 ? 4 : 2;

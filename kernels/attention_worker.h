@@ -1,7 +1,7 @@
 // One thread's work on a group of rows.
 //
-// The same bits: every 256 of a row's own cells are a segment: scores, their maximum, weights, and the weighted sum of
-// values. Segments are added up in their order. Rows that see the same cells in a block of 64 go through it together.
+// The same bits: each 256 of a row's own cells form a segment with its scores, their maximum, weights, and the weighted
+// sum of values. Segments are added up in order. Rows that see the same cells of a block of 64 are computed together.
 #pragma once
 
 #include "attention_rows.h"
@@ -16,10 +16,10 @@
 namespace sarai {
 namespace {
 
-// Memory that all threads share, and a thread's own.
+// Memory shared by all threads, then memory of one thread.
 struct room {
     row_view * views;
-    float * segment_sums;  // of each row, head and segment, where segments are units
+    float * segment_sums;  // of each row, head and segment, if segments are units
 
     int32_t * lists;  // of cells, for the rows of a group that need one
     char * queries;
@@ -29,10 +29,10 @@ struct room {
     float * scores;
     float * bias;
     float * parts;  // a segment's sums, by query
-    float * sums;   // those of all segments so far
+    float * sums;   // of all segments so far
 };
 
-// Shares memory out for the threads up to `thread`, whose room is in `r` then. Returns where it ends.
+// Lays out the memory of all threads up to `thread`, whose pointers end up in `r`. Returns its end.
 template <class Keys> uintptr_t lay_out(const job & job, int thread, uintptr_t at, room & r) {
     auto take = [&at](auto *& place, size_t count) {
         at = GGML_PAD(at, 64);
@@ -55,7 +55,7 @@ template <class Keys> uintptr_t lay_out(const job & job, int thread, uintptr_t a
     return at;
 }
 
-// Adds a segment's sums to those of the segments before it, each brought to the larger maximum.
+// Adds a segment's sums to those of the previous segments, both rescaled to the larger maximum.
 void add_segment(float * sums, const float * part, int64_t n) {
     const float maximum = std::max(sums[n], part[n]);
     const floats both = first(1, broadcast(sums[n] - maximum), broadcast(part[n] - maximum));
@@ -82,7 +82,7 @@ void write_result(const float * sums, int64_t n, float * out) {
     }
 }
 
-// Where the sums of one segment are kept, until all segments are done.
+// Returns the place of one segment's sums until all segments are done.
 float * segment_sums(const job & job, const room & room, int64_t row, int64_t head, int64_t segment) {
     return room.segment_sums + ((row * job.heads + head) * job.segments() + segment) * job.sum_floats();
 }
@@ -93,7 +93,7 @@ template <class Keys> class worker {
     worker(const job & job, const room & room)
         : job_(job), room_(room), size_(job.value_size), stride_(job.sum_floats()) {}
 
-    // Begins with another group of rows: lists its cells.
+    // Starts another group of rows: lists its cells.
     void begin(const row_group & group) {
         group_ = group;
         int32_t * list = room_.lists;
@@ -106,14 +106,14 @@ template <class Keys> class worker {
         }
     }
 
-    // Computes the segments from `first` to `end` for all rows of the group and some key heads.
+    // Computes segments [first, end) for all rows of the group and some key heads.
     void compute(int64_t first_head, int64_t end_head, int64_t first, int64_t end) {
         first_head_ = first_head, end_head_ = end_head;
         for_queries([&](int64_t i) {
             Keys::prepare(job_.query_of(row_of(i), head_of(i)), job_.key_size, query(i));
             clear_sums(sums(i), size_);
         });
-        // All heads of a segment, then the next one: a cell's heads lie side by side in the cache.
+        // All heads of a segment before the next one: a cell's heads are contiguous in the cache.
         for (int64_t segment = first; segment < end; segment++) {
             for (key_head_ = first_head; key_head_ < end_head; key_head_++) {
                 find_weights(segment);
@@ -129,7 +129,7 @@ template <class Keys> class worker {
     }
 
   private:
-    // The queries of a key head, row by row.
+    // The queries of a key head are numbered row by row.
     int64_t queries_before(int64_t row) const { return (row - group_.first) * job_.sharing; }
     int64_t n_queries() const { return queries_before(group_.end); }
     int64_t row_of(int64_t i) const { return group_.first + i / job_.sharing; }
@@ -146,7 +146,7 @@ template <class Keys> class worker {
         }
     }
 
-    // How many cells of a row are in block `block` of its own cells, and in a segment.
+    // Return how many of a row's own cells are in a block, and in a segment.
     int64_t cells_in(int64_t block, int64_t row) const {
         return std::clamp<int64_t>(room_.views[row].count - block * block_cells, 0, block_cells);
     }
@@ -157,9 +157,9 @@ template <class Keys> class worker {
         return room_.scores + i * segment_cells + block * block_cells % segment_cells;
     }
 
-    // Calls f(block, first, last, cells) for each block of a segment and the rows from `first` to `last` that see the
-    // same cells in it, as far as they see any; the last one sees all of them. After the segment's last block of
-    // `tensor`, head `next_head` of `next` is read.
+    // Calls f(block, first, last, cells) for each block of a segment and the rows `first` to `last` that see the same
+    // cells of it, as far as they see any; the last row sees all of them. Head `next_head` of `next` is read after the
+    // segment's last block of `tensor`, and prefetched for that.
     template <class F>
     void for_blocks(int64_t segment, const ggml_tensor * tensor, const ggml_tensor * next, int64_t next_head,
                     F f) const {
@@ -185,13 +185,13 @@ template <class Keys> class worker {
         }
     }
 
-    // Whether the row after `row` sees the same cells in a block, and maybe more.
+    // Returns whether the row after `row` sees the same cells of a block, or more.
     bool alike(int64_t block, int64_t row) const {
         const int64_t end = std::min<int64_t>(room_.views[row].count, (block + 1) * block_cells);
         return common_cells(room_.views, row + 1) >= end;
     }
 
-    // A row's cells in a block. The last vector is filled up with the last cell.
+    // Finds a row's cells in a block, padded to a whole vector with the last cell; returns their number.
     int64_t find_cells(const ggml_tensor * tensor, int64_t key_head, int64_t block, int64_t row,
                        const char ** rows) const {
         const char * head = static_cast<const char *>(tensor->data) + key_head * tensor->nb[2] +
@@ -221,7 +221,7 @@ template <class Keys> class worker {
         }
     }
 
-    // The mask's values for a segment of a biased row.
+    // Returns the mask's values for a segment of a biased row, else null.
     const float * bias_of(int64_t row, int64_t segment) const {
         if (!room_.views[row].biased) {
             return nullptr;

@@ -1,21 +1,21 @@
 // Products with blocks of 32 weights that share one scale: IQ4_NL, Q4_0 and Q8_0.
 //
-// Layout. A tile is 16 columns, block by block in one stream: the 16 scales of a block, then its values. 64 bytes of
-// values are four consecutive k of each column, so one multiplication of vectors adds up four products of every column.
-// Weights of four bits lie in pairs: the low nibbles of 64 bytes are k to k + 3, the high ones k + 16 to k + 19. The
-// file pairs them so, too, hence packing moves words of four bytes.
+// Layout. A tile is 16 columns, block by block in a single stream: the 16 scales of a block, then its values. 64 bytes
+// of values are four consecutive k of each column, so one vector multiplication adds four products to every column.
+// Four-bit weights are stored in pairs: the low nibbles of 64 bytes are k to k + 3, the high ones k + 16 to k + 19. The
+// file pairs them the same way, so packing moves words of four bytes.
 //
-// Arithmetic. Weights are made unsigned, OFFSET more than they are, because x86 multiplies unsigned bytes with signed
-// ones. What that adds to a block's sum, OFFSET * (sum of the activations), is the same for all columns: it is computed
-// once for a row's block, and sums start at its negative. So the sum of a block is an exact integer, and
+// Arithmetic. Weights are made unsigned by adding OFFSET, because x86 multiplies unsigned by signed bytes. That adds
+// OFFSET * (sum of the activations) to a block's sum, the same for all columns: it is computed once for each block of a
+// row, and sums start at its negative. So the sum of a block is an exact integer, and
 //
 //     result = fma(sum, scale of the weights * scale of the activations, result), block after block
 //
-// One accumulator for each row and column, one order: the same bits in any tile, beside any other rows, in any
-// instruction set. For IQ4_NL and Q4_0 they are the bits of ggml's kernels for repacked weights. For Q8_0 the order is
-// that of ggml's reference (ggml_vec_dot_q8_0_q8_0_generic). ggml's vector code for Q8_0 has eight accumulators, which
-// each take four of the 32 products; to have its bits would take eight conversions and fused multiply-adds a block
-// where one does here, and starting values for each, which is half the speed.
+// One accumulator for each row and column, and one order: the same bits in any tile, any batch and any instruction set.
+// For IQ4_NL and Q4_0 they equal those of ggml's kernels for repacked weights. For Q8_0 the order is that of ggml's
+// reference (ggml_vec_dot_q8_0_q8_0_generic). ggml's vector code for Q8_0 has eight accumulators, each for four of the
+// 32 products; reproducing its bits would take eight conversions and fused multiply-adds a block instead of one, and a
+// starting value for each, at half the speed.
 #include <algorithm>
 #include <array>
 #include <utility>
@@ -36,9 +36,9 @@ constexpr int BLOCK = 32;
 constexpr int TILE = 16;
 constexpr int GROUPS = BLOCK / 4;       // of four k, which are multiplied at a time
 constexpr int VECTORS = TILE / LANES;   // for all columns
-constexpr int MAX_ROWS = 16;            // for one pass over a tile: their results and its weights fill 32 registers
-constexpr size_t AHEAD_BYTES = 6144;    // how far weights are fetched ahead: with less, one row waits for memory
-constexpr int64_t CACHED_BYTES = 384 * 1024;  // of weights that a core's second cache keeps beside MAX_ROWS rows
+constexpr int MAX_ROWS = 16;            // in one pass over a tile: their results and its weights fill 32 registers
+constexpr size_t AHEAD_BYTES = 6144;    // how far ahead weights are prefetched: with less, one row waits for memory
+constexpr int64_t CACHED_BYTES = 384 * 1024;  // of weights that fit into a core's L2 together with MAX_ROWS rows
 
 // A block of a row of activations.
 struct activations {
@@ -47,7 +47,7 @@ struct activations {
     int32_t start;  // -OFFSET * (sum of the values)
 };
 
-// A block of a tile. A code is what the file has for a weight.
+// A block of a tile. A code is a weight's encoding in the file.
 template <class T> struct packed_block {
     ggml_half scales[TILE];
     uint8_t codes[TILE * BLOCK * T::CODE_BITS / 8];
@@ -55,8 +55,8 @@ template <class T> struct packed_block {
 
 // --- Sums of a block -------------------------------------------------------------------------------------------------
 
-// How many planes unsigned bytes of `bits` bits are taken apart into: byte = plane 0 + 16 * plane 1. Without VNNI sums
-// have 16 bits. That is enough for 16 products of nibbles, at most 16 * 15 * 128 = 30,720, not for products of bytes.
+// Number of planes into which unsigned bytes of `bits` bits are split: byte = plane 0 + 16 * plane 1. Without VNNI,
+// sums have 16 bits: enough for 16 products of nibbles, at most 16 * 15 * 128 = 30,720, but not for products of bytes.
 template <int bits> constexpr int PLANES = VNNI ? 1 : bits / 4;
 
 inline void take_apart(ints bytes, ints (&plane)[1]) { plane[0] = bytes; }
@@ -65,7 +65,7 @@ inline void take_apart(ints bytes, ints (&plane)[2]) {
     plane[1] = high_nibbles(bytes);
 }
 
-// In each lane a number to start with, and the sum of 32 products of unsigned weights with activations.
+// In each lane, a starting value plus the sum of 32 products of unsigned weights and activations.
 template <int bits> struct sums {
     int32_t first;
     ints plane[PLANES<bits>];
@@ -78,7 +78,7 @@ template <int bits> struct sums {
     void add(const ints (&weights)[PLANES<bits>], ints activations) {
         for (int p = 0; p < PLANES<bits>; p++) {
             plane[p] = dot4(plane[p], weights[p], activations);
-            if (!VNNI) plane[p] = in_register(plane[p]);  // GCC would add up as a tree, and run out of registers
+            if (!VNNI) plane[p] = in_register(plane[p]);  // else GCC adds as a tree and runs out of registers
         }
     }
 
@@ -95,7 +95,7 @@ template <int bits> struct sums {
 struct q8_0 {
     using file_block = block_q8_0;
     static constexpr int CODE_BITS = 8, BITS = 8, OFFSET = 128;
-    static constexpr uint32_t FLIP = 0x80808080;  // the file's codes are signed, packed ones are not
+    static constexpr uint32_t FLIP = 0x80808080;  // the file's codes are signed, the packed ones unsigned
 
     static int weight(int code) { return code - OFFSET; }
     void weights(ints codes, ints (&w)[PLANES<BITS>]) const { take_apart(codes, w); }
@@ -132,7 +132,7 @@ template <class T> using group_weights = ints[VECTORS][PLANES<T::BITS>];
 
 template <class T>
 inline void unpack_group(const T & type, const packed_block<T> & block, int group, group_weights<T> & w) {
-    constexpr int apart = GROUPS * T::CODE_BITS / 8;  // groups that lie side by side; nibbles have others above them
+    constexpr int apart = GROUPS * T::CODE_BITS / 8;  // number of contiguous groups; the high nibbles hold the others
 #pragma GCC unroll 2
     for (int v = 0; v < VECTORS; v++) {
         const ints codes = load_ints(block.codes + (group % apart * TILE + v * LANES) * 4);
@@ -144,14 +144,14 @@ inline void unpack_group(const T & type, const packed_block<T> & block, int grou
     }
 }
 
-// GCC has to unroll a loop over rows whose results shall stay in registers, and must not where they have no room.
+// GCC must unroll a loop over rows whose results are to stay in registers, and must not if they do not fit.
 constexpr int UNROLLED_ROWS = LANES == 16 ? MAX_ROWS : 1;
 
-// Rows whose sums are built side by side. Where the weights of a block fit into registers one at a time is best;
-// elsewhere each vector of weights that is loaded should serve several.
+// Number of rows whose sums are built concurrently. One is best if a block's weights fit into registers; otherwise each
+// loaded vector of weights should serve several rows.
 template <class T> constexpr int BESIDE = LANES == 16 && VNNI ? 1 : 4 / PLANES<T::BITS>;
 
-// Adds the products of a block with N rows to their results. `unpacked` has the block's weights, or is null.
+// Adds the products of a block and N rows to their results. `unpacked` has the block's weights, or is null.
 template <class T, int N>
 inline void add_block(const T & type, const packed_block<T> & block, const group_weights<T> * unpacked,
                       const activations * const * rows, int64_t b, floats (*results)[VECTORS]) {
@@ -185,7 +185,7 @@ inline void add_block(const T & type, const packed_block<T> & block, const group
     }
 }
 
-// Multiplies R rows with one tile.
+// Multiplies R rows by one tile.
 template <class T, int R>
 void multiply_tile(const packed_block<T> * tile, const activations * const * rows, int64_t blocks, float * out,
                    int64_t stride) {
@@ -216,7 +216,7 @@ void multiply_tile(const packed_block<T> * tile, const activations * const * row
 template <class T>
 using tile_function = void (*)(const packed_block<T> *, const activations * const *, int64_t, float *, int64_t);
 
-// multiply_tile for 1, 2, 3 ... rows.
+// Lists multiply_tile for 1, 2, 3 ... rows.
 template <class T, int... R> constexpr auto tile_functions(std::integer_sequence<int, R...>) {
     return std::array<tile_function<T>, sizeof...(R)>{multiply_tile<T, R + 1>...};
 }
@@ -225,7 +225,7 @@ size_t row_bytes(int64_t k) { return (k / BLOCK * sizeof(activations) + 63) / 64
 
 template <class T> size_t tile_bytes(int64_t k) { return k / BLOCK * sizeof(packed_block<T>); }
 
-// Multiplies up to MAX_ROWS rows with some tiles.
+// Multiplies up to MAX_ROWS rows by some tiles.
 template <class T>
 void multiply_rows(const packed_block<T> * tiles, int64_t n_tiles, int64_t last, const char * rows, int64_t n_rows,
                    int64_t k, float * out, int64_t stride) {
@@ -245,7 +245,7 @@ void multiply_rows(const packed_block<T> * tiles, int64_t n_tiles, int64_t last,
     }
 }
 
-// Takes as many tiles at a time as the cache keeps, for all rows: the memory is read once.
+// Multiplies all rows by as many tiles at a time as fit into the cache, so that memory is read once.
 template <class T>
 void multiply(const void * tiles, int64_t n_tiles, int64_t last, const void * rows, int64_t n_rows, int64_t k,
               float * out, int64_t stride) {
@@ -297,7 +297,7 @@ template <class T> void unpack(const void * packed, int64_t column, int64_t k, f
     }
 }
 
-// As quantize_row_q8_0 does it, operation by operation.
+// Quantizes like quantize_row_q8_0, operation by operation.
 template <class T> void quantize(const float * x, int64_t k, void * row) {
     auto * to = (activations *) row;
     for (int64_t b = 0; b < k / BLOCK; b++, x += BLOCK) {

@@ -1,9 +1,9 @@
-// The way in: a buffer type for weights, and the nodes of a graph that this project computes itself.
+// The integration into ggml: a buffer type for weights, and the nodes of a graph that this project computes.
 //
-// ggml asks each "extra" buffer type of its CPU backend two things: which weights it wants to hold, in a layout of its
-// own, and which nodes it computes (traits.h). Ours stands in front of ggml's own repacking one. It takes the seat that
-// ggml keeps for Arm's KleidiAI, which is empty on x86: ggml-cpu.cpp calls `ggml_backend_cpu_kleidiai_buffer_type` when
-// it is compiled with GGML_USE_CPU_KLEIDIAI (llama_cpp.cmake). So nothing in llama.cpp's text is changed.
+// ggml asks each "extra" buffer type of its CPU backend two things: which weights it wants to hold in its own layout,
+// and which nodes it computes (traits.h). Ours comes before ggml's own repacking one. It uses the entry of Arm's
+// KleidiAI, which is unused on x86: compiled with GGML_USE_CPU_KLEIDIAI (llama_cpp.cmake), ggml-cpu.cpp calls
+// `ggml_backend_cpu_kleidiai_buffer_type`. So llama.cpp's sources are not changed.
 //
 // The environment variable SARAI_KERNELS=off leaves everything to ggml; it is read once, when the backend starts.
 
@@ -36,7 +36,7 @@ size_t packed_bytes(const matrix_type & type, const ggml_tensor * weights) {
     return n_tiles(type, weights->ne[1]) * type.tile_bytes(weights->ne[0]);
 }
 
-// The type's kernels where they can hold these weights: a matrix, whole.
+// Returns the type of these weights if we can hold them: a contiguous matrix that is not a view.
 const matrix_type * type_for(const ggml_tensor * weights) {
     if (ggml_n_dims(weights) > 2 || weights->view_src != nullptr || !ggml_is_contiguous(weights)) {
         return nullptr;
@@ -50,7 +50,7 @@ char * row_of(const ggml_tensor * t, int64_t row) {
     return static_cast<char *>(t->data) + i1 * t->nb[1] + i2 * t->nb[2] + i3 * t->nb[3];
 }
 
-// The product of a matrix of weights with rows of activations, and the reading of single columns.
+// Multiplies rows of activations by a matrix of weights, and reads single columns.
 class matrix_traits final : public ggml::cpu::tensor_traits {
   public:
     explicit matrix_traits(const matrix_type & type) : type(type) {}
@@ -87,7 +87,7 @@ class matrix_traits final : public ggml::cpu::tensor_traits {
         }
         ggml_barrier(params->threadpool);
 
-        // Four chunks a thread: whoever is done first takes the next one.
+        // Four chunks a thread; each free thread takes the next one.
         const int64_t tiles = n_tiles(type, columns);
         const int64_t chunk = params->nth == 1 ? tiles : std::max<int64_t>(1, (tiles + 4 * params->nth - 1) / (4 * params->nth));
         for (int64_t begin = params->ith * chunk; begin < tiles;
@@ -128,7 +128,7 @@ class attention_traits final : public ggml::cpu::tensor_traits {
 };
 
 ggml_status init_tensor(ggml_backend_buffer_t /* buffer */, ggml_tensor * tensor) {
-    // One object for each type, for as long as the process lives: tensors refer to it.
+    // One object for each type, never freed, as tensors refer to it.
     static std::vector<matrix_traits *> all;
     const matrix_type * type = type_for(tensor);
     tensor->extra = nullptr;
@@ -151,7 +151,7 @@ void set_tensor(ggml_backend_buffer_t /* buffer */, ggml_tensor * tensor, const 
                       static_cast<char *>(tensor->data) + i * type.tile_bytes(k));
         }
     };
-    // Loading a model waits for this: a large matrix is packed by two threads.
+    // Loading a model waits for this, so two threads pack a large matrix.
     if (size < (size_t(1) << 22)) {
         pack(0, tiles);
     } else {
@@ -175,8 +175,8 @@ ggml_backend_buffer_t alloc_buffer(ggml_backend_buffer_type_t buft, size_t size)
     if (buffer == nullptr) {
         return nullptr;
     }
-    // One row of activations runs at the memory's own rate only in huge pages. Where the kernel has none to give, small
-    // ones do.
+    // Only with huge pages does one row of activations run at the memory's full rate. If the kernel has none, small
+    // ones must do.
     const uintptr_t page = sysconf(_SC_PAGESIZE), base = reinterpret_cast<uintptr_t>(ggml_backend_buffer_get_base(buffer));
     const uintptr_t begin = GGML_PAD(base, page), end = (base + size) / page * page;
     if (begin < end) {
@@ -239,7 +239,7 @@ ggml_backend_buffer_type_t ggml_backend_cpu_kleidiai_buffer_type(void) {
             /* .is_host        = */ nullptr,
         },
         /* .device  = */ ggml_backend_reg_dev_get(ggml_backend_cpu_reg(), 0),
-        // As the base class, which is what ggml casts it back to.
+        // Cast to the base class, to which ggml casts it back.
         /* .context = */ static_cast<ggml::cpu::extra_buffer_type *>(&context),
     };
     context.self = &buft;

@@ -1,6 +1,6 @@
-# Puts our kernels into llama.cpp's CPU libraries. Read inside llama.cpp's project() call (CMAKE_PROJECT_..._INCLUDE),
-# run at the end of its own files: then every variant of the CPU library is a target with its flags, which say what our
-# sources may use.
+# Adds our kernels to llama.cpp's CPU libraries. Read during llama.cpp's project() call (CMAKE_PROJECT_..._INCLUDE), run
+# at the end of its own files: every variant of the CPU library is a target then, whose flags determine what our sources
+# may use.
 set(SARAI_KERNELS ${CMAKE_CURRENT_LIST_DIR})
 
 function(add_our_kernels)

@@ -1,10 +1,10 @@
-// Vectors of 32-bit lanes, as wide as the instruction set has them, and what the kernels do with them.
+// Vectors of 32-bit lanes, as wide as the instruction set permits, and the kernels' operations on them.
 //
-// They are vectors as GCC and Clang know them: operators work lane by lane. Here is what has no operator. A product and
-// the sum after it are one fma wherever they belong together: were the compiler left to choose, the bits of a result
-// would depend on its choice.
+// They are GCC's and Clang's vector types, whose operators work lane by lane; this file adds what has no operator. A
+// product that is added to a sum is always an explicit fma: if the compiler could choose, the bits of a result would
+// depend on its choice.
 //
-// Everything is in an unnamed namespace, for each CPU library is compiled with flags of its own.
+// Everything is in an unnamed namespace, as each CPU library is compiled with its own flags.
 #pragma once
 
 #if defined(__AVX512F__) && defined(__AVX512BW__) && defined(__AVX512DQ__) && defined(__AVX512VL__)
@@ -15,7 +15,7 @@
 
 #ifdef SARAI_LANES
 
-// GCC 12 takes the undefined operands in its own AVX-512 intrinsics for mistakes.
+// GCC 12 warns about the undefined operands in its own AVX-512 intrinsics.
 #pragma GCC diagnostic push
 #pragma GCC diagnostic ignored "-Wuninitialized"
 #pragma GCC diagnostic ignored "-Wmaybe-uninitialized"
@@ -31,12 +31,12 @@ namespace {
 constexpr int LANES = SARAI_LANES;
 typedef int32_t ints __attribute__((vector_size(4 * LANES)));
 
-// --- Where the two widths differ -------------------------------------------------------------------------------------
+// --- Differences between the two widths ------------------------------------------------------------------------------
 
 #if SARAI_LANES == 16
 
 #define SARAI_MM(operation) _mm512_##operation
-using raw = __m512i;  // what intrinsics take
+using raw = __m512i;  // the type that intrinsics take
 using floats = __m512;
 
 inline floats load_halves(const void * p) { return _mm512_cvtph_ps(_mm256_loadu_si256((const __m256i *) p)); }
@@ -49,12 +49,12 @@ inline ints repeat_16_bytes(const void * p) {
 inline float sum(floats x) { return _mm512_reduce_add_ps(x); }
 inline float largest(floats x) { return _mm512_reduce_max_ps(x); }
 
-// Bit i: p[i] == value, for 32 values.
+// Returns bit i = (p[i] == value) for 32 values.
 inline uint32_t equal_halves(const uint16_t * p, uint16_t value) {
     return _mm512_cmpeq_epi16_mask(_mm512_loadu_si512(p), _mm512_set1_epi16((short) value));
 }
 
-// 16 bytes of every fourth row.
+// Loads 16 bytes of every fourth row.
 inline raw every_fourth(const char * const * rows, int64_t offset) {
     raw x = _mm512_castsi128_si512(_mm_loadu_si128((const __m128i *) (rows[0] + offset)));
     x = _mm512_inserti32x4(x, _mm_loadu_si128((const __m128i *) (rows[4] + offset)), 1);
@@ -105,10 +105,10 @@ inline raw every_fourth(const char * const * rows, int64_t offset) {
 
 // --- Sums of products of small numbers -------------------------------------------------------------------------------
 //
-// x86 multiplies unsigned bytes with signed ones and adds up neighbours. With VNNI four products are added to a lane in
-// one exact instruction. Without it two are added to each half of a lane: 16 bits, which must be enough.
+// x86 multiplies unsigned by signed bytes and adds neighbouring products. With VNNI, one exact instruction adds four
+// products to a lane. Without it, two are added to each half of a lane, whose 16 bits must suffice.
 //
-// dot4 adds products of unsigned and signed bytes, dot2 products of pairs of signed 16-bit numbers to whole lanes.
+// dot4 adds products of unsigned and signed bytes; dot2 adds products of pairs of signed 16-bit numbers to whole lanes.
 
 #if SARAI_LANES == 16 && defined(__AVX512VNNI__)
 constexpr bool VNNI = true;
@@ -145,7 +145,7 @@ inline ints broadcast_four(const int8_t * p) {
 }
 
 inline floats to_floats(ints x) { return SARAI_MM(cvtepi32_ps)((raw) x); }
-inline ints to_ints(floats x) { return (ints) SARAI_MM(cvtps_epi32)(x); }  // the nearest ones
+inline ints to_ints(floats x) { return (ints) SARAI_MM(cvtps_epi32)(x); }  // rounded to nearest
 
 inline ints low_nibbles(ints bytes) { return bytes & 0x0f0f0f0f; }
 inline ints high_nibbles(ints bytes) { return low_nibbles(bytes >> 4); }
@@ -155,14 +155,14 @@ inline floats fma(floats a, floats b, floats c) { return SARAI_MM(fmadd_ps)(a, b
 inline floats larger(floats a, floats b) { return SARAI_MM(max_ps)(a, b); }
 inline floats magnitude(floats x) { return (floats) ((ints) x & 0x7fffffff); }
 
-// a where lane < n, else b.
+// Returns a in lanes below n, else b.
 inline floats first(int64_t n, floats a, floats b) {
     ints lane;
     for (int i = 0; i < LANES; i++) lane[i] = i;
     return lane < (n < LANES ? int32_t(n) : LANES) ? a : b;
 }
 
-// Keeps the compiler from loading a value again for each of its uses, or from adding up in another order.
+// Keeps the compiler from loading a value again for each use, and from reordering additions.
 template <class Vector> inline Vector in_register(Vector x) {
     asm("" : "+v"(x));
     return x;
@@ -176,16 +176,16 @@ inline float largest_magnitude(const float * x, int n) {
     return largest(top);
 }
 
-// Writes x * factor as the nearest bytes.
+// Writes x * factor, rounded to the nearest bytes.
 inline void round_to_bytes(const float * x, float factor, int n, int8_t * bytes) {
     for (int i = 0; i < n; i += LANES) store_bytes(bytes + i, to_ints(load(x + i) * broadcast(factor)));
 }
 
-// e^x for x <= 0, to about 1 ulp; 0 where it is no normal number. The range is reduced to |x| <= ln 2 / 2, where a
-// polynomial of degree 6 (Cephes' coefficients) is exact enough.
+// Returns e^x for x <= 0, to about 1 ulp; 0 where it would be subnormal. The range is reduced to |x| <= ln 2 / 2, where
+// a polynomial of degree 6 (Cephes' coefficients) is precise enough.
 inline floats exp_of_negative(floats x) {
     const floats limit = broadcast(-87.3f);
-    const floats y = larger(limit, x);  // x where it is no number
+    const floats y = larger(limit, x);  // keeps NaN
     const ints n = to_ints(y * broadcast(1.44269504088896341f));
     const floats r = fma(to_floats(n), broadcast(2.12194440e-4f), fma(to_floats(n), broadcast(-0.693359375f), y));
     floats p = broadcast(1.9875691500e-4f);
@@ -199,7 +199,7 @@ inline floats exp_of_negative(floats x) {
     return x < limit ? floats{} : p * power;
 }
 
-// Turns 16 bytes of each of LANES rows into 4 vectors, the j-th of which has 32-bit value j of every row.
+// Transposes 16 bytes of each of LANES rows into 4 vectors; vector j has 32-bit value j of every row.
 inline void transpose(const char * const * rows, int64_t offset, ints out[4]) {
     const raw a = every_fourth(rows + 0, offset), b = every_fourth(rows + 1, offset);
     const raw c = every_fourth(rows + 2, offset), d = every_fourth(rows + 3, offset);

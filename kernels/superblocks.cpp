@@ -1,22 +1,22 @@
 // Products with superblocks of 256 values: Q4_K, Q5_K and Q6_K.
 //
-// Layout. A tile is as many columns as a vector has lanes of 32 bits (16 or 8), superblock by superblock: the scales
-// `d` (and `dmin`) of all columns, the words of scales of the sub-blocks, then for each sub-block its words of bits. A word
-// is 32 bits: the same bits of four neighbouring values, one byte for each. The same word of all columns is a vector.
-// So a tile is one stream of the very size that it has in the file.
+// Layout. A tile is as many columns as a vector has 32-bit lanes (16 or 8), superblock by superblock: the scales `d`
+// (and `dmin`) of all columns, the words of the sub-blocks' scales, then for each sub-block its words of bits. A word
+// is 32 bits: the same bits of four neighbouring values, one byte each. The same word of all columns is a vector. So a
+// tile is a single stream of exactly the size that it has in the file.
 //
 // Arithmetic. Shifts and masks turn vectors of bits into vectors whose bytes are unsigned weights (0 to 15, 31 or 63).
-// Four weights times four activations, the same four for all columns, are added to the column's lane in one
-// instruction. All sums in a superblock are whole numbers and exact. What the unsigned weights are too large by, 32 in
-// Q6_K, is taken off with the sums of the activations, as are the minima of Q4_K and Q5_K. Then
+// One instruction adds four weights times four activations, the same four for all columns, to the column's lane. All
+// sums in a superblock are integers and exact. The offset of the unsigned weights, 32 in Q6_K, is subtracted through
+// the sums of the activations, as are the minima of Q4_K and Q5_K. Then
 //
 //     value(superblock) = d * total - dmin * total of the minima
 //     result            = fma(value, scale of the activations, result), superblock after superblock
 //
-// One accumulator for each row and column, one order: the same bits for any number of rows, any tile, any instruction
-// set. They are not the bits of ggml's own kernels, which keep eight partial sums for each row and column.
+// One accumulator for each row and column, and one order: the same bits for any number of rows, any tile and any
+// instruction set. They differ from those of ggml's own kernels, which keep eight partial sums for each row and column.
 //
-// Weights are taken apart once for up to MAX_ROWS rows. One row waits for memory; many rows wait for the products.
+// Weights are unpacked once for up to MAX_ROWS rows. One row is bound by memory, many rows are bound by the products.
 
 #include "superblocks.h"
 
@@ -33,13 +33,13 @@
 namespace sarai {
 namespace {
 
-constexpr int MAX_ROWS = LANES == 16 ? 16 : 8;  // as many totals as there are registers for, beside the weights
+constexpr int MAX_ROWS = LANES == 16 ? 16 : 8;  // as many totals as fit into registers together with the weights
 
-// How far ahead of the arithmetic weights are fetched, into the second cache: the first has no room for so many. One
-// row goes without: then the hardware's own prefetching of the one stream is the fastest.
+// How far ahead weights are prefetched, into L2, as L1 is too small for that. Not for a single row, for which the
+// hardware's own prefetching of a single stream is fastest.
 constexpr size_t FETCH_AHEAD_BYTES = 12288;
 
-// Rows that stay in the cache of a core while all tiles pass by.
+// Size of the rows that stay in a core's cache while all tiles are processed.
 constexpr size_t ROWS_IN_CACHE_BYTES = 512 * 1024;
 
 // --- Weights -------------------------------------------------------------------------------------------------------
@@ -72,18 +72,18 @@ void unpack(const void * packed, int64_t column, int64_t k, float * out) {
 
 // --- Activations ---------------------------------------------------------------------------------------------------
 
-// An odd number of cache lines, so that the rows of a batch do not compete for the same places in the cache.
+// Returns an odd number of cache lines, so that the rows of a batch do not compete for the same cache sets.
 template <class Type>
 size_t row_bytes(int64_t k) {
     return (k / QK_K * sizeof(activations<Type>) + 63) / 64 * 64 | 64;
 }
 
-// As quantize_row_q8_K: the value that is farthest from zero becomes -127. Returns the scale.
+// Quantizes like quantize_row_q8_K: the value farthest from zero becomes -127. Returns the scale.
 float quantize_values(const float * x, int8_t * values) {
     const float magnitude = largest_magnitude(x, QK_K);
     const float * farthest = std::find_if(x, x + QK_K, [=](float one) { return std::fabs(one) == magnitude; });
     const float inverse = farthest == x + QK_K ? INFINITY : -127.0f / *farthest;
-    if (std::isinf(inverse)) {  // nothing but zeros, or so little that its scale is zero
+    if (std::isinf(inverse)) {  // all zeros, or values so small that the scale is zero
         std::memset(values, 0, QK_K);
         return 0.0f;
     }
@@ -102,7 +102,7 @@ void quantize(const float * x, int64_t k, void * row) {
 
 // --- Products ------------------------------------------------------------------------------------------------------
 
-// Multiplies ROWS rows with one tile.
+// Multiplies ROWS rows by one tile.
 template <class Type, int ROWS>
 void multiply_tile(const void * tile, const char * rows, size_t row_bytes, int64_t n_blocks, float * out,
                    int64_t stride, int64_t columns) {
@@ -164,7 +164,7 @@ void multiply(const void * tiles, int64_t n_tiles, int64_t last, const void * ro
         for (int64_t t = 0; t < n_tiles; t++) {
             const char * tile = static_cast<const char *>(tiles) + t * tile_bytes<Type>(k);
             const int64_t columns = t + 1 < n_tiles ? LANES : last;
-            // As few passes as there can be, of nearly equal size.
+            // As few passes as possible, of nearly equal size.
             for (int64_t row = begin, count; row < end; row += count) {
                 const int64_t passes = (end - row + MAX_ROWS - 1) / MAX_ROWS;
                 count = (end - row + passes - 1) / passes;

@@ -1,5 +1,5 @@
-// The types of superblocks: how a tile of columns lies in memory, and how its bits become weights. superblocks.cpp says
-// what is done with them.
+// The types with superblocks: the memory layout of a tile of columns, and how its bits become weights. superblocks.cpp
+// computes with them.
 #pragma once
 
 #include "simd.h"
@@ -17,7 +17,7 @@
 namespace sarai {
 namespace {
 
-// Values of a tile that lie side by side: the same word of each column.
+// Contiguous values of a tile: the same word of each column.
 typedef uint32_t words[LANES];
 
 // One superblock of one row of activations.
@@ -28,15 +28,15 @@ struct activations {
     int8_t values[QK_K];
 };
 
-// With VNNI the products of a sub-block add up to one 32-bit number in each lane. Without, they add up to two 16-bit
-// numbers (of values 0, 1 and of values 2, 3 of each four), and a scale stands in both halves of its lane.
+// With VNNI, the products of a sub-block add up to one 32-bit number in each lane. Without it, they add up to two
+// 16-bit numbers (of values 0, 1 and of values 2, 3 of each four), and a scale is in both halves of its lane.
 ints as_scale(ints x) { return VNNI ? x : (x & 0xffff) | x << 16; }
 ints add_scaled(ints total, ints sum, ints scale) { return VNNI ? total + sum * scale : dot2(total, sum, scale); }
 
-// Two numbers of 16 bits in one of 32.
+// Packs two 16-bit numbers into one of 32 bits.
 int32_t pair_of(int low, int high) { return (low & 0xffff) | high * 65536; }
 
-// Adds up the values 0, 1 of each four (first) and 2, 3 of each four (second).
+// Returns the sums of values 0, 1 of each four (first) and of values 2, 3 of each four (second).
 std::pair<int, int> sums_of(const int8_t * values, int n) {
     int even = 0, odd = 0;
     for (int i = 0; i < n; i += 4) {
@@ -46,8 +46,8 @@ std::pair<int, int> sums_of(const int8_t * values, int n) {
     return {even, odd};
 }
 
-// Four words of 6-bit weights from two words of low bits (nibbles of the first and second, of the third and fourth) and
-// one of high bits.
+// Assembles four words of 6-bit weights from two words of low bits (nibbles of the first and second, and of the third
+// and fourth) and one of high bits.
 template <class Word>
 void take_apart(Word low, Word low2, Word high, Word (&w)[4]) {
     w[0] = (low & 0x0f0f0f0f) | (high & 0x30303030);
@@ -61,7 +61,7 @@ struct q6_K {
     using block = block_q6_K;
     static constexpr ggml_type TYPE = GGML_TYPE_Q6_K;
     static constexpr int VALUES = 16;  // of a sub-block
-    static constexpr int GROUP = 16;   // values whose products are added up before they are scaled: 16 bits hold them
+    static constexpr int GROUP = 16;   // values whose products are added before scaling, few enough for 16 bits
     static constexpr int SUMS = 16;
     static constexpr auto dequantize = dequantize_row_q6_K;
 
@@ -71,8 +71,8 @@ struct q6_K {
         words bits[16][3];  // of each sub-block, see take_apart
     };
 
-    // In the file, the bits of a word of values are far apart: values 8 * p + i of half a superblock are nibbles
-    // of ql[8 * (p % 2) + i] and two bits of qh[i].
+    // In the file, the bits of a word of values are scattered: values 8 * p + i of half a superblock are nibbles of
+    // ql[8 * (p % 2) + i] and two bits of qh[i].
     static void pack(const block & from, packed & to, int64_t column) {
         uint32_t ql[32], qh[16], scales[4], value[64];
         std::memcpy(ql, from.ql, sizeof ql);
@@ -182,7 +182,7 @@ struct q45_K {
         to.dmin = from.dmin[column];
     }
 
-    // The minima need the sums of the sub-blocks, two and two as `minima` has them.
+    // The minima need the sums of the sub-blocks, in pairs in the order of `minima`.
     static void sum_up(const int8_t * values, int32_t * sums) {
         for (int i = 0; i < SUMS; i++) {
             const int8_t * first = values + (i / 2 * 4 + i % 2) * VALUES;
@@ -193,7 +193,7 @@ struct q45_K {
     }
     static ints start(const activations<q45_K> &, int) { return ints{}; }
 
-    // 12 bytes of scales: the low 6 bits of the first 8 bytes are scales and minima 0 to 3; their high 2 bits and the
+    // Of the 12 bytes of scales, the low 6 bits of the first 8 are scales and minima 0 to 3; their high 2 bits and the
     // nibbles of the last 4 are scales and minima 4 to 7.
     explicit q45_K(const packed & tile) : tile(tile) {
         const ints a = load_ints(tile.scales[0]), b = load_ints(tile.scales[1]), c = load_ints(tile.scales[2]);
@@ -206,7 +206,7 @@ struct q45_K {
         minima[3] = high >> 8 & 0x00ff00ff;
     }
 
-    // The weights of sub-block j: two nibbles of each of four words, and bit i of the fifth for vector i.
+    // Returns the weights of sub-block j: two nibbles of each of four words, and bit i of the fifth for vector i.
     void weights(int j, ints (&w)[VALUES / 4]) const {
         for (int i = 0; i < VALUES / 4; i++) {
             w[i] = load_ints(tile.bits[j][i / 2]) >> i % 2 * 4 & 0x0f0f0f0f;
