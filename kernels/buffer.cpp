@@ -56,7 +56,8 @@ class matrix_traits final : public ggml::cpu::tensor_traits {
     explicit matrix_traits(const matrix_type & type) : type(type) {}
 
     bool work_size(int /* n_threads */, const ggml_tensor * node, size_t & size) override {
-        size = node->op == GGML_OP_MUL_MAT ? ggml_nrows(node->src[1]) * type.row_bytes(node->src[1]->ne[0]) + ALIGNMENT : 0;
+        const ggml_tensor * rows = node->src[1];
+        size = node->op == GGML_OP_MUL_MAT ? ggml_nrows(rows) * type.row_bytes(rows->ne[0]) + ALIGNMENT : 0;
         return true;
     }
 
@@ -89,13 +90,14 @@ class matrix_traits final : public ggml::cpu::tensor_traits {
 
         // Four chunks a thread; each free thread takes the next one.
         const int64_t tiles = n_tiles(type, columns);
-        const int64_t chunk = params->nth == 1 ? tiles : std::max<int64_t>(1, (tiles + 4 * params->nth - 1) / (4 * params->nth));
+        const int64_t chunks = 4 * params->nth;
+        const int64_t chunk = params->nth == 1 ? tiles : std::max<int64_t>(1, (tiles + chunks - 1) / chunks);
         for (int64_t begin = params->ith * chunk; begin < tiles;
              begin = ggml_threadpool_chunk_add(params->threadpool, 1) * chunk) {
             const int64_t end = std::min(begin + chunk, tiles);
             const int64_t last = std::min(type.tile, columns - (end - 1) * type.tile);
-            type.multiply(static_cast<const char *>(weights->data) + begin * tile_bytes, end - begin, last, rows, n_rows, k,
-                          static_cast<float *>(node->data) + begin * type.tile, columns);
+            type.multiply(static_cast<const char *>(weights->data) + begin * tile_bytes, end - begin, last, rows,
+                          n_rows, k, static_cast<float *>(node->data) + begin * type.tile, columns);
         }
     }
 
@@ -104,7 +106,8 @@ class matrix_traits final : public ggml::cpu::tensor_traits {
         const ggml_tensor * wanted = node->src[1];
         const int64_t k = weights->ne[0];
         for (int64_t row = params->ith; row < ggml_nrows(node); row += params->nth) {
-            const int64_t column = *reinterpret_cast<const int32_t *>(row_of(wanted, row / wanted->ne[0]) + row % wanted->ne[0] * wanted->nb[0]);
+            const char * at = row_of(wanted, row / wanted->ne[0]) + row % wanted->ne[0] * wanted->nb[0];
+            const int64_t column = *reinterpret_cast<const int32_t *>(at);
             GGML_ASSERT(column >= 0 && column < weights->ne[1]);
             const char * tile = static_cast<const char *>(weights->data) + column / type.tile * type.tile_bytes(k);
             type.unpack(tile, column % type.tile, k, reinterpret_cast<float *>(row_of(node, row)));
@@ -133,13 +136,15 @@ ggml_status init_tensor(ggml_backend_buffer_t /* buffer */, ggml_tensor * tensor
     const matrix_type * type = type_for(tensor);
     tensor->extra = nullptr;
     if (type != nullptr) {
-        auto known = std::find_if(all.begin(), all.end(), [&](const matrix_traits * one) { return &one->type == type; });
+        auto known =
+            std::find_if(all.begin(), all.end(), [&](const matrix_traits * one) { return &one->type == type; });
         tensor->extra = known != all.end() ? *known : all.emplace_back(new matrix_traits(*type));
     }
     return GGML_STATUS_SUCCESS;
 }
 
-void set_tensor(ggml_backend_buffer_t /* buffer */, ggml_tensor * tensor, const void * data, size_t offset, size_t size) {
+void set_tensor(ggml_backend_buffer_t /* buffer */, ggml_tensor * tensor, const void * data, size_t offset,
+                size_t size) {
     GGML_ASSERT(offset == 0 && size == ggml_nbytes(tensor) && tensor->extra != nullptr);
     const matrix_type & type = static_cast<const matrix_traits *>(tensor->extra)->type;
     const int64_t k = tensor->ne[0], tiles = n_tiles(type, tensor->ne[1]);
@@ -177,7 +182,8 @@ ggml_backend_buffer_t alloc_buffer(ggml_backend_buffer_type_t buft, size_t size)
     }
     // Only with huge pages does one row of activations run at the memory's full rate. If the kernel has none, small
     // ones must do.
-    const uintptr_t page = sysconf(_SC_PAGESIZE), base = reinterpret_cast<uintptr_t>(ggml_backend_buffer_get_base(buffer));
+    const uintptr_t page = sysconf(_SC_PAGESIZE);
+    const uintptr_t base = reinterpret_cast<uintptr_t>(ggml_backend_buffer_get_base(buffer));
     const uintptr_t begin = GGML_PAD(base, page), end = (base + size) / page * page;
     if (begin < end) {
         madvise(reinterpret_cast<void *>(begin), end - begin, MADV_HUGEPAGE);
