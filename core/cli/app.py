@@ -14,6 +14,7 @@ from core.cli.containers import down, logs, ps
 from core.cli.draft import draft
 from core.cli.health import health
 from core.cli.loop import loop
+from core.cli.models import models
 from core.cli.new_skill import new_skill
 from core.cli.serve import serve
 from core.cli.skills import skills
@@ -125,7 +126,7 @@ def completion(shell: str) -> None:
         sys.stdout.write(script + "\n")
 
 
-for _command in (loop, draft, chat, serve, skills, health, up, down, ps, logs, new_skill, completion):
+for _command in (loop, draft, chat, serve, skills, models, health, up, down, ps, logs, new_skill, completion):
     cli.add_command(_command)
 
 
