@@ -11,6 +11,7 @@ import click
 from core.cli.chat import chat
 from core.cli.common import ExitCode, Settings, common_options, exit_code_of, print_json, start_command
 from core.cli.containers import down, logs, ps
+from core.cli.doctor import doctor
 from core.cli.draft import draft
 from core.cli.health import health
 from core.cli.loop import loop
@@ -126,7 +127,7 @@ def completion(shell: str) -> None:
         sys.stdout.write(script + "\n")
 
 
-for _command in (loop, draft, chat, serve, skills, models, health, up, down, ps, logs, new_skill, completion):
+for _command in (loop, draft, chat, serve, skills, models, doctor, health, up, down, ps, logs, new_skill, completion):
     cli.add_command(_command)
 
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
+import pty
 import re
 import shutil
 import signal
@@ -252,6 +254,25 @@ def test_show_says_what_a_file_is_and_needs(sarai: Shell) -> None:
     assert told["bandwidth_bytes_per_s"] > 1e8
     assert told["fits"] is True
     assert "is no GGUF file" in sarai("show", "./README.md", code=1)
+
+
+def test_a_terminal_shows_bytes_rate_and_time_left(sarai: Shell) -> None:
+    sarai.hub.pause_s = 1.5
+    ours, theirs = pty.openpty()
+    command, environ = [sys.executable, "-m", "sarai", "models", "pull", "tiny"], sarai.environ
+    seen = b""
+    with subprocess.Popen(
+        command, cwd=ROOT, env=environ | {"TERM": "xterm", "COLUMNS": "120", "NO_COLOR": "1"}, stdin=theirs,
+        stdout=theirs, stderr=theirs, start_new_session=True,
+    ) as process:  # fmt: skip
+        os.close(theirs)
+        with contextlib.suppress(OSError):  # EIO: the other end is closed
+            while chunk := os.read(ours, 4096):
+                seen += chunk
+        os.close(ours)
+    assert process.returncode == 0
+    assert re.search(rb"downloading Tiny\S+ \S+ +[\d.]+/33.6 MB +[\d.]+ MB/s +\d:\d\d:\d\d", seen)
+    assert f"{sarai.models / FILE}" in seen.decode()
 
 
 def until(happened: Any) -> None:
