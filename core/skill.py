@@ -61,6 +61,8 @@ class SkillSpec:
     """Makes the stub for a channel. It imports what it needs when called, not before."""
     health_service: str = ""
     """Service name for `grpc.health.v1`. Empty means the whole server."""
+    catalog: str = ""
+    """Catalogue of the model files that it can serve, as `PACKAGE/FILE`. Empty: it serves none that has a name."""
 
     def __post_init__(self) -> None:
         if not _NAME.fullmatch(self.name):
@@ -82,6 +84,11 @@ class SkillSpec:
     def ports_variable(self) -> str:
         """Environment variable for the ports of its containers, `SARAI_DRAFT_PORTS` (docker-compose.scale.yml)."""
         return self._variable("PORTS")
+
+    @property
+    def models_dir_variable(self) -> str:
+        """Environment variable for the folder of its model files, `SKILL_DRAFT_MODELS_DIR`; its server reads it too."""
+        return f"SKILL_{self.name.upper().replace('-', '_')}_MODELS_DIR"
 
     def _variable(self, what: str) -> str:
         return f"SARAI_{self.name.upper().replace('-', '_')}_{what}"

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import click
@@ -52,10 +53,15 @@ def generate() -> str:
     parts = [_HEAD, *(f"| {code.value} | {code.meaning} |\n" for code in ExitCode)]
     root = click.Context(cli, info_name="sarai", max_content_width=100, terminal_width=100)
     parts.append(_section("sarai", cli.get_help(root)))
-    for name, command in sorted(cli.commands.items()):
-        context = click.Context(command, info_name=name, parent=root, terminal_width=100)
-        parts.append(_section(f"sarai {name}", command.get_help(context)))
-    return "".join(parts)
+    return "".join([*parts, *_sections_below(cli, root)])
+
+
+def _sections_below(group: click.Group, context: click.Context) -> Iterator[str]:
+    for name, command in sorted(group.commands.items()):
+        below = click.Context(command, info_name=name, parent=context, terminal_width=100)
+        yield _section(below.command_path, command.get_help(below))
+        if isinstance(command, click.Group):
+            yield from _sections_below(command, below)
 
 
 def _section(title: str, text: str) -> str:

@@ -11,9 +11,11 @@ import click
 from core.cli.chat import chat
 from core.cli.common import ExitCode, Settings, common_options, exit_code_of, print_json, start_command
 from core.cli.containers import down, logs, ps
+from core.cli.doctor import doctor
 from core.cli.draft import draft
 from core.cli.health import health
 from core.cli.loop import loop
+from core.cli.models import models
 from core.cli.new_skill import new_skill
 from core.cli.serve import serve
 from core.cli.skills import skills
@@ -125,7 +127,7 @@ def completion(shell: str) -> None:
         sys.stdout.write(script + "\n")
 
 
-for _command in (loop, draft, chat, serve, skills, health, up, down, ps, logs, new_skill, completion):
+for _command in (loop, draft, chat, serve, skills, models, doctor, health, up, down, ps, logs, new_skill, completion):
     cli.add_command(_command)
 
 

@@ -164,7 +164,12 @@ def exit_code_of(error: SaraiError) -> ExitCode:
             return exit_code_of(error.error)
         case errors.UnavailableError() | errors.SkillStartError() | errors.OverloadedError() | errors.NoComposeError():
             return ExitCode.UNAVAILABLE
-        case errors.ConfigError() | errors.UnknownSkillError() | errors.InvalidRequestError():
+        case (
+            errors.ConfigError()
+            | errors.UnknownSkillError()
+            | errors.UnknownModelError()
+            | errors.InvalidRequestError()
+        ):
             return ExitCode.USAGE
         case errors.CallCancelledError():
             return ExitCode.INTERRUPTED

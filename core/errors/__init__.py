@@ -4,6 +4,9 @@
     ├── ConfigError               a setting is out of its range
     ├── PluginError               a plugin could not be loaded
     ├── UnknownSkillError         no plugin provides a skill of this name
+    ├── UnknownModelError         no catalogue has a model of this name
+    ├── ModelFileError            a model file is damaged, or not what it should be
+    │   └── DownloadError         it could not be fetched
     ├── PoolClosedError           the pool or the client is closed
     ├── ComposeError              compose or the container engine failed
     │   └── NoComposeError        there is none, or no compose project
@@ -37,12 +40,15 @@ from core.errors.plain import (
     ComposeError,
     ConfigError,
     CutAnswerError,
+    DownloadError,
     InvalidAnswerError,
     LoopError,
+    ModelFileError,
     NoComposeError,
     PluginError,
     PoolClosedError,
     SaraiError,
+    UnknownModelError,
     UnknownSkillError,
     one_line,
 )
@@ -86,10 +92,12 @@ __all__ = [
     "ConfigError",
     "CutAnswerError",
     "DeadlineError",
+    "DownloadError",
     "FieldViolation",
     "InvalidAnswerError",
     "InvalidRequestError",
     "LoopError",
+    "ModelFileError",
     "NoComposeError",
     "OverloadedError",
     "PluginError",
@@ -101,6 +109,7 @@ __all__ = [
     "SkillStartError",
     "SkillStartTimeoutError",
     "UnavailableError",
+    "UnknownModelError",
     "UnknownSkillError",
     "UnsupportedError",
     "one_line",

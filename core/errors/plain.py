@@ -85,6 +85,22 @@ class UnknownSkillError(SaraiError, LookupError):
         super().__init__(text)
 
 
+class UnknownModelError(SaraiError, LookupError):
+    """No catalogue has a model of this name."""
+
+    caller_fault = True
+
+
+class ModelFileError(SaraiError):
+    """A model file is damaged, no model file, not what it should be, or cannot be written."""
+
+
+class DownloadError(ModelFileError):
+    """A model file could not be fetched. What has arrived is kept, unless it was wrong."""
+
+    retryable = True
+
+
 class PoolClosedError(SaraiError):
     """The pool or the client is closed."""
 

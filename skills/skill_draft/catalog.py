@@ -25,7 +25,7 @@ class ModelNotFoundError(Exception):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CatalogEntry:
-    """A named model."""
+    """A named model, as far as a server needs to know it."""
 
     name: str
     file: str
@@ -33,9 +33,6 @@ class CatalogEntry:
     """The installed Python package that contains the file."""
     made_from: str = ""
     """The model that set-up makes it from, which is served instead if that was not done."""
-    url: str = ""
-    """Where to download it."""
-    sha256: str = ""
 
 
 def catalog() -> dict[str, CatalogEntry]:
@@ -133,4 +130,6 @@ def _of_entry(entry: CatalogEntry, folder: Path) -> Path:
         if entry.made_from:
             return _of_entry(catalog()[entry.made_from], folder)
         raise ModelNotFoundError(f"{entry.name} comes with the Python package {entry.package}, which is not installed")
-    raise ModelNotFoundError(f"{entry.name} is not here yet: download {entry.url} to {folder / entry.file}")
+    raise ModelNotFoundError(
+        f"{entry.name} is not here yet: `sarai models pull {entry.name}`, on the host, brings it to {path}"
+    )

@@ -32,5 +32,6 @@ def sarai_skills() -> list[SkillSpec]:
             serve=("-m", "skills.skill_draft.server"),
             stub=_stub,
             health_service="SkillsService",
+            catalog="skills.skill_draft/catalog.toml",
         )
     ]

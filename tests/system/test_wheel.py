@@ -105,7 +105,7 @@ def test_an_installed_server_starts_by_itself_and_names_the_models(environment: 
     url = in_environment(
         "python -m skills.skill_draft.server --model qwen3-vl-4b-instruct-iq4_nl || true", environment, tmp_path
     )
-    assert f"to {tmp_path}/data/sarai/models/Qwen3-VL-4B-Instruct-IQ4_NL.gguf" in url
+    assert f"to {tmp_path}/data/sarai/models/Qwen3-VL-4B-Instruct-IQ4_NL.unsloth.gguf" in url
 
 
 def test_an_installed_package_has_its_types(environment: Path, tmp_path: Path) -> None:

@@ -113,12 +113,22 @@ ROOMS: dict[str, tuple[str, ...]] = {
     "core.config": ("core.skill", "core.errors"),
     "core.plugins": ("core.hookspecs", "core.skill", "core.errors"),
     "core.local": GROUND,
+    "core.models": GROUND,
     "core.pool": GROUND,
     "core.model_pool": (*GROUND, "core.plugins", "core.local", "core.pool"),
     "core.loop": (*GROUND, "core.plugins", "core.pool"),
     "core.omni_loop": ("core.errors", "core.model_pool", "core.pool", "core.loop"),
     "core.testing": (*GROUND, "core.plugins", "core.local", "core.pool"),
-    "core.cli": (*GROUND, "core.plugins", "core.local", "core.pool", "core.model_pool", "core.loop", "core.omni_loop"),
+    "core.cli": (
+        *GROUND,
+        "core.plugins",
+        "core.local",
+        "core.models",
+        "core.pool",
+        "core.model_pool",
+        "core.loop",
+        "core.omni_loop",
+    ),
 }
 
 IN_ROOMS = [path for path in sources("core") if path != "core/__init__.py"]
