@@ -68,6 +68,6 @@ def test_the_lines_of_the_skills_readme(tree: Path) -> None:
     assert "--cpus=4" in look
     said = type_(f"{run}\n{SERVING}{look.replace('--cpus=4', f'--cpus={CPUS}')}", tree)
     assert f'model: "{TINY.stem}"' in said
-    (ask,) = blocks(sections(document)["Ask it"], "sh")
+    (ask,) = blocks(sections(document)["Call it"], "sh")
     said = type_(f"{run}\n{SERVING}{lines.GRPCURL_BY_BUF}{ask}", tree)
     assert said.count('"status": "SERVING"') == 2
