@@ -68,8 +68,6 @@ class ChildProcess(Generic[_Sent, _Received]):
         self._process, self._reader, self._writer = process, reader, writer
         self._killed_because = ""
         self.pid = process.pid
-        self.num_frames = 0
-        """Frames received, which keep growing in number while a child works."""
 
     @classmethod
     async def connect(cls, started: Started) -> Self:
@@ -89,10 +87,10 @@ class ChildProcess(Generic[_Sent, _Received]):
         """
         try:
             header = await self._reader.readexactly(HEADER_BYTES)
-            value: _Received = self.codec.decode(await self._reader.readexactly(body_length(header)))
+            body = await self._reader.readexactly(body_length(header))
         except (asyncio.IncompleteReadError, OSError) as error:
             raise ChildGoneError("the process ended") from error
-        self.num_frames += 1
+        value: _Received = self.codec.decode(body)
         return value
 
     async def ask(self, value: _Sent) -> _Received:

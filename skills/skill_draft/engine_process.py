@@ -6,12 +6,12 @@ from typing import Self
 
 from skills.runtime.child import PICKLE
 from skills.runtime.child_process import ChildGoneError as EngineGoneError
-from skills.runtime.child_process import ChildProcess, Exit
+from skills.runtime.child_process import ChildProcess
 
 from .engine.messages import Command, EngineConfig, Event
 from .engine_start import start
 
-__all__ = ["EngineGoneError", "EngineProcess", "Exit"]
+__all__ = ["EngineGoneError", "EngineProcess"]
 
 
 class EngineProcess(ChildProcess[EngineConfig | Command, list[Event]]):
