@@ -17,6 +17,8 @@ IN_CONTAINER = ("sarai-container", "1")
 """Initial metadata of grpc.health.v1 where the server runs in a container."""
 STATUS_DETAILS = "grpc-status-details-bin"
 """Key in the trailing metadata of a failed call: a google.rpc.Status with its details. The name is gRPC's."""
+IMAGE_RESOURCE = "sarai.image"
+"""The resource type of an image that a server does not have (google.rpc.ResourceInfo)."""
 REASON_DOMAIN = "sarai"
 """The domain of every `Reason` in a google.rpc.ErrorInfo."""
 

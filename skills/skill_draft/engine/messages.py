@@ -53,13 +53,36 @@ class FailureKind(enum.Enum):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Image:
+    """An image as the language model reads it: a grid of rows, which the vision process encodes from its pixels."""
+
+    key: bytes
+    """SHA-256 of all that determines the rows: the size, the pixels and the file of the vision tower."""
+    across: int
+    down: int
+    """Columns and rows of the grid, in image tokens."""
+
+    @property
+    def n_tokens(self) -> int:
+        """Number of image tokens, each of which takes a cell."""
+        return self.across * self.down
+
+    @property
+    def n_positions(self) -> int:
+        """Number of positions that the image takes (M-RoPE)."""
+        return max(self.across, self.down)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Turn:
     """One turn of a conversation."""
 
     role: str
-    content: str
+    content: str = ""
     token_ids: tuple[int, ...] = ()
     """The tokens that make up `content`, if the turn is an earlier answer."""
+    parts: tuple[str | Image, ...] = ()
+    """Text and images in their order, instead of `content`; empty for a turn of text alone."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -153,6 +176,10 @@ class EngineConfig:
     """Sizes that an earlier engine of this server chose under the same memory limit; used unchanged."""
     memory_kills: int = 0
     """Engines of this server that the kernel killed for memory; each makes the next one smaller."""
+    rows_path: str = ""
+    """Path of the shared memory that holds encoded images; empty if this server reads none."""
+    reserved_bytes: int = 0
+    """Memory within the limit that is not the engine's: the vision process and the encoded images."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -224,6 +251,8 @@ class Ready:
     notes: tuple[str, ...]
     """Notes for the operator: chosen sizes, and why numerics differ from the setting."""
     sizes: Sizes
+    row_width: int = 0
+    """Floats in a row of an encoded image; 0 if the model reads text alone."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -332,5 +361,38 @@ class Beat:
     """Time of sending, from which the receiver knows its delay."""
 
 
-Command = Request | Cancel | UseCpus
-Event = Ready | NotReady | Queued | Admitted | Progress | Piece | Ended | Done | Failed | Beat
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WantRows:
+    """A request has come to an image whose cells are not in the cache: the engine needs its rows.
+
+    The server answers with `Rows`, or ends the request. Until then the request takes no part in steps.
+    """
+
+    id: int
+    image: Image
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rows:
+    """The encoded rows of an image that a request wants.
+
+    They are float32 of shape (n_tokens, `Ready.row_width`), in raster order, and stay in place until the request sends
+    `RowsRead` or ends.
+    """
+
+    id: int
+    key: bytes
+    offset: int
+    """Where they begin in the shared memory, in bytes."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RowsRead:
+    """A request no longer needs the rows of an image: all its cells are filled."""
+
+    id: int
+    key: bytes
+
+
+Command = Request | Cancel | UseCpus | Rows
+Event = Ready | NotReady | Queued | Admitted | Progress | Piece | Ended | Done | Failed | Beat | WantRows | RowsRead
