@@ -18,6 +18,7 @@ from skills.skill_draft.engine.lookup import Lookup
 from skills.skill_draft.engine.messages import Admitted, Done, Ending, Piece, Request, Sampling, Tokens, Turn
 from skills.skill_draft.engine.parking import Parking
 from skills.skill_draft.engine.scheduler import Scheduler, Share
+from skills.skill_draft.engine.tokens import Embedded
 
 from .harness import ask
 from .tower import WHAT, WHAT_TWO, Encoded, Seeing, about, large, samples
@@ -143,10 +144,9 @@ def test_in_chunks_of_any_size(
         shares = plan(self, **options)
         for i, share in enumerate(shares):
             if share.n > n_rows:
-                shares[i] = share = Share.of(share.sequence, n_rows)
-            run = share.sequence.image
-            assert share.sequence.slot is not None
-            in_image += run is not None and share.sequence.slot.length + share.n < run.end
+                shares[i] = Share.of(share.sequence, n_rows)
+            run, slot = share.sequence.image, share.sequence.slot
+            in_image += run is not None and slot is not None and slot.length + shares[i].n < run.end
         return shares
 
     monkeypatch.setattr(Scheduler, "plan", short)
@@ -290,14 +290,14 @@ def test_wrong_speculative_tokens_in_steps_with_images(
     monkeypatch.setattr(Lookup, "expected", lambda _, n: 100.0 * n)
     with seeing(folder, gap_ms=60000) as engine:
         context = engine.loaded.context
-        decode, mixed = context.decode, 0
+        decode, mixed = context.decode_embedded, 0
 
-        def counted(rows: int, embedded: Any = None) -> Any:
+        def counted(step: Embedded) -> Any:
             nonlocal mixed
-            mixed += embedded is not None and int((np.bincount(context.seq_ids[:rows]) > 0).sum()) > 1
-            return decode(rows, embedded)
+            mixed += len(np.unique(context.seq_ids[: len(step.rows)])) > 1
+            return decode(step)
 
-        monkeypatch.setattr(context, "decode", counted)
+        monkeypatch.setattr(context, "decode_embedded", counted)
         for _ in range(2):
             talking = engine.submit(ask("Count to twenty.", max_tokens=500, grammar='root ::= "a" root'))
             engine.wait_for(talking, (Piece,))
