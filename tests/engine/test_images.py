@@ -36,7 +36,7 @@ from skills.skill_draft.engine.sampling import Sampler, Scratch
 from .harness import TINY, EngineUnderTest, ask
 from .tower import ROW_WIDTH, WHAT, WHAT_TWO, Seeing, about, large, samples
 
-F16 = TINY.parent / "tiny-qwen3vl-f16.gguf"
+F16 = TINY.parent / "reference" / "tiny-qwen3vl-f16.gguf"
 REFERENCE = TINY.parent / "tiny-qwen3vl-ref-logits.json"
 LONG = "Count to five. Who are you? Say hello. " * 20
 
