@@ -15,6 +15,7 @@ As a process of its own, also as the `serve` command of a test plugin:
 from __future__ import annotations
 
 import argparse
+import hashlib
 import os
 import signal
 import sys
@@ -32,7 +33,7 @@ from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 
 from skills import skills_pb2, skills_pb2_grpc
 from skills.runtime.pieces import Pieces
-from skills.wire import Feature
+from skills.wire import IMAGE_RESOURCE, Feature
 
 SERVICE = "SkillsService"
 
@@ -47,6 +48,8 @@ class Failure:
     """Sent as google.rpc.RetryInfo."""
     fields: tuple[tuple[str, str], ...] = ()
     """Pairs of a field's path and what is wrong with it, sent as google.rpc.BadRequest."""
+    images: tuple[bytes, ...] = ()
+    """Hashes of images, each sent as a google.rpc.ResourceInfo."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -83,6 +86,33 @@ class Reply:
         return tuple(word if i == 0 else f" {word}" for i, word in enumerate(words)) if self.text else ()
 
 
+class KeptImages:
+    """The images that a stub was sent, by hash. Several stubs may share them; a test may take one away."""
+
+    def __init__(self) -> None:
+        self.data: dict[bytes, bytes] = {}
+        self.uploads: list[bytes] = []
+        """The hash of each image whose bytes have come, as often as they came."""
+
+    def take(self, request: skills_pb2.GenReq) -> Failure | None:
+        """Keeps the bytes in a request; what it fails with where it names an image that is not here."""
+        images = images_of(request)
+        for image in images:
+            if image.HasField("data"):
+                digest = hashlib.sha256(image.data).digest()
+                self.data[digest] = image.data
+                self.uploads.append(digest)
+        missing = tuple(image.sha256 for image in images if image.sha256 and image.sha256 not in self.data)
+        named = ", ".join(digest.hex()[:8] for digest in missing)
+        details = f"the bytes of these images are not here: {named}"
+        return Failure(code=grpc.StatusCode.NOT_FOUND, details=details, images=missing) if missing else None
+
+
+def images_of(request: skills_pb2.GenReq) -> list[skills_pb2.Image]:
+    """The images of a request, in their order."""
+    return [part.image for turn in request.messages for part in turn.parts if part.HasField("image")]
+
+
 Answer = str | Reply | Failure
 Script = Answer | Sequence[Answer] | Callable[[skills_pb2.GenReq], Answer]
 
@@ -106,6 +136,16 @@ class Call:
 def token_id(piece: str) -> int:
     """The token id that the stub gives a piece of text: the same piece, the same id."""
     return zlib.crc32(piece.encode()) % 32_000
+
+
+def text_of(turn: skills_pb2.Message) -> str:
+    """The text of a turn, with the first digits of an image's hash in its place."""
+    return turn.content or "".join(part.text or f"[{hash_of(part.image).hex()[:8]}]" for part in turn.parts)
+
+
+def hash_of(image: skills_pb2.Image) -> bytes:
+    """The hash of an image, whichever way it has come."""
+    return image.sha256 or hashlib.sha256(image.data).digest()
 
 
 def answer_of(reply: Reply, request: skills_pb2.GenReq, started_s: float) -> skills_pb2.GenResp:
@@ -149,6 +189,7 @@ class _Servicer(skills_pb2_grpc.SkillsServiceServicer):
         self._delay_s = delay_s
         self._next = 0
         self.calls: list[Call] = []
+        self.images = KeptImages()
 
     def restart(self, script: Script | None) -> None:
         """Answers from the beginning of another script."""
@@ -163,7 +204,7 @@ class _Servicer(skills_pb2_grpc.SkillsServiceServicer):
             index, self._next = self._next, self._next + 1
         script = self._script
         if script is None:
-            return f"echo: {request.prompt or request.messages[-1].content}"
+            return f"echo: {request.prompt or text_of(request.messages[-1])}"
         if isinstance(script, (str, Reply, Failure)):
             return script
         if callable(script):
@@ -184,7 +225,7 @@ class _Servicer(skills_pb2_grpc.SkillsServiceServicer):
         """The pieces of the answer that the request does not have yet, the last with the result; fails as scripted."""
         started_s, gone = time.monotonic(), threading.Event()
         context.add_callback(gone.set)
-        answer = self._answer(request)
+        answer = self.images.take(request) or self._answer(request)
         if isinstance(answer, Failure):
             _fail(context, answer)
         reply = Reply(text=answer) if isinstance(answer, str) else answer
@@ -229,7 +270,7 @@ class _Servicer(skills_pb2_grpc.SkillsServiceServicer):
             total = sum(call.method != "Health" for call in self.calls)
             return skills_pb2.HealthResp(
                 status="SERVING", ram_mb=1.0, total_requests=total, model="stub", version="0",
-                features=[Feature.RESUME], engine=skills_pb2.EngineStats(numerics="exact"),
+                features=[Feature.RESUME, Feature.IMAGES], engine=skills_pb2.EngineStats(numerics="exact"),
             )  # fmt: skip
 
 
@@ -273,6 +314,9 @@ def _fail(context: grpc.ServicerContext, failure: Failure) -> NoReturn:
             bad.field_violations.add(field=path, description=description)
         details.append(AnyMessage())
         details[-1].Pack(bad)
+    for digest in failure.images:
+        details.append(AnyMessage())
+        details[-1].Pack(error_details_pb2.ResourceInfo(resource_type=IMAGE_RESOURCE, resource_name=digest.hex()))
     if details:
         status = status_pb2.Status(code=failure.code.value[0], message=failure.details, details=details)
         context.set_trailing_metadata((("grpc-status-details-bin", status.SerializeToString()),))
@@ -317,6 +361,11 @@ class StubSkill:
     def requests(self) -> list[skills_pb2.GenReq]:
         """The requests of Generate and GenerateStream in the order of their arrival."""
         return [call.request for call in self._servicer.calls if call.method != "Health"]
+
+    @property
+    def images(self) -> KeptImages:
+        """The images that it was sent."""
+        return self._servicer.images
 
     def script(self, script: Script | None) -> None:
         """Answers from now on by another script."""

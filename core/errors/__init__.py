@@ -19,7 +19,9 @@
     ├── LoopError                 a loop has no answer
     └── CallError                 a call failed; also a grpc.RpcError
         ├── InvalidRequestError   INVALID_ARGUMENT, OUT_OF_RANGE, NOT_FOUND, ALREADY_EXISTS, FAILED_PRECONDITION
-        │   └── RequestTooLargeError
+        │   ├── RequestTooLargeError
+        │   ├── UnknownImageError     an image is named by its hash, and the replica does not have its bytes
+        │   └── NoImagesError         the replica reads no images
         ├── AccessDeniedError     UNAUTHENTICATED, PERMISSION_DENIED
         ├── OverloadedError       RESOURCE_EXHAUSTED
         ├── UnavailableError      UNAVAILABLE, ABORTED
@@ -62,6 +64,7 @@ if TYPE_CHECKING:
         DeadlineError,
         FieldViolation,
         InvalidRequestError,
+        NoImagesError,
         OverloadedError,
         RequestTooLargeError,
         SkillFailedError,
@@ -69,6 +72,7 @@ if TYPE_CHECKING:
         SkillStartError,
         SkillStartTimeoutError,
         UnavailableError,
+        UnknownImageError,
         UnsupportedError,
     )
 else:
@@ -99,6 +103,7 @@ __all__ = [
     "LoopError",
     "ModelFileError",
     "NoComposeError",
+    "NoImagesError",
     "OverloadedError",
     "PluginError",
     "PoolClosedError",
@@ -109,6 +114,7 @@ __all__ = [
     "SkillStartError",
     "SkillStartTimeoutError",
     "UnavailableError",
+    "UnknownImageError",
     "UnknownModelError",
     "UnknownSkillError",
     "UnsupportedError",
