@@ -64,10 +64,15 @@ class Reply:
     finish_reason: skills_pb2.FinishReason.ValueType = skills_pb2.FINISH_REASON_STOP
     prompt_tokens: int = 10
     cached_tokens: int = 0
+    image_tokens: int = 0
     delay_s: float = 0.0
     """Before anything of the answer is sent."""
     progress: int = 0
     """So often in that time it is told how far the call is, where the request asks for it."""
+    images_to_encode: int = 0
+    """Told with it."""
+    expected_s: float | None = None
+    """The wait that is told; None for the time that it takes."""
     chunk_delay_s: float = 0.0
     """Before every chunk but the first."""
     break_after: int | None = None
@@ -170,6 +175,7 @@ def answer_of(reply: Reply, request: skills_pb2.GenReq, started_s: float) -> ski
         finish_reason=reply.finish_reason,
         prompt_tokens=reply.prompt_tokens,
         cached_tokens=reply.cached_tokens,
+        image_tokens=reply.image_tokens,
         mean_logprob=candidate.mean_logprob,
         model="stub",
         candidates=[candidate] * request.num_candidates if request.num_candidates > 1 else (),
@@ -229,7 +235,7 @@ class _Servicer(skills_pb2_grpc.SkillsServiceServicer):
         if isinstance(answer, Failure):
             _fail(context, answer)
         reply = Reply(text=answer) if isinstance(answer, str) else answer
-        yield from _wait(gone, reply.delay_s + self._delay_s, reply.progress if request.progress else 0)
+        yield from _wait(gone, reply, reply.delay_s + self._delay_s, reply.progress if request.progress else 0)
         given = len(request.continuations[0].token_ids) if request.continuations else 0
         pieces = reply.words()[given:]
         for sent, piece in enumerate(pieces):
@@ -274,10 +280,15 @@ class _Servicer(skills_pb2_grpc.SkillsServiceServicer):
             )  # fmt: skip
 
 
-def _wait(gone: threading.Event, seconds: float, progress: int) -> Iterator[skills_pb2.GenChunk]:
+def _wait(gone: threading.Event, reply: Reply, seconds: float, progress: int) -> Iterator[skills_pb2.GenChunk]:
     for told in range(progress):
         yield skills_pb2.GenChunk(
-            progress=skills_pb2.Progress(prompt_tokens_read=told, prompt_tokens=progress, expected_wait_s=seconds)
+            progress=skills_pb2.Progress(
+                prompt_tokens_read=told,
+                prompt_tokens=progress,
+                expected_wait_s=seconds if reply.expected_s is None else reply.expected_s,
+                images_to_encode=reply.images_to_encode,
+            )
         )
         gone.wait(seconds / progress)
     if not progress:

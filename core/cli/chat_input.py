@@ -131,6 +131,7 @@ HELP = '''/set                 show the settings in force
 /set NAME            show one of them
 /set NAME VALUE      set temperature, max_tokens, top_p, seed, stop, system, … for the next answers
 /set NAME default    take it back
+/image FILE          show the model an image with the next turn; several of them show it several
 /clear               forget the conversation
 /save FILE           write the conversation to a file, as JSON
 /help                this
@@ -176,8 +177,9 @@ def run_command(line: str, session: ChatSession, err: Paint) -> bool:
                 session.set(name, value)
             case ["/clear"]:
                 session.clear()
-            case ["/save", *path] if path:
-                session.save(Path(line.removeprefix("/save").strip()).expanduser())
+            case ["/image" | "/save" as command, *path] if path:
+                act = session.show if command == "/image" else session.save
+                act(Path(line.removeprefix(command).strip()).expanduser())
             case ["/help"]:
                 err.line(HELP)
             case _:

@@ -7,6 +7,7 @@
     ├── UnknownModelError         no catalogue has a model of this name
     ├── ModelFileError            a model file is damaged, or not what it should be
     │   └── DownloadError         it could not be fetched
+    ├── ImageFileError            an image cannot be read, or is none of a kind that skills read
     ├── PoolClosedError           the pool or the client is closed
     ├── ComposeError              compose or the container engine failed
     │   └── NoComposeError        there is none, or no compose project
@@ -43,6 +44,7 @@ from core.errors.plain import (
     ConfigError,
     CutAnswerError,
     DownloadError,
+    ImageFileError,
     InvalidAnswerError,
     LoopError,
     ModelFileError,
@@ -98,6 +100,7 @@ __all__ = [
     "DeadlineError",
     "DownloadError",
     "FieldViolation",
+    "ImageFileError",
     "InvalidAnswerError",
     "InvalidRequestError",
     "LoopError",
