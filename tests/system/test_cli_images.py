@@ -1,4 +1,4 @@
-"""Images on the command line: real processes and terminals, a skill that keeps what it is sent and says what it saw."""
+"""Images on the command line: real processes and terminals, and a stub skill that answers with what it received."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ __all__ = ["environ"]
 
 NOT_SURE = -1.0
 SAMPLE = b"\x89PNG\r\n\x1a\n" + random.Random(3).randbytes(200_000)
-"""What begins like a PNG: the stub does not look inside, and Pillow leaves odd ones to the skill."""
+"""A file that begins like a PNG. The stub does not decode it, and the client leaves PNGs that Pillow refuses to the skill."""
 OTHER = SAMPLE + b"."
 
 
@@ -45,12 +45,12 @@ def other(tmp_path: Path) -> str:
 
 
 def saw(request: skills_pb2.GenReq) -> Reply:
-    """An answer that says what was seen and asked."""
+    """Return an answer that repeats the last turn."""
     return Reply(text=f"saw {text_of(request.messages[-1])}", logprob=NOT_SURE)
 
 
 def bytes_in(skill: StubSkill) -> list[int]:
-    """The size of each request that came."""
+    """Return the size of each request."""
     return [request.ByteSize() for request in skill.requests]
 
 
@@ -76,7 +76,7 @@ def test_image_from_standard_input(environ: dict[str, str], photo: str) -> None:
     assert (run.stdout, run.stderr) == (f"saw [{hex_of(SAMPLE)[:8]}]What?\n", "")
 
 
-def test_prompt_is_piped_in_beside_an_image(environ: dict[str, str], photo: str) -> None:
+def test_prompt_is_piped_in_next_to_an_image(environ: dict[str, str], photo: str) -> None:
     with StubSkill(saw) as skill:
         run = sarai(environ, "draft", "--image", photo, piped="Some notes", target=skill.target)
     assert run.stdout == f"saw [{hex_of(SAMPLE)[:8]}]Some notes\n"

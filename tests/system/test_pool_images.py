@@ -1,4 +1,4 @@
-"""An image's bytes travel to a replica once, and no caller has to see to it; real servers, which keep what they get."""
+"""The bytes of an image travel to a replica once; real servers that keep what they are sent."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ TEXT = "one two three"
 PHOTO = random.Random(1).randbytes(300_000)
 DRAWING = random.Random(2).randbytes(200_000)
 SMALL = 4096
-"""Bytes within which a request without an image's bytes stays."""
+"""An upper bound on the size of a request without the bytes of images."""
 
 
 def hashed(data: bytes) -> bytes:
@@ -28,14 +28,14 @@ def hashed(data: bytes) -> bytes:
 
 
 def about(*images: bytes | skills_pb2.Image, question: str = "What is this?") -> skills_pb2.GenReq:
-    """A question about images."""
+    """Return a question about images."""
     given = [image if isinstance(image, skills_pb2.Image) else skills_pb2.Image(data=image) for image in images]
     parts = [*(skills_pb2.Part(image=image) for image in given), skills_pb2.Part(text=question)]
     return skills_pb2.GenReq(messages=[skills_pb2.Message(role="user", parts=parts)])
 
 
 def travelled(skill: StubSkill) -> list[list[str]]:
-    """For each request that a skill has got: how each of its images came."""
+    """Return for each request to a skill how each of its images was sent: as `data` or `sha256`."""
     return [[str(image.WhichOneof("source")) for image in images_of(request)] for request in skill.requests]
 
 
@@ -52,11 +52,11 @@ def test_bytes_travel_once_and_then_the_hash(user: User) -> None:
         assert images_of(first)[0].data == PHOTO
         assert all(images_of(other)[0] == skills_pb2.Image(sha256=hashed(PHOTO), max_tokens=64) for other in others)
         assert all(other.ByteSize() < SMALL for other in others)
-    assert request.SerializeToString() == asked, "the caller's request is his own"
+    assert request.SerializeToString() == asked, "the caller's request is unchanged"
 
 
 @pytest.mark.parametrize("user", BOTH)
-def test_what_a_replica_lacks_is_sent_within_the_same_attempt(user: User) -> None:
+def test_missing_image_is_sent_within_the_same_attempt(user: User) -> None:
     with StubSkill(TEXT) as skill, replicas(skill.target) as made, user(made) as client:
         client.ask(about(PHOTO, DRAWING))
         del skill.images.data[hashed(DRAWING)]
@@ -117,7 +117,7 @@ def test_answer_goes_on_at_a_replica_that_lacks_the_image(user: User) -> None:
 
 
 @pytest.mark.parametrize("user", BOTH)
-def test_each_of_two_replicas_that_race_is_sent_what_it_lacks(user: User) -> None:
+def test_both_replicas_of_a_hedged_call_are_sent_missing_images(user: User) -> None:
     slow = Reply(text=TEXT, delay_s=5.0)
     with (
         StubSkill(TEXT) as first,
@@ -135,13 +135,13 @@ def test_each_of_two_replicas_that_race_is_sent_what_it_lacks(user: User) -> Non
         assert travelled(home) == [["data"], ["sha256"], ["data"]]
         assert travelled(other) == [["sha256"], ["data"]]
         until(home.calls[-1].ended.is_set)
-        assert home.calls[-1].cancelled, "who lost works no more"
+        assert home.calls[-1].cancelled, "the loser is cancelled"
         assert (made.stats.hedges, made.stats.attempts) == (1, 3)
         until(lambda: not made.outstanding)
 
 
 @pytest.mark.parametrize("user", BOTH)
-def test_image_that_only_its_hash_is_known_of_is_the_callers_error(user: User) -> None:
+def test_unknown_hash_without_bytes_is_the_callers_error(user: User) -> None:
     unknown = about(PHOTO, skills_pb2.Image(sha256=hashed(DRAWING)))
     with StubSkill(TEXT) as skill, replicas(skill.target) as made, user(made) as client:
         with pytest.raises(UnknownImageError) as caught:
@@ -155,7 +155,7 @@ def test_image_that_only_its_hash_is_known_of_is_the_callers_error(user: User) -
         assert client.ask(unknown).text == TEXT
 
 
-def test_replica_that_keeps_nothing_is_not_asked_for_ever() -> None:
+def test_replica_that_keeps_no_image_is_sent_each_one_once() -> None:
     with StubSkill() as skill, client_of(skill) as client:
         skill.script(Failure(code=grpc.StatusCode.NOT_FOUND, details="gone", images=(hashed(PHOTO), hashed(DRAWING))))
         with pytest.raises(UnknownImageError):
@@ -165,7 +165,7 @@ def test_replica_that_keeps_nothing_is_not_asked_for_ever() -> None:
     assert travelled(skill) == [["data", "data"], ["sha256", "sha256"], ["data", "data"]]
 
 
-def test_other_things_that_are_not_found_are_no_images() -> None:
+def test_not_found_without_images_is_an_ordinary_error() -> None:
     with (
         StubSkill(Failure(code=grpc.StatusCode.NOT_FOUND, details="no such voice")) as skill,
         client_of(skill) as client,
@@ -177,7 +177,7 @@ def test_other_things_that_are_not_found_are_no_images() -> None:
 
 
 @pytest.mark.parametrize("user", BOTH)
-def test_deadline_holds_while_a_replica_is_sent_what_it_lacks(user: User) -> None:
+def test_deadline_applies_to_sending_a_missing_image(user: User) -> None:
     with StubSkill(TEXT) as skill, replicas(skill.target) as made, user(made) as client:
         client.ask(about(PHOTO))
         skill.images.data.clear()
@@ -191,7 +191,7 @@ def test_deadline_holds_while_a_replica_is_sent_what_it_lacks(user: User) -> Non
         assert all(each is not None and each < 0.6 for each in remaining)
 
 
-def test_caller_that_leaves_while_the_bytes_travel_leaves_nothing_behind() -> None:
+def test_call_closed_after_sending_a_missing_image_leaves_nothing_behind() -> None:
     arrived, go_on = threading.Event(), threading.Event()
 
     def answer(_: skills_pb2.GenReq) -> Answer:
@@ -221,7 +221,7 @@ def test_caller_that_leaves_while_the_bytes_travel_leaves_nothing_behind() -> No
 
 
 @pytest.mark.parametrize("user", BOTH)
-def test_replica_that_reads_no_images_leaves_them_to_others(user: User) -> None:
+def test_replica_without_images_is_avoided_for_requests_with_images(user: User) -> None:
     blind = Failure(
         code=grpc.StatusCode.FAILED_PRECONDITION, details="its model reads text alone; that-4b reads images"
     )
@@ -235,10 +235,10 @@ def test_replica_that_reads_no_images_leaves_them_to_others(user: User) -> None:
     ):  # fmt: skip
         for number in range(6):
             assert client.ask(about(PHOTO, question=str(number))).text == TEXT
-        assert len([request for request in first.requests if images_of(request)]) <= 1, "it is known now"
+        assert len([request for request in first.requests if images_of(request)]) <= 1, "the pool has learned it"
         for number in range(6):
             client.ask(skills_pb2.GenReq(prompt=str(number)))
-        assert [request for request in first.requests if not images_of(request)], "text it reads as before"
+        assert [request for request in first.requests if not images_of(request)], "it still gets text"
         second.script(answer)
         with pytest.raises(NoImagesError) as caught:
             client.ask(about(PHOTO))

@@ -1,4 +1,4 @@
-"""From an image's file to what travels: untouched if it is small, scaled down if not, refused by name if it is none."""
+"""Images before they travel: small files are unchanged, large ones are scaled down, other files are refused by name."""
 
 from __future__ import annotations
 
@@ -20,20 +20,20 @@ from tests.servers import ROOT
 
 ROOM = SPARE * DEFAULT_TOKENS * PIXELS_PER_TOKEN
 LARGE = (2400, 1600)
-"""More than four times the pixels that are read."""
+"""A size with more than four times the pixels that are read."""
 ORIENTATION = 0x0112
 RED, BLUE = (220, 30, 30), (30, 30, 220)
 
 
 def drawing(size: tuple[int, int] = (64, 48), mode: str = "RGB") -> Image.Image:
-    """The left half is red, the right half blue."""
+    """Return an image whose left half is red and whose right half is blue."""
     image = Image.new("RGB", size, RED)
     image.paste(BLUE, (size[0] // 2, 0, *size))
     return image.quantize(2) if mode == "P" else image.convert(mode)
 
 
 def noise(size: tuple[int, int]) -> Image.Image:
-    """What takes many bytes."""
+    """Return an image that takes many bytes."""
     return Image.effect_noise(size, 90).convert("RGB")
 
 
@@ -48,7 +48,7 @@ def opened(image: skills_pb2.Image) -> Image.Image:
 
 
 def differs(one: Image.Image, other: Image.Image) -> float:
-    """The mean difference between two images in one size, 0 to 255."""
+    """Return the mean difference between two images in one size, 0 to 255."""
     same = [image.convert("RGB").resize((60, 40), Image.Resampling.BOX) for image in (one, other)]
     return max(ImageStat.Stat(ImageChops.difference(*same)).mean)
 

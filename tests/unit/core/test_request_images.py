@@ -1,4 +1,4 @@
-"""What travels of a request's images, and how a replica says which it lacks."""
+"""Which images of a request travel with their bytes, and how a replica reports missing ones."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def about(*given: Image) -> GenReq:
 
 
 class Refusal(grpc.RpcError):
-    """An error as gRPC raises it."""
+    """An error like gRPC's."""
 
     def __init__(self, details: bytes, code: grpc.StatusCode = grpc.StatusCode.NOT_FOUND) -> None:
         self._details, self._code = details, code
@@ -85,7 +85,7 @@ def test_conversation_is_the_same_however_its_images_travel() -> None:
     assert keys(Image(data=PHOTO)) == keys(Image(sha256=hashed(PHOTO)))
     assert keys(Image(data=PHOTO))[:1] == keys(Image(data=DRAWING))[:1]
     assert keys(Image(data=PHOTO))[1] != keys(Image(data=DRAWING))[1]
-    assert keys(Image(data=PHOTO))[1] != keys(Image(data=PHOTO, max_tokens=9))[1], "it is read otherwise"
+    assert keys(Image(data=PHOTO))[1] != keys(Image(data=PHOTO, max_tokens=9))[1], "it is read at another size"
 
 
 def test_memory_of_what_was_sent_is_bounded_and_forgets_the_least_recently_used(
