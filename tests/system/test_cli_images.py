@@ -24,7 +24,7 @@ __all__ = ["environ"]
 
 NOT_SURE = -1.0
 SAMPLE = b"\x89PNG\r\n\x1a\n" + random.Random(3).randbytes(200_000)
-"""A file that begins like a PNG. The stub does not decode it, and the client leaves PNGs that Pillow refuses to the skill."""
+"""A file that begins like a PNG. The client leaves PNGs that Pillow refuses to the skill."""
 OTHER = SAMPLE + b"."
 
 

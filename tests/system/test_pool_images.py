@@ -10,7 +10,7 @@ import time
 import grpc
 import pytest
 
-from core.errors import DeadlineError, InvalidRequestError, NoImagesError, UnknownImageError
+from core.errors import DeadlineError, InvalidRequestError, NoImagesError, RequestTooLargeError, UnknownImageError
 from skills import skills_pb2
 from tests.both_clients import BOTH, User
 from tests.stub_skill import Answer, Failure, Reply, StubSkill, images_of
@@ -244,6 +244,13 @@ def test_replica_without_images_is_avoided_for_requests_with_images(user: User) 
             client.ask(about(PHOTO))
         assert "that-4b reads images (serve a model that reads images" in str(caught.value)
         assert caught.value.caller_fault
+
+
+def test_image_over_the_servers_limit_is_an_error_that_says_so() -> None:
+    with StubSkill(TEXT) as skill, client_of(skill) as client:
+        with pytest.raises(RequestTooLargeError, match="send less"):
+            client.Generate(about(bytes(20 << 20)), timeout=10)
+        assert client.Generate(about(PHOTO), timeout=10).text == TEXT
 
 
 def test_image_that_cannot_be_read_is_an_error_with_its_field() -> None:
