@@ -136,7 +136,7 @@ def describe(figures: CallFigures) -> str:
         f"{figures.cached_tokens} of {figures.prompt_tokens} prompt tokens cached",
     ]
     if figures.image_tokens:
-        parts.append(f"{figures.image_tokens} of images")
+        parts.append(f"{figures.image_tokens} are images")
     if figures.queue_ms >= 1:
         parts.append(f"{seconds(figures.queue_ms)} in the queue")
     if figures.lookup_tokens:

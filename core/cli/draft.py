@@ -10,7 +10,7 @@ import click
 from core.cli.answer_view import PromptBar, answer_view, describe, where, why_empty
 from core.cli.asking import AnswerOptions, answer_options, read_prompt
 from core.cli.common import ExitCode, Settings, common_options, message_dict, print_json, start_command
-from core.cli.images import STDIN, image_options, read_images
+from core.cli.images import STDIN, image_options, read_images, refusals_by_name
 from core.cli.parameters import Seconds, Whole
 from core.cli.pool import open_pool, skill_options
 from core.cli.streams import Paint
@@ -79,7 +79,7 @@ def draft(
     markdown = not (raw or no_markdown or request.WhichOneof("constraint"))
     bar = PromptBar(settings)
     request.progress = bar.shown
-    with open_pool(skill, target) as pool:
+    with open_pool(skill, target) as pool, refusals_by_name(images):
         client = pool.get_skill_client(skill)
         with client.GenerateStream(request, timeout=timeout) as stream:
             pieces = bar.over(stream)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
+import re
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +15,7 @@ from core.cli.parameters import Whole
 from core.cli.streams import is_terminal
 
 if TYPE_CHECKING:
+    from core.errors import SaraiError
     from skills import skills_pb2
 
 STDIN = Path("-")
@@ -59,6 +62,31 @@ def read_images(paths: Sequence[Path], *, max_tokens: int | None, prompt: Sequen
         else read_image(path, max_tokens=max_tokens)
         for path in paths
     ]
+
+
+@contextlib.contextmanager
+def refusals_by_name(paths: Sequence[Path]) -> Iterator[None]:
+    """Have errors name an image's file where a skill has refused it by its place in the request."""
+    from core.errors import ImageFileError, SaraiError
+
+    try:
+        yield
+    except SaraiError as error:
+        for place, why in _refused(error):
+            if place < len(paths):
+                name = "standard input" if paths[place] == STDIN else paths[place]
+                raise ImageFileError(f"{name}: {why}") from error
+        raise
+
+
+def _refused(error: SaraiError) -> Iterator[tuple[int, str]]:
+    """Yield the places of images in their turn that a skill has refused, and why."""
+    from core.errors import CallError, LoopError
+
+    cause = error.error if isinstance(error, LoopError) else error
+    for violation in cause.field_violations if isinstance(cause, CallError) else ():
+        if place := re.match(r"messages\[\d+\]\.parts\[(\d+)\]\.image", violation.field):
+            yield int(place[1]), violation.description
 
 
 def _piped() -> bytes:

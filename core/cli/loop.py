@@ -11,7 +11,7 @@ import click
 from core.cli.answer_view import PromptBar, why_empty
 from core.cli.asking import AnswerOptions, answer_options, read_prompt
 from core.cli.common import ExitCode, Settings, common_options, print_json, start_command
-from core.cli.images import STDIN, image_options, read_images
+from core.cli.images import STDIN, image_options, read_images, refusals_by_name
 from core.cli.parameters import Seconds, Whole
 from core.cli.pool import open_pool, skill_options
 from core.cli.streams import Paint
@@ -91,7 +91,7 @@ def loop(
 
     from core.omni_loop import OmniLoop
 
-    with open_pool(skill, target) as pool:
+    with open_pool(skill, target) as pool, refusals_by_name(images):
         events = OmniLoop(config, pool=pool, skill=skill).stream(text, images=shown)
         with contextlib.closing(events):
             result = _show(events, settings, progress, bar)

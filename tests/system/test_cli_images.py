@@ -127,6 +127,27 @@ def test_refusal_of_a_skill_is_an_error_in_plain_words(environ: dict[str, str], 
     )
 
 
+@pytest.mark.parametrize("command", ["draft", "loop"])
+def test_refusal_of_an_image_names_its_file(environ: dict[str, str], photo: str, other: str, command: str) -> None:
+    field = "messages[0].parts[1].image"
+    refused = Failure(
+        code=grpc.StatusCode.INVALID_ARGUMENT, details=f"{field}: is broken", fields=((field, "is broken"),)
+    )
+    with StubSkill(refused) as skill:
+        run = sarai(environ, command, "--image", photo, "--image", other, "x", target=skill.target)
+    assert (run.returncode, run.stderr) == (2, f"error: {other}: is broken\n")
+
+
+def test_refusal_of_anything_else_is_as_the_skill_says_it(environ: dict[str, str], photo: str) -> None:
+    refused = Failure(
+        code=grpc.StatusCode.INVALID_ARGUMENT, details="seed: too many", fields=(("messages[0].parts[7].image", "x"),)
+    )
+    with StubSkill(refused) as skill:
+        run = sarai(environ, "draft", "--image", photo, "x", target=skill.target)
+    assert run.stderr.startswith("error: skill 'draft' at")
+    assert "seed: too many" in run.stderr
+
+
 def test_loop_sends_an_image_once_and_shows_it_in_every_iteration(environ: dict[str, str], photo: str) -> None:
     with StubSkill(saw) as skill:
         run = sarai(
@@ -228,7 +249,7 @@ def test_figures_say_what_images_take(environ: dict[str, str], photo: str) -> No
     with StubSkill(Reply(text="a red circle", prompt_tokens=25, image_tokens=9)) as skill:
         run = sarai(environ, "draft", "--stats", "--image", photo, "What is this?", target=skill.target)
         as_json = sarai(environ, "draft", "--json", "--image", photo, "What is this?", target=skill.target)
-    assert "0 of 25 prompt tokens cached, 9 of images" in run.stderr
+    assert "0 of 25 prompt tokens cached, 9 are images" in run.stderr
     assert json.loads(as_json.stdout.splitlines()[-1])["image_tokens"] == 9
 
 
