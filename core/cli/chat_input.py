@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, NamedTuple, TextIO
 
 import click
 
+from core.cli.chat_files import complete_files
 from core.cli.common import ExitCode
 from core.config import not_utf8
 
@@ -78,6 +79,7 @@ def terminal_lines(history: Path) -> ReadLine:
             readline.read_history_file(history)
         readline.set_history_length(1000)
         atexit.register(_keep_history, history)
+        complete_files()
 
     _let_surrogates_through(sys.stdin)
 
@@ -140,7 +142,7 @@ HELP = '''/set                 show the settings in force
 A turn whose first word is a slash and letters is a command, and an unknown one is an error. A blank before the slash
 makes it text, as """ does; /etc/hosts, /* and // are text anyway.
 A backslash at the end of a line continues it on the next one; """ begins and ends a turn of several lines.
-Ctrl-C ends the answer that is being written, else the chat.'''
+Tab completes the name of a FILE. Ctrl-C ends the answer that is being written, else the chat.'''
 _COMMAND = re.compile(r"/[A-Za-z]+(?=\s|$)")
 
 

@@ -229,6 +229,26 @@ def test_image_stays_for_the_next_turn_if_its_own_got_no_answer(environ: dict[st
     os.close(ours)
 
 
+def test_tab_completes_the_name_of_an_image(environ: dict[str, str], photo: str) -> None:
+    ours, theirs = pty.openpty()
+    with StubSkill(saw) as skill:
+        command = [*SARAI, "chat", "--target", skill.target, "--no-markdown"]
+        with subprocess.Popen(command, env=environ, cwd=ROOT, stdin=theirs, stdout=theirs, stderr=theirs) as chat:
+            os.close(theirs)
+            for typed, answer in (
+                (f"/image {photo.removesuffix('hoto.png')}\t\n".encode(), "a photo.png"),
+                (b"a\tb\n", f"saw [{hex_of(SAMPLE)[:8]}]a"),
+                (b"/quit\n", "/quit"),
+            ):
+                expect(ours, "> ")
+                os.write(ours, typed)
+                expect(ours, answer)
+            assert chat.wait(10) == 0
+        (request,) = skill.requests
+        assert request.messages[0].parts[1].text == "a\tb"
+    os.close(ours)
+
+
 @pytest.mark.parametrize("command", ["draft", "loop", "chat"])
 @pytest.mark.parametrize("images", [1, 2])
 def test_wait_for_an_image_is_shown_on_a_terminal_and_gone_when_the_answer_begins(
