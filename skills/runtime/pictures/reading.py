@@ -85,10 +85,9 @@ class PictureFile:
         Time and memory shrink with the pixels. Other formats are decoded whole.
 
         Args:
-            size: The wanted width and height of the upright picture.
+            size: The wanted width and height, of the picture as it is stored.
         """
-        across, down = _turned(size, _orientation(self._source))
-        self._source.draft(None, (2 * across, 2 * down))
+        self._source.draft(None, (2 * size[0], 2 * size[1]))
 
     def decode(self) -> None:
         """Decode the pixels, of the first frame if there are several.
