@@ -98,9 +98,20 @@ class TowerFile:
         kind, layers = values.get("clip.projector_type"), values.get("clip.vision.is_deepstack_layers")
         width, projected = values.get("clip.vision.embedding_length"), values.get("clip.vision.projection_dim")
         if not (kind == "qwen3vl_merger" and isinstance(width, int) and isinstance(projected, int)):
-            raise ModelFileError(f"{path.name} is no vision tower of Qwen3-VL's kind (mmproj): {kind or 'another file'}")
+            raise ModelFileError(f"{path.name} is no vision tower (mmproj) of Qwen3-VL: {kind or 'another file'}")
         deep = sum(map(bool, layers)) if isinstance(layers, list) else 0
         return cls(path=path, size_bytes=path.stat().st_size, width=width, row_width=projected * (1 + deep))
+
+
+def row_width(model: Path) -> int:
+    """Return how many floats a model wants in a row of an encoded image; 0 if it reads text alone.
+
+    Raises:
+        ModelFileError: It cannot be read, or is no GGUF file.
+    """
+    about = _About(model)
+    deep = about("n_deepstack_layers")
+    return about("embedding_length") * (1 + deep) if deep else 0
 
 
 def cell_bytes(model: Path) -> float:
@@ -109,17 +120,21 @@ def cell_bytes(model: Path) -> float:
     Raises:
         ModelFileError: It cannot be read, or is no GGUF file.
     """
-    values = read_values(model)
-    prefix = f"{values.get('general.architecture')}."
-    n_embd, n_head, n_layer = (
-        _whole(values.get(prefix + name)) for name in ("embedding_length", "attention.head_count", "block_count")
-    )
-    if not (n_embd and n_head and n_layer):
+    about = _About(model)
+    n_embd, n_head = about("embedding_length"), about("attention.head_count")
+    if not (n_embd and n_head):
         return 0.0
-    n_kv = _whole(values.get(prefix + "attention.head_count_kv")) or n_head
-    key, value = (_whole(values.get(prefix + f"attention.{name}_length")) or n_embd / n_head for name in ("key", "value"))
-    return n_layer * n_kv * (key * 34 / 32 + value * 2)
+    key, value = (about(f"attention.{name}_length") or n_embd / n_head for name in ("key", "value"))
+    return about("block_count") * (about("attention.head_count_kv") or n_head) * (key * 34 / 32 + value * 2)
 
 
-def _whole(value: Value) -> int:
-    return value if isinstance(value, int) else 0
+class _About:
+    """Whole numbers of a model's architecture; 0 where there is none."""
+
+    def __init__(self, model: Path) -> None:
+        self._values = read_values(model)
+        self._prefix = f"{self._values.get('general.architecture')}."
+
+    def __call__(self, name: str) -> int:
+        value = self._values.get(self._prefix + name)
+        return value if isinstance(value, int) else 0

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import io
 import warnings
-from collections.abc import Sequence
 
 from PIL import ExifTags, Image, UnidentifiedImageError
 
@@ -45,7 +44,7 @@ class PictureFile:
         MemoryError: It takes more memory than there is.
     """
 
-    def __init__(self, image: bytes, *, decode_pixels: int, formats: Sequence[str] = FORMATS) -> None:
+    def __init__(self, image: bytes, *, decode_pixels: int, formats: tuple[str, ...] = FORMATS) -> None:
         self._image = png.lean(image) if image.startswith(png.SIGNATURE) else image
         self._decode_pixels = decode_pixels
         self._source = _open(self._image, decode_pixels, formats)
@@ -122,7 +121,7 @@ class PictureFile:
         return picture if picture.size == size else picture.resize(size, resampling)
 
 
-def _open(image: bytes, decode_pixels: int, formats: Sequence[str]) -> Image.Image:
+def _open(image: bytes, decode_pixels: int, formats: tuple[str, ...]) -> Image.Image:
     """Open the picture, which reads only its header."""
     if not image:
         raise BadPictureError("is empty")
@@ -146,7 +145,7 @@ def _open(image: bytes, decode_pixels: int, formats: Sequence[str]) -> Image.Ima
     return source
 
 
-def _why_unidentified(messages: list[str], formats: Sequence[str]) -> str:
+def _why_unidentified(messages: list[str], formats: tuple[str, ...]) -> str:
     """Return the reason of the decoder that knew the format, which Pillow reports as a warning."""
     reasons = [text.replace(" opening failed.", ":") for text in messages if "opening failed" in text]
     if not reasons:

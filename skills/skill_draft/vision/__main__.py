@@ -76,7 +76,7 @@ class VisionProcess:
             begin_s = time.monotonic()
             try:
                 tower = tower or self._open_tower()
-                encoded = memoryview(tower.encode(pixels)).cast("B")
+                encoded = tower.encode(pixels)
                 rows[offset : offset + len(encoded)] = encoded
             except Exception as error:  # noqa: BLE001  # told to the operator; the next image may fare better
                 self._send({"id": id_, "broken": str(error) or type(error).__name__})

@@ -9,12 +9,12 @@ import ctypes
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import numpy.typing as npt
+from skills.skill_draft.engine.binding import L, load_bindings, log_tail
 
-from ..engine.binding import L, load_bindings, log_tail
 from .limits import MAX_TOKENS, MIN_TOKENS
 from .pixels import Pixels
+
+_FLOAT_BYTES = 4
 
 M: Any = load_bindings("mtmd_cpp")
 
@@ -66,8 +66,8 @@ class Tower:
         if not M.mtmd_support_vision(self._context):
             raise TowerError(f"{mmproj.name} reads no images")
 
-    def encode(self, pixels: Pixels) -> npt.NDArray[np.float32]:
-        """Return the rows of an image, of shape (image tokens, row width), a view until the next call.
+    def encode(self, pixels: Pixels) -> bytes:
+        """Return the rows of an image: float32 of shape (image tokens, row width).
 
         Raises:
             TowerError: The library failed, or splits the image in another way.
@@ -81,7 +81,7 @@ class Tower:
             M.mtmd_input_chunks_free(chunks)
             M.mtmd_bitmap_free(bitmap)
 
-    def _encode(self, bitmap: Any, chunks: Any, n_tokens: int) -> npt.NDArray[np.float32]:
+    def _encode(self, bitmap: Any, chunks: Any, n_tokens: int) -> bytes:
         marker = M.mtmd_default_marker()
         text = M.mtmd_input_text(marker, len(marker), False, True)
         code = M.mtmd_tokenize(
@@ -92,10 +92,10 @@ class Tower:
         parts = (M.mtmd_input_chunks_get(chunks, i) for i in range(M.mtmd_input_chunks_size(chunks)))
         image = next(part for part in parts if M.mtmd_input_chunk_get_type(part) == M.MTMD_INPUT_CHUNK_TYPE_IMAGE)
         if (found := M.mtmd_input_chunk_get_n_tokens(image)) != n_tokens:
-            raise TowerError(f"the tower reads the image as {found} tokens, not {n_tokens}: it is not of Qwen3-VL's kind")
+            raise TowerError(f"the tower reads the image as {found} tokens, not {n_tokens}: not of Qwen3-VL's kind")
         if code := M.mtmd_encode_chunk(self._context, image):
             raise TowerError(f"mtmd_encode_chunk returned {code}: {_reason()}")
-        return np.ctypeslib.as_array(M.mtmd_get_output_embd(self._context), (n_tokens, self._row_width))
+        return ctypes.string_at(M.mtmd_get_output_embd(self._context), n_tokens * self._row_width * _FLOAT_BYTES)
 
 
 def _reason() -> str:
