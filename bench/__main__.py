@@ -58,6 +58,8 @@ def _parser() -> argparse.ArgumentParser:
     memory.add_argument("--requests", type=int, default=500)
     memory.add_argument("--callers", type=int, default=4)
     memory.add_argument("--seed", type=int, default=int(time.time()))
+    memory.add_argument("--limit", type=int, default=3072, help="the container's memory limit, MiB")
+    memory.add_argument("--images", action="store_true", help="one request in ten is about an image")
     return parser
 
 
@@ -120,7 +122,10 @@ def main() -> int:
     if arguments.command == "masks":
         return masks()
     if arguments.command == "memory":
-        return container_memory(requests=arguments.requests, callers=arguments.callers, seed=arguments.seed)
+        return container_memory(
+            requests=arguments.requests, callers=arguments.callers, seed=arguments.seed, limit_mib=arguments.limit,
+            images=arguments.images,
+        )  # fmt: skip
     return _table(arguments)
 
 

@@ -13,6 +13,7 @@ import numpy.typing as npt
 Bytes = npt.NDArray[np.uint8]
 
 IQ4_NL_BLOCK, IQ4_NL_BYTES = 32, 18
+Q8_0_BLOCK, Q8_0_BYTES = 32, 34
 K_BLOCK, Q5_K_BYTES, Q6_K_BYTES = 256, 176, 210
 IQ4_NL_LARGEST = 113.0  # value of index 15; index 8 is 1, the type's value nearest to zero
 _Q5_LARGEST = 15.0  # of the four low bits, the only ones used here
@@ -26,6 +27,13 @@ def random_iq4_nl(rng: np.random.Generator, rows: int, columns: int, scale: floa
     """Return random weights between -127 and 113 times `scale`."""
     blocks = columns // IQ4_NL_BLOCK
     data = rng.integers(0, 256, (rows, blocks, IQ4_NL_BYTES), np.uint8)
+    data[..., :2] = _half(scale)
+    return data.reshape(rows, -1)
+
+
+def random_q8_0(rng: np.random.Generator, rows: int, columns: int, scale: float) -> Bytes:
+    """Return random weights between -128 and 127 times `scale`."""
+    data = rng.integers(0, 256, (rows, columns // Q8_0_BLOCK, Q8_0_BYTES), np.uint8)
     data[..., :2] = _half(scale)
     return data.reshape(rows, -1)
 

@@ -6,8 +6,8 @@ import time
 
 import grpc
 
-from bench.wire import Answer, Ask
-from skills import skills_pb2, skills_pb2_grpc
+from bench.wire import Answer, Ask, Turn
+from skills import skills_pb2, skills_pb2_grpc, types_pb2
 
 TIMEOUT_S = 300.0
 
@@ -22,10 +22,7 @@ class GrpcClient:
     async def ask(self, request: Ask, answer: Answer | None = None) -> Answer:
         """Send a request and read the answer as it is streamed."""
         message = skills_pb2.GenReq(
-            messages=[
-                skills_pb2.Message(role=turn.role, content=turn.content, token_ids=turn.token_ids)
-                for turn in request.turns
-            ],
+            messages=[_message(turn) for turn in request.turns],
             max_tokens=request.max_tokens,
             temperature=request.temperature,
             num_candidates=request.num_candidates,
@@ -49,3 +46,10 @@ class GrpcClient:
     async def close(self) -> None:
         """Close the connection."""
         await self._channel.close()
+
+
+def _message(turn: Turn) -> types_pb2.Message:
+    if not turn.images:
+        return types_pb2.Message(role=turn.role, content=turn.content, token_ids=turn.token_ids)
+    parts = [types_pb2.Part(image=types_pb2.Image(data=data)) for data in turn.images]
+    return types_pb2.Message(role=turn.role, parts=[*parts, types_pb2.Part(text=turn.content)])

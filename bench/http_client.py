@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import time
 from typing import Any
 
 import aiohttp
 
-from bench.wire import Answer, Ask
+from bench.wire import Answer, Ask, Turn
 
 TIMEOUT_S = 300.0
 
@@ -25,7 +26,7 @@ class HttpClient:
     async def ask(self, request: Ask, answer: Answer | None = None) -> Answer:
         """Send a request and read the answer as it is streamed."""
         body: dict[str, Any] = {
-            "messages": [{"role": turn.role, "content": turn.content} for turn in request.turns],
+            "messages": [{"role": turn.role, "content": _content(turn)} for turn in request.turns],
             "max_tokens": request.max_tokens,
             "temperature": request.temperature,
             "seed": request.seed,
@@ -53,6 +54,14 @@ class HttpClient:
     async def close(self) -> None:
         """Close the connection."""
         await self._session.close()
+
+
+def _content(turn: Turn) -> str | list[dict[str, Any]]:
+    if not turn.images:
+        return turn.content
+    urls = (f"data:image/png;base64,{base64.b64encode(data).decode()}" for data in turn.images)
+    parts: list[dict[str, Any]] = [{"type": "image_url", "image_url": {"url": url}} for url in urls]
+    return [*parts, {"type": "text", "text": turn.content}]
 
 
 def _take(answer: Answer, event: dict[str, Any], now: float) -> None:

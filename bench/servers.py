@@ -19,6 +19,7 @@ import grpc
 
 from bench.grpc_client import GrpcClient
 from bench.http_client import HttpClient
+from bench.shape_tower import shape_tower
 from bench.wire import Client
 from skills import skills_pb2, skills_pb2_grpc
 
@@ -44,6 +45,8 @@ class Kind:
     """The most rounds that it takes part in."""
     several: bool = False
     """Whether one request can ask for several candidates."""
+    tower: bool = False
+    """Whether it reads images."""
 
     @property
     def ours(self) -> bool:
@@ -52,16 +55,17 @@ class Kind:
 
     def command(self, model: Path, port: int, threads: int) -> list[str]:
         """Return the command that starts it."""
+        more = [*self.arguments, *(("--mmproj", str(shape_tower())) if self.tower else ())]
         if self.ours:
             python = str(ROOT / ".venv" / "bin" / "python")
             return [python, "-m", "skills.skill_draft.server", "--listen", f"127.0.0.1:{port}", "--model", str(model),
-                    "--threads", str(threads), "--log-level", "warning", *self.arguments]  # fmt: skip
+                    "--threads", str(threads), "--log-level", "warning", *more]  # fmt: skip
         if self.name == "python":
             return [sys.executable, "-c", _PYTHON_SERVER, "--host", "127.0.0.1", "--port", str(port),
                     "--model", str(model), "--n_threads", str(threads), "--n_threads_batch", str(threads),
-                    *self.arguments]  # fmt: skip
+                    *more]  # fmt: skip
         return [str(llama_binary("llama-server")), "--host", "127.0.0.1", "--port", str(port), "-m", str(model),
-                "-t", str(threads), "-c", str(CELLS), "--offline", *self.arguments]  # fmt: skip
+                "-t", str(threads), "-c", str(CELLS), "--offline", *more]  # fmt: skip
 
 
 # The portable build keeps llama.cpp's CPU libraries apart; importing our bindings loads the right one.
@@ -85,6 +89,10 @@ KINDS = (
                     "--spec-ngram-simple-size-n", "4", "--spec-ngram-simple-size-m", "15")),
     Kind(name="llama_spec", label="llama-server, -np 16, --spec-default", several=True, workloads="e",
          arguments=(*_BEST, "--spec-default")),
+    Kind(name="ours_images", label="ours, exact, with images", workloads="j", models=("4b",), tower=True,
+         arguments=("--numerics", "exact", "--kv-cells", str(CELLS))),
+    Kind(name="llama_images", label="llama-server, defaults, with images", workloads="j", models=("4b",), tower=True,
+         arguments=()),
     Kind(name="python", label="llama_cpp.server", workloads="ab", models=("135m",), rounds=1,
          # By default it cuts off a running answer when another request arrives.
          arguments=("--n_ctx", "4096", "--interrupt_requests", "False", "--verbose", "False")),

@@ -29,13 +29,16 @@ N_EMBD, N_FF, N_HEAD, N_HEAD_KV, HEAD, N_VOCAB = 2560, 9728, 32, 8, 128, 151_936
 N_BLOCKS = 36
 NAME = "Qwen3-VL-4B-shape-IQ4_NL.gguf"
 _SMALL = 0.0005  # scale of the random blocks
+_OF_IMAGES = ["<|vision_start|>", "<|vision_end|>", "<|image_pad|>"]
 _ROWS_AT_ONCE = 8192
 
 # ChatML with a token for the turn's number after the assistant's name: see `successors.py`.
 TEMPLATE = (
     "{% for message in messages %}{{ '<|im_start|>' + message['role'] + '\n' }}"
     "{% if message['role'] == 'assistant' %}{{ '<|turn' ~ loop.index0 ~ '|>' }}{% endif %}"
-    "{{ message['content'] + '<|im_end|>' + '\n' }}{% endfor %}"
+    "{% if message['content'] is string %}{{ message['content'] }}{% else %}{% for part in message['content'] %}"
+    "{{ '<|vision_start|><|image_pad|><|vision_end|>' if part['type'] == 'image' else part['text'] }}"
+    "{% endfor %}{% endif %}{{ '<|im_end|>' + '\n' }}{% endfor %}"
     "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n<|turn' ~ (messages | length) ~ '|>' }}{% endif %}"
 )
 
@@ -110,8 +113,8 @@ def _vocabulary(writer: gguf.GGUFWriter) -> Successors:
     old = {name: _field(reader, f"tokenizer.ggml.{name}") for name in ("tokens", "token_type", "merges")}
     tokens, types = list(old["tokens"]), list(old["token_type"])
     order = Successors(tokens, N_VOCAB)
-    tokens += order.turn_texts
-    types += [int(gguf.TokenType.CONTROL)] * len(order.turn_texts)
+    tokens += order.turn_texts + _OF_IMAGES
+    types += [int(gguf.TokenType.CONTROL)] * len(order.turn_texts + _OF_IMAGES)
     types += [int(gguf.TokenType.UNUSED)] * (N_VOCAB - len(tokens))
     tokens += [f"[PAD{i}]" for i in range(len(tokens), N_VOCAB)]
     writer.add_tokenizer_model("gpt2")

@@ -49,6 +49,11 @@ class Sizes:
     arriving_new: tuple[int, int] = (48, 64)
     arrival_s: float = 0.3
     """(i) mean seconds between two callers who arrive at random."""
+    image_sides: tuple[int, ...] = (256, 512, 768)
+    """(j) pixels of a side of each square image; 768 is the default limit of 576 tokens."""
+    image_new: int = 8
+    arriving_side: int = 512
+    """(j) the image that arrives while others are answered."""
     neighbours: bool = True
     """(g) whether it is measured."""
 
@@ -84,6 +89,8 @@ def quick(sizes: Sizes) -> Sizes:
     return replace(
         sizes,
         rounds=1,
+        image_sides=(96, 256),
+        arriving_side=96,
         prompt=48,
         new=6,
         one_new=8,

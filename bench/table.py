@@ -13,12 +13,14 @@ from bench.arrivals import ARRIVALS
 from bench.records import Record
 from bench.run import CEILING
 from bench.servers import KINDS
+from bench.sizes import SIZES
 
 README = Path(__file__).parent / "README.md"
 BEGIN, END = "<!-- results: begin -->", "<!-- results: end -->"
-LLAMA = ("llama", "llama_best", "llama_ngram", "llama_spec")
-COLUMNS = ("ours", "ours_fast", "ours_gap1000", *LLAMA, "python", CEILING)
+LLAMA = ("llama", "llama_best", "llama_ngram", "llama_spec", "llama_images")
+COLUMNS = ("ours", "ours_images", "ours_fast", "ours_gap1000", *LLAMA, "python", CEILING)
 LABELS = {**{kind.name: kind.label for kind in KINDS}, CEILING: "llama.cpp's own benchmark"}
+_PLAIN = ("copied_share", "prompt_tokens", "faster_again")  # figures that are no race
 MODELS = {
     "135m": "SmolLM2-135M-Instruct in Q8_0 (the embedded model)",
     "4b": "The shapes and types of Qwen3-VL-4B in IQ4_NL (`bench/shape_model.py`: it does not know any language)",
@@ -63,6 +65,16 @@ def _per_arrivals(kind: str, n: int) -> tuple[Metric, ...]:
     )  # fmt: skip
 
 
+def _per_image(side: int) -> tuple[Metric, ...]:
+    label, of = f"(j) image of {side} x {side}: ", {"workload": "j", "less_is_better": True, "unit": "ms"}
+    return (
+        Metric(figure=f"new_first_ms@{side}", label=f"{label}first token", **of),  # type: ignore[arg-type]
+        Metric(figure=f"again_first_ms@{side}", label=f"{label}the second question", **of),  # type: ignore[arg-type]
+        Metric(workload="j", figure=f"faster_again@{side}", label=f"{label}how much faster (target: 5)", unit="times"),
+        Metric(workload="j", figure=f"prompt_tokens@{side}", label=f"{label}tokens of the prompt", unit=""),
+    )
+
+
 METRICS = (
     Metric(workload="a", figure="decode_tok_s", label="(a) one stream: decode", target=1.3, of_ceiling=1.0),
     Metric(workload="a", figure="first_token_ms", label="(a) one stream: first token", unit="ms", less_is_better=True),
@@ -85,6 +97,11 @@ METRICS = (
     Metric(workload="h", figure="text_tok_s", label="(h) free text in a schema", target=1.0),
     Metric(workload="h", figure="text_by_plain", label="(h) the same relative to no schema (target: 0.97)", unit=""),
     *(metric for kind in ARRIVALS for n in (2, 4, 8, 16) for metric in _per_arrivals(kind, n)),
+    *(metric for side in SIZES["4b"].image_sides for metric in _per_image(side)),
+    Metric(workload="j", figure="longest_gap_ms", label="(j) four streams and a new image of 512 x 512: longest gap",
+           unit="ms", less_is_better=True, target=10.0),
+    Metric(workload="j", figure="arriving_first_ms", label="(j) first token about that image", unit="ms",
+           less_is_better=True),
 )  # fmt: skip
 
 
@@ -145,9 +162,9 @@ def _of_model(records: Sequence[Record], model: str) -> str:
 
 def _verdict(metric: Metric, values: dict[str, Value | None]) -> tuple[str, str, str]:
     """Return the ratios of our exact setting, their targets, and whether all are met."""
-    ours = values.get("ours")
+    ours = values.get("ours") or values.get("ours_images")
     peers = [v.median for name in LLAMA if (v := values.get(name))]
-    if not ours or not peers or metric.figure == "copied_share":
+    if not ours or not peers or metric.figure.startswith(_PLAIN):
         return "", "", ""
     better = min(peers) if metric.less_is_better else max(peers)
     checks = [("", ratio(metric, ours.median, better), metric.target)]

@@ -14,6 +14,8 @@ class Turn:
     content: str
     token_ids: tuple[int, ...] = ()
     """The tokens of an assistant's turn, if the server reports and accepts them."""
+    images: tuple[bytes, ...] = ()
+    """Image files, which precede the text."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

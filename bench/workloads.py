@@ -1,4 +1,4 @@
-"""The workloads (a) to (h) and their figures; (i) is in `arrivals.py`."""
+"""The workloads (a) to (h) and their figures; (i) is in `arrivals.py`, (j) in `images.py`."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import asyncio
 import contextlib
 import dataclasses
 import difflib
-import itertools
 import json
 import statistics
 import subprocess
@@ -15,17 +14,16 @@ import time
 from collections.abc import Awaitable, Callable, Sequence
 
 from bench.arrivals import arrivals
+from bench.images import images
 from bench.prompting import WRITE_ON
 from bench.servers import client, end_group
 from bench.site import Figures, Site
+from bench.streams import STREAMS, four_streams, gaps_s
 from bench.wire import Answer, Ask, Client, Turn, ask
 from core.loop.prompts import correction_prompt, reflection_prompt
 
-STREAMS = 4
 AT_ONCE = 8
 CANDIDATES = 4
-SETTLED_TOKENS = 8
-_STALL_TIMEOUT_S = 240.0
 _COPIED_WORDS = 4
 _CONTENDED_S = 60.0  # a server with a busy neighbour can take minutes for a paragraph
 
@@ -113,47 +111,19 @@ async def system_prompt(site: Site) -> Figures:
 async def stall(site: Site) -> Figures:
     """Measure the gaps between tokens of running streams while long prompts arrive, one after the other."""
     sizes = site.sizes
-    streams: list[Answer] = []
-
-    async def keep_streaming(i: int) -> None:
-        # The first answers end at different times, so that a prompt that waits for a free slot meets running streams.
-        length = sizes.stream_new * (i + 1) // STREAMS
-        while True:
-            streams.append(Answer(start=0.0))
-            prompt = f"{site.prompts.of_length(64)} {WRITE_ON}"
-            await site.client.ask(ask(prompt, length), streams[-1])
-            length = sizes.stream_new
-
-    tasks = [asyncio.create_task(keep_streaming(i)) for i in range(STREAMS)]
-    try:
-        async with asyncio.timeout(_STALL_TIMEOUT_S):
-            while sum(len(s.times) >= SETTLED_TOKENS for s in streams) < STREAMS:
-                if broken := [t for t in tasks if t.done()]:
-                    await broken[0]
-                await asyncio.sleep(0.02)
-            start = time.perf_counter()
-            arriving = [
-                await site.client.ask(ask(site.prompts.of_length(sizes.long_prompt), 4))
-                for _ in range(sizes.long_prompts)
-            ]
-            end = arriving[-1].times[0]
-            await asyncio.sleep(0.3)
-    finally:
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
-    gaps = [gap for stream in streams for gap in _gaps(stream.times, start, end)]
+    async with four_streams(site) as streams:
+        start = time.perf_counter()
+        arriving = [
+            await site.client.ask(ask(site.prompts.of_length(sizes.long_prompt), 4)) for _ in range(sizes.long_prompts)
+        ]
+        end = arriving[-1].times[0]
+        await asyncio.sleep(0.3)
+    gaps = gaps_s(streams, start, end)
     return {
         "gaps_ms": [1000 * gap for gap in gaps],
         "longest_gap_ms": 1000 * max(gaps, default=0.0),
         "arriving_first_token_ms": statistics.median([1000 * a.first_token_s for a in arriving]),
     }
-
-
-def _gaps(times: Sequence[float], start: float, end: float) -> list[float]:
-    """Return the times between arrivals that overlap [start, end]; tokens that arrive together are one arrival."""
-    pairs = itertools.pairwise(times)
-    return [after - before for before, after in pairs if after > before and after > start and before < end]
 
 
 # --- (e) the loop ---
@@ -310,4 +280,5 @@ WORKLOADS: dict[str, Callable[[Site], Awaitable[Figures]]] = {
     "g": neighbours,
     "h": structured,
     "i": arrivals,
+    "j": images,
 }

@@ -5,7 +5,9 @@
 // KleidiAI, which is unused on x86: compiled with GGML_USE_CPU_KLEIDIAI (llama_cpp.cmake), ggml-cpu.cpp calls
 // `ggml_backend_cpu_kleidiai_buffer_type`. So llama.cpp's sources are not changed.
 //
-// The environment variable SARAI_KERNELS=off leaves everything to ggml; it is read once, when the backend starts.
+// The environment variable SARAI_KERNELS is read once, when the backend starts. `off` leaves everything to ggml. `all`
+// also multiplies by weights that stay in ggml's layout, by packing them for one product at a time: a library that
+// allocates its own weights, like the one of the vision tower, knows nothing of our buffer type.
 
 #include <sys/mman.h>
 #include <unistd.h>
@@ -13,6 +15,7 @@
 #include <algorithm>
 #include <cstdlib>
 #include <cstring>
+#include <mutex>
 #include <string_view>
 #include <thread>
 #include <vector>
@@ -30,6 +33,9 @@ namespace {
 
 constexpr size_t ALIGNMENT = 64;
 
+// From this number of rows on, it pays to pack weights for one product.
+constexpr int64_t WORTH_PACKING_ROWS = 32;
+
 int64_t n_tiles(const matrix_type & type, int64_t columns) { return (columns + type.tile - 1) / type.tile; }
 
 size_t packed_bytes(const matrix_type & type, const ggml_tensor * weights) {
@@ -45,19 +51,62 @@ const matrix_type * type_for(const ggml_tensor * weights) {
     return type != nullptr ? type : superblock_type(weights->type);
 }
 
+// Packs one tile of weights, whose rows in the file's layout begin at `data`.
+void pack(const matrix_type & type, const ggml_tensor * weights, const void * data, int64_t tile, void * packed) {
+    const int64_t begin = tile * type.tile, count = std::min(type.tile, weights->ne[1] - begin);
+    type.pack(static_cast<const char *>(data) + begin * weights->nb[1], count, weights->ne[0], packed);
+}
+
+char * aligned(void * p) { return reinterpret_cast<char *>(GGML_PAD(reinterpret_cast<uintptr_t>(p), ALIGNMENT)); }
+
 char * row_of(const ggml_tensor * t, int64_t row) {
     const int64_t i1 = row % t->ne[1], i2 = row / t->ne[1] % t->ne[2], i3 = row / (t->ne[1] * t->ne[2]);
     return static_cast<char *>(t->data) + i1 * t->nb[1] + i2 * t->nb[2] + i3 * t->nb[3];
 }
 
-// Multiplies rows of activations by a matrix of weights, and reads single columns.
+// Bytes of all quantized rows of activations of a product.
+size_t rows_bytes(const matrix_type & type, const ggml_tensor * node) {
+    return ggml_nrows(node->src[1]) * type.row_bytes(node->src[1]->ne[0]);
+}
+
+// Multiplies rows of activations by the tiles of a matrix. `take(begin, end, multiply)` is called for ranges of tiles; it
+// calls `multiply(packed, begin, end)` with those tiles, packed.
+template <typename Take>
+void multiply_tiles(const matrix_type & type, ggml_compute_params * params, ggml_tensor * node, Take take) {
+    const ggml_tensor * activations = node->src[1];
+    const int64_t k = node->src[0]->ne[0], columns = node->src[0]->ne[1], n_rows = ggml_nrows(activations);
+    const size_t row_bytes = type.row_bytes(k);
+
+    char * rows = aligned(params->wdata);
+    for (int64_t row = params->ith; row < n_rows; row += params->nth) {
+        type.quantize(reinterpret_cast<const float *>(row_of(activations, row)), k, rows + row * row_bytes);
+    }
+    if (params->ith == 0) {
+        ggml_threadpool_chunk_set(params->threadpool, params->nth);
+    }
+    ggml_barrier(params->threadpool);
+
+    auto multiply = [&](const void * packed, int64_t begin, int64_t end) {
+        const int64_t last = std::min(type.tile, columns - (end - 1) * type.tile);
+        type.multiply(packed, end - begin, last, rows, n_rows, k,
+                      static_cast<float *>(node->data) + begin * type.tile, columns);
+    };
+    // Four chunks a thread; each free thread takes the next one.
+    const int64_t tiles = n_tiles(type, columns), chunks = 4 * params->nth;
+    const int64_t chunk = params->nth == 1 ? tiles : std::max<int64_t>(1, (tiles + chunks - 1) / chunks);
+    for (int64_t begin = params->ith * chunk; begin < tiles;
+         begin = ggml_threadpool_chunk_add(params->threadpool, 1) * chunk) {
+        take(begin, std::min(begin + chunk, tiles), multiply);
+    }
+}
+
+// Multiplies by weights that are packed, and reads single columns of them.
 class matrix_traits final : public ggml::cpu::tensor_traits {
   public:
     explicit matrix_traits(const matrix_type & type) : type(type) {}
 
     bool work_size(int /* n_threads */, const ggml_tensor * node, size_t & size) override {
-        const ggml_tensor * rows = node->src[1];
-        size = node->op == GGML_OP_MUL_MAT ? ggml_nrows(rows) * type.row_bytes(rows->ne[0]) + ALIGNMENT : 0;
+        size = node->op == GGML_OP_MUL_MAT ? rows_bytes(type, node) + ALIGNMENT : 0;
         return true;
     }
 
@@ -75,30 +124,10 @@ class matrix_traits final : public ggml::cpu::tensor_traits {
   private:
     void multiply(ggml_compute_params * params, ggml_tensor * node) const {
         const ggml_tensor * weights = node->src[0];
-        const ggml_tensor * activations = node->src[1];
-        const int64_t k = weights->ne[0], columns = weights->ne[1], n_rows = ggml_nrows(activations);
-        const size_t row_bytes = type.row_bytes(k), tile_bytes = type.tile_bytes(k);
-
-        char * rows = reinterpret_cast<char *>(GGML_PAD(reinterpret_cast<uintptr_t>(params->wdata), ALIGNMENT));
-        for (int64_t row = params->ith; row < n_rows; row += params->nth) {
-            type.quantize(reinterpret_cast<const float *>(row_of(activations, row)), k, rows + row * row_bytes);
-        }
-        if (params->ith == 0) {
-            ggml_threadpool_chunk_set(params->threadpool, params->nth);
-        }
-        ggml_barrier(params->threadpool);
-
-        // Four chunks a thread; each free thread takes the next one.
-        const int64_t tiles = n_tiles(type, columns);
-        const int64_t chunks = 4 * params->nth;
-        const int64_t chunk = params->nth == 1 ? tiles : std::max<int64_t>(1, (tiles + chunks - 1) / chunks);
-        for (int64_t begin = params->ith * chunk; begin < tiles;
-             begin = ggml_threadpool_chunk_add(params->threadpool, 1) * chunk) {
-            const int64_t end = std::min(begin + chunk, tiles);
-            const int64_t last = std::min(type.tile, columns - (end - 1) * type.tile);
-            type.multiply(static_cast<const char *>(weights->data) + begin * tile_bytes, end - begin, last, rows,
-                          n_rows, k, static_cast<float *>(node->data) + begin * type.tile, columns);
-        }
+        const size_t tile_bytes = type.tile_bytes(weights->ne[0]);
+        multiply_tiles(type, params, node, [&](int64_t begin, int64_t end, auto multiply) {
+            multiply(static_cast<const char *>(weights->data) + begin * tile_bytes, begin, end);
+        });
     }
 
     void get_rows(ggml_compute_params * params, ggml_tensor * node) const {
@@ -113,6 +142,34 @@ class matrix_traits final : public ggml::cpu::tensor_traits {
             type.unpack(tile, column % type.tile, k, reinterpret_cast<float *>(row_of(node, row)));
         }
     }
+};
+
+// Multiplies by weights in ggml's layout. Each thread packs one tile at a time, for all rows.
+class unpacked_traits final : public ggml::cpu::tensor_traits {
+  public:
+    explicit unpacked_traits(const matrix_type & type) : type(type) {}
+
+    bool work_size(int n_threads, const ggml_tensor * node, size_t & size) override {
+        size = rows_bytes(type, node) + n_threads * room(node) + ALIGNMENT;
+        return true;
+    }
+
+    bool compute_forward(ggml_compute_params * params, ggml_tensor * node) override {
+        const ggml_tensor * weights = node->src[0];
+        char * packed = aligned(params->wdata) + rows_bytes(type, node) + params->ith * room(node);
+        multiply_tiles(type, params, node, [&](int64_t begin, int64_t end, auto multiply) {
+            for (int64_t i = begin; i < end; i++) {
+                pack(type, weights, weights->data, i, packed);
+                multiply(packed, i, i + 1);
+            }
+        });
+        return true;
+    }
+
+    const matrix_type & type;
+
+  private:
+    size_t room(const ggml_tensor * node) const { return GGML_PAD(type.tile_bytes(node->src[0]->ne[0]), ALIGNMENT); }
 };
 
 class attention_traits final : public ggml::cpu::tensor_traits {
@@ -130,16 +187,18 @@ class attention_traits final : public ggml::cpu::tensor_traits {
     }
 };
 
+// Returns the traits for a type: one object each, never freed, as tensors refer to it. Several threads may ask at once.
+template <typename Traits> Traits * traits_of(const matrix_type & type) {
+    static std::mutex mutex;
+    static std::vector<Traits *> all;
+    const std::lock_guard<std::mutex> lock(mutex);
+    auto known = std::find_if(all.begin(), all.end(), [&](const Traits * one) { return &one->type == &type; });
+    return known != all.end() ? *known : all.emplace_back(new Traits(type));
+}
+
 ggml_status init_tensor(ggml_backend_buffer_t /* buffer */, ggml_tensor * tensor) {
-    // One object for each type, never freed, as tensors refer to it.
-    static std::vector<matrix_traits *> all;
     const matrix_type * type = type_for(tensor);
-    tensor->extra = nullptr;
-    if (type != nullptr) {
-        auto known =
-            std::find_if(all.begin(), all.end(), [&](const matrix_traits * one) { return &one->type == type; });
-        tensor->extra = known != all.end() ? *known : all.emplace_back(new matrix_traits(*type));
-    }
+    tensor->extra = type != nullptr ? traits_of<matrix_traits>(*type) : nullptr;
     return GGML_STATUS_SUCCESS;
 }
 
@@ -147,21 +206,19 @@ void set_tensor(ggml_backend_buffer_t /* buffer */, ggml_tensor * tensor, const 
                 size_t size) {
     GGML_ASSERT(offset == 0 && size == ggml_nbytes(tensor) && tensor->extra != nullptr);
     const matrix_type & type = static_cast<const matrix_traits *>(tensor->extra)->type;
-    const int64_t k = tensor->ne[0], tiles = n_tiles(type, tensor->ne[1]);
+    const int64_t tiles = n_tiles(type, tensor->ne[1]);
 
-    auto pack = [&](int64_t begin, int64_t end) {
+    auto pack_range = [&](int64_t begin, int64_t end) {
         for (int64_t i = begin; i < end; i++) {
-            const int64_t count = std::min(type.tile, tensor->ne[1] - i * type.tile);
-            type.pack(static_cast<const char *>(data) + i * type.tile * tensor->nb[1], count, k,
-                      static_cast<char *>(tensor->data) + i * type.tile_bytes(k));
+            pack(type, tensor, data, i, static_cast<char *>(tensor->data) + i * type.tile_bytes(tensor->ne[0]));
         }
     };
     // Loading a model waits for this, so two threads pack a large matrix.
     if (size < (size_t(1) << 22)) {
-        pack(0, tiles);
+        pack_range(0, tiles);
     } else {
-        std::thread half(pack, 0, tiles / 2);
-        pack(tiles / 2, tiles);
+        std::thread half(pack_range, 0, tiles / 2);
+        pack_range(tiles / 2, tiles);
         half.join();
     }
 }
@@ -199,6 +256,7 @@ ggml_backend_buffer_t alloc_buffer(ggml_backend_buffer_type_t buft, size_t size)
 class buffer_type final : public ggml::cpu::extra_buffer_type {
   public:
     ggml_backend_buffer_type * self = nullptr;
+    bool also_unpacked = false;
 
     bool supports_op(ggml_backend_dev_t /* device */, const ggml_tensor * node) override {
         const ggml_tensor * weights = node->src[0];
@@ -214,13 +272,28 @@ class buffer_type final : public ggml::cpu::extra_buffer_type {
 
     ggml::cpu::tensor_traits * get_tensor_traits(const ggml_tensor * node) override {
         if (node->op == GGML_OP_MUL_MAT || node->op == GGML_OP_GET_ROWS) {
-            return holds(node->src[0]) ? static_cast<ggml::cpu::tensor_traits *>(node->src[0]->extra) : nullptr;
+            if (holds(node->src[0])) {
+                return static_cast<ggml::cpu::tensor_traits *>(node->src[0]->extra);
+            }
+            return also_unpacked ? for_unpacked(node) : nullptr;
         }
         static attention_traits of_attention;
         return node->op == GGML_OP_FLASH_ATTN_EXT && attention_takes(node) ? &of_attention : nullptr;
     }
 
   private:
+    // Returns what multiplies by weights in ggml's own layout, if this node is such a product and large enough.
+    static ggml::cpu::tensor_traits * for_unpacked(const ggml_tensor * node) {
+        const ggml_tensor * weights = node->src[0];
+        const ggml_tensor * activations = node->src[1];
+        const bool fits = node->op == GGML_OP_MUL_MAT && weights->buffer != nullptr &&
+                          weights->buffer->buft == ggml_backend_cpu_buffer_type() &&
+                          activations->type == GGML_TYPE_F32 && activations->nb[0] == sizeof(float) &&
+                          ggml_nrows(activations) >= WORTH_PACKING_ROWS;
+        const matrix_type * type = fits ? type_for(weights) : nullptr;
+        return type != nullptr ? traits_of<unpacked_traits>(*type) : nullptr;
+    }
+
     bool holds(const ggml_tensor * weights) const {
         return weights != nullptr && weights->buffer != nullptr && weights->buffer->buft == self;
     }
@@ -249,5 +322,6 @@ ggml_backend_buffer_type_t ggml_backend_cpu_kleidiai_buffer_type(void) {
         /* .context = */ static_cast<ggml::cpu::extra_buffer_type *>(&context),
     };
     context.self = &buft;
+    context.also_unpacked = wanted != nullptr && std::string_view(wanted) == "all";
     return &buft;
 }

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import multiprocessing
+import os
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
@@ -21,6 +22,8 @@ _libraries: list[Path] = []
 
 
 def _load(library: Path) -> None:
+    # Also multiply by weights in ggml's own layout, from 32 rows on; everything else is as usual.
+    os.environ["SARAI_KERNELS"] = "all"
     _libraries.append(library)
 
 

@@ -122,6 +122,14 @@ def check_ggmls_bits(type_: str, buffer: str) -> None:
             assert equal(ours, stock), f"{k} x {columns}, {n} rows"
 
 
+def check_unpacked(type_: str) -> None:
+    for k, columns in SHAPES:
+        packed, rows = matrix(type_, k, columns), activations(40, k)
+        ours = product(packed, type_, rows, buffer="SARAi")
+        for threads in (1, 2, 3):
+            assert equal(product(packed, type_, rows, buffer="CPU", threads=threads), ours), f"{k} x {columns}"
+
+
 @pytest.mark.parametrize("type_", TYPES)
 def test_a_row_is_the_same_in_any_batch(run: Run, type_: str) -> None:
     run(check_every_number_of_rows, type_)
@@ -145,3 +153,8 @@ def test_products_are_as_near_to_the_exact_ones_as_ggmls(run: Run, type_: str) -
 @pytest.mark.parametrize(("type_", "buffer"), AS_GGML.items())
 def test_some_have_the_bits_of_ggmls_kernels(run: Run, type_: str, buffer: str) -> None:
     run(check_ggmls_bits, type_, buffer)
+
+
+@pytest.mark.parametrize("type_", TYPES)
+def test_weights_in_ggmls_layout_give_the_same_bits(run: Run, type_: str) -> None:
+    run(check_unpacked, type_)
