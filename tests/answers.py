@@ -1,4 +1,4 @@
-"""Answers as tests compare them: all their candidates, and the whole of a raw stream, whose end repeats no piece."""
+"""Answers in a form that tests can compare: all candidates, and the whole of a raw stream."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from skills import skills_pb2
 
 
 def candidates_of(answer: skills_pb2.GenResp) -> Sequence[skills_pb2.GenResp | skills_pb2.Candidate]:
-    """All candidates of an answer, which itself is the only one where one was asked for."""
+    """Return all candidates of an answer; if only one was requested, that is the answer itself."""
     return answer.candidates or [answer]
 
 
 def whole(chunks: Iterable[skills_pb2.GenChunk]) -> skills_pb2.GenResp:
-    """The answer whose chunks a stub has received."""
+    """Return the whole answer, joined from the chunks that a stub has received; the last one repeats no piece."""
     chunks = list(chunks)
     assert [chunk.HasField("result") for chunk in chunks] == [False] * (len(chunks) - 1) + [True]
     result = chunks[-1].result
@@ -26,7 +26,7 @@ def whole(chunks: Iterable[skills_pb2.GenChunk]) -> skills_pb2.GenResp:
 
 def _fill(answer: skills_pb2.GenResp | skills_pb2.Candidate, pieces: Sequence[skills_pb2.GenChunk]) -> None:
     for field in ("text", "token_ids", "token_logprobs"):
-        assert not getattr(answer, field), "the pieces have held it already"
+        assert not getattr(answer, field), "the result repeats the pieces"
     answer.text = "".join(piece.text for piece in pieces)
     answer.token_ids.extend(token for piece in pieces for token in piece.token_ids)
     answer.token_logprobs.extend(value for piece in pieces for value in piece.token_logprobs)

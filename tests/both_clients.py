@@ -1,4 +1,4 @@
-"""The sync and the async client with the same words, so that a promise of both is one test.
+"""The sync and the async client with the same methods, so that one test verifies a promise of both.
 
 @pytest.mark.parametrize("user", BOTH)
 def test_promise(user: User) -> None:
@@ -28,38 +28,38 @@ STREAM = "GenerateStream"
 
 
 class Stream(Protocol):
-    """An answer in pieces. Read in one thread, closed in any."""
+    """An answer in pieces, which is read in one thread and may be closed in any."""
 
     def __iter__(self) -> Iterator[skills_pb2.GenChunk]: ...
 
     def __next__(self) -> skills_pb2.GenChunk: ...
 
     def close(self) -> None:
-        """Cancels the call."""
+        """Cancel the call."""
 
 
 class Client(Protocol):
-    """One of the clients, for any thread."""
+    """One of the clients, usable from any thread."""
 
     client: Any
 
     def ask(self, request: skills_pb2.GenReq, timeout: float | None = TIMEOUT_S, **more: Any) -> skills_pb2.GenResp:
-        """`Generate`."""
+        """Call `Generate`."""
 
     def begin(self, request: skills_pb2.GenReq, timeout: float | None = TIMEOUT_S, method: str = STREAM) -> Stream:
-        """`GenerateStream`, or another method like it. Forgotten, it is forgotten by the client too."""
+        """Call `GenerateStream`, or another method like it. The client keeps no reference to the stream."""
 
     def call(self, method: str, *request: Any, **more: Any) -> Any:
-        """Another method, `Health` for example."""
+        """Call another method, for example `Health`."""
 
     def glance(self, request: skills_pb2.GenReq) -> None:
-        """Reads the first piece of an answer, and leaves the loop by `break`."""
+        """Read the first piece of an answer, and leave the loop by `break`."""
 
     def peek(self, request: skills_pb2.GenReq) -> None:
-        """Reads the first piece of an answer, and leaves the `with` around it."""
+        """Read the first piece of an answer, and leave the `with` around it."""
 
     def close(self) -> None:
-        """Closes the client."""
+        """Close the client."""
 
 
 User = Callable[[ReplicaSet], AbstractContextManager[Client]]
@@ -92,7 +92,7 @@ class _Sync:
 
 
 class _Loop:
-    """An event loop in a thread of its own."""
+    """An event loop in its own thread."""
 
     def __init__(self) -> None:
         self.loop = asyncio.new_event_loop()
@@ -108,7 +108,7 @@ class _Loop:
         self.loop.close()
 
     def run(self, coroutine: Coroutine[Any, Any, T]) -> T:
-        """What a coroutine returns or raises."""
+        """Run a coroutine; return or raise what it does."""
         return asyncio.run_coroutine_threadsafe(coroutine, self.loop).result(2 * TIMEOUT_S)
 
 
@@ -162,14 +162,14 @@ class _Async:
 
 @contextlib.contextmanager
 def sync_user(replicas: ReplicaSet) -> Iterator[Client]:
-    """The sync client of some replicas."""
+    """Make the sync client of some replicas."""
     with SkillClient(replicas) as client:
         yield _Sync(client)
 
 
 @contextlib.contextmanager
 def async_user(replicas: ReplicaSet) -> Iterator[Client]:
-    """The async client, in an event loop of its own."""
+    """Make the async client of some replicas, in its own event loop."""
     with _Loop() as loop:
         client = _Async(loop, AsyncSkillClient(replicas))
         try:

@@ -1,6 +1,6 @@
-"""Marks tests by their folder, and runs those with containers where there is an engine.
+"""Mark tests by their folder, and run those with containers if there is a container engine.
 
-Where there is none they are skipped, and one line says why; SARAI_REQUIRE_DOCKER=1, as in CI, makes that an error.
+Without one they are skipped, and one line says why; SARAI_REQUIRE_DOCKER=1, as in CI, makes that an error.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ _BROKEN_IMAGE = pytest.StashKey[str | None]()
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """What a shell starts in the background ignores Ctrl-C, and the processes of tests would inherit that."""
+    """Restore Ctrl-C: a shell's background jobs ignore it, and the processes of tests would inherit that."""
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
     config.pluginmanager.register(summary)
@@ -30,7 +30,7 @@ def pytest_configure(config: pytest.Config) -> None:
 
 @pytest.hookimpl(wrapper=True, tryfirst=True)
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> Generator[None, None, None]:
-    """Marks by folder before `-m` selects by it; and prepares containers for what is left after that."""
+    """Mark by folder before `-m` selects by marks; then prepare containers if a selected test needs them."""
     for item in items:
         item.add_marker(folder_of(item.path))
     yield
@@ -41,7 +41,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 def _prepare_containers(config: pytest.Config) -> None:
     capture = config.pluginmanager.getplugin("capturemanager")
     try:
-        # On the terminal, as the first time it takes minutes.
+        # Progress goes to the terminal, as this takes minutes the first time.
         with capture.global_and_fixture_disabled() if capture else contextlib.nullcontext():
             containers.prepare()
     except containers.NoContainersError as error:
@@ -54,7 +54,7 @@ def _prepare_containers(config: pytest.Config) -> None:
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_runtest_setup(item: pytest.Item) -> None:
-    """Skips tests with containers where they cannot run. An image that cannot be built is one failure, not fifty."""
+    """Skip tests with containers if they cannot run. An image that cannot be built is one failure, not fifty."""
     if item.get_closest_marker("docker") is None:
         return
     stash = item.config.stash

@@ -1,4 +1,4 @@
-"""Small pictures of every format, damaged at random: bits, bytes, pieces, and whole chunks of a PNG."""
+"""Small pictures of every format, damaged at random: bits, bytes, ranges, and whole chunks of a PNG."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ _NUMBERS = (b"\xff\xff\xff\xff", b"\x7f\xff\xff\xff", b"\0\0\0\0", b"\0\0\x40\0"
 
 @st.composite
 def damaged_pictures(draw: st.DrawFn) -> bytes:
-    """A picture with one to four damages."""
+    """Return a picture that is damaged in one to four places."""
     image = draw(st.sampled_from(sorted(SOUND.values())))
     if image.startswith(PNG_SIGNATURE) and draw(st.booleans()):
         return draw(_other_chunks(image))
@@ -56,7 +56,7 @@ def damaged_pictures(draw: st.DrawFn) -> bytes:
 
 @st.composite
 def _other_chunks(draw: st.DrawFn, image: bytes) -> bytes:
-    """A PNG with its chunks in another order, some twice, some with another content; their checksums are right."""
+    """Return a PNG with chunks in another order, some twice, some with other content, all with right checksums."""
     parts = draw(st.permutations(chunks(image)))
     parts = [part for part in parts for _ in range(draw(st.sampled_from((1, 1, 1, 0, 2))))]
     first = [] if draw(st.booleans()) else chunks(image)[:1]

@@ -1,11 +1,11 @@
-"""A server's engines in virtual time: processes that do as a test wants, and callers who check what they get.
+"""A server's engines in virtual time: processes that do what a test says, and callers that check what they receive.
 
-The text of a request says what an engine makes of it: `write` gives a token a step, `KILL` ends the engine as it is
-taken in, `LATER` at the third token, `HANG` stops the intake, `REFUSE` fails. `LARGE3` ends the engine as the kernel
+The text of a request says what an engine does with it: `write` gives a token per step, `KILL` ends the engine on
+arrival, `LATER` at the third token, `HANG` stops the intake, `REFUSE` fails. `LARGE3` ends the engine as the kernel
 does when memory runs out, unless it was made smaller three times. A token's id is its place in the answer.
 
-After each event it checks what has to hold always: no token comes twice, each request ends once, nothing is sent for
-those who have left, engines are killed for good reason, and only who was on trial is convicted.
+After each event it checks what must always hold: no token comes twice, each request ends once, nothing is sent for
+callers that have left, engines are killed for good reason, and only a request on trial is found guilty.
 """
 
 from __future__ import annotations
@@ -54,14 +54,14 @@ from skills.skill_draft.supervisor_state import (
 STEP_TIMEOUT_S, START_TIMEOUT_S = 2.0, 5.0
 READ_STEPS = 2
 LATE_S = 3 * TICK_S
-"""What an engine may lack of its time: a look comes a tick late, and a stop of both counts for two."""
+"""How much sooner an engine may be killed: a check may come a tick late, and a stop of both counts as two ticks."""
 ENDLESS = 1_000_000  # tokens
 SIZES = Sizes(n_ctx=1024, n_cells=2048, n_batch=512, slots=16, n_slots=50, n_outputs=50, block_cells=64)
 GUILTY = "ended the engine twice"
 
 
 class Caller(Flight):
-    """A request, and what its caller has got."""
+    """A request, and what its caller has received."""
 
     def __init__(self, request: Request, world: World) -> None:
         super().__init__(request)
@@ -70,14 +70,14 @@ class Caller(Flight):
         self.ends: list[Done | Failed] = []
         self.left = self.late = False
         self.engines_lost = 0
-        """Engines that died with it."""
+        """How many engines died while it was open."""
 
     def deliver(self, event: messages.Event) -> None:
-        assert not self.ends, "nothing comes after the end"
-        assert not self.left, "nothing comes to who has left"
+        assert not self.ends, "an event came after the end"
+        assert not self.left, "an event came for a caller that has left"
         if isinstance(event, Piece):
             self.tokens += event.tokens.token_ids
-            assert self.tokens == list(range(len(self.tokens))), "none twice, none missing"
+            assert self.tokens == list(range(len(self.tokens))), "a token came twice or is missing"
         elif isinstance(event, Done | Failed):
             self.ends.append(event)
             if isinstance(event, Failed) and GUILTY in event.message:
@@ -94,29 +94,29 @@ class Caller(Flight):
 
 @dataclass(eq=False)
 class Engine:
-    """A process: what it was sent, what it works on, and how it is."""
+    """An engine process: what it was sent, what it works on, and its state."""
 
     smaller: int
     inbox: list[Request | Cancel] = field(default_factory=list)
     running: dict[int, tuple[Request, Tokens]] = field(default_factory=dict)
     sent: set[int] = field(default_factory=set)
-    """Requests that it was sent."""
+    """The requests that were sent to it."""
     unproven: set[int] = field(default_factory=set)
-    """Those of them of which it has said nothing yet, or no more than an earlier engine."""
+    """Those of them about which it has reported nothing yet, or nothing beyond what an earlier engine reported."""
     unread: dict[int, int] = field(default_factory=dict)
-    """How many steps the prompt of a request still takes."""
+    """How many steps of prefill each request still needs."""
     ready: bool = False
     refuses: bool = False
     frozen_until: float = 0.0
     stuck: bool = False
-    """Whether its intake hangs."""
+    """Whether its intake has hung."""
     hidden_s: float = 0.0
-    """How long it could have spoken and has not."""
+    """How long it has been silent although it had time to report."""
     stuck_s: float = 0.0
 
 
 class World:
-    """Engines, those who call them, and a clock."""
+    """Engines, their callers, and a clock."""
 
     def __init__(self, *failures: str) -> None:
         self.now = 1000.0
@@ -124,16 +124,16 @@ class World:
         self.engine: Engine | None = None
         self.launch_at: float | None = self.now
         self.failures = list(failures)
-        """How the next engines fail to start: `refuse`, `die` or `hang`. Those after them work."""
+        """How the next engines fail to start: `refuse`, `die` or `hang`. Later ones work."""
         self.callers: list[Caller] = []
         self.ended_by: dict[str, int] = {}
-        """How many engines each text has ended."""
+        """How many engines requests of each text have ended."""
         self.departures = 0
         self.log: list[str] = []
         self._ids = itertools.count(1)
         self.wait(TICK_S)
 
-    # --- what happens ---
+    # --- events ---
 
     def tell(self, event: Event) -> None:
         killed = ""
@@ -144,13 +144,13 @@ class World:
             self.die(f"killed: {killed}")
 
     def _obey(self, action: Action) -> str:
-        """Do it, but for a kill: return why."""
+        """Carry out an action; for a kill, only return its reason."""
         engine = self.engine
         match action:
             case Log(text):
                 self.log.append(text)
             case Launch(after_s):
-                assert engine is None, "there is one engine at a time"
+                assert engine is None, "a second engine was launched"
                 assert self.launch_at is None
                 self.launch_at = self.now + after_s
             case Send(command):
@@ -180,12 +180,12 @@ class World:
         self.tell(Left(caller))
 
     def meet_deadline(self, caller: Caller) -> None:
-        """The call's time is up. The server says that it leaves a moment later."""
+        """End the call's time. The server reports its departure a moment later."""
         caller.time_is_up()
         caller.late = True
 
     def die(self, how: str, *, out_of_memory: bool = False, cause: str = "") -> None:
-        """The engine ends. What it has sent is read before that is noticed; what it was sent is lost."""
+        """End the engine. The server still reads what it has sent; what was sent to it is lost."""
         if self.engine is None:
             return
         self.ended_by[cause] = self.ended_by.get(cause, 0) + 1
@@ -195,7 +195,7 @@ class World:
         self.tell(Gone(how, out_of_memory))
 
     def wait(self, seconds: float) -> None:
-        """Time passes, a tick after the other."""
+        """Let time pass, tick by tick."""
         for _ in range(max(1, round(seconds / TICK_S))):
             self.now += TICK_S
             if self.launch_at is not None and self.launch_at <= self.now:
@@ -209,7 +209,7 @@ class World:
                     self.leave(caller)
 
     def stop_together(self, seconds: float, *, server_first: bool) -> None:
-        """The server and its engine are frozen and thawed."""
+        """Stop the server and its engine, and let them continue."""
         self.now += seconds
         for turn in (server_first, not server_first):
             if turn and self.engine is not None:
@@ -234,7 +234,7 @@ class World:
                 self.die("exit code 3")
 
     def _work(self, passed_s: float = TICK_S) -> None:
-        """One step, if the engine can make one."""
+        """Make one step, if the engine can."""
         engine = self.engine
         assert engine is not None
         engine.stuck_s += passed_s if engine.stuck else 0.0
@@ -298,33 +298,33 @@ class World:
             engine.unproven.discard(event.id)
         self.tell(event)
 
-    # --- what has to hold ---
+    # --- invariants ---
 
     def check(self) -> None:
         open_ = {caller.request.id for caller in self.callers if caller.open}
         late = {caller.request.id for caller in self.callers if caller.late and not caller.left}
         assert open_ <= set(self.state.flights) <= open_ | late
         if self.state.state is State.DOWN:
-            assert not self.state.flights, "nobody waits for an engine that does not start"
+            assert not self.state.flights, "a request waits for an engine that does not start"
         assert (self.engine is not None and self.engine.ready) == (self.state.state is State.SERVING)
         if self.engine is not None and self.engine.ready:
-            assert self.engine.unproven or open_ <= self.engine.sent, "a trial is all that a request waits for"
+            assert self.engine.unproven or open_ <= self.engine.sent, "a request waits although no other is on trial"
 
     def _check_sent(self, request: Request) -> None:
         caller = self.callers[request.id - 1]
-        assert caller.open or caller.late, "nothing is sent for who has got all"
-        assert not caller.left, "nothing is sent for who has left"
+        assert caller.open or caller.late, "a request was sent after its end"
+        assert not caller.left, "a request was sent after its caller had left"
         sent = [token for tokens in request.so_far for token in tokens.token_ids]
-        assert sent == caller.tokens, "the engine is told what the caller has"
+        assert sent == caller.tokens, "the answer so far differs from what the caller has"
 
     def check_convicted(self, caller: Caller) -> None:
-        """It had ended an engine before, or may have; and in the second one it alone had not shown to be harmless."""
+        """Check the verdict: two engines died with this request, and in the second one it alone was still on trial."""
         assert caller.engines_lost >= 2
         assert self.dying.unproven == {caller.request.id}
-        assert not self.out_of_memory or self.state.sizing.kills > MAX_STEPS, "nobody's fault"
+        assert not self.out_of_memory or self.state.sizing.kills > MAX_STEPS, "memory is no request's fault"
 
     def come_to_rest(self) -> None:
-        """Once engines start again, every request ends, what is asked then is answered, and nothing is left to do."""
+        """Let engines start again; check that every request ends, a new one is answered, and nothing is left to do."""
         self.failures.clear()
         for caller in self.callers:
             if caller.open and caller.request.max_tokens == ENDLESS:
@@ -338,8 +338,8 @@ class World:
         assert last is None or last.ends
         last = self.submit(max_tokens=3)
         self.wait(2.0)
-        assert isinstance(last.ends[0], Done), "a new request is answered"
+        assert isinstance(last.ends[0], Done), "a new request was not answered"
         assert last.engines_lost == 0
-        assert all(caller.left or len(caller.ends) == 1 for caller in self.callers), "every request ends, once"
+        assert all(caller.left or len(caller.ends) == 1 for caller in self.callers), "a request did not end once"
         assert self.engine is not None
-        assert not self.engine.running, "nobody works for who has left"
+        assert not self.engine.running, "the engine works for a caller that has left"

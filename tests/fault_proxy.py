@@ -1,4 +1,4 @@
-"""A TCP proxy whose network has faults, switched while connections run through it.
+"""A TCP proxy whose network has faults, which can be switched while connections are open.
 
     with FaultProxy("127.0.0.1:50051") as proxy:
         channel = grpc.insecure_channel(proxy.target)
@@ -7,7 +7,7 @@
         ...
         proxy.heal()
 
-It runs in a thread of the test's process. Each fault holds, in both directions, until the next one or `heal`.
+It runs in a thread of the test's process. Each fault lasts, in both directions, until the next one or `heal`.
 """
 
 from __future__ import annotations
@@ -19,18 +19,18 @@ import threading
 from collections.abc import Callable
 from typing import Self
 
-_LINGER_0 = struct.pack("ii", 1, 0)  # makes `close` send a RST in place of a FIN
+_LINGER_0 = struct.pack("ii", 1, 0)  # makes `close` send a RST instead of a FIN
 _READ_BYTES = 1 << 16
 _QUEUED_READS = 64
 
 
 class FaultProxy:
-    """A proxy to `HOST:PORT`; a context manager. Its methods are for any thread, and hold when they return."""
+    """A proxy to `HOST:PORT`; a context manager. Its methods may be called from any thread and take effect at once."""
 
     def __init__(self, upstream: str) -> None:
         self.upstream = upstream
         self.target = ""
-        """Where it listens, once it does."""
+        """The address at which it listens; empty before it does."""
         self._network = _Network(upstream)
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="fault-proxy", daemon=True)
@@ -48,35 +48,35 @@ class FaultProxy:
 
     @property
     def links(self) -> int:
-        """Connections that are there just now."""
+        """Return the number of open connections."""
         return len(self._network.links)
 
     def heal(self) -> None:
-        """Passes everything on again. What was cut off stays so; connections that came meanwhile are let through."""
+        """Forward everything again. Connections that were cut off stay so; those that were opened since are served."""
         self._do(self._network.heal)
 
     def delay(self, seconds: float) -> None:
-        """All bytes come later by so many seconds, each way."""
+        """Delay all bytes by this many seconds in each direction."""
         self._do(lambda: self._network.change(delay_s=seconds))
 
     def slice(self) -> None:
-        """All bytes come one by one."""
+        """Forward all bytes one by one."""
         self._do(lambda: self._network.change(slices=True))
 
     def stall(self) -> None:
-        """Connections are accepted, and nothing goes through until `heal`; then all of it does."""
+        """Accept connections, but forward nothing until `heal`; then forward everything."""
         self._do(lambda: self._network.change(stalled=True))
 
     def reset(self) -> None:
-        """Resets all connections (RST), once: new ones are passed on."""
+        """Reset all connections (RST), once: new ones are served."""
         self._do(self._network.reset)
 
     def refuse(self) -> None:
-        """Resets all connections, and refuses new ones: nobody listens."""
+        """Reset all connections, and refuse new ones: nothing listens."""
         self._do(self._network.refuse)
 
     def cut_off(self) -> None:
-        """The network is gone. Callers on old connections hear nothing any more, also after `heal`; new ones wait."""
+        """Cut the network. Callers on old connections receive nothing more, even after `heal`; new ones wait for it."""
         self._do(self._network.cut_off)
 
     def _do(self, change: Callable[[], object]) -> object:
@@ -88,7 +88,7 @@ class FaultProxy:
 
 
 class _Network:
-    """What lies between callers and the server; lives in the proxy's event loop."""
+    """The network between callers and the server; used only in the proxy's event loop."""
 
     def __init__(self, upstream: str) -> None:
         self.host, _, port = upstream.rpartition(":")
@@ -156,7 +156,7 @@ class _Link:
         self.task = task
 
     async def run(self) -> None:
-        """Until one of the sides closes it."""
+        """Forward until one of the sides closes the connection."""
         network = self._network
         try:
             await network.flowing.wait()
@@ -170,7 +170,7 @@ class _Link:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
             if self._silent:
-                await self._reader.read()  # until the caller has given it up
+                await self._reader.read()  # until the caller has closed it
         except OSError:
             self.reset()
         finally:
@@ -179,13 +179,13 @@ class _Link:
                 self._upstream.close()
 
     def cut(self) -> None:
-        """The caller hears nothing more; the server is told that he has gone, so that it holds nothing for him."""
+        """Send the caller nothing more; reset the server's side, so that the server does not work for it."""
         self._silent = True
         if self._upstream is not None:
             self._upstream.transport.abort()
 
     def reset(self) -> None:
-        """RST, both ways."""
+        """Send a RST in both directions."""
         self._silent = False
         for writer in (self._writer, self._upstream):
             if writer is not None and (connection := writer.get_extra_info("socket")) is not None:
@@ -194,7 +194,7 @@ class _Link:
                 writer.transport.abort()
 
     async def _pass(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        """One direction, to its end."""
+        """Forward one direction until its end."""
         read: asyncio.Queue[tuple[float, bytes]] = asyncio.Queue(_QUEUED_READS)
         reading = asyncio.create_task(self._read(reader, read))
         try:
@@ -212,7 +212,7 @@ class _Link:
                         await asyncio.sleep(0)
         finally:
             reading.cancel()
-            await asyncio.wait({reading})  # nobody else may read from a stream before that
+            await asyncio.wait({reading})  # until then, nothing else may read from the stream
 
     async def _read(self, reader: asyncio.StreamReader, read: asyncio.Queue[tuple[float, bytes]]) -> None:
         while True:

@@ -1,4 +1,4 @@
-"""Which kind of test a file holds: the folder says it, so that no test can be forgotten."""
+"""A test file's kind, which its folder decides, so that no test can lack a marker."""
 
 from __future__ import annotations
 
@@ -8,5 +8,5 @@ _TESTS = Path(__file__).resolve().parent
 
 
 def folder_of(path: Path) -> str:
-    """The marker of a test's file: its folder below `tests`; a skill's own tests start servers, as `system` does."""
+    """Return the marker of a test file: its folder in `tests`; `system` for a skill's tests, which start servers."""
     return path.relative_to(_TESTS).parts[0] if path.is_relative_to(_TESTS) else "system"

@@ -1,4 +1,4 @@
-"""What `llama_cpp.Llama` answers, as a process of its own: prompts as JSON on stdin, answers as JSON on stdout.
+"""The answers of `llama_cpp.Llama`, from a separate process: prompts as JSON on stdin, answers as JSON on stdout.
 
 `python -m tests.llama_reference MODEL.gguf MAX_TOKENS`
 """
@@ -19,14 +19,14 @@ from llama_cpp import Llama  # noqa: TID251 - the same
 
 
 def load_cpu_library() -> None:
-    """Where the build has a library for each CPU family, llama-cpp-python leaves it to us to load the right one."""
+    """Load the right library if the build has one per CPU family: llama-cpp-python does not."""
     library: Any = llama_cpp.llama_cpp._lib
     if library.ggml_backend_reg_count() == 0:
         library.ggml_backend_load_all_from_path(str(Path(llama_cpp.__file__).parent / "lib").encode())
 
 
 def main() -> None:
-    """Greedy answers with the settings that the engine uses; one thread, so that a busy machine does not matter."""
+    """Answer greedily with the engine's settings; one thread, so that a busy machine does not matter."""
     load_cpu_library()
     model, max_tokens = sys.argv[1], int(sys.argv[2])
     llama = Llama(model, n_ctx=2048, flash_attn=True, type_k=8, type_v=1, n_threads=1, verbose=False)

@@ -1,4 +1,4 @@
-"""What a constraint lets the tiny model write, token by token."""
+"""What a constraint allows the tiny model to write, token by token."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def of_schema(schema: object, *, allow_weaker: bool = False) -> Matcher:
 
 
 def refusal(kind: ConstraintKind, text: str) -> str:
-    """Why a constraint is refused; empty if it is not."""
+    """Return why a constraint is refused; empty if it is not."""
     try:
         start(kind, text)
     except ConstraintError as error:
@@ -40,7 +40,7 @@ def refusal(kind: ConstraintKind, text: str) -> str:
 
 
 def writes(beginning: Matcher, text: str) -> bool:
-    """Whether the text can be written from there, each token by the mask, and the answer can end with it."""
+    """Return whether the masks allow each token of the text, and the end of the answer after it."""
     matcher, vocab = beginning.copy(), model().vocab
     for token in vocab.tokenize(text, add_special=False, parse_special=False):
         try:

@@ -1,4 +1,4 @@
-"""A hub of model files on this machine, which can do what networks and servers do to downloads."""
+"""A local hub of model files, which can disturb downloads as networks and servers do."""
 
 from __future__ import annotations
 
@@ -42,22 +42,22 @@ def sarai_skills():
 
 
 def model_bytes(megabytes: int) -> bytes:
-    """The content of a file that begins as a model does."""
+    """Return the content of a file that begins like a model."""
     return b"GGUF" + os.urandom((megabytes << 20) - 4)
 
 
 @dataclass
 class Hub:
-    """What the hub has and does."""
+    """The hub's content and behaviour."""
 
     content: bytes
     target: str = ""
     status: int = 200
-    """What it answers."""
+    """The HTTP status of its answers."""
     redirect: bool = True
-    """Whether files lie on another server, as the hub's do."""
+    """Whether it redirects to another server for files, as the real hub does."""
     ranges: bool = True
-    """Whether it knows how to send the rest of a file."""
+    """Whether it can send the rest of a file."""
     tells_size: bool = True
     tells_hash: bool = True
     cuts: list[int] = field(default_factory=list)
@@ -71,16 +71,16 @@ class Hub:
 
     @property
     def sha256(self) -> str:
-        """The hash of the whole content."""
+        """Return the hash of the whole content."""
         return hashlib.sha256(self.content).hexdigest()
 
     @property
     def downloads(self) -> list[str]:
-        """The ranges of all requests that fetched something."""
+        """Return the ranges of all requests that fetched content."""
         return [asked for method, path, asked in self.asked if method == "GET" and path.startswith("/cdn/")]
 
     def install(self, folder: Path, *, size: int | None = None, sha256: str | None = None) -> None:
-        """A package with a plugin whose catalogue has this file."""
+        """Install a package with a plugin whose catalogue has this file."""
         (folder / "tiny_plugin.py").write_text(PLUGIN)
         package, info = folder / "tiny_catalog", folder / "tiny_plugin-1.dist-info"
         for made in (package, info):
@@ -98,7 +98,7 @@ class Hub:
 
 @contextlib.contextmanager
 def running_hub(content: bytes) -> Iterator[Hub]:
-    """A hub with one file."""
+    """Run a hub with one file."""
     hub = Hub(content)
 
     class Handler(_Handler):
@@ -142,7 +142,7 @@ class _Handler(BaseHTTPRequestHandler):
             self.end_headers()
         elif self.path == known[0] and hub.redirect:
             self.send_response(302)
-            # By its other name the same machine is another server.
+            # The machine's other name counts as another server.
             self.send_header("Location", hub.target.replace("127.0.0.1", "localhost") + known[1])
             self._headers_of_the_hub()
             self.send_header("Content-Length", "0")

@@ -1,4 +1,7 @@
-"""A child that does what it is told: for tests of `skills.runtime.child`. `python -m tests.obedient_child FD`."""
+"""A child process that follows instructions, for tests of `skills.runtime.child`.
+
+`python -m tests.obedient_child FD`
+"""
 
 from __future__ import annotations
 
@@ -11,7 +14,7 @@ from skills.runtime.child import JSON, link_to_server
 
 
 def main() -> int:
-    """Answer each frame, until the server goes."""
+    """Answer each frame until the server has gone."""
     link = link_to_server(JSON)
     while (frame := link.receive()) is not None:
         values, data = frame

@@ -1,4 +1,4 @@
-"""A skill on `skills.runtime.text_skill` that does what the prompt says. `python -m tests.obedient_skill`."""
+"""A skill that uses `skills.runtime.text_skill` and does what the prompt says: `python -m tests.obedient_skill`."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ LOAD_S = 0.3
 
 
 class Obedient:
-    """Its making takes a moment, as that of a model does."""
+    """The skill's function; making it takes a moment, as loading a model does."""
 
     def __init__(self) -> None:
         time.sleep(LOAD_S)

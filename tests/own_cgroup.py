@@ -1,4 +1,4 @@
-"""Servers whose cgroup is a folder of the test's, with four CPUs to share.
+"""Servers whose cgroup is a folder of the test, on a machine with four CPUs.
 
 `OWN_CGROUP=FOLDER python -m tests.own_cgroup serve …` is a draft server, `python -m tests.own_cgroup FD` its engine,
 `… image …` an image server.
@@ -16,7 +16,7 @@ CPUS = 4
 
 
 def write_limits(folder: Path, *, cpus: float, memory_bytes: int) -> None:
-    """What `docker update` has the kernel write, of cgroup v1 and v2."""
+    """Write the files that `docker update` makes the kernel change, for cgroup v1 and v2."""
     quota = round(cpus * 100_000)
     for name, text in {
         "cpu.max": f"{quota} 100000", "cpu/cpu.cfs_quota_us": quota, "cpu/cpu.cfs_period_us": 100_000,
@@ -26,7 +26,7 @@ def write_limits(folder: Path, *, cpus: float, memory_bytes: int) -> None:
         partial = folder / "partial"
         partial.write_text(f"{text}\n")
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
-        partial.replace(folder / name)  # whole, as the kernel's files are
+        partial.replace(folder / name)  # atomic, as with the kernel's files
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
-"""A network of a command's own, where a skill's port is free whatever else runs on this machine.
+"""A separate network for a command, in which a skill's port is free whatever else runs on this machine.
 
-Linux's `unshare -rn` makes it, for every user where the system lets users; this file, as a program, turns its loopback
-on and then becomes the command.
+Linux's `unshare -rn` creates it, without root where the system allows that. Run as a program, this file turns its
+loopback interface on and then executes the command.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ _UP_LOOPBACK_RUNNING = 0x1 | 0x8 | 0x40
 
 
 def own_network(port: int) -> tuple[str, ...]:
-    """What to put before a command that needs the port; nothing where there is no such network but the port is free."""
+    """Return the prefix for a command that needs the port; empty without such a network, if the port is free."""
     prefix = ("unshare", "-rn", sys.executable, __file__)
     if shutil.which("unshare") and subprocess.run([*prefix, "true"], capture_output=True, check=False).returncode == 0:
         return prefix

@@ -1,4 +1,4 @@
-"""Pictures for tests: in every format, with every fault."""
+"""Pictures for tests, in every format and with every fault."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from PIL import ExifTags, Image, ImageCms
 PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 RED, GREEN, BLUE, WHITE = (255, 0, 0), (0, 255, 0), (0, 0, 255), (255, 255, 255)
 
-# The EXIF standard's own words: where the first stored row and the first stored column belong.
+# In the EXIF standard's words: the sides to which the first stored row and the first stored column belong.
 SIDES = {
     1: ("top", "left"),
     2: ("top", "right"),
@@ -26,21 +26,21 @@ SIDES = {
 
 
 def encoded(picture: Image.Image, kind: str = "PNG", **options: Any) -> bytes:
-    """The file."""
+    """Return a picture as a file of this format."""
     out = io.BytesIO()
     picture.save(out, kind, **options)
     return out.getvalue()
 
 
 def decoded(image: bytes) -> Image.Image:
-    """The picture of a file."""
+    """Return the picture in a file."""
     picture = Image.open(io.BytesIO(image))
     picture.load()
     return picture
 
 
 def quarters(width: int = 128, height: int = 64) -> Image.Image:
-    """Red, green; blue, white."""
+    """Return a picture with four quarters: red, green; blue, white."""
     picture = Image.new("RGB", (width, height), RED)
     picture.paste(GREEN, (width // 2, 0, width, height // 2))
     picture.paste(BLUE, (0, height // 2, width // 2, height))
@@ -49,14 +49,14 @@ def quarters(width: int = 128, height: int = 64) -> Image.Image:
 
 
 def corners(picture: Image.Image) -> list[object]:
-    """What is in the midst of the four quarters, row by row."""
+    """Return the colours at the centres of the four quarters, row by row."""
     width, height = picture.size
     places = [(x, y) for y in (height // 4, 3 * height // 4) for x in (width // 4, 3 * width // 4)]
     return [picture.getpixel(place) for place in places]
 
 
 def turned(picture: Image.Image, orientation: int) -> bytes:
-    """A PNG that holds the picture as a camera stores it with this EXIF orientation."""
+    """Return a PNG with the picture as a camera stores it with this EXIF orientation."""
     row_at, column_at = SIDES[orientation]
     size = picture.size if orientation < 5 else picture.size[::-1]
     stored = Image.new("RGB", size)
@@ -70,24 +70,24 @@ def turned(picture: Image.Image, orientation: int) -> bytes:
 
 
 def exif(orientation: int) -> bytes:
-    """EXIF with an orientation alone."""
+    """Return EXIF data that has only an orientation."""
     about = Image.Exif()
     about[ExifTags.Base.Orientation] = orientation
     return about.tobytes()
 
 
 def png_header(width: int, height: int) -> bytes:
-    """A PNG that says it is so large, and holds a few bytes."""
+    """Return a PNG that declares this size, but contains only a few bytes."""
     return png(width, height, 8, 2, b"\0" * 64)
 
 
 def png(width: int, height: int, depth: int, colour: int, rows: bytes, *before: tuple[bytes, bytes]) -> bytes:
-    """A PNG as the standard describes it.
+    """Return a PNG, built as the standard describes.
 
     Args:
         width: pixels.
         height: pixels.
-        depth: bits a sample.
+        depth: bits per sample.
         colour: the standard's colour type.
         rows: the rows, each with its filter byte.
         before: kind and content of chunks that come before the pixels.
@@ -98,12 +98,12 @@ def png(width: int, height: int, depth: int, colour: int, rows: bytes, *before: 
 
 
 def chunk(kind: bytes, content: bytes) -> bytes:
-    """A chunk of a PNG."""
+    """Return a chunk of a PNG."""
     return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
 
 
 def chunks(image: bytes) -> list[tuple[bytes, bytes]]:
-    """Kind and content of each chunk of a PNG."""
+    """Return kind and content of each chunk of a PNG."""
     found, at = [], len(PNG_SIGNATURE)
     while at < len(image):
         (length,) = struct.unpack_from(">I", image, at)
@@ -113,13 +113,13 @@ def chunks(image: bytes) -> list[tuple[bytes, bytes]]:
 
 
 def with_chunks(image: bytes, *added: bytes, at: int = 1) -> bytes:
-    """A PNG with more chunks in it, before the one that is number `at` so far."""
+    """Return a PNG with chunks inserted before its chunk number `at`."""
     parts = [chunk(kind, content) for kind, content in chunks(image)]
     return PNG_SIGNATURE + b"".join([*parts[:at], *added, *parts[at:]])
 
 
 def wrong_checksum(part: bytes) -> bytes:
-    """A chunk whose checksum is not that of its content."""
+    """Return a chunk with a wrong checksum."""
     return part[:-1] + bytes([part[-1] ^ 1])
 
 
@@ -132,7 +132,7 @@ def tiff(
     extra: tuple[int, ...] = (),
     colours: tuple[int, ...] = (),
 ) -> bytes:
-    """A little-endian TIFF of one strip without compression.
+    """Return a little-endian, uncompressed TIFF with one strip.
 
     Args:
         size: width and height, pixels.
@@ -140,7 +140,7 @@ def tiff(
         bits: of each sample of a pixel.
         photometric: what the samples mean: 1 grey, 2 RGB, 3 indices of a palette.
         extra: what further samples mean: 1 premultiplied alpha, 2 alpha.
-        colours: the palette, 16 bits a value, all reds first.
+        colours: the palette, 16 bits per value, all reds first.
     """
     wide, high = size
     tags = {256: (wide,), 257: (high,), 258: bits, 259: (1,), 262: (photometric,), 273: (8,), 277: (len(bits),)}
@@ -159,7 +159,7 @@ def tiff(
 
 
 def bmp(size: tuple[int, int], pixels: bytes) -> bytes:
-    """A BMP of 32 bits a pixel with alpha, in the order blue, green, red, alpha, the bottom row first."""
+    """Return a BMP of 32 bits per pixel, in the order blue, green, red, alpha, the bottom row first."""
     masks = struct.pack("<4I", 0xFF0000, 0xFF00, 0xFF, 0xFF000000)
     head = (
         struct.pack("<IiiHHIIiiII", 108, *size, 1, 32, 3, len(pixels), 2835, 2835, 0, 0) + masks + b"BGRs" + bytes(48)
@@ -168,7 +168,7 @@ def bmp(size: tuple[int, int], pixels: bytes) -> bytes:
 
 
 def animated(kind: str, first: Image.Image | None = None) -> bytes:
-    """Two frames: the quarters or another picture, then all blue."""
+    """Return an animation with two frames: the quarters or another picture, then all blue."""
     first = first or quarters()
     second = Image.new("RGB", first.size, BLUE)
     options = {"lossless": True} if kind == "WEBP" else {}
@@ -176,7 +176,7 @@ def animated(kind: str, first: Image.Image | None = None) -> bytes:
 
 
 def gif_frame(width: int, height: int) -> bytes:
-    """A GIF of one pixel, whose frame says that it is so large and is to be cleared afterwards."""
+    """Return a GIF of one pixel, whose frame declares this size and is to be cleared afterwards."""
     return (
         b"GIF89a" + struct.pack("<HHBBB", 1, 1, 0x80, 0, 0) + bytes(6) + b"!\xf9\4\x08\0\0\0\0"
         + b"," + struct.pack("<HHHHB", 0, 0, width, height, 0) + b"\2\2\x44\1\0;"
@@ -184,18 +184,18 @@ def gif_frame(width: int, height: int) -> bytes:
 
 
 def gradient(width: int = 128, height: int = 64) -> Image.Image:
-    """From black on the left to white on the right."""
+    """Return a gradient from black on the left to white on the right."""
     return Image.linear_gradient("L").rotate(90).resize((width, height)).convert("RGB")
 
 
 def swapped_profile() -> bytes:
-    """sRGB's profile with red and blue exchanged: whoever follows it sees blue where the pixels are red."""
+    """Return sRGB's profile with red and blue exchanged: a decoder that applies it shows red pixels as blue."""
     profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
     assert profile.count(b"rXYZ") == profile.count(b"bXYZ") == 1
     return profile.replace(b"rXYZ", b"____").replace(b"bXYZ", b"rXYZ").replace(b"____", b"bXYZ")
 
 
 def near(found: object, wanted: tuple[int, int, int]) -> bool:
-    """Whether two colours look the same."""
+    """Return whether two colours look the same."""
     assert isinstance(found, tuple)
     return all(abs(a - b) <= 3 for a, b in zip(found, wanted, strict=True))

@@ -1,4 +1,4 @@
-"""A folder for plugins of a test's own."""
+"""A folder for a test's own plugins."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 @pytest.fixture
 def tree(tmp_path: Path) -> Iterator[PluginTree]:
-    """A package of plugins that is empty at first."""
+    """Create an empty package of plugins."""
     before = list(sys.path)
     made = PluginTree(tmp_path)
     (tmp_path / made.package).mkdir()

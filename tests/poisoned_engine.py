@@ -1,4 +1,4 @@
-"""An engine that dies of certain requests, as llama.cpp does of some: for tests of what happens then.
+"""An engine that certain requests end, as some end llama.cpp, for tests of the server's reaction.
 
 `python -m tests.poisoned_engine FD` is the engine, `python -m tests.poisoned_engine serve …` a server that uses it.
 """
@@ -18,7 +18,7 @@ from skills.skill_draft.engine.sampling import Choice
 
 
 def _poison() -> None:
-    """`KILL` in a prompt ends the engine while it is read, `LATER` at the third token, `HANG` stops the intake."""
+    """Make `KILL` in a prompt end the engine on arrival, `LATER` at the third token, and `HANG` stop the intake."""
     build = Preparer.prepare
 
     def prepare(self: Preparer, request: Request) -> object:

@@ -1,7 +1,7 @@
-"""The pool's state in virtual time: callers that behave as the clients do, and replicas that do as a test wants.
+"""The pool's state in virtual time: callers that behave like the clients, and replicas that do what a test says.
 
-After each event it checks what has to hold always: each call runs, waits or is over, and ends once; no piece comes
-twice and none is missing; places are given back; further attempts stay within their budget.
+After each event it checks what must always hold: each call runs, waits or is over, and ends once; no piece comes
+twice and none is missing; replicas hold no finished attempts; further attempts stay within their budget.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ from core.rpc import grpc
 
 METHOD = "GenerateStream"
 MOST_TICKS = 2000
-"""In a second of virtual time; more are a loop that never sleeps."""
+"""Most ticks in a second of virtual time; more would be a loop that never sleeps."""
 
 
 def failure(code: str = "UNAVAILABLE", details: str = "Socket closed", **more: Any) -> CallError:
-    """What a replica, or gRPC, may say. The default is a connection that breaks."""
+    """Return an error of a replica or of gRPC. The default is a broken connection."""
     status = grpc.StatusCode[code]
     return ERROR_OF_CODE[status](code=status, details=details, skill="echo", target="", **more)
 
@@ -35,36 +35,36 @@ INTERNAL = failure("INTERNAL", "its engine has failed")
 
 
 def full(for_s: float | None = 1.0) -> CallError:
-    """No room, and when there will be some."""
+    """Return the error of a full replica, with the time after which to retry."""
     return failure("RESOURCE_EXHAUSTED", "the queue is full", retry_after_s=for_s)
 
 
 class Talk:
-    """A call, and what its caller has got."""
+    """A call, and what its caller has received."""
 
     def __init__(self, call: Call) -> None:
         self.call = call
         self.pieces: list[int] = []
         self.ends: list[str] = []
-        """`answer`, `left` or the error's class. One of them, in the end."""
+        """How it ended: `answer`, `left` or the error's class; in the end there is exactly one."""
         self.sent_with: dict[Attempt, int] = {}
-        """How many pieces went along with each attempt's request."""
+        """How many pieces each attempt's request contained."""
 
     @property
     def at(self) -> str:
-        """Where it runs; empty where it waits or is over."""
+        """Return the target at which it runs; empty if it waits or is over."""
         attempt = self.call.attempt
         return attempt.replica.target if attempt is not None and not attempt.over else ""
 
 
 class World:
-    """Replicas of a skill, those who call it, and a clock.
+    """Replicas of a skill, their callers, and a clock.
 
     Args:
         targets: the replicas' addresses.
         known: whether they have answered before.
         changing: whether the addresses may change.
-        settings: of `PoolConfig`.
+        settings: fields of `PoolConfig`.
     """
 
     def __init__(self, *targets: str, known: bool = True, changing: bool = False, **settings: Any) -> None:
@@ -75,9 +75,9 @@ class World:
         self.talks: list[Talk] = []
         self.running: list[Attempt] = []
         self.told: list[Action] = []
-        """All that the state has decided."""
+        """All actions that the state has decided."""
 
-    # --- what happens ---
+    # --- events ---
 
     def tell(self, event: Event) -> list[Action]:
         actions = self.state.on(event, self.now)
@@ -97,7 +97,7 @@ class World:
 
     def _begin(self, attempt: Attempt) -> None:
         talk = self._talk(attempt.call)
-        assert not talk.ends, "what is over is not begun again"
+        assert not talk.ends, "an attempt began after the call's end"
         assert not attempt.replica.down
         assert not attempt.replica.leaving
         talk.sent_with[attempt] = len(talk.pieces)
@@ -117,72 +117,72 @@ class World:
         return talk
 
     def piece(self, attempt: Attempt, *, resumable: bool = True, last: bool = False) -> None:
-        """A message comes, perhaps of an attempt that is long over; it is read as `core.pool.answer` does."""
+        """Deliver a message, perhaps of an attempt that is long over, as `core.pool.answer` would read it."""
         talk = self._talk(attempt.call)
         if attempt.hedge and not attempt.over and attempt.call.attempt is not attempt:
-            self.tell(events.Heard(attempt, 0, attempt.call.resumable))  # what is read while they race
+            self.tell(events.Heard(attempt, 0, attempt.call.resumable))  # as both attempts are still racing
         before = attempt.tokens
         self.tell(events.Succeeded(attempt) if last else events.Heard(attempt, 1, resumable))
         if attempt.tokens > before:
-            assert not talk.ends, "nothing comes after the end"
+            assert not talk.ends, "a piece came after the end"
             position = talk.sent_with[attempt]
-            assert position == len(talk.pieces), "none twice, none missing"
+            assert position == len(talk.pieces), "a piece came twice or is missing"
             talk.pieces.append(position)
             talk.sent_with[attempt] += 1
             if last:
                 talk.ends.append("answer")
 
     def answer(self, talk: Talk) -> str:
-        """The call's replica gives the whole answer. Returns which one that was."""
+        """Deliver the whole answer of the call's replica; return that replica's target."""
         assert talk.call.attempt is not None
         self.piece(talk.call.attempt, last=True)
         return talk.call.attempt.replica.target
 
     def fail(self, talk: Talk, error: CallError = BROKEN) -> None:
-        """The call's attempt fails."""
+        """Let the call's attempt fail."""
         assert talk.call.attempt is not None
         self.tell(events.Failed(talk.call.attempt, error))
 
     def leave(self, talk: Talk) -> None:
-        """The caller wants nothing more."""
+        """Let the caller leave."""
         if not talk.ends:
             talk.ends.append("left")
         self.tell(events.Left(talk.call))
 
     def back(self, *targets: str) -> None:
-        """These say SERVING."""
+        """Report these replicas as SERVING."""
         for replica in self.state.roster.replicas:
             if replica.target in targets:
                 self.tell(events.HealthTold(replica, serving=True))
 
     def replica(self, target: str) -> Replica:
-        """The one at an address."""
+        """Return the replica at an address."""
         return next(each for each in self.state.roster.replicas if each.target == target)
 
     def wait(self, seconds: float) -> None:
-        """Time passes, and each tick comes when it is due."""
+        """Let time pass; each tick comes when it is due."""
         until_s = self.now + seconds
         for number in itertools.count():
             due_s = max(self.now, self.state.due_s)
             if due_s > until_s:
                 break
-            assert number < MOST_TICKS * (1 + seconds), "it never sleeps"
+            assert number < MOST_TICKS * (1 + seconds), "the state asks for ticks without end"
             self.now = due_s
             self.tell(events.Tick())
         self.now = until_s
 
-    # --- what holds always ---
+    # --- invariants ---
 
     def check(self) -> None:
         state, waiting = self.state, list(self.state.line)
         leased = {attempt for replica in state.roster.with_calls() for attempt in replica.attempts}
-        assert leased == set(self.running), "a place is held as long as its attempt runs"
+        assert leased == set(self.running), "held and running attempts differ"
         assert len(self.running) == len(leased)
-        assert all(each in (each.call.attempt, each.call.rival) for each in leased), "nobody works for nobody"
+        assert all(each in (each.call.attempt, each.call.rival) for each in leased), "an attempt runs for no call"
         for talk in self.talks:
             call = talk.call
             runs = call.attempt in leased
-            assert runs + call.over + (call in waiting) == 1, "it runs, waits or is over"
+            assert runs + call.over + (call in waiting) == 1, "a call must run, wait or be over"
             assert len(talk.ends) <= 1
             assert call.rival is None or (runs and call.rival in leased)
         assert len(waiting) <= self.config.queue_limit
@@ -191,4 +191,4 @@ class World:
         if self.running:
             assert state.due_s <= self.now + TICK_S
         for call in waiting:
-            assert state.due_s <= max(self.now, call.deadline_s), "nobody waits beyond the deadline"
+            assert state.due_s <= max(self.now, call.deadline_s), "a call waits beyond its deadline"

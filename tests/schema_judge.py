@@ -1,7 +1,7 @@
-"""Judges JSON-schema constraints by the test suite of JSON Schema: what is taken, and whether it is right.
+"""Judge JSON-schema constraints by JSON Schema's own test suite: which are accepted, and whether they are right.
 
-`python -m tests.schema_judge` writes the table in `docs/structured.md`. The suite is the one of
-github.com/json-schema-org/JSON-Schema-Test-Suite; `SARAI_JSON_SCHEMA_SUITE` names its folder.
+`python -m tests.schema_judge` writes the table in `docs/structured.md`. `SARAI_JSON_SCHEMA_SUITE` names the folder of
+the suite, github.com/json-schema-org/JSON-Schema-Test-Suite.
 """
 
 from __future__ import annotations
@@ -24,15 +24,15 @@ VARIABLE = "SARAI_JSON_SCHEMA_SUITE"
 WHERE = f"set {VARIABLE} to a clone of github.com/json-schema-org/JSON-Schema-Test-Suite"
 DOCUMENT = Path(__file__).parents[1] / "docs" / "structured.md"
 BEGIN, END = "<!-- judged: begin -->\n", "<!-- judged: end -->\n"
-# In this draft a format is a remark unless one asks for more, and here one does: optional/format judges those.
+# In this draft `format` is only an annotation by default. Here it is checked, so optional/format judges it.
 _NOT_JUDGED = {"format"}
-# Documents that fit and cannot be written: docs/structured.md says so.
+# Valid documents that cannot be written, as docs/structured.md explains.
 NARROWER = {"date-time": r":60", "time": r":60", "hostname": r"(?i)xn--"}
 
 
 @dataclass
 class Verdict:
-    """What came of one keyword's schemas."""
+    """The results of one keyword's schemas."""
 
     schemas: int = 0
     taken: int = 0
@@ -41,14 +41,14 @@ class Verdict:
 
 
 def suite() -> Path | None:
-    """The folder of the draft's tests, if there is one."""
+    """Return the folder of the draft's tests, None if it is not there."""
     root = os.environ.get(VARIABLE)
     folder = Path(root) / "tests" / "draft2020-12" if root else None
     return folder if folder and folder.is_dir() else None
 
 
 def judge(folder: Path) -> dict[str, Verdict]:
-    """A verdict for each keyword."""
+    """Return a verdict for each keyword."""
     verdicts: dict[str, Verdict] = {}
     files = [*sorted(folder.glob("*.json")), *sorted((folder / "optional").rglob("*.json"))]
     for path in files:
@@ -79,7 +79,7 @@ def _faults(matcher: Matcher, tests: list[dict[str, Any]], narrower: str | None)
 
 
 def texts(document: Any) -> Iterator[str]:
-    """A document in several styles, with its keys in each order and its numbers in two spellings."""
+    """Yield a document in several styles, with its keys in each order and its numbers in two spellings."""
     for same in itertools.chain.from_iterable((ordered, _whole(ordered)) for ordered in _orders(document)):
         yield json.dumps(same, ensure_ascii=False)
         yield json.dumps(same, ensure_ascii=False, separators=(",", ":"))
@@ -98,7 +98,7 @@ def _orders(document: Any) -> Iterator[Any]:
 
 
 def _whole(document: Any) -> Any:
-    """1.0 as 1: the same number of JSON."""
+    """Return the document with 1.0 as 1, which is the same number in JSON."""
     if isinstance(document, dict):
         return {key: _whole(value) for key, value in document.items()}
     if isinstance(document, list):
@@ -107,7 +107,7 @@ def _whole(document: Any) -> Any:
 
 
 def table(verdicts: dict[str, Verdict]) -> str:
-    """The verdicts in Markdown."""
+    """Return the verdicts as a Markdown table."""
     lines = ["| tests of | schemas | taken | right |", "| --- | --- | --- | --- |"]
     total = Verdict()
     for name, verdict in verdicts.items():
@@ -120,7 +120,7 @@ def table(verdicts: dict[str, Verdict]) -> str:
 
 
 def main() -> int:
-    """Writes the table; prints the faults and returns 1 if there are any."""
+    """Write the table; print the faults, and return 1 if there are any."""
     if (folder := suite()) is None:
         print(f"no test suite: {WHERE}", file=sys.stderr)
         return 2

@@ -1,7 +1,7 @@
-"""An engine without a model, which does what it is told: for tests of what the server does when engines die.
+"""An engine without a model, which follows instructions, for tests of what the server does when engines die.
 
 `python -m tests.scripted_engine FD`. The `model` of its configuration is a folder: a file `broken` in it says how
-loading fails. The text of a request says what comes of it: `write` gives a token every few milliseconds, `KILL` ends
+loading fails. The text of a request says what happens: `write` gives a token every few milliseconds, `KILL` ends
 the engine at once, `LATER` at the third token, `HANG` stops the intake, `SLOW` does so for a moment. `LARGE3` ends it
 as the kernel does when memory runs out, unless it was made smaller three times. A token's id is its place in the
 answer.
@@ -42,7 +42,7 @@ MODULE = "tests.scripted_engine"
 
 
 class ScriptedEngine:
-    """Reads commands and writes events, a step at a time."""
+    """Reads commands and writes events, step by step."""
 
     def __init__(self, connection: socket.socket) -> None:
         self._socket = connection
@@ -51,7 +51,7 @@ class ScriptedEngine:
         self._smaller = 0
 
     def run(self) -> None:
-        """Until the server goes."""
+        """Run until the server has gone."""
         config = self._receive()
         assert isinstance(config, EngineConfig)
         broken = Path(config.model, "broken")

@@ -23,7 +23,7 @@ SERVER = ("-m", "skills.skill_draft.server")
 
 
 def free_port() -> int:
-    """A TCP port that nobody listens on just now."""
+    """Return a TCP port on which nothing listens at the moment."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
@@ -31,7 +31,7 @@ def free_port() -> int:
 
 @dataclass
 class DraftServer:
-    """A running server and the means to look at it from outside."""
+    """A running server, and how to examine it from outside."""
 
     process: subprocess.Popen[bytes]
     target: str
@@ -40,17 +40,17 @@ class DraftServer:
     stub: skills_pb2_grpc.SkillsServiceStub
 
     def health(self) -> skills_pb2.HealthResp:
-        """What it says of itself."""
+        """Return its answer to `Health`."""
         return self.stub.Health(skills_pb2.HealthReq(), timeout=5)
 
     def engine_pid(self) -> int:
-        """The engine process, which is the server's only child."""
+        """Return the pid of the engine, which is the server's only child."""
         children = Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children").read_text().split()
         assert len(children) == 1, f"one engine, not {children}"
         return int(children[0])
 
     def wait_idle(self, timeout: float = 10) -> skills_pb2.HealthResp:
-        """Waits until no request runs or waits."""
+        """Wait until no request runs or waits; return the health."""
         end = time.monotonic() + timeout
         while True:
             health = self.health()
@@ -60,13 +60,13 @@ class DraftServer:
             time.sleep(0.02)
 
     def new_stub(self) -> tuple[grpc.Channel, skills_pb2_grpc.SkillsServiceStub]:
-        """A further client with a connection of its own."""
+        """Return a further client with its own connection."""
         channel = grpc.insecure_channel(self.target, options=[("grpc.use_local_subchannel_pool", 1)])
         return channel, skills_pb2_grpc.SkillsServiceStub(channel)
 
 
 def alive(pid: int) -> bool:
-    """Whether a process is there and not a zombie."""
+    """Return whether a process exists and is no zombie."""
     try:
         return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
     except OSError:
@@ -81,12 +81,12 @@ def draft_server(
     module: tuple[str, ...] = SERVER,
     environment: dict[str, str] | None = None,
 ) -> Iterator[DraftServer]:
-    """Starts a server, waits until it serves, and ends it and its engine whatever happens."""
+    """Start a server, wait until it serves, and end it and its engine whatever happens."""
     target = f"127.0.0.1:{free_port()}"
     log = folder / f"server-{target.rsplit(':', 1)[1]}.log"
     command = [sys.executable, *module, "--listen", target, "--model", str(model), *arguments]
     clean = {k: v for k, v in os.environ.items() if not k.startswith(("SKILL_DRAFT_", "SARAI_"))}
-    # The tiny model writes an answer in less time than pieces may wait: alone, they leave a middle to break it in.
+    # The tiny model writes an answer within one flush interval; with 0, tests can interrupt it between two pieces.
     clean["SKILL_DRAFT_PIECE_MS"] = "0"
     with log.open("wb") as stream:
         process = subprocess.Popen(command, cwd=ROOT, stderr=stream, env={**clean, **(environment or {})})

@@ -1,4 +1,4 @@
-"""`tests.stub_skill` as a process that many watch at once, and that may take its time to end (`--linger-s 1`)."""
+"""`tests.stub_skill` as a process that many users share, and that may end slowly (`--linger-s 1`)."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from tests import stub_skill
 
 
 def main() -> int:
-    """Serves until so many seconds after the end of standard input, and answers all the while."""
+    """Serve until `--linger-s` seconds after the end of standard input."""
     parser = argparse.ArgumentParser(prog="python -m tests.shared_skill")
     parser.add_argument("--linger-s", type=float, default=0.0)
     own, rest = parser.parse_known_args()

@@ -1,4 +1,4 @@
-"""An engine as slow as that of a large model: each row of a step takes `SLOW_ROW_MS` milliseconds more.
+"""An engine as slow as with a large model: each row of a step takes `SLOW_ROW_MS` milliseconds longer.
 
 `python -m tests.slow_engine FD` is the engine, `python -m tests.slow_engine serve …` a server that uses it.
 """
@@ -21,7 +21,7 @@ def _slow_down(row_s: float) -> None:
 
     def slow_decode(self: Context, n_rows: int) -> Floats:
         end = time.monotonic() + row_s * n_rows
-        # Some of it is work: a step that takes no CPU time was stopped, as far as the engine knows.
+        # Some of that time is spent computing: the engine takes a step without CPU time for one that was stopped.
         busy_until = time.process_time() + row_s * n_rows / 10
         while time.process_time() < busy_until:
             pass

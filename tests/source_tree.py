@@ -1,4 +1,4 @@
-"""A copy of this tree with an environment of its own, where commands of the documents are typed as they stand."""
+"""A copy of this tree with its own environment, in which commands of the documents are run as written."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _COPIED = (
 
 
 def copy_tree(folder: Path) -> Path:
-    """What a skill is written into: our code, without tests, models and what git ignores."""
+    """Copy what a new skill needs: our code, without tests, models and files that git ignores."""
     for name in _COPIED:
         source, target = ROOT / name, folder / name
         if source.is_dir():
@@ -37,7 +37,7 @@ def copy_tree(folder: Path) -> Path:
 
 
 def make_environment(tree: Path) -> None:
-    """`.venv` of the tree: what is installed here, the tree's own code before it, and `sarai`."""
+    """Create the tree's `.venv`: the tree's own code, before the packages that are installed here, and `sarai`."""
     venv.create(tree / ".venv", with_pip=False)
     version = f"python{sys.version_info[0]}.{sys.version_info[1]}"
     packages = tree / ".venv" / "lib" / version / "site-packages"
@@ -50,18 +50,18 @@ def make_environment(tree: Path) -> None:
 
 
 def sections(document: Path) -> dict[str, str]:
-    """The text below each heading of the second level."""
+    """Return the text below each second-level heading."""
     parts = re.split(r"^## (.+)\n", document.read_text(encoding="utf-8"), flags=re.MULTILINE)
     return dict(zip(parts[1::2], parts[2::2], strict=True))
 
 
 def blocks(text: str, language: str) -> list[str]:
-    """The fenced blocks of a language."""
+    """Return the fenced blocks of a language."""
     return re.findall(rf"^```{language}\n(.*?)^```", text, re.DOTALL | re.MULTILINE)
 
 
 def typed(script: str, tree: Path, *, timeout_s: float = 110.0, within: Sequence[str] = (), **environment: str) -> str:
-    """What a shell prints that is given these lines at the root of the tree; raises `AssertionError` if one fails.
+    """Run these lines in a shell at the root of the tree; return what they print, or raise `AssertionError`.
 
     `within` is a command that starts the shell: see `tests.own_network`.
     """
@@ -76,7 +76,7 @@ def typed(script: str, tree: Path, *, timeout_s: float = 110.0, within: Sequence
         except subprocess.TimeoutExpired:
             code = None
         finally:
-            with contextlib.suppress(ProcessLookupError):  # what a line that failed has left in the background
+            with contextlib.suppress(ProcessLookupError):  # background jobs of a line that failed
                 os.killpg(shell.pid, signal.SIGKILL)
             shell.wait()
         said.seek(0)

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 def free_port() -> int:
-    """A port of 127.0.0.1 that nobody listens at."""
+    """Return a port of 127.0.0.1 on which nothing listens."""
     with socket.socket() as found:
         found.bind(("127.0.0.1", 0))
         port: int = found.getsockname()[1]
@@ -27,7 +27,7 @@ def free_port() -> int:
 
 
 def stub_spec(name: str = "echo", *options: str, port: int | None = None, **changes: Any) -> SkillSpec:
-    """A skill whose local server is the stub with these options. Its port is one that nobody listens at."""
+    """Return a skill whose local server is the stub with these options. By default, nothing listens on its port."""
     spec = SkillSpec(
         name=name,
         summary="answers as it is told",
@@ -52,14 +52,14 @@ class PluginTree:
             sys.path.append(str(folder))
 
     def write(self, plugin: str, source: str) -> Path:
-        """Writes `skill_<plugin>/plugin.py`."""
+        """Write `skill_<plugin>/plugin.py`."""
         path = self.folder / self.package / f"skill_{plugin}" / "plugin.py"
         path.parent.mkdir(parents=True)
         path.write_text(source)
         return path
 
     def write_stub(self, name: str, *options: str, port: int | None = None) -> Path:
-        """Writes a plugin that brings `stub_spec(name, *options, port=port)`."""
+        """Write a plugin that provides `stub_spec(name, *options, port=port)`."""
         return self.write(
             name,
             "from core.hookspecs import hookimpl\n"
@@ -70,10 +70,10 @@ class PluginTree:
         )
 
     def load(self) -> Plugins:
-        """The plugins of the tree alone."""
+        """Load only the plugins of the tree."""
         return Plugins(package=self.package, group="sarai.no-such-group")
 
 
 def client_of(target: str, config: PoolConfig | None = None, spec: SkillSpec | None = None) -> SkillClient:
-    """A client for an address."""
+    """Return a client for an address."""
     return SkillClient.at(spec or stub_spec(), target, config or PoolConfig())

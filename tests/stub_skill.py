@@ -7,7 +7,7 @@ In the test's process:
         ...
         assert skill.requests[0].prompt == "..."
 
-As a process of its own, also as the `serve` command of a test plugin:
+As a separate process, also as the `serve` command of a test plugin:
 
     python -m tests.stub_skill --listen unix:/tmp/s --lifeline --reply "a draft"
 """
@@ -51,7 +51,7 @@ class Failure:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Reply:
-    """An answer and how it comes."""
+    """An answer and how it is sent."""
 
     text: str
     pieces: tuple[str, ...] | None = None
@@ -62,21 +62,21 @@ class Reply:
     prompt_tokens: int = 10
     cached_tokens: int = 0
     delay_s: float = 0.0
-    """Before anything of the answer is sent."""
+    """The time before anything of the answer is sent."""
     progress: int = 0
-    """So often in that time it is told how far the call is, where the request asks for it."""
+    """How often progress is sent during `delay_s`, if the request asks for it."""
     chunk_delay_s: float = 0.0
-    """Before every chunk but the first."""
+    """The time before every chunk except the first."""
     break_after: int | None = None
-    """The stream breaks with `failure` after so many chunks; an answer in one piece fails at once."""
+    """The stream fails with `failure` after this many chunks; an answer in one piece fails at once."""
     failure: Failure = field(default_factory=Failure)
     token_ids: bool = True
-    """Whether the pieces carry them; those of a skill that knows no tokens do not."""
+    """Whether pieces have token ids; those of a skill without tokens do not."""
     end: Failure | None = None
-    """What the stream ends with after the whole answer, if not well."""
+    """The error with which the stream ends after the whole answer, if any."""
 
     def words(self) -> tuple[str, ...]:
-        """The pieces of the answer."""
+        """Return the pieces of the answer."""
         if self.pieces is not None:
             return self.pieces
         words = self.text.split(" ")
@@ -95,21 +95,21 @@ class Call:
     request: Any
     metadata: dict[str, str | bytes]
     time_remaining_s: float | None
-    """To the deadline, None without one."""
+    """The time to the deadline on arrival, None without one."""
     arrived_s: float = field(default_factory=time.monotonic)
     ended: threading.Event = field(default_factory=threading.Event)
-    """Set when the call is over for whatever reason."""
+    """Set when the call is over, for any reason."""
     cancelled: bool = False
-    """The client left, or the deadline passed, before the answer was done."""
+    """Whether the client left, or the deadline passed, before the answer was complete."""
 
 
 def token_id(piece: str) -> int:
-    """The token id that the stub gives a piece of text: the same piece, the same id."""
+    """Return the stub's token id for a piece of text; equal pieces have equal ids."""
     return zlib.crc32(piece.encode()) % 32_000
 
 
 def answer_of(reply: Reply, request: skills_pb2.GenReq, started_s: float) -> skills_pb2.GenResp:
-    """The whole answer to a request, as GenResp says it."""
+    """Return the whole answer to a request."""
     pieces = reply.words()
     given = len(request.continuations[0].token_ids) if request.continuations else 0
     candidate = skills_pb2.Candidate(
@@ -151,7 +151,7 @@ class _Servicer(skills_pb2_grpc.SkillsServiceServicer):
         self.calls: list[Call] = []
 
     def restart(self, script: Script | None) -> None:
-        """Answers from the beginning of another script."""
+        """Answer from the beginning of another script."""
         with self._lock:
             self._script, self._next = script, 0
 
@@ -181,7 +181,7 @@ class _Servicer(skills_pb2_grpc.SkillsServiceServicer):
         return call
 
     def _chunks(self, request: skills_pb2.GenReq, context: grpc.ServicerContext) -> Iterator[skills_pb2.GenChunk]:
-        """The pieces of the answer that the request does not have yet, the last with the result; fails as scripted."""
+        """Yield the pieces that the request does not have yet, then the result; fail as scripted."""
         started_s, gone = time.monotonic(), threading.Event()
         context.add_callback(gone.set)
         answer = self._answer(request)
@@ -280,16 +280,16 @@ def _fail(context: grpc.ServicerContext, failure: Failure) -> NoReturn:
 
 
 class StubSkill:
-    """A skill server with scripted answers; a context manager. It may be stopped and started again on its address.
+    """A skill server with scripted answers; a context manager. It can be stopped and started again at its address.
 
     Args:
-        script: one answer for every request; or a sequence, one answer a request, after which every request fails with
+        script: one answer for all requests; or a sequence, one answer per request, after which every request fails with
             INTERNAL; or a function of the request, which runs in a thread of the server and may block. None: an echo.
-        initial_failures: so many Generate and GenerateStream requests fail with `failure` first.
-        failure: what they fail with.
-        delay_s: before every answer.
+        initial_failures: how many Generate and GenerateStream requests fail with `failure` first.
+        failure: the error of those.
+        delay_s: the time before every answer.
         listen: `host:port`, port 0 for any, or `unix:/path`.
-        serving: what `grpc.health.v1` says at the start.
+        serving: whether `grpc.health.v1` reports SERVING at the start.
     """
 
     def __init__(
@@ -310,20 +310,20 @@ class StubSkill:
 
     @property
     def calls(self) -> list[Call]:
-        """All calls in the order of their arrival, Health included."""
+        """Return all calls in order of arrival, including Health."""
         return list(self._servicer.calls)
 
     @property
     def requests(self) -> list[skills_pb2.GenReq]:
-        """The requests of Generate and GenerateStream in the order of their arrival."""
+        """Return the requests of Generate and GenerateStream in order of arrival."""
         return [call.request for call in self._servicer.calls if call.method != "Health"]
 
     def script(self, script: Script | None) -> None:
-        """Answers from now on by another script."""
+        """Use another script from now on."""
         self._servicer.restart(script)
 
     def start(self) -> Self:
-        """Listens at `target`; port 0 becomes the port that was found."""
+        """Listen at `target`; port 0 is replaced by a free port."""
         server = grpc.server(ThreadPoolExecutor(max_workers=32), options=(("grpc.so_reuseport", 0),))
         # The non-blocking mode deadlocks when one watch begins while another ends.
         self._health = health.HealthServicer(experimental_non_blocking=False)
@@ -338,17 +338,17 @@ class StubSkill:
         return self
 
     def stop(self, grace_s: float | None = None) -> None:
-        """Stops listening; running calls get `grace_s` seconds, none by default."""
+        """Stop listening; running calls get `grace_s` seconds, none by default."""
         if self._server is not None:
             self._server.stop(grace_s).wait()
             self._server = None
 
     def set_serving(self, serving: bool) -> None:
-        """What `grpc.health.v1` says from now on, for "" and for the skill's service."""
+        """Set what `grpc.health.v1` reports from now on, for "" and for the skill's service."""
         self._serving = serving
         status = health_pb2.HealthCheckResponse
         for service in ("", SERVICE):
-            assert self._health is not None, "start it first"
+            assert self._health is not None, "the server is not started"
             self._health.set(service, status.SERVING if serving else status.NOT_SERVING)
 
     def __enter__(self) -> Self:
@@ -359,7 +359,7 @@ class StubSkill:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Serves until SIGTERM, SIGINT or, with --lifeline, the end of standard input."""
+    """Serve until SIGTERM, SIGINT or, with --lifeline, the end of standard input."""
     parser = argparse.ArgumentParser(prog="python -m tests.stub_skill")
     parser.add_argument("--listen", default="127.0.0.1:0")
     parser.add_argument("--lifeline", action="store_true")

@@ -1,4 +1,4 @@
-"""What was run, and what was not and why: the last lines of a test run, on one screen."""
+"""What was run, and what was not and why, on one screen at the end of a test run."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _REASONS = 12
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
-    """Writes a line for each folder, then a line for each reason why something was not run."""
+    """Write a line for each folder, then a line for each reason why tests were not run."""
     reports = {
         outcome: [each for each in found if isinstance(each, pytest.TestReport)]
         for outcome, found in terminalreporter.stats.items()
@@ -33,7 +33,7 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: p
 def _by_folder(reports: Mapping[str, list[pytest.TestReport]], root: Path) -> Iterator[str]:
     counts: dict[str, Counter[str]] = defaultdict(Counter)
     seconds: dict[str, float] = defaultdict(float)
-    for outcome, found in reports.items():  # the outcome of a set-up that went well is empty, and its time counts
+    for outcome, found in reports.items():  # a successful set-up has an empty outcome; its time counts too
         for report in found:
             folder = folder_of(root / report.nodeid.partition("::")[0])
             seconds[folder] += report.duration

@@ -1,4 +1,4 @@
-"""What a terminal shows after a program has written to it: as much of one as rich needs."""
+"""A terminal's content after a program has written to it; it understands as much as rich needs."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ _PART = re.compile(r"\x1b\[(?P<parameters>[?0-9;]*)(?P<command>[A-Za-z])|(?P<cha
 
 
 class Screen:
-    """A terminal and what has scrolled out of it. An unknown sequence fails the test.
+    """A terminal, including what has scrolled off its top. An unknown sequence fails the test.
 
     Args:
         columns: its width.
@@ -22,11 +22,11 @@ class Screen:
 
     @property
     def text(self) -> str:
-        """All lines, those above the screen too, without blanks at their ends."""
+        """Return all lines, including those above the screen, without trailing blanks."""
         return "\n".join("".join(line).rstrip() for line in self._lines).rstrip("\n")
 
     def feed(self, written: str) -> None:
-        """Takes what a program has written."""
+        """Process what a program has written."""
         for part in _PART.finditer(written):
             if part["character"]:
                 self._put(part["character"])
@@ -39,7 +39,7 @@ class Screen:
         elif character == "\n":
             self._down()
         else:
-            assert character.isprintable(), f"{character!r} on a terminal"
+            assert character.isprintable(), f"{character!r} was written to a terminal"
             if self._column == self._columns:
                 self._down()
             line = self._lines[self._row]
@@ -55,7 +55,7 @@ class Screen:
     def _control(self, command: str, parameters: str) -> None:
         match command, parameters:
             case "A", "1":
-                assert self._row > max(0, len(self._lines) - self._rows), "above the screen's top nothing can be erased"
+                assert self._row > max(0, len(self._lines) - self._rows), "the cursor cannot move above the screen"
                 self._row -= 1
             case "K", "2":
                 self._lines[self._row].clear()

@@ -10,7 +10,7 @@ from tests.servers import ROOT
 
 @functools.cache
 def tracked_texts() -> dict[str, str]:
-    """The text of each file by its path from the root; bytes that are not UTF-8 are replaced."""
+    """Return the text of each file by its path from the root; bytes that are not UTF-8 are replaced."""
     listed = subprocess.run(
         ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"],
         cwd=ROOT, check=True, capture_output=True, text=True,

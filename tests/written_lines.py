@@ -1,4 +1,4 @@
-"""Lines that users have on a page, as they stand there: they must go on working."""
+"""Lines that users may have copied from documents, as written there: they must keep working."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ DOCKER_HEALTH = (
     'print(stub.Health(skills_pb2.HealthReq()))"'
 )
 
-# buf plays grpcurl, which is no Python package: it too learns the service by reflection.
+# buf replaces grpcurl, which is no Python package: like that, it learns the service by reflection.
 GRPCURL_BY_BUF = """
 grpcurl() {
   local data='{}'
@@ -60,5 +60,5 @@ grpcurl() {
 }
 """
 
-# What a user does before asking: looking until it serves.
+# Wait until it serves, as a user does before the first request.
 WAIT = "until python -m sarai health -q draft; do sleep 0.2; done\n"

@@ -1,4 +1,4 @@
-"""Replicas that are containers: the same faults, by what the container engine can do."""
+"""Replicas in containers: the same faults, with the means of the container engine."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from tests.fault_proxy import FaultProxy
 
 
 class ContainerReplica:
-    """A container whose published port is reached through a proxy; a context manager. The container is not its own."""
+    """A container whose published port is behind a proxy; a context manager, which does not end the container."""
 
     def __init__(self, name: str, container: SkillContainer) -> None:
         self.name = name
@@ -65,5 +65,5 @@ class ContainerReplica:
         self._container.docker("network", "connect", self._network)
 
     def limit_cpus(self, cpus: float) -> None:
-        """So many CPUs are all it has from now on."""
+        """Limit the container to this many CPUs from now on."""
         self._container.docker("update", "--cpus", f"{cpus:g}")

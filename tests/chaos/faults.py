@@ -1,4 +1,4 @@
-"""What can happen to a replica: each fault breaks it, lasts as long as its `with`, and mends it."""
+"""Faults of a replica: each one is a context manager that breaks the replica and then restores it."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ Fault = Callable[[Replica], AbstractContextManager[None]]
 
 @contextmanager
 def crash(replica: Replica) -> Iterator[None]:
-    """kill -9, away for a while, started again."""
+    """Kill the server with SIGKILL, and start it again afterwards."""
     replica.kill()
     yield
     replica.start()
@@ -20,7 +20,7 @@ def crash(replica: Replica) -> Iterator[None]:
 
 @contextmanager
 def crash_and_start(replica: Replica) -> Iterator[None]:
-    """kill -9, and started again at once."""
+    """Kill the server with SIGKILL, and start it again at once."""
     replica.kill()
     replica.start()
     yield
@@ -28,14 +28,14 @@ def crash_and_start(replica: Replica) -> Iterator[None]:
 
 @contextmanager
 def engine_crash(replica: Replica) -> Iterator[None]:
-    """The server goes on and gets itself another engine."""
+    """Kill the engine alone: the server keeps running and starts another one."""
     replica.kill_engine()
     yield
 
 
 @contextmanager
 def pause(replica: Replica) -> Iterator[None]:
-    """SIGSTOP, later SIGCONT: connections stay, and nobody answers on them."""
+    """Stop the processes, and let them continue afterwards: connections stay open, without any answer."""
     replica.pause()
     yield
     replica.resume()
@@ -43,7 +43,7 @@ def pause(replica: Replica) -> Iterator[None]:
 
 @contextmanager
 def restart(replica: Replica) -> Iterator[None]:
-    """SIGTERM, so that it drains, and then started again."""
+    """Terminate the server, so that it drains, and start it again."""
     replica.terminate()
     replica.start()
     yield
@@ -51,7 +51,7 @@ def restart(replica: Replica) -> Iterator[None]:
 
 @contextmanager
 def cut_off(replica: Replica) -> Iterator[None]:
-    """Off the network, and back."""
+    """Disconnect the replica from the network, and connect it again afterwards."""
     replica.cut_off()
     yield
     replica.connect()
@@ -59,7 +59,7 @@ def cut_off(replica: Replica) -> Iterator[None]:
 
 @contextmanager
 def stall(replica: Replica) -> Iterator[None]:
-    """The network holds everything back, and then lets all of it through."""
+    """Hold all traffic back, and let all of it through afterwards."""
     replica.proxy.stall()
     yield
     replica.proxy.heal()
@@ -67,14 +67,14 @@ def stall(replica: Replica) -> Iterator[None]:
 
 @contextmanager
 def reset(replica: Replica) -> Iterator[None]:
-    """All connections are reset; new ones are fine."""
+    """Reset all connections; new ones work."""
     replica.proxy.reset()
     yield
 
 
 @contextmanager
 def refuse(replica: Replica) -> Iterator[None]:
-    """All connections are reset, and new ones refused."""
+    """Reset all connections, and refuse new ones."""
     replica.proxy.refuse()
     yield
     replica.proxy.heal()
@@ -82,7 +82,7 @@ def refuse(replica: Replica) -> Iterator[None]:
 
 @contextmanager
 def one_byte_slices(replica: Replica) -> Iterator[None]:
-    """All that goes through the network comes byte by byte."""
+    """Deliver all traffic byte by byte."""
     replica.proxy.slice()
     yield
     replica.proxy.heal()
@@ -90,7 +90,7 @@ def one_byte_slices(replica: Replica) -> Iterator[None]:
 
 @contextmanager
 def delay_100_ms(replica: Replica) -> Iterator[None]:
-    """Each way."""
+    """Delay traffic in each direction by 100 ms."""
     replica.proxy.delay(0.1)
     yield
     replica.proxy.heal()
@@ -98,7 +98,7 @@ def delay_100_ms(replica: Replica) -> Iterator[None]:
 
 @contextmanager
 def delay_1000_ms(replica: Replica) -> Iterator[None]:
-    """Each way."""
+    """Delay traffic in each direction by 1000 ms."""
     replica.proxy.delay(1.0)
     yield
     replica.proxy.heal()
@@ -108,4 +108,4 @@ FAULTS: tuple[Fault, ...] = (
     crash, crash_and_start, engine_crash, pause, restart, cut_off, stall, reset, refuse, one_byte_slices, delay_100_ms,
     delay_1000_ms,
 )  # fmt: skip
-"""All of them. One or none at a time: two of the three replicas always serve."""
+"""All faults. At most one is active at a time, so two of the three replicas always serve."""

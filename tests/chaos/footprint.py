@@ -1,4 +1,4 @@
-"""What this process holds: file descriptors and threads."""
+"""The file descriptors and threads of this process."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ from dataclasses import dataclass
 from pathlib import Path
 
 PATIENCE_S = 20.0
-# gRPC's own pool of threads grows with the load, and shrinks when it likes.
+# gRPC's own thread pool grows with the load, and shrinks at times of its own choice.
 THREADS_OF_GRPC = 16
-# One connection may stay for longer than this waits (seen in one of ten runs, for a reason not known yet). A leak
-# would hold one for each fault, or for each call.
+# One connection may remain for longer than `PATIENCE_S` (in one of ten runs; the reason is not known yet). A leak
+# would keep one for each fault, or for each call.
 DESCRIPTORS_OF_GRPC = 2
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Footprint:
-    """At one moment."""
+    """The numbers at one moment."""
 
     descriptors: int
     python_threads: int
@@ -35,7 +35,7 @@ class Footprint:
         )
 
     def within(self, before: Footprint) -> bool:
-        """Whether nothing was left behind since then."""
+        """Return whether nothing has leaked since `before`."""
         return (
             self.descriptors <= before.descriptors + DESCRIPTORS_OF_GRPC
             and self.python_threads <= before.python_threads
@@ -44,7 +44,7 @@ class Footprint:
 
 
 def _open() -> list[str]:
-    """What the descriptors are."""
+    """Return what the open descriptors refer to."""
     found = []
     for entry in Path("/proc/self/fd").iterdir():
         with contextlib.suppress(OSError):
@@ -53,11 +53,11 @@ def _open() -> list[str]:
 
 
 def wait_back_to(before: Footprint) -> Footprint:
-    """Until the process holds no more than before; connections and threads take a moment to end."""
+    """Wait until the process holds no more than before; connections and threads take a moment to end."""
     until_s = time.monotonic() + PATIENCE_S
     while not (now := Footprint.now()).within(before):
         names = sorted(thread.name for thread in threading.enumerate())
         assert time.monotonic() < until_s, f"{now} is more than {before}; threads: {names}; open: {_open()}"
-        gc.collect()  # what only the collector is still to find is not left behind
+        gc.collect()  # garbage that is not yet collected is no leak
         time.sleep(0.05)
     return now

@@ -1,4 +1,4 @@
-"""What happened to every call, whether that was right, and the figures of it."""
+"""How every call ended, whether that was right, and statistics."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from tests.chaos.questions import Question
 
 Answer = skills_pb2.GenResp | skills_pb2.Candidate
 LATE_S = 1.0
-"""How long after its deadline a call may end."""
+"""How long after its deadline a call may end, seconds."""
 FAULTS_TOO_MANY = 2
-"""A call that this many faults have hit may fail: it is not tried on a third replica."""
+"""A call during which this many faults occurred may fail: it is not tried on a third replica."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -30,15 +30,15 @@ class Outcome:
     timeout_s: float
     answer: skills_pb2.GenResp | None = None
     pieces: Sequence[skills_pb2.GenChunk] = ()
-    """Of a stream, without its result."""
+    """The pieces of a stream, without its result."""
     longest_pause_s: float = 0.0
-    """Of a stream, between two pieces."""
+    """The longest time between two pieces of a stream."""
     error: Exception | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FaultTime:
-    """When a replica was broken, from the first moment to when it served again."""
+    """The time during which a replica was broken, until it served again."""
 
     name: str
     begin_s: float
@@ -47,21 +47,21 @@ class FaultTime:
 
 @dataclass(slots=True)
 class History:
-    """All calls that have ended, and all faults. Thread-safe."""
+    """All calls that have ended, and all faults; thread-safe."""
 
     nonces: frozenset[str]
     outcomes: list[Outcome] = field(default_factory=list)
     faults: list[FaultTime] = field(default_factory=list)
     wrong: list[str] = field(default_factory=list)
-    """What must not be."""
+    """Calls that must not have ended as they did."""
     failed: list[str] = field(default_factory=list)
-    """What may be: calls that two faults have hit."""
+    """Calls that were allowed to fail, as two faults occurred during them."""
     broken: threading.Event = field(default_factory=threading.Event)
-    """Set with the first thing that must not be."""
+    """Set with the first entry of `wrong`."""
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
     def add(self, outcome: Outcome) -> None:
-        """Checks a call and keeps it."""
+        """Check a call and record it."""
         faults = [fault.name for fault in self.faults if _overlap(fault, outcome)]
         problems = list(problems_of(outcome, self.nonces))
         with self._lock:
@@ -76,11 +76,11 @@ class History:
             self.broken.set()
 
     def note(self, fault: FaultTime) -> None:
-        """A fault begins, or, under the same name, has ended."""
+        """Record that a fault begins, or, under the same name, that it has ended."""
         self.faults = [each for each in self.faults if each.name != fault.name] + [fault]
 
     def figures(self) -> str:
-        """Of all calls, for people."""
+        """Return statistics of all calls, as text."""
         times = sorted(outcome.end_s - outcome.begin_s for outcome in self.outcomes)
         pause = max((outcome.longest_pause_s for outcome in self.outcomes), default=0.0)
         kinds = Counter("stream" if outcome.question.streamed else "unary" for outcome in self.outcomes)
@@ -92,17 +92,17 @@ class History:
 
 
 def quantile(ordered: Sequence[float], q: float) -> float:
-    """Of values in order, NaN without any."""
+    """Return a quantile of sorted values, NaN if there are none."""
     return ordered[min(len(ordered) - 1, int(q * len(ordered)))] if ordered else math.nan
 
 
 def late(outcome: Outcome) -> bool:
-    """Whether it ended too long after its deadline."""
+    """Return whether a call ended too long after its deadline."""
     return outcome.end_s - outcome.begin_s > outcome.timeout_s + LATE_S
 
 
 def problems_of(outcome: Outcome, nonces: frozenset[str]) -> list[str]:
-    """What is wrong with a call, the failure of one included."""
+    """Return what is wrong with a call; an error counts too."""
     problems = [f"ended after {outcome.end_s - outcome.begin_s:.1f} s"] if late(outcome) else []
     if outcome.error is not None:
         return [*problems, f"{type(outcome.error).__name__}: {outcome.error}"]

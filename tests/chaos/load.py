@@ -1,4 +1,4 @@
-"""Sixteen callers that ask one after the other and never rest."""
+"""Sixteen concurrent callers, each of which makes one call after the other."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ THINK_S = 0.02
 
 
 class Load:
-    """Callers of one client, from `with` on; at its end each of them finishes its call."""
+    """Callers of one client, which run inside a `with`; at its end each of them finishes its call."""
 
     def __init__(
         self, client: SkillClient, questions: Sequence[Question], history: History, *, callers: int = CALLERS
     ) -> None:
         self._client, self._history = client, history
         self._over = threading.Event()
-        # Each question belongs to one caller, so no nonce is under way twice.
+        # Each question belongs to one caller, so no nonce is in two calls at once.
         self._threads = [threading.Thread(target=self._ask, args=(questions[n::callers],)) for n in range(callers)]
 
     def __enter__(self) -> Self:
@@ -38,10 +38,10 @@ class Load:
         self._over.set()
         for thread in self._threads:
             thread.join(TIMEOUT_S + 10)
-        assert not any(thread.is_alive() for thread in self._threads), "a call does not end"
+        assert not any(thread.is_alive() for thread in self._threads), "a call has not ended"
 
     def go_on(self, seconds: float) -> None:
-        """So long, or until something is wrong."""
+        """Continue for this time, or until a call is wrong."""
         self._history.broken.wait(seconds)
 
     def _ask(self, questions: Sequence[Question]) -> None:
@@ -52,7 +52,7 @@ class Load:
 
 
 def ask(client: SkillClient, question: Question, *, timeout_s: float = TIMEOUT_S) -> Outcome:
-    """One call, to its end."""
+    """Make one call; return how it ended."""
     begin_s = time.monotonic()
     answer: skills_pb2.GenResp | None = None
     pieces: list[skills_pb2.GenChunk] = []
@@ -69,7 +69,7 @@ def ask(client: SkillClient, question: Question, *, timeout_s: float = TIMEOUT_S
                     answer = chunk.result
                 else:
                     pieces.append(chunk)
-    except Exception as caught:  # noqa: BLE001  # whatever it is, it is this call's end, and the history judges it
+    except Exception as caught:  # noqa: BLE001  # any exception is how this call ended; the history judges it
         error = caught
     return Outcome(
         question=question,

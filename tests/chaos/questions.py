@@ -1,4 +1,4 @@
-"""What the callers ask, and what an undisturbed replica answers."""
+"""The callers' requests, and an undisturbed replica's answers to them."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ PATIENCE_S = 120.0
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Question:
-    """A request, whether its answer is to come in pieces, and what that answer is."""
+    """A request, whether its answer is streamed, and the right answer."""
 
     nonce: str
     request: skills_pb2.GenReq
@@ -24,13 +24,13 @@ class Question:
 def questions(
     rng: random.Random, stub: skills_pb2_grpc.SkillsServiceStub, *, number: int, max_tokens: int
 ) -> list[Question]:
-    """So many questions, each with a nonce of its own, asked of one replica that nothing disturbs.
+    """Return `number` questions, each with its own nonce, with the answers of a replica that nothing disturbs.
 
     Args:
-        rng: decides what they are.
-        stub: of that replica.
-        number: how many.
-        max_tokens: the length of the longest answers. Most are long, so that faults find them in their midst.
+        rng: chooses the questions.
+        stub: that replica's stub.
+        number: how many questions.
+        max_tokens: the length of the longest answers. Most are long, so that faults hit them while they are running.
     """
     nonces = [f"{nonce:08d}" for nonce in rng.sample(range(10**8), number)]
     requests = [_request(rng, nonce, rng.randrange(4), max_tokens) for nonce in nonces]
@@ -47,14 +47,14 @@ def _request(rng: random.Random, nonce: str, kind: int, max_tokens: int) -> skil
         prompt=f"{nonce}: {rng.choice(('Count to twenty.', 'Who are you?', 'Say hello.'))}",
         max_tokens=rng.randrange(max_tokens // 2, max_tokens + 1),
         temperature=0,
-        hard_deadline=True,  # a whole answer, or an error that is looked at
+        hard_deadline=True,  # a whole answer, or an error, which is checked
     )
-    # Never ends by itself.
+    # Such an answer never ends by itself.
     endless = f'root ::= "{nonce}" rest\nrest ::= [a-z ] rest'
     match kind:
         case 0:  # greedy
             request.grammar = endless
-        case 1:  # seeded, as hot as it can be: with other random numbers it would be another answer
+        case 1:  # seeded, at a high temperature: other random numbers would give another answer
             _heat(rng, request)
         case 2:  # two candidates, seeded and with a grammar
             _heat(rng, request)

@@ -1,4 +1,4 @@
-"""Replicas that can be broken and mended: what a fault needs of them, and those that are local processes."""
+"""Replicas that can be broken and restored: the interface that faults need, and replicas in local processes."""
 
 from __future__ import annotations
 
@@ -23,46 +23,46 @@ GRACE_S = 3.0
 
 
 class Replica(Protocol):
-    """One of the three, behind a network that has faults."""
+    """One of the three replicas, behind a network that has faults."""
 
     name: str
     proxy: FaultProxy
-    """Callers go through it."""
+    """Callers connect through it."""
     stub: skills_pb2_grpc.SkillsServiceStub
-    """Goes past it."""
+    """Connects directly, without the proxy."""
 
     def start(self) -> None:
-        """Starts what was killed or has ended; does not wait."""
+        """Start the replica after it was killed or has ended; do not wait."""
 
     def kill(self) -> None:
-        """As a crash does it: kill -9 of the server."""
+        """Kill the server with SIGKILL, as in a crash."""
 
     def terminate(self) -> None:
-        """SIGTERM; returns when it has ended, with all grace that it takes."""
+        """Send SIGTERM; return when the replica has ended, which may take its grace period."""
 
     def kill_engine(self) -> None:
-        """kill -9 of the engine alone."""
+        """Kill the engine alone, with SIGKILL."""
 
     def pause(self) -> None:
-        """Stops server and engine where they are."""
+        """Stop server and engine with SIGSTOP."""
 
     def resume(self) -> None:
-        """Lets them go on."""
+        """Let server and engine continue."""
 
     def cut_off(self) -> None:
-        """Takes it off the network."""
+        """Disconnect the replica from the network."""
 
     def connect(self) -> None:
-        """Puts it back."""
+        """Connect the replica to the network again."""
 
 
 def wait_serving(replica: Replica) -> None:
-    """Until it says that it serves, asked past the proxy."""
+    """Wait until the replica reports SERVING; the proxy is not used."""
     _wait(replica, lambda health: health.status == "SERVING")
 
 
 def wait_idle(replica: Replica) -> None:
-    """Until no slot of it is in use."""
+    """Wait until no request runs or waits at the replica."""
     _wait(replica, lambda health: not health.active_requests and not health.queued_requests)
 
 
@@ -81,7 +81,7 @@ def _wait(replica: Replica, holds: Callable[[skills_pb2.HealthResp], bool]) -> N
 
 
 class ProcessReplica:
-    """A server of its own, with one thread, behind a proxy; a context manager."""
+    """A separate server with one thread, behind a proxy; a context manager."""
 
     def __init__(self, name: str, folder: Path, *, model: str = str(TINY)) -> None:
         self.name = name
@@ -89,7 +89,7 @@ class ProcessReplica:
         self._log = folder / f"{name}.log"
         self._command = [sys.executable, *SERVER, "--listen", self._target, "--model", model]
         clean = {k: v for k, v in os.environ.items() if not k.startswith(("SKILL_DRAFT_", "SARAI_"))}
-        # Every token goes alone, so that an answer can break between any two; the containers' pieces hold several.
+        # Every token is sent alone, so that an answer can break between any two. In containers, pieces hold several.
         settings = {"THREADS": "1", "N_CTX": "512", "KV_CELLS": "4096", "PIECE_MS": "0", "GRACE_S": f"{GRACE_S:g}"}
         self._environment = clean | {f"SKILL_DRAFT_{name}": value for name, value in settings.items()}
         self._process: subprocess.Popen[bytes] | None = None
@@ -97,7 +97,7 @@ class ProcessReplica:
         self.proxy = FaultProxy(self._target)
 
     def __enter__(self) -> Self:
-        # Back at once when the server is: gRPC's own waits would be part of each fault's time.
+        # Reconnect at once when the server is back: otherwise gRPC's backoff would be part of each fault's time.
         options = [("grpc.max_reconnect_backoff_ms", 100), ("grpc.initial_reconnect_backoff_ms", 100)]
         channel = self._stack.enter_context(grpc.insecure_channel(self._target, options))
         self.stub = skills_pb2_grpc.SkillsServiceStub(channel)
@@ -117,7 +117,7 @@ class ProcessReplica:
         engines = self._engines()
         self._running.kill()
         self._running.wait(10)
-        for engine in engines:  # one that was stopped too
+        for engine in engines:  # including stopped engines
             with contextlib.suppress(ProcessLookupError):
                 os.kill(engine, signal.SIGKILL)
 
@@ -152,5 +152,5 @@ class ProcessReplica:
         pid = self._running.pid
         try:
             return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
-        except OSError:  # it has ended
+        except OSError:  # the server has ended
             return []

@@ -1,4 +1,4 @@
-"""One run: traffic, a fault, traffic, the history checked; again and again, by a script that a seed decides."""
+"""One run: traffic, a fault, traffic, a check of the history, repeated; a seed decides the faults."""
 
 from __future__ import annotations
 
@@ -20,21 +20,21 @@ VARIABLE = "SARAI_DRAFT_TARGET"
 NUM_FAULTS = int(os.environ.get("SARAI_CHAOS_FAULTS", "10"))
 SEED = int(os.environ.get("SARAI_CHAOS_SEED") or random.SystemRandom().randrange(10**6))
 HEDGE_S = float(os.environ.get("SARAI_CHAOS_HEDGE_S", "0"))
-"""Above 0 the pool also hedges (SARAI_HEDGE_S), and what it promises stays the same."""
+"""Above 0 the pool also hedges (SARAI_HEDGE_S); its promises are the same."""
 TRAFFIC_S = 1.0
 FAULT_S = (0.2, 2.0)
 FAULT_AND_RESTART_S = 15.0
-"""How long one fault with all that belongs to it may take, on a machine that does something else as well. Seconds."""
+"""How long one fault, with traffic and restart, may take on a busy machine, seconds."""
 
 
 def pool_of(replicas: Sequence[Replica], **settings: float) -> ModelPool:
-    """A pool that calls them through their proxies."""
+    """Return a pool that calls the replicas through their proxies."""
     targets = ",".join(replica.proxy.target for replica in replicas)
     return ModelPool(PoolConfig(targets={VARIABLE: targets}, **settings))  # type: ignore[arg-type]
 
 
 def run(replicas: Sequence[Replica], *, max_tokens: int, num_faults: int = NUM_FAULTS, seed: int = SEED) -> None:
-    """Asks, breaks, mends and checks."""
+    """Run callers and faults, and check every call, retry budget and leaks."""
     print(f"\n{num_faults} faults, SARAI_CHAOS_SEED={seed}")
     rng = random.Random(seed)
     for replica in replicas:
@@ -57,12 +57,12 @@ def run(replicas: Sequence[Replica], *, max_tokens: int, num_faults: int = NUM_F
         wait_idle(replica)
     wait_back_to(before)
     _check(history)
-    assert stats.calls >= len(history.outcomes), "each is counted"
+    assert stats.calls >= len(history.outcomes), "the pool has not counted every call"
     assert stats.attempts <= 1.2 * stats.calls + 3
 
 
 def _warm_up(replicas: Sequence[Replica], asked: Sequence[Question]) -> None:
-    """What gRPC keeps for good after the first calls is no leak."""
+    """Make first calls: resources that gRPC keeps permanently after them are no leak."""
     with pool_of(replicas) as pool:
         client = pool.get_skill_client("draft")
         for streamed in (True, False):
@@ -74,7 +74,7 @@ def _script(rng: random.Random, replicas: Sequence[Replica], load: Load, history
     deck: list[Fault] = []
     for number in range(1, num_faults + 1):
         load.go_on(TRAFFIC_S)
-        if not deck:  # each fault once before one comes again
+        if not deck:  # each fault occurs once before one is repeated
             deck = rng.sample(FAULTS, len(FAULTS))
         fault, replica = deck.pop(), rng.choice(replicas)
         name, begin_s = f"{number}: {fault.__name__} of {replica.name}", time.monotonic()

@@ -1,4 +1,4 @@
-"""The same with three containers, and one that has hardly any CPU."""
+"""Three replicas in containers, under load and faults; and one of them with hardly any CPU."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ pytestmark = pytest.mark.docker
 
 @pytest.fixture(scope="module", autouse=True)
 def image(skill_container: SkillContainers) -> None:
-    """Before any test's time runs: the first time it takes minutes."""
+    """Build the image before any test's timeout begins: the first time, that takes minutes."""
     skill_container.build("draft")
 
 
@@ -58,7 +58,7 @@ def test_every_call_ends_once_with_its_own_answer_whatever_happens_to_its_contai
 @pytest.mark.timeout(300)
 def test_a_container_with_a_tenth_of_a_cpu_is_avoided(replicas: list[ContainerReplica]) -> None:
     asked = questions(random.Random(1), replicas[0].stub, number=40, max_tokens=LONG)
-    # Short ones cost less than what such a container has for each 100 ms, and are fast there too.
+    # Short answers need less CPU time than such a container has in each 100 ms, so they are fast there too.
     long = [question for question in asked if question.answer.tokens_generated >= LONG // 2]
     slow = replicas[0]
     slow.limit_cpus(SLOW_CPUS)
@@ -67,7 +67,7 @@ def test_a_container_with_a_tenth_of_a_cpu_is_avoided(replicas: list[ContainerRe
         slow_s = min(time_of(ask(alone.get_skill_client("draft"), question)) for question in long[:3])
     with pool_of(replicas) as pool, ThreadPoolExecutor(CALLERS) as callers:
         client = pool.get_skill_client("draft")
-        list(callers.map(lambda question: ask(client, question), long * 2))  # it has to meet the slow one first
+        list(callers.map(lambda question: ask(client, question), long * 2))  # the pool has to try the slow one first
         before = slow.stub.Health(skills_pb2.HealthReq()).total_requests
         times = sorted(callers.map(lambda question: time_of(ask(client, question)), long * 6))
         there = slow.stub.Health(skills_pb2.HealthReq()).total_requests - before
@@ -79,6 +79,6 @@ def test_a_container_with_a_tenth_of_a_cpu_is_avoided(replicas: list[ContainerRe
 
 
 def time_of(outcome: Outcome) -> float:
-    """Seconds that a call took, which must have gone well."""
+    """Return the seconds that a call took; fail if it ended with an error."""
     assert outcome.error is None, outcome.error
     return outcome.end_s - outcome.begin_s

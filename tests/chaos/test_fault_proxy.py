@@ -1,4 +1,4 @@
-"""The proxy of the fault tests does what it says."""
+"""The fault tests' proxy does what it promises."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ SILENCE_S = 0.2
 
 
 class Echo:
-    """A server that sends everything back, notes how the bytes came, and closes after `bye`."""
+    """A server that echoes everything, records how the bytes arrived, and closes after `bye`."""
 
     def __init__(self) -> None:
         self._listener = socket.create_server(("127.0.0.1", 0))
@@ -46,7 +46,7 @@ class Echo:
                 pass
 
     def close(self) -> None:
-        with contextlib.suppress(OSError):  # a second time
+        with contextlib.suppress(OSError):  # it is closed already
             self._listener.shutdown(socket.SHUT_RDWR)
         self._listener.close()
 
@@ -78,7 +78,7 @@ def receive(connection: socket.socket, number: int) -> bytes:
     received = b""
     while len(received) < number:
         data = connection.recv(number - len(received))
-        assert data, "closed"
+        assert data, "the connection was closed"
         received += data
     return received
 
@@ -117,7 +117,7 @@ def test_delay_is_the_same_for_all_bytes_and_holds_each_way(proxy: FaultProxy) -
         for _ in range(5):
             connection.sendall(b"hello")
         assert receive(connection, 25) == b"hello" * 5
-        assert 0.2 <= time.monotonic() - begin < 1, "not once for each of them"
+        assert 0.2 <= time.monotonic() - begin < 1, "the delay must not apply once per message"
         proxy.heal()
         begin = time.monotonic()
         ask(connection)
@@ -128,7 +128,7 @@ def test_slices_are_single_bytes(proxy: FaultProxy, echo: Echo) -> None:
     with connect(proxy) as connection:
         proxy.slice()
         assert ask(connection, b"x" * 5000) == b"x" * 5000
-    assert len(echo.reads) > 20, "some are read together, as the reader is slower; passed on they would be one or two"
+    assert len(echo.reads) > 20, "a slow reader joins some bytes, but without slices there would be one or two reads"
 
 
 def test_a_stall_holds_everything_back_until_it_is_over(proxy: FaultProxy) -> None:
@@ -182,7 +182,7 @@ def test_what_is_cut_off_stays_silent_and_what_came_meanwhile_is_let_through(pro
 
 def test_a_server_that_is_gone_resets_its_callers(proxy: FaultProxy, echo: Echo) -> None:
     echo.close()
-    with pytest.raises(OSError), connect(proxy) as connection:  # noqa: PT011  # reset or refused, as it comes
+    with pytest.raises(OSError), connect(proxy) as connection:  # noqa: PT011  # either reset or refused
         ask(connection)
 
 

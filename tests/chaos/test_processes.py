@@ -1,4 +1,4 @@
-"""Three replicas as local processes, under load, while one of them after the other is broken."""
+"""Three replicas in local processes, under load, while they are broken one at a time."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from tests.chaos.replicas import ProcessReplica
 from tests.chaos.run import FAULT_AND_RESTART_S, NUM_FAULTS, run
 from tests.servers import TINY
 
-# SARAI_CHAOS_MODEL=135m: the embedded model, in place of the one that is made for tests.
+# SARAI_CHAOS_MODEL=135m selects the embedded model instead of the one for tests.
 MODEL, MAX_TOKENS = (EMBEDDED, 12) if os.environ.get("SARAI_CHAOS_MODEL") == "135m" else (str(TINY), 240)
 
 

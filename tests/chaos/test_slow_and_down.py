@@ -1,4 +1,4 @@
-"""One replica is slow; none is there."""
+"""One slow replica; no replica at all."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from tests.fault_proxy import FaultProxy
 
 DELAY_S = 0.5
 LEARNING_S = 4.0
-"""The pool has to meet the slow one before it can avoid it."""
+"""The pool has to measure the slow replica before it can avoid it."""
 FEW_CALLERS = 6
 TIMEOUT_S = 3.0
 
@@ -92,7 +92,7 @@ def test_without_any_replica_every_call_fails_in_time_and_says_which_were_tried(
             replica.proxy.heal()
         until_s = time.monotonic() + 30
         while (outcome := ask(client, asked[0], timeout_s=TIMEOUT_S)).error is not None:
-            assert time.monotonic() < until_s, f"they are back, and nobody notices: {outcome.error}"
+            assert time.monotonic() < until_s, f"the replicas are back, but calls still fail: {outcome.error}"
         assert problems_of(outcome, frozenset()) == []
 
 

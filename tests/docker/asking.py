@@ -1,4 +1,4 @@
-"""What the tests with containers ask, and what the tiny model answers."""
+"""Requests of the tests with containers, and the tiny model's answers."""
 
 from __future__ import annotations
 
@@ -20,22 +20,22 @@ COUNTED = (
     "one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen seventeen "
     "eighteen nineteen twenty"
 )
-# The whole of a container's start, on a machine that does something else as well.
+# Enough for a container's start on a busy machine.
 CALL_S = 120.0
 
 
 class OwnTiny(Protocol):
-    """The fixture `own_tiny`."""
+    """The type of the fixture `own_tiny`."""
 
     def __call__(
         self, *, environment: dict[str, str] | None = None, service: dict[str, object] | None = None
     ) -> contextlib.AbstractContextManager[tuple[SkillClient, SkillContainer]]:
-        """A client and its container."""
+        """Start a container; yield a client and the container."""
 
 
 def tiny_service() -> dict[str, object]:
-    """The folder with the tiny model, in place of ./models, and a health check that does not keep a test waiting."""
-    # Of 0 s the engine would make the image's start period.
+    """Return the folder of the tiny model, in place of ./models, and a health check for which tests need not wait."""
+    # The container engine replaces a start period of 0 s by the image's.
     check = ["CMD", "/opt/sarai/health_probe", "127.0.0.1", "50051"]
     return {
         "volumes": [f"{ROOT}/tests/models:/models:ro"],
@@ -44,22 +44,22 @@ def tiny_service() -> dict[str, object]:
 
 
 def greedy(prompt: str = "Count to twenty.", **fields: Any) -> skills_pb2.GenReq:
-    """A request with one right answer."""
+    """Return a request with one right answer."""
     return skills_pb2.GenReq(**{"prompt": prompt, "temperature": 0, "max_tokens": 64, **fields})
 
 
 def endless(max_tokens: int = 900) -> skills_pb2.GenReq:
-    """A request that writes for as long as it may: the grammar never lets it end.
+    """Return a request whose grammar never lets the answer end before `max_tokens`.
 
-    Letters are drawn at random, so that each token costs a step: what the grammar forces or lookup guesses is free, and
-    such an answer is whole before a test can disturb it.
+    Letters are drawn at random, so that each token costs a step. Accepted speculative tokens cost none, and an answer
+    of such tokens would be complete before a test can disturb it.
     """
     drawn = {"temperature": 5, "top_k": 0, "top_p": 1, "min_p": 0, "seed": 3}
     return greedy("Say hello.", grammar="root ::= [a-z] root", max_tokens=max_tokens, **drawn)
 
 
 def code_of(error: BaseException) -> grpc.StatusCode:
-    """The status that a call ended with."""
+    """Return the status with which a call ended."""
     assert isinstance(error, grpc.RpcError), error
     code: grpc.StatusCode = error.code()
     return code
@@ -67,7 +67,7 @@ def code_of(error: BaseException) -> grpc.StatusCode:
 
 @contextlib.contextmanager
 def in_background(command: list[str]) -> Iterator[subprocess.Popen[str]]:
-    """Runs a command beside the test, which it must not outlive."""
+    """Run a command concurrently with the test, and kill it at the end."""
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as process:
         try:
             yield process
@@ -77,7 +77,7 @@ def in_background(command: list[str]) -> Iterator[subprocess.Popen[str]]:
 
 @contextlib.contextmanager
 def threads(number: int) -> Iterator[ThreadPoolExecutor]:
-    """So many threads; what they are still doing at the end of a failed test does not keep it from ending."""
+    """Make `number` threads; those that are still busy when a test fails do not keep it from ending."""
     pool = ThreadPoolExecutor(number)
     try:
         yield pool

@@ -1,4 +1,4 @@
-"""Containers of the draft skill for tests: with the tiny model, which loads in milliseconds, or as they come."""
+"""Containers of the draft skill for tests: with the tiny model, which loads in milliseconds, or unmodified."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ SPEC = sarai_skills()[0]
 
 @pytest.fixture(scope="session")
 def draft(skill_container: SkillContainers) -> tuple[SkillClient, SkillContainer]:
-    """A container as users have it, with the embedded model. Shared: look at it, but do not disturb it."""
+    """Start a container as users run it, with the embedded model. It is shared, so tests must not disturb it."""
     return skill_container("draft"), skill_container.container("draft")
 
 
 @pytest.fixture
 def own_tiny(skill_container: SkillContainers) -> OwnTiny:
-    """Makes a container with the tiny model for one test, which may do with it what it likes."""
+    """Return a function that makes a container with the tiny model for one test, which may disturb it."""
 
     def make(
         *, environment: dict[str, str] | None = None, service: dict[str, object] | None = None
@@ -43,7 +43,7 @@ def own_tiny(skill_container: SkillContainers) -> OwnTiny:
 
 @pytest.fixture(scope="session")
 def plugins_config() -> Path:
-    """A DOCKER_CONFIG with BuildKit's builder and Compose v2, which most users have."""
+    """Return a DOCKER_CONFIG with BuildKit's builder and Compose v2, which most users have."""
     try:
         return docker_plugins.config_dir()
     except debian.UnavailableError as error:
@@ -54,7 +54,7 @@ def plugins_config() -> Path:
 
 @pytest.fixture(params=["docker-compose", "docker compose"])
 def compose(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> tuple[str, ...]:
-    """Compose v1 and Compose v2, as far as this machine has them or can have them."""
+    """Return the command of Compose v1, then of Compose v2, as far as this machine has or can install them."""
     if request.param == "docker-compose":
         if shutil.which("docker-compose") is None:
             pytest.skip("no docker-compose: Compose v1 is a command of its own")
@@ -65,7 +65,7 @@ def compose(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> 
 
 @pytest.fixture
 def clone(tmp_path: Path) -> Iterator[Path]:
-    """The tree as a fresh clone has it: what git knows or would add, no models, nothing that was built."""
+    """Create a copy of the tree like a fresh clone: tracked and new files, without models and build results."""
     folder = tmp_path / f"sarai-clone-{os.getpid()}"
     listed = subprocess.run(
         ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"],
@@ -81,7 +81,7 @@ def clone(tmp_path: Path) -> Iterator[Path]:
 
 @pytest.fixture
 def free_name_and_port() -> None:
-    """The fixed name and the fixed port that users get; on a developer's machine both may be taken."""
+    """Require that the fixed container name and port are free; on a developer's machine they may be taken."""
     there = subprocess.run(["docker", "container", "inspect", SPEC.container], capture_output=True, check=False)
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)

@@ -34,7 +34,7 @@ print(answer.tokens_generated, draft.origin, draft.target)
 
 @contextlib.contextmanager
 def up(project: Project, *options: str) -> Iterator[None]:
-    """`up -d … skill_draft`, and everything gone afterwards."""
+    """Run `up -d … skill_draft`, and remove everything afterwards."""
     try:
         run([*project.command, *project.argv()[len(project.command) :], "up", "-d", *options], project.folder)
         yield
@@ -60,7 +60,7 @@ def test_up_on_a_fresh_clone_serves_the_pool(clone: Path, compose: tuple[str, ..
         tokens, origin, target = run([sys.executable, "-c", SNIPPET], clone, PYTHONPATH=str(clone)).split()[-3:]
         assert int(tokens) > 0
         assert (origin, target) == ("container", "127.0.0.1:50051")
-        # Another project's container may be killed for memory, so the limit is the one that users were told.
+        # A limit above the documented one could get another project's container killed for memory.
         inspected = json.loads(run(["docker", "inspect", "skill_draft"], clone))[0]
         host = inspected["HostConfig"]
         assert (host["NanoCpus"], host["Memory"], host["ReadonlyRootfs"]) == (2_000_000_000, 3 << 30, True)
@@ -104,7 +104,7 @@ def test_scale_file_differs_from_the_override_in_name_and_port_alone(clone: Path
 def test_command_line_brings_a_skill_up_shows_it_and_takes_it_down(
     clone: Path, compose: tuple[str, ...], free_name_and_port: None
 ) -> None:
-    del free_name_and_port, compose  # the compose that is found is the one whose turn it is
+    del free_name_and_port, compose  # the fixture makes the command line find this version of Compose
     sarai = [sys.executable, "-m", "sarai"]
 
     def call(*arguments: str, code: int = 0) -> subprocess.CompletedProcess[str]:
@@ -180,14 +180,14 @@ def test_buildkit_builds_it_from_the_skills_own_folder(
 
 
 def give_wheel(clone: Path) -> None:
-    """What `make image` does: the wheel that this machine has compiled, so that the builder need not."""
+    """Copy the wheel that this machine has compiled, as `make image` does, so that the builder need not compile it."""
     if (ROOT / ".wheels").is_dir():
         shutil.copytree(ROOT / ".wheels", clone / ".wheels")
         shutil.copytree(ROOT / ".wheels", clone / "skills" / "skill_draft" / ".wheels")
 
 
 def wait_serving(clone: Path, target: str = "") -> None:
-    """Until `sarai health` says so, as a user would wait."""
+    """Wait until `sarai health` reports SERVING, as a user would."""
     at = ["--target", target] if target else []
     command = f"until {sys.executable} -m sarai health -q {' '.join(at)}; do :; done"
     run(["timeout", str(int(CALL_S)), "sh", "-c", command], clone, PYTHONPATH=str(clone))

@@ -1,4 +1,4 @@
-"""The draft skill in its container: it answers, and is as closed as it should be."""
+"""The draft skill in its container: it answers, and is restricted as it should be."""
 
 from __future__ import annotations
 
@@ -129,17 +129,17 @@ def test_a_paused_standby_answers_at_once_when_it_is_wanted(own_tiny: OwnTiny) -
     with own_tiny(environment={"SKILL_DRAFT_STEP_TIMEOUT_S": "4"}) as (client, container):
         first = client.Generate(greedy(), timeout=60)
         container.docker("pause")
-        time.sleep(5)  # longer than a running engine may be silent
+        time.sleep(5)  # longer than the step timeout of a running engine
         container.docker("unpause")
         begin = time.monotonic()
         assert client.Generate(greedy(), timeout=60).text == first.text
-        assert time.monotonic() - begin < 20, "loads nothing again"
+        assert time.monotonic() - begin < 20, "the model was loaded again"
         time.sleep(2)
         assert client.Health().engine.restarts == 0
 
 
 def inside(container: SkillContainer) -> dict[str, int]:
-    """The limits as the server's own code sees them."""
+    """Return the limits as the server's own code sees them."""
     asked = container.exec(
         "python3", "-c",
         "import json; from skills.runtime import resources as r; "

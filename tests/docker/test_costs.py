@@ -1,4 +1,4 @@
-"""What the container spares its host. The figures themselves are in the skill's README, with their commands."""
+"""What the container saves its host. The figures and their commands are in the skill's README."""
 
 from __future__ import annotations
 
@@ -34,12 +34,12 @@ def test_a_process_that_runs_the_loop_stays_below_60_mb(draft: tuple[SkillClient
 
 
 def test_cold_start_has_a_figure_for_each_part(draft: tuple[SkillClient, SkillContainer]) -> None:
-    del draft  # it sees to the image
+    del draft  # the fixture builds the image
     figures = json.loads(run("bench.cold_start", "-n", "1", "--json"))
     start = figures["start"]
-    # The bound is 1.5 s on a quiet machine; here something else may run.
+    # On an idle machine it takes at most 1.5 s; this machine may be busy.
     assert start["SERVING is seen"] < 8000
-    assert start["engine is started"] < start.pop("server says that it serves"), "after it has told its callers"
+    assert start["engine is started"] < start.pop("server says that it serves"), "the log comes after the status"
     marks = list(start.values())[1:]
-    assert marks == sorted(marks), "one after the other"
+    assert marks == sorted(marks), "the events are in the wrong order"
     assert figures["standby"]["first token after `docker unpause`"] < 4000

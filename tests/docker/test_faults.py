@@ -1,4 +1,4 @@
-"""What dies, is stopped or lacks memory: callers get their answers, or a clear end."""
+"""Processes that die, are stopped or lack memory: callers get their answers, or a clear error."""
 
 from __future__ import annotations
 
@@ -50,8 +50,8 @@ def test_kill_9_of_the_engine_inside_makes_streams_pause_and_go_on(own_tiny: Own
     with own_tiny() as (client, container):
         undisturbed = client.Generate(endless(), timeout=CALL_S)
         engine = container.exec("cat", "/proc/1/task/1/children").split()[0]
-        # An exec takes as long as the whole answer does, so the engine stands still until one exec lets it write for
-        # a moment and kills it.
+        # An exec takes as long as the whole answer, so the engine is stopped, until one exec lets it write for a moment
+        # and kills it.
         container.exec("bash", "-c", f"kill -STOP {engine}")
         stream = client.GenerateStream(endless(), timeout=CALL_S)
         container.exec("bash", "-c", f"kill -CONT {engine}; sleep 0.05; kill -9 {engine}")
@@ -60,7 +60,7 @@ def test_kill_9_of_the_engine_inside_makes_streams_pause_and_go_on(own_tiny: Own
         assert "".join(piece.text for piece in pieces) == undisturbed.text
         container.wait_serving()
         assert client.Health().engine.restarts == 1
-        assert container.inspect().restarts == 0, "the container itself goes on"
+        assert container.inspect().restarts == 0, "the container was restarted"
 
 
 def test_kill_9_of_the_container_under_load_leaves_no_call_hanging(own_tiny: OwnTiny) -> None:
@@ -81,7 +81,7 @@ def test_kill_9_of_the_container_under_load_leaves_no_call_hanging(own_tiny: Own
                 assert call.result() == undisturbed
             else:
                 assert code_of(error) == grpc.StatusCode.UNAVAILABLE
-        # The same client, after the restart policy has brought the container back.
+        # The same client works after the restart policy has restarted the container.
         assert client.Generate(greedy(), timeout=CALL_S).text == COUNTED
         assert container.inspect().restarts == 1
 
@@ -126,7 +126,7 @@ def test_when_memory_ends_the_kernel_takes_the_engine_and_callers_see_a_pause(ow
         undisturbed = client.Generate(endless(), timeout=CALL_S).text
         stream = client.GenerateStream(endless(), timeout=CALL_S)
         pieces = [next(stream).text for _ in range(5)]
-        with pytest.raises(AssertionError):  # it is killed as well, after the engine: there is nothing else to take
+        with pytest.raises(AssertionError):  # it is killed too, after the engine: no other process is left
             container.exec("python3", "-c", "bytearray(1 << 30)")
         assert "".join([*pieces, *(piece.text for piece in stream)]) == undisturbed
         assert "out of memory: the limit is 400 MB" in container.logs()
@@ -135,7 +135,7 @@ def test_when_memory_ends_the_kernel_takes_the_engine_and_callers_see_a_pause(ow
 
 
 def wait_for_active(client: SkillClient, number: int) -> skills_pb2.HealthResp:
-    """Until so many requests run."""
+    """Wait until `number` requests run."""
     until_s = time.monotonic() + CALL_S
     while (health := client.Health(timeout=30)).active_requests < number:
         assert time.monotonic() < until_s, health

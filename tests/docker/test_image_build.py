@@ -1,4 +1,4 @@
-"""How images are built: llama.cpp is compiled once, whatever builder did it."""
+"""How images are built: llama.cpp is compiled once, by whichever builder comes first."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The image skill in its container: it answers, within its limits, and is as closed as the others."""
+"""The image skill in its container: it answers, within its limits, and is as restricted as the others."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ Served = tuple[SkillClient, SkillContainer]
 
 @pytest.fixture(scope="module")
 def image(skill_container: SkillContainers) -> Iterator[Served]:
-    """A container as users have it."""
+    """Start a container as users run it."""
     with skill_container.own("image") as served:
         yield served
 

@@ -1,4 +1,4 @@
-"""A model that fills its container as the 4B fills 3 GB: nothing is killed, and if it is, callers do not notice."""
+"""A model that fills its container as the 4B fills 3 GB: nothing is killed; if it were, callers would not notice."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from skills import skills_pb2
 from tests.docker.asking import CALL_S, MARKS, OwnTiny, endless, greedy, threads
 
 pytestmark = MARKS
-# The 4B with 8 of its 36 blocks: its vocabulary and rows, 0.8 GB of weights, and as many cells in what is left.
+# The 4B with 8 of its 36 blocks: same vocabulary and rows, 0.8 GB of weights, as many cells in the remaining memory.
 BLOCKS, LIMIT_MB = 8, 1060
 WORDS = ("river", "stone", "light", "morning", "window", "paper", "garden", "music")
 
@@ -39,7 +39,7 @@ def of_words(rng: random.Random, n: int, **fields: Any) -> skills_pb2.GenReq:
     return greedy(" ".join(rng.choices(WORDS, k=n)), **{"max_tokens": 8, **fields})
 
 
-@pytest.mark.parametrize("callers", [4, 1, 16])  # four first: the first to come find nothing touched yet
+@pytest.mark.parametrize("callers", [4, 1, 16])  # four first: the first callers find memory that is not touched yet
 def test_nothing_is_killed_with_a_full_cache_long_prompts_and_a_grammar(
     full: tuple[SkillClient, SkillContainer], callers: int
 ) -> None:
@@ -50,7 +50,7 @@ def test_nothing_is_killed_with_a_full_cache_long_prompts_and_a_grammar(
     requests += [of_words(rng, 9, grammar="root ::= [a-z ]+", num_candidates=2) for _ in range(callers)]
 
     def ask(i: int) -> skills_pb2.GenResp:
-        time.sleep(rng.choice((0.0, 0.02, 0.3)))  # as people come
+        time.sleep(rng.choice((0.0, 0.02, 0.3)))  # callers arrive irregularly
         return client.Generate(requests[i], timeout=CALL_S)
 
     with threads(callers) as pool:
@@ -71,9 +71,9 @@ def test_a_kill_for_memory_is_not_the_requests_fault_and_the_next_engine_is_smal
         over = threading.Event()
 
         def eat() -> None:
-            """Takes the memory again and again, so that engines die while the request is the only one on trial."""
+            """Exhaust the memory repeatedly, so that engines die while the request is the only one on trial."""
             while not over.is_set() and client.Health(timeout=30).engine.memory_kills < 3:
-                with pytest.raises(AssertionError):  # it is killed as well, after the engine
+                with pytest.raises(AssertionError):  # it is killed too, after the engine
                     container.exec("python3", "-c", "bytearray(1 << 30)")
 
         with threads(1) as pool:

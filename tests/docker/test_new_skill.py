@@ -1,4 +1,4 @@
-"""The guide's commands with containers, typed as they stand, on a fresh clone."""
+"""The guide's commands with containers, run as written, on a fresh clone."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def test_new_skill_comes_up_in_a_container_and_goes(clone: Path) -> None:
         try:
             probe.bind(("127.0.0.1", 50071))
         except OSError:
-            pytest.skip("somebody listens on port 50071; this test would publish it")
+            pytest.skip("a server is on port 50071; this test would publish it")
     make_environment(clone)
     parts = sections(ROOT / "docs" / "first_skill.md")
     typed(blocks(parts["Write it"], "sh")[0], clone)

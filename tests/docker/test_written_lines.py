@@ -1,4 +1,4 @@
-"""Users' lines with containers, typed as they stand in a fresh clone, with the name and the port that they name."""
+"""Users' commands with containers, run as written in a fresh clone, with the name and port that they name."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ CPUS = int(subprocess.run(["nproc", "--all"], check=True, capture_output=True, t
 
 @pytest.fixture
 def tree(clone: Path) -> Iterator[Path]:
-    """A clone with an environment, whose container is gone afterwards."""
+    """Prepare a clone with an environment, and remove its container afterwards."""
     make_environment(clone)
     yield clone
     subprocess.run(["docker", "rm", "--force", "skill_draft"], capture_output=True, check=False)
@@ -61,7 +61,7 @@ def test_docker_run_serves_the_model_of_the_mounted_folder(tree: Path) -> None:
 
 
 def test_the_lines_of_the_skills_readme(tree: Path) -> None:
-    """Each, but that a machine with fewer CPUs than four refuses `--cpus=4`."""
+    """Each line as written, except that `--cpus=4` is adapted: a machine with fewer CPUs would refuse it."""
     shutil.copy2(TINY, tree / "models")
     document = ROOT / "skills" / "skill_draft" / "README.md"
     *_, run, look = blocks(sections(document)["In a container"], "sh")

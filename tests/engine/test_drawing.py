@@ -1,4 +1,4 @@
-"""Which token is drawn: llama.cpp's own samplers say which ones may be."""
+"""Which token is drawn: llama.cpp's own samplers decide which ones may be."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def drawn(logits: Logits, sampling: Sampling, u: float, forbidden: frozenset[int
 
 
 def left_by_llama(logits: Logits, s: Sampling) -> dict[int, float]:
-    """The tokens that llama.cpp's chain leaves over, with their probabilities."""
+    """Return the tokens that llama.cpp's sampler chain keeps, with their probabilities."""
     chain = L.llama_sampler_chain_init(L.llama_sampler_chain_default_params())
     if s.top_k:
         L.llama_sampler_chain_add(chain, L.llama_sampler_init_top_k(s.top_k))
@@ -48,7 +48,7 @@ def left_by_llama(logits: Logits, s: Sampling) -> dict[int, float]:
 
 
 def shares_of(logits: Logits, sampling: Sampling, draws: int = 1000) -> dict[int, float]:
-    """How often each token is drawn for evenly spread random numbers."""
+    """Return how often each token is drawn for evenly spread random numbers."""
     tokens = [drawn(logits, sampling, (i + 0.5) / draws) for i in range(draws)]
     return {t: tokens.count(t) / draws for t in set(tokens)}
 
@@ -79,7 +79,7 @@ def test_the_likeliest_is_taken_at_temperature_0_and_of_equals_the_first() -> No
 
 @pytest.mark.parametrize("sampling", [Sampling(temperature=0), Sampling(), Sampling(top_k=0, top_p=1.0, min_p=0.0)])
 def test_a_grammar_goes_first(sampling: Sampling) -> None:
-    """What it forbids counts for no filter: the next best tokens take its place."""
+    """Filters do not count tokens that it forbids: the next best tokens take their places."""
     logits = np.linspace(30, 0, N, dtype=np.float32)
     forbidden = frozenset(range(800))
     tokens = {drawn(logits, sampling, u, forbidden) for u in np.linspace(0, 0.999, 50)}

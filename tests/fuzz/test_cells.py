@@ -1,4 +1,4 @@
-"""The cell log against a model of llama.cpp's cache: whatever happens, each slot's cells hold its tokens, in order."""
+"""The cell log compared with a model of llama.cpp's cache: each slot's cells always hold its tokens, in order."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ END = 1 << 30
 
 
 class Cache:
-    """A KV cache as llama.cpp keeps it: each cell has a position, a content, and sequences that own it.
+    """A KV cache like llama.cpp's: each cell has a position, a content, and sequences that own it.
 
     The lowest free cells are filled first. The content of a cell is the token that it was computed for.
     """
@@ -73,7 +73,7 @@ BLOCK = 7
 
 
 class CellLogMachine(RuleBasedStateMachine):
-    """Sequences come, share beginnings, write, are cut and end, in a cache that is always too small."""
+    """Sequences begin, share prefixes, write, are truncated and end, in a cache that is always too small."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -98,7 +98,7 @@ class CellLogMachine(RuleBasedStateMachine):
         most = max(self.log.longest_match(tokens[:-1]))
         slot = self.log.open(tokens)
         assert slot is not None
-        assert least <= slot.length <= most, "what runs is shared, at least"
+        assert least <= slot.length <= most, "a prefix of a running sequence was not shared"
         self.running.append((slot, list(prompt[: slot.length])))
         if self._room(len(prompt) - slot.length):
             self._write(slot, prompt[slot.length :])
@@ -107,7 +107,7 @@ class CellLogMachine(RuleBasedStateMachine):
     @precondition(lambda self: self.running)
     @rule(tokens=st.lists(st.integers(0, 2), min_size=1, max_size=3))
     def everybody_writes(self, tokens: list[int]) -> None:
-        """One token each in turn, so their cells lie between one another's."""
+        """Write one token per sequence in turn, so that their cells alternate."""
         for token in tokens:
             if self._room(len(self.running)):
                 for slot, expected in self.running:

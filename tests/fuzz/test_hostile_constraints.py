@@ -1,4 +1,4 @@
-"""Whatever a caller sends as a constraint, the engine's process lives, and nobody waits long."""
+"""Whatever a caller sends as a constraint, the engine's process survives, and no request waits long."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ GRAMMARS = [
 
 
 def outcome(kind: ConstraintKind, text: str) -> str:
-    """Starts an answer and writes some of it; what it ends with, if it does not fit the limits."""
+    """Begin an answer and write some of it; return the error if a limit refuses it, otherwise an empty text."""
     try:
         matcher = start(kind, text)
         for _ in range(30):

@@ -42,11 +42,11 @@ class PoolMachine(RuleBasedStateMachine):
     def begin(self, replicas: int, **settings: Any) -> None:
         self.world = World(*TARGETS[:replicas], changing=True, recovery_s=5.0, **settings)
         self.past: list[Attempt] = []
-        """All attempts that ever ran: whoever reads one may be late to hear that it is over."""
+        """All attempts that ever ran: the reader of an attempt may learn late that it is over."""
 
     def _attempt(self, number: int) -> Attempt:
         self.past += [attempt for attempt in self.world.running if attempt not in self.past]
-        # Twice as often one that runs.
+        # Running attempts are chosen more often.
         pool = [*self.past, *self.world.running, *self.world.running]
         return pool[number % len(pool)]
 
@@ -99,7 +99,7 @@ class PoolMachine(RuleBasedStateMachine):
         self.world.wait(seconds)
 
     def teardown(self) -> None:
-        """Once its replicas are well, every call ends, and nothing is left."""
+        """Check that, once the replicas work, every call ends, and nothing is left."""
         if not hasattr(self, "world"):
             return
         world = self.world
@@ -110,10 +110,10 @@ class PoolMachine(RuleBasedStateMachine):
             if all(talk.call.over for talk in world.talks):
                 break
             world.wait(0.5)
-        assert all(talk.call.over and len(talk.ends) == 1 for talk in world.talks), "every call ends, once"
+        assert all(talk.call.over and len(talk.ends) == 1 for talk in world.talks), "a call has not ended exactly once"
         world.wait(LONGEST_S)
         assert not world.state.outstanding
-        assert world.state.due_s == float("inf"), "nobody is looked after where nobody calls"
+        assert world.state.due_s == float("inf"), "replicas are watched although no call runs"
 
 
 PoolMachine.TestCase.settings = settings(max_examples=200, stateful_step_count=50, deadline=None)

@@ -22,7 +22,7 @@ class SupervisorMachine(RuleBasedStateMachine):
 
     @initialize(texts=st.lists(st.sampled_from(("write", "write", *TEXTS)), max_size=4), ticks=st.integers(0, 9))
     def begin(self, texts: list[str], ticks: int) -> None:
-        """An engine, and perhaps some requests that have just lost it."""
+        """Start an engine, and perhaps some requests that have just lost it."""
         self.world = World()
         for text in texts:
             self.world.submit(text, 30)
@@ -32,7 +32,7 @@ class SupervisorMachine(RuleBasedStateMachine):
             self.world.wait(ticks * TICK_S)
 
     def _caller(self, number: int) -> Caller:
-        """Any, twice as often one that still waits: whoever leaves may have got the whole answer."""
+        """Return any caller, more often an open one: a caller may also leave after its whole answer."""
         callers = self.world.callers
         pool = [*callers, *(2 * [caller for caller in callers if caller.open])]
         return pool[number % len(pool)]
@@ -108,9 +108,9 @@ class SupervisorMachine(RuleBasedStateMachine):
         world.come_to_rest()
         for text in ("KILL", "LATER", "LARGE99"):
             asked = [caller for caller in world.callers if caller.request.raw == text]
-            # A departure during its trial hides who it was.
+            # If a request's caller leaves during its trial, the request is not found guilty.
             most = 2 * len(asked) + world.departures + (MAX_STEPS if text == "LARGE99" else 0)
-            assert world.ended_by.get(text, 0) <= most, "a deadly request ends two engines"
+            assert world.ended_by.get(text, 0) <= most, "a deadly request has ended more than two engines"
 
 
 SupervisorMachine.TestCase.settings = settings(max_examples=100, stateful_step_count=50, deadline=None)

@@ -1,4 +1,4 @@
-"""What breaks callers of the released contract is found: buf compares with the file that is committed."""
+"""Changes that break callers of the released contract are found: buf compares with the committed file."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ RELEASED = ROOT / ".ci" / "contract.binpb"
 
 @pytest.fixture
 def contract(tmp_path: Path) -> Path:
-    """A copy of the protos, to be changed."""
+    """Create a copy of the protos, which tests change."""
     for path in (ROOT / "buf.yaml", *(ROOT / "skills").rglob("*.proto")):
         copy = tmp_path / path.relative_to(ROOT)
         copy.parent.mkdir(parents=True, exist_ok=True)

@@ -1,4 +1,4 @@
-"""Which model is served where not all may be read. Root may read everything, so it lets go of that right."""
+"""Which model is served if some files may not be read. Tests that run as root drop its right to read everything."""
 
 from __future__ import annotations
 
@@ -30,12 +30,12 @@ except ModelNotFoundError as error:
 
 @pytest.fixture
 def as_user() -> list[str]:
-    """What stands before a command so that permissions count for it."""
+    """Return the prefix for a command that has to obey file permissions."""
     if os.geteuid() != 0:
         return []
     command = ["setpriv", "--bounding-set=-dac_override,-dac_read_search"]
     if shutil.which("setpriv") is None or subprocess.run([*command, "true"], check=False).returncode:
-        pytest.skip("root, and no setpriv to let go of root's right to read everything")
+        pytest.skip("root, and no setpriv to drop root's right to read everything")
     return command
 
 
@@ -51,7 +51,7 @@ def folder(tmp_path: Path) -> Iterator[Path]:
 
 @pytest.fixture
 def find(as_user: list[str]) -> Callable[..., str]:
-    """Looks for a model in a process for which permissions count."""
+    """Return a function that looks for a model in a process that obeys file permissions."""
 
     def look(setting: str, folder: Path) -> str:
         command = [*as_user, sys.executable, "-c", FIND, setting, str(folder)]

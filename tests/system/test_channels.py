@@ -20,7 +20,7 @@ def test_keepalive_is_no_closer_than_servers_allow() -> None:
 
 
 def test_answer_of_ten_megabytes_arrives() -> None:
-    text = "x" * 5_000_000  # twice in an answer: as text and as the first candidate's
+    text = "x" * 5_000_000  # twice in an answer: as its text and as its first candidate's
     with StubSkill(text) as skill, client_of(skill.target) as client:
         assert len(client.Generate(REQUEST, timeout=20).text) == len(text)
 

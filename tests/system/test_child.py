@@ -1,4 +1,4 @@
-"""A child process and its server: frames both ways, and an end that is told in words."""
+"""A child process and its server: frames in both directions, and an end that is explained."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ def test_a_child_that_its_server_killed_did_not_run_out_of_memory() -> None:
     with_child(use)
 
 
-def test_a_child_dies_before_its_server_and_finds_what_that_finds() -> None:
+def test_a_child_is_killed_before_its_server_and_has_the_same_import_path() -> None:
     told, _ = with_child(lambda child: child.ask(({"do": "tell"}, b"")))
     assert int(told["adj"]) == 1000
     assert {entry or os.getcwd() for entry in sys.path} - {""} <= set(told["path"]) | {"."}  # noqa: PTH109

@@ -1,4 +1,4 @@
-"""The command line as a user meets it: real processes, a skill with scripted answers over a real socket."""
+"""The command line as users run it: real processes, a skill with scripted answers over a real socket."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def sarai_commands(cli):
 
 @pytest.fixture
 def environ(tmp_path: Path) -> dict[str, str]:
-    """The environment of a user who has set nothing."""
+    """Return the environment of a user who has set nothing."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith(("SARAI_", "SKILL_"))}
     for name in ("NO_COLOR", "FORCE_COLOR", "COLUMNS"):
         kept.pop(name, None)
@@ -61,7 +61,7 @@ def environ(tmp_path: Path) -> dict[str, str]:
 
 
 def install(folder: Path, name: str, source: str) -> None:
-    """A package with a plugin, as pip would leave it."""
+    """Install a package with a plugin, as pip would."""
     (folder / f"{name}.py").write_text(source)
     info = folder / f"{name}-1.dist-info"
     info.mkdir()
@@ -71,7 +71,7 @@ def install(folder: Path, name: str, source: str) -> None:
 
 @pytest.fixture
 def pid_file(tmp_path: Path) -> Path:
-    """Where the local server of the skill `local`, which is installed with this, leaves its process id."""
+    """Install the skill `local`; return the file into which its local server writes its process id."""
     path = tmp_path / "pids"
     install(tmp_path, "plugin_local", PLUGIN.format(pid_file=str(path), options=("--delay-s", "60")))
     return path
@@ -88,7 +88,7 @@ def sarai(
 
 
 def on_terminal(environ: Mapping[str, str], *arguments: str, target: str, **streams: Any) -> tuple[str, int]:
-    """What appears on a terminal, and the exit code."""
+    """Run a command on a terminal; return what appears there, and the exit code."""
     ours, theirs = pty.openpty()
     own = dict(environ) | {"SARAI_DRAFT_TARGET": target}
     streams = {"stdin": theirs, "stdout": theirs, "stderr": theirs} | streams
@@ -167,7 +167,7 @@ def test_answer_goes_to_its_file_while_the_terminal_shows_the_work(environ: dict
         seen, _ = on_terminal(environ, "loop", "x", target=skill.target, stdout=file)
     assert answer.read_text() == "the correction\n"
     assert "the draft" in seen
-    assert "\x1b[" in seen, "colours on a terminal"
+    assert "\x1b[" in seen, "the terminal gets colours"
 
 
 def test_draft_streams_the_answer(environ: dict[str, str]) -> None:
@@ -177,7 +177,7 @@ def test_draft_streams_the_answer(environ: dict[str, str]) -> None:
             [*SARAI, "draft", "x"], env=own, cwd=ROOT, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE
         ) as process:
             assert process.stdout is not None
-            assert select.select([process.stdout], [], [], 15)[0], "nothing came before the end"
+            assert select.select([process.stdout], [], [], 15)[0], "nothing was written before the answer ended"
             assert os.read(process.stdout.fileno(), 100) == b"one"
             process.send_signal(signal.SIGINT)
 
@@ -282,7 +282,7 @@ def test_health_is_3_where_nobody_serves(environ: dict[str, str]) -> None:
     assert run.returncode == 3
     assert "UNREACHABLE" in run.stdout
     assert "`sarai serve draft` starts it" in run.stdout
-    assert "sarai health" not in run.stdout, "that was just typed"
+    assert "sarai health" not in run.stdout, "the hint must not repeat the command"
     (state,) = json_lines(sarai(environ, "health", "--json", target=target).stdout)
     assert (state["status"], state["target"]) == ("UNREACHABLE", target)
     assert sarai(environ, "health", "-q", target=target).stdout == ""
@@ -369,14 +369,14 @@ def test_ctrl_c_is_130_and_leaves_no_process(
 ) -> None:
     with asking(environ, command) as process:
         (server,) = wait_for(pid_file)
-        time.sleep(after_s)  # at 0 it is still starting, at 2 s it is in the call
+        time.sleep(after_s)  # at 0 s the server is still starting, at 2 s the call is running
         os.killpg(process.pid, signal.SIGINT)
         out, err = process.communicate(timeout=20)
     assert process.returncode == 130
     assert "Traceback" not in err
     assert not out
     assert gone(server)
-    assert not list(tmp_path.glob("sarai-*")), "its socket is gone too"
+    assert not list(tmp_path.glob("sarai-*")), "its socket is removed too"
 
 
 def test_killed_command_leaves_no_process(environ: dict[str, str], pid_file: Path) -> None:
@@ -405,7 +405,7 @@ def test_serve_runs_the_server_in_the_foreground(environ: dict[str, str], pid_fi
     address = f"127.0.0.1:{free_port()}"
     command = [*SARAI, "serve", "local", "--json", "--listen", address, "--", "--delay-s", "0"]
     with subprocess.Popen(command, env=environ, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as process:
-        assert wait_for(pid_file) == [process.pid], "in place of the command"
+        assert wait_for(pid_file) == [process.pid], "the server replaces the command's process"
         health = environ | {"SARAI_LOCAL_TARGET": address}
         assert sarai(health, "health", "local", "--timeout", "10").returncode == 0
         process.terminate()
@@ -448,7 +448,7 @@ def test_ctrl_c_in_a_chat_ends_the_answer_first_and_the_chat_second(environ: dic
             expect(ours, "> ")
             assert process.poll() is None
             assert skill.calls[0].ended.wait(5)
-            # Pressed again if need be: Python's readline misses a signal between its prompt and its waiting for a key.
+            # Repeated if necessary: Python's readline misses a signal between its prompt and its wait for a key.
             for _ in range(20):
                 process.send_signal(signal.SIGINT)
                 with contextlib.suppress(subprocess.TimeoutExpired):
@@ -459,7 +459,7 @@ def test_ctrl_c_in_a_chat_ends_the_answer_first_and_the_chat_second(environ: dic
 
 
 def expect(descriptor: int, text: str) -> None:
-    """Reads from a terminal until a text has come."""
+    """Read from a terminal until a text has appeared."""
     seen, end_s = "", time.monotonic() + 20
     while text not in seen:
         ready, _, _ = select.select([descriptor], [], [], max(0.0, end_s - time.monotonic()))
@@ -497,7 +497,7 @@ def test_local_process_that_another_program_holds_is_listed(environ: dict[str, s
         assert (row["state"], row["where"], row["model"]) == ("serving", "embedded", "stub")
         assert row["target"].startswith("unix:")
         holder.communicate("\n")
-    assert _local(environ)["state"] == "on demand", "looking keeps nobody alive"
+    assert _local(environ)["state"] == "on demand", "listing skills keeps no server running"
 
 
 def _local(environ: dict[str, str]) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""What is typed in a chat: as text it arrives, as a command it is done or refused, and nothing is lost in silence."""
+"""What is typed in a chat: text arrives, commands are executed or refused, and nothing is lost silently."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ __all__ = ["environ"]
 
 
 def asked(environ: dict[str, str], typed: str) -> tuple[list[str], subprocess.CompletedProcess[str]]:
-    """What a skill is asked when this is piped into a chat."""
+    """Return the turns that reach a skill when this is piped into a chat, and the finished command."""
     with StubSkill(lambda _: "fine") as skill:
         run = sarai(environ, "chat", piped=typed, target=skill.target)
         return [request.messages[-1].content for request in skill.requests], run

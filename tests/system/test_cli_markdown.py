@@ -1,4 +1,4 @@
-"""Where answers are rendered as Markdown, and where not."""
+"""When answers are rendered as Markdown, and when not."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ SIZE = {"COLUMNS": "60", "LINES": "10"}
 
 
 def shown(environ: dict[str, str], *arguments: str, **streams: Any) -> str:
-    """What stands on the terminal at the end."""
+    """Return the terminal's final screen."""
     with StubSkill(ANSWER) as skill:
         seen, code = on_terminal(environ | SIZE, *arguments, target=skill.target, **streams)
     assert code == 0

@@ -1,4 +1,4 @@
-"""The command line where standard streams are closed, full, or end early: real shells close them."""
+"""The command line with standard streams that are closed, full, or end early: real shells close them."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ NOBODY = f"127.0.0.1:{free_port()}"
 
 
 def shell(environ: dict[str, str], line: str, target: str) -> subprocess.CompletedProcess[str]:
-    """Runs a line of bash; what is open is captured."""
+    """Run a line of bash; capture the streams that it leaves open."""
     return subprocess.run(
         ["bash", "-c", f"{SARAI} {line}"], cwd=ROOT, env=environ | {"SARAI_DRAFT_TARGET": target},
         stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=60, check=False,

@@ -1,4 +1,4 @@
-"""What the command line shows while nothing of an answer has come, and where nothing or not all of it comes."""
+"""What the command line shows before an answer begins, and when the answer is empty or incomplete."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ commands = pytest.mark.parametrize("command", COMMANDS.values(), ids=list(COMMAN
 
 
 def line_for(tmp_path: Path) -> Path:
-    """Standard input with a line for the chat."""
+    """Return a file with one line, as standard input for the chat."""
     path = tmp_path / "input"
     path.write_text("x\n")
     return path

@@ -1,4 +1,4 @@
-"""What both clients promise, over real sockets; what the pool decides is tested in virtual time."""
+"""What both clients promise, over real sockets; the pool's decisions are tested in virtual time."""
 
 from __future__ import annotations
 
@@ -51,13 +51,13 @@ class OwnStub:
 
 @pytest.fixture(params=BOTH)
 def at(request: pytest.FixtureRequest) -> At:
-    """A client for an address: the sync one, and the async one."""
+    """Return a function that opens a client for an address: the sync client, then the async one."""
     user: User = request.param
 
     @contextlib.contextmanager
     def client_at(target: str, *, stub: type | None = None, **settings: float) -> Iterator[Client]:
         spec = stub_spec(stub=stub) if stub else stub_spec()
-        config = PoolConfig(**settings)  # type: ignore[arg-type]  # whatever a test wants
+        config = PoolConfig(**settings)  # type: ignore[arg-type]  # any settings that a test chooses
         made = ReplicaSet(spec, config, [AddressReplica(target, "address")])
         with contextlib.closing(made), user(made) as client:
             yield client
@@ -172,7 +172,7 @@ def test_call_waits_for_a_replica_that_restarts(at: At) -> None:
 def test_wait_that_the_skill_asks_for_is_kept_to_within_the_deadline_of_the_call(at: At) -> None:
     failure = Failure(code=grpc.StatusCode.UNAVAILABLE, retry_after_s=0.6)
     with StubSkill("yes", initial_failures=1, failure=failure) as skill, at(skill.target) as client:
-        client.ask(REQUEST, 9.0)  # longer ones are rounded on the wire
+        client.ask(REQUEST, 9.0)  # longer timeouts are rounded on the wire
         first, second = skill.calls
     assert second.arrived_s - first.arrived_s >= 0.6
     assert (first.time_remaining_s or 0.0) > (second.time_remaining_s or 0.0) + 0.5
@@ -184,7 +184,7 @@ def test_answer_that_breaks_goes_on_where_it_was(at: At) -> None:
         answer = Reply(text="one two three four five")
         skill.script([reply, answer])
         assert [chunk.text for chunk in client.begin(REQUEST)] == [*answer.words(), ""]
-        slow = dataclasses.replace(reply, chunk_delay_s=1.2 * HOLD_S)  # else it breaks before anything is sent
+        slow = dataclasses.replace(reply, chunk_delay_s=1.2 * HOLD_S)  # otherwise it breaks before anything is sent
         skill.script([slow, slow, answer])
         whole = client.ask(REQUEST)
         first, second, third = skill.requests[-3:]
@@ -192,7 +192,7 @@ def test_answer_that_breaks_goes_on_where_it_was(at: At) -> None:
     assert whole.text == answer.text
     assert whole.tokens_generated == 5
     assert [len(each.continuations[0].token_ids) for each in (second, third)] == [2, 4]
-    assert first.seed == second.seed == third.seed == whole.seed, "who goes on draws the same numbers"
+    assert first.seed == second.seed == third.seed == whole.seed, "every attempt draws the same random numbers"
     assert (stats.calls, stats.attempts, stats.retries, stats.failovers) == (2, 5, 3, 0)
 
 

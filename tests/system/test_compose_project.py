@@ -1,4 +1,4 @@
-"""Containers: only the project of the source tree is touched, whatever the caller's environment or folder says."""
+"""Containers: commands affect only the source tree's project, whatever the caller's environment and folder are."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ import pytest
 from core.local.compose import STEERING
 
 ROOT = Path(__file__).parents[2]
-# Stands in for the engine's command: notes where and how it was called, and answers what the command line asks.
+# Replaces the container engine's command: records where and how it is called, and answers the command line.
 DOCKER = """#!/bin/sh
 { pwd; env | grep -o '^COMPOSE_[A-Z_]*' | tr '\\n' ' '; echo; echo "$*"; } >> "$DOCKER_CALLS"
 case "$*" in *"config --services") echo skill_draft; esac
@@ -31,7 +31,7 @@ COMMANDS = {
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """One call of the engine's command."""
+    """One call of the container engine's command."""
 
     folder: Path
     compose_variables: list[str]
@@ -54,7 +54,7 @@ class Caller:
         self._calls.touch()
 
     def sarai(self, *arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
-        """Runs a command as this user would."""
+        """Run a command as this user would."""
         environment = {name: value for name, value in os.environ.items() if not name.startswith(("SARAI_", "COMPOSE_"))}
         environment |= {
             "PATH": f"{self._bin}{os.pathsep}{os.environ['PATH']}",
@@ -70,7 +70,7 @@ class Caller:
         )  # fmt: skip
 
     def compose_calls(self) -> Sequence[Call]:
-        """What compose was called with, in order."""
+        """Return the calls of compose, in order."""
         lines = iter(self._calls.read_text().splitlines())
         calls = [Call(Path(folder), next(lines).split(), next(lines)) for folder in lines]
         return [call for call in calls if call.arguments.startswith("compose") and call.arguments != "compose version"]

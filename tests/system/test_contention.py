@@ -1,4 +1,4 @@
-"""What the kernel counts shows that other programs want the CPUs too."""
+"""The kernel's counters show CPU contention."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from skills.skill_draft.engine.contention import ContentionMeter
 
 
 def test_the_kernel_shows_a_neighbour() -> None:
-    """Twice as many programs as CPUs, this one among them: about half of the time it waits for one."""
+    """Two busy programs per CPU and this one: it spends more than half of the time waiting for a CPU."""
     cpus = len(os.sched_getaffinity(0))
     busy = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(2 * cpus)]
     try:
         time.sleep(0.5)
         meter = ContentionMeter()
-        assert meter.look(time.monotonic()) is None, "too early"
+        assert meter.look(time.monotonic()) is None, "it is too early for a reading"
         end = time.monotonic() + 1.0
         while time.monotonic() < end:
             pass

@@ -1,4 +1,4 @@
-"""An answer goes on at another replica where that is possible; where it is not, no piece of it comes twice."""
+"""An answer continues at another replica if that is possible; if it is not, no piece of it is delivered twice."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ TEXT = "one two three four"
 
 
 def read(stream: Stream) -> tuple[list[str], UnavailableError | None]:
-    """The pieces of an answer, and what it ended with."""
+    """Return the pieces of an answer, and the error that ended it."""
     pieces: list[str] = []
     try:
         pieces.extend(chunk.text for chunk in stream)
@@ -46,14 +46,14 @@ def test_answer_without_token_ids_of_which_nothing_was_seen_begins_anew(user: Us
     with StubSkill(broken) as first, StubSkill(whole) as second, replicas(first.target, second.target) as made:
         with user(made) as client:
             assert client.ask(REQUEST).text == TEXT
-            assert "".join(chunk.text for chunk in client.begin(REQUEST)) == TEXT, "nothing had come of it"
+            assert "".join(chunk.text for chunk in client.begin(REQUEST)) == TEXT, "an unseen answer begins again"
         (again,) = second.requests[:1]
         assert not again.continuations
     with StubSkill(broken) as first, StubSkill(whole) as second, replicas(first.target, second.target) as made:
         with user(made) as client:
             client.ask(request)
         (again,) = second.requests
-        assert list(again.continuations) == list(request.continuations), "what the caller had already stays"
+        assert list(again.continuations) == list(request.continuations), "the caller's own continuation is kept"
 
 
 @pytest.mark.parametrize("token_ids", [True, False])

@@ -1,4 +1,4 @@
-"""What a call gets whose deadline comes before the end of its answer, over real sockets."""
+"""What a call returns if its deadline comes before the end of its answer, over real sockets."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ LONG = "Count to twenty. " * 40
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[DraftServer]:
-    """Writes as slowly as a large model, some 90 tokens a second."""
+    """Start a server that is as slow as with a large model: about 90 tokens a second."""
     with slow(tmp_path_factory.mktemp("server"), "--n-batch", "64") as running:
         yield warm(running)
 
@@ -46,13 +46,13 @@ def slow(folder: Path, *arguments: str) -> Any:
 
 
 def warm(server: DraftServer) -> DraftServer:
-    """The first grammar takes a process that compiles it, half a second of a busy machine."""
+    """Have the first grammar compiled, which starts a process: half a second on a busy machine."""
     unary(server, endless(max_tokens=1), 20)
     return server
 
 
 def endless(**fields: Any) -> skills_pb2.GenReq:
-    """The grammar never lets it end."""
+    """Return a request whose grammar never lets the answer end."""
     given: dict[str, Any] = {"prompt": "Say hello.", "max_tokens": 900, "grammar": 'root ::= "a" root'}
     return GenReq(**{"temperature": 0, **given, **fields})
 
@@ -73,7 +73,7 @@ def late(call: Callable[[], Any]) -> str:
 
 
 @pytest.mark.parametrize("ask", [unary, stream])
-# 1.0 is among those that gRPC rounds up on the way to the server.
+# 1.0 is one of the timeouts that gRPC rounds up when it sends them.
 @pytest.mark.parametrize("timeout", [0.5, 1.0, 1.234])
 def test_deadline_gives_the_text_that_is_there(server: DraftServer, ask: Any, timeout: float) -> None:
     begin_s = time.monotonic()
@@ -81,7 +81,7 @@ def test_deadline_gives_the_text_that_is_there(server: DraftServer, ask: Any, ti
     took_s = time.monotonic() - begin_s
     assert answer.finish_reason == TIME_BUDGET
     assert answer.text == "a" * len(answer.token_ids)
-    assert took_s > timeout / 2, "the time was used"
+    assert took_s > timeout / 2, "the answer ended early"
     assert answer.tokens_generated == len(answer.token_ids) > 2
     assert server.stub.Generate(endless(max_tokens=len(answer.token_ids)), timeout=20).text == answer.text
     server.wait_idle(timeout=1)
@@ -92,7 +92,7 @@ def test_ten_seconds_are_sent_as_more_and_kept_to_all_the_same(server: DraftServ
     begin_s = time.monotonic()
     answer = unary(server, endless(num_candidates=3), 10.0)
     assert {candidate.finish_reason for candidate in answer.candidates} == {TIME_BUDGET}
-    assert time.monotonic() - begin_s > 10 - 0.25 * 10.1, "whatever the machine was busy with"
+    assert time.monotonic() - begin_s > 10 - 0.25 * 10.1, "it may end early only by a small margin"
 
 
 def test_deadline_gives_every_candidate_as_far_as_it_is(server: DraftServer) -> None:
@@ -109,7 +109,7 @@ def test_deadline_gives_every_candidate_as_far_as_it_is(server: DraftServer) -> 
 
 
 def test_many_callers_at_once_all_get_their_text_in_time(server: DraftServer) -> None:
-    timeouts = [3.5 - number / 20 for number in range(12)]  # gRPC sends some of them as the one before
+    timeouts = [3.5 - number / 20 for number in range(12)]  # gRPC sends some of them as the previous, longer one
     with ThreadPoolExecutor(len(timeouts)) as pool:
         answers = list(pool.map(lambda timeout: unary(server, endless(), timeout), timeouts))
     assert {answer.finish_reason for answer in answers} == {TIME_BUDGET}
@@ -145,7 +145,7 @@ def test_text_is_given_though_the_engine_is_replaced(tmp_path: Path) -> None:
     with slow(tmp_path) as server:
         call = warm(server).stub.GenerateStream(endless(), timeout=2.2)
         first = next(call)
-        time.sleep(1.5)  # a new engine takes about what is left
+        time.sleep(1.5)  # a new engine takes about the remaining time
         os.kill(server.engine_pid(), signal.SIGKILL)
         answer = whole([first, *call])
         assert answer.finish_reason == TIME_BUDGET
@@ -161,7 +161,7 @@ def test_text_of_an_earlier_replica_counts(tmp_path: Path) -> None:
         answer = unary(server, endless(continuations=[so_far]), 0.5)
         assert (answer.text, answer.finish_reason) == ("aaaaa", TIME_BUDGET)
         assert list(answer.token_ids) == list(begun.token_ids)
-        assert answer.tokens_generated == answer.continued_tokens == 5, "this call wrote none of them"
+        assert answer.tokens_generated == answer.continued_tokens == 5, "this call must generate none of them"
         nothing = skills_pb2.Continuation()
         both = unary(server, endless(num_candidates=2, max_tokens=5, continuations=[so_far, nothing]), 0.5)
         assert [candidate.text for candidate in both.candidates] == ["aaaaa", ""]
@@ -171,7 +171,7 @@ def test_text_of_an_earlier_replica_counts(tmp_path: Path) -> None:
 
 def test_without_text_the_error_says_what_the_call_waited_for(tmp_path: Path) -> None:
     with slow(tmp_path, "--slots", "1") as server:
-        # Nothing is known of its speed yet, so this one is tried.
+        # The server does not know its speed yet, so it tries this call.
         assert "of the prompt were read" in late(lambda: unary(server, endless(prompt=LONG, max_tokens=5), 0.5))
         running = server.stub.GenerateStream(endless())
         next(running)
@@ -181,11 +181,11 @@ def test_without_text_the_error_says_what_the_call_waited_for(tmp_path: Path) ->
 
 def test_hopeless_calls_are_refused_at_once(tmp_path: Path) -> None:
     with slow(tmp_path, "--slots", "1", "--kv-cells", "1024") as server:
-        unary(server, endless(prompt="other " * 60, max_tokens=2), 20)  # now it is known what reading takes
+        unary(server, endless(prompt="other " * 60, max_tokens=2), 20)  # the server learns its prefill speed
         begin_s = time.monotonic()
         assert "reading the prompt takes about" in late(lambda: unary(server, endless(prompt=LONG), 0.6))
         assert time.monotonic() - begin_s < 0.55
-        unary(server, endless(max_tokens=800), 20)  # and how long answers are
+        unary(server, endless(max_tokens=800), 20)  # and how long answers take
         running = server.stub.GenerateStream(endless(max_tokens=800))
         next(running)
         begin_s = time.monotonic()
@@ -251,7 +251,7 @@ def test_text_of_a_replica_that_dies_is_in_the_answer_at_the_deadline(server: Dr
         assert last.result.finish_reason == TIME_BUDGET
 
 
-# --- how far a call is ---
+# --- progress ---
 
 
 def test_stream_that_asks_is_told_how_much_of_its_prompt_is_read(server: DraftServer) -> None:
@@ -260,7 +260,7 @@ def test_stream_that_asks_is_told_how_much_of_its_prompt_is_read(server: DraftSe
         GenReq(prompt=LONG + "Say hello.", temperature=0, max_tokens=3, progress=True), timeout=60
     )
     told = [chunk.progress for chunk in chunks if chunk.HasField("progress")]
-    assert told == [chunk.progress for chunk in chunks[: len(told)]], "before the first piece only"
+    assert told == [chunk.progress for chunk in chunks[: len(told)]], "progress comes only before the first piece"
     assert 3 <= len(told) <= 2 + (time.monotonic() - begin_s) / 0.25
     assert {progress.prompt_tokens for progress in told} == {last.result.prompt_tokens}
     read = [progress.prompt_tokens_read for progress in told]
@@ -285,7 +285,7 @@ def test_stream_that_waits_is_told_its_place(tmp_path: Path) -> None:
         assert whole(waiting).text == "a"
 
 
-def test_nobody_else_is_told(server: DraftServer) -> None:
+def test_calls_that_do_not_ask_are_sent_no_progress(server: DraftServer) -> None:
     chunks = list(server.stub.GenerateStream(GenReq(prompt="No. " + LONG, temperature=0, max_tokens=3), timeout=60))
     assert not any(chunk.HasField("progress") for chunk in chunks)
     request = GenReq(prompt="Nor. " + LONG, temperature=0, max_tokens=3, progress=True)

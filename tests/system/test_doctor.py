@@ -1,4 +1,4 @@
-"""`sarai doctor` on this machine, with what it lacks taken away on purpose."""
+"""`sarai doctor` on this machine, from which tests remove things on purpose."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def sarai_skills():
 
 @pytest.fixture
 def port(tmp_path: Path) -> int:
-    """The port of a skill `tiny`, which is installed with this and has a catalogue."""
+    """Install a skill `tiny` with a catalogue; return its port."""
     with running_hub(b"GGUF") as hub:
         hub.install(tmp_path)
     port = free_port()
@@ -40,7 +40,7 @@ def port(tmp_path: Path) -> int:
 
 
 def doctor(folder: Path, *before: str, **environ: str) -> dict[str, list[Mapping[str, Any]]]:
-    """What it finds, by what it looked at. Its exit code has to fit."""
+    """Run it; return its findings by what it examined, after checking its exit code."""
     path = os.pathsep.join([str(folder), *filter(None, sys.path)])
     done = subprocess.run(
         [*before, sys.executable, "-m", "sarai", "doctor", "--json"], cwd=ROOT, capture_output=True, text=True,

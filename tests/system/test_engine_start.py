@@ -1,4 +1,4 @@
-"""The engine's early start: it may import nothing that takes long, and is used once."""
+"""The engine's early start: it imports nothing slow, and its process is used once."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from skills.skill_draft import engine_start
 
 @pytest.fixture
 def started() -> Iterator[list[child_start.Started]]:
-    """Processes to end after the test."""
+    """Kill the processes in this list after the test."""
     processes: list[child_start.Started] = []
     yield processes
     for process, connection in processes:
@@ -41,7 +41,7 @@ def test_an_early_engine_is_taken_once_and_only_for_its_numerics(started: list[c
     assert early[0].pid < other[0].pid < third[0].pid
 
 
-def test_an_engine_that_is_not_wanted_ends_when_the_server_lets_go(started: list[child_start.Started]) -> None:
+def test_an_engine_that_is_not_wanted_ends_with_its_connection(started: list[child_start.Started]) -> None:
     engine_start.start_early([])
     process, connection = engine_start.start(engine_start.ENGINE_MODULE, "exact")
     started.append((process, connection))

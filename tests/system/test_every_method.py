@@ -1,4 +1,4 @@
-"""What every method of every skill does with bytes that are no message, and with a refusal that quotes its caller."""
+"""How every method of every skill handles bytes that are no message, and a refusal that quotes its caller."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def reflect(channel: grpc.Channel, **ask: Any) -> reflection_pb2.ServerReflectio
 
 
 def methods(channel: grpc.Channel) -> Iterator[tuple[str, str, str]]:
-    """Path, kind and message of each method that a server has, by its own reflection."""
+    """Yield path, kind and request message of each method, from the server's own reflection service."""
     for service in reflect(channel, list_services="").list_services_response.service:
         found = reflect(channel, file_containing_symbol=service.name).file_descriptor_response
         for data in found.file_descriptor_proto:
@@ -59,7 +59,7 @@ def methods(channel: grpc.Channel) -> Iterator[tuple[str, str, str]]:
 def test_bytes_that_are_no_message_are_the_callers_fault_and_the_server_goes_on(name: str, tmp_path: Path) -> None:
     with skill(name, tmp_path) as channel:
         tried = list(methods(channel))
-        assert len(tried) >= 5, "its own, and those of health and reflection"
+        assert len(tried) >= 5, "the skill's methods, and those of health and reflection"
         for path, kind, message in tried:
             request = iter([NO_MESSAGE]) if kind.startswith("stream") else NO_MESSAGE
             with pytest.raises(grpc.RpcError) as failed:

@@ -1,4 +1,4 @@
-"""A start that fails and is tried again."""
+"""A start that fails and is retried."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ def test_a_server_that_is_to_stay_says_why_it_cannot_serve_and_serves_once_it_ca
             process.kill()
 
 
-def test_so_does_a_sibling_with_the_same_reason_and_its_metrics_say_what_health_says(tmp_path: Path) -> None:
+def test_a_sibling_that_is_to_stay_gives_the_same_reason_and_its_metrics_agree_with_health(tmp_path: Path) -> None:
     needed, target, metrics = tmp_path / "needed", f"unix:{tmp_path}/s.sock", f"127.0.0.1:{free_port()}"
     command = [sys.executable, "-c", SIBLING.format(needed=str(needed)), "--listen", target, "--metrics", metrics]
     with (

@@ -1,4 +1,4 @@
-"""A replica that goes away ends what still runs before its grace does, and the answer goes on elsewhere."""
+"""A replica that shuts down ends its running calls before its grace period ends; answers continue elsewhere."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ GenReq = skills_pb2.GenReq
 SETTINGS = ("--n-ctx", "1024", "--threads", "1")
 HOT: dict[str, Any] = {"temperature": 4, "top_k": 0, "top_p": 1, "min_p": 0}
 LETTERS = "root ::= [a-z ] root"
-# Each long enough to be in its midst when its replica goes away: a grammar like this never lets an answer end.
+# Each is long enough to be still running when its replica shuts down: such a grammar never lets an answer end.
 REQUESTS = {
     "greedy": GenReq(prompt="Count to twenty.", temperature=0, max_tokens=600, grammar=LETTERS),
     "seeded": GenReq(prompt="Who are you?", seed=7, temperature=0.9, top_k=0, max_tokens=600, grammar=LETTERS),
@@ -47,14 +47,14 @@ REQUESTS = {
 
 @pytest.fixture(scope="module")
 def elsewhere(tmp_path_factory: pytest.TempPathFactory) -> Iterator[DraftServer]:
-    """The replica that stays."""
+    """Start the replica that keeps running."""
     with draft_server(tmp_path_factory.mktemp("elsewhere"), *SETTINGS) as running:
         yield running
 
 
 @dataclass
 class Received:
-    """What a caller has of each candidate."""
+    """What a caller has received of each candidate."""
 
     texts: list[str]
     so_far: list[skills_pb2.Continuation] = field(default_factory=list)
@@ -83,7 +83,7 @@ class Received:
 
 
 def reason_of(error: Any) -> tuple[str, str]:
-    """Domain and reason of a failed call's google.rpc.ErrorInfo."""
+    """Return domain and reason from a failed call's google.rpc.ErrorInfo."""
     trailers = dict(error.trailing_metadata() or ())
     info = error_details_pb2.ErrorInfo()
     details = status_pb2.Status.FromString(trailers.get("grpc-status-details-bin", b"")).details
@@ -92,7 +92,7 @@ def reason_of(error: Any) -> tuple[str, str]:
 
 
 def is_same(received: Received, last: skills_pb2.GenResp, undisturbed: skills_pb2.GenResp) -> None:
-    """Byte for byte, token for token: in the pieces, and in the end of a stream that was the rest of another."""
+    """Check that pieces and tokens equal the undisturbed answer, and so does the result of a continued stream."""
     wanted = candidates_of(undisturbed)
     assert received.texts == [c.text for c in wanted]
     assert [list(s.token_ids) for s in received.so_far] == [list(c.token_ids) for c in wanted]
@@ -102,7 +102,7 @@ def is_same(received: Received, last: skills_pb2.GenResp, undisturbed: skills_pb
 
 
 @pytest.mark.parametrize("request_", REQUESTS.values(), ids=list(REQUESTS))
-def test_a_stream_cut_by_the_end_of_grace_goes_on_elsewhere_as_if_nothing_had_been(
+def test_a_stream_cut_by_the_end_of_grace_goes_on_elsewhere_as_if_undisturbed(
     tmp_path: Path, elsewhere: DraftServer, request_: skills_pb2.GenReq
 ) -> None:
     undisturbed = elsewhere.stub.Generate(request_, timeout=60)
@@ -117,7 +117,7 @@ def test_a_stream_cut_by_the_end_of_grace_goes_on_elsewhere_as_if_nothing_had_be
         leaving.process.send_signal(signal.SIGTERM)
         with pytest.raises(grpc.RpcError) as cut:
             received.take_all(stream)
-        assert time.monotonic() - begin < 1, "before the grace ends"
+        assert time.monotonic() - begin < 1, "it ends before the grace period does"
         assert cut.value.code() == grpc.StatusCode.UNAVAILABLE
         assert reason_of(cut.value) == ("sarai", "DRAINING")
         assert leaving.process.wait(10) == 0
@@ -138,7 +138,7 @@ def test_many_streams_cut_while_they_write_lose_and_repeat_nothing(tmp_path: Pat
         writing = threading.Barrier(len(requests) + 1)
 
         def ask(number: int) -> tuple[str, str] | None:
-            """Why it was cut, None if it was not."""
+            """Return the reason why the stream was cut, None if it was not."""
             received, reason = Received.nothing(requests[number]), None
             stream = leaving.stub.GenerateStream(requests[number], timeout=60)
             received.take(next(stream))
@@ -207,7 +207,7 @@ def test_new_calls_at_a_draining_replica_are_told_that_it_goes_away(tmp_path: Pa
                 call()
             assert refused.value.code() == grpc.StatusCode.UNAVAILABLE
             assert reason_of(refused.value) == ("sarai", "DRAINING")
-        leaving.process.send_signal(signal.SIGTERM)  # the second one ends what the first one waits for
+        leaving.process.send_signal(signal.SIGTERM)  # the second signal cancels the calls that the first one waits for
         assert leaving.process.wait(10) == 0
 
 
@@ -220,7 +220,7 @@ def test_a_call_that_comes_a_moment_after_sigterm_is_answered(tmp_path: Path) ->
         watch = health_pb2_grpc.HealthStub(leaving.channel).Watch(health_pb2.HealthCheckRequest(), timeout=20)
         assert next(watch).status == health_pb2.HealthCheckResponse.SERVING
         leaving.process.send_signal(signal.SIGTERM)
-        assert next(watch).status == health_pb2.HealthCheckResponse.NOT_SERVING, "at once"
+        assert next(watch).status == health_pb2.HealthCheckResponse.NOT_SERVING, "health changes at once"
         request = GenReq(prompt="Say hello.", temperature=0, max_tokens=8)
         assert leaving.stub.Generate(request, timeout=10).text == "hello"
         leaving.process.send_signal(signal.SIGTERM)
@@ -236,7 +236,7 @@ def test_a_replica_that_loads_says_so(tmp_path: Path) -> None:
     ):
         engine = starting_engine(process.pid)
         try:
-            stop(engine)  # so that it goes on loading
+            stop(engine)  # so that it stays LOADING
             stub = skills_pb2_grpc.SkillsServiceStub(channel)
             with pytest.raises(grpc.RpcError) as refused:
                 stub.Generate(REQUESTS["greedy"], timeout=20, wait_for_ready=True)
@@ -266,7 +266,7 @@ def test_a_replica_whose_engine_cannot_be_started_says_so_and_serves_again_once_
         away.rename(model)
         end = time.monotonic() + 30
         while server.health().status != "SERVING":
-            assert time.monotonic() < end, "the model is back, but not the engine"
+            assert time.monotonic() < end, "the model is back, but no engine has started"
             time.sleep(0.05)
         for _ in range(2):
             assert server.stub.Generate(REQUESTS["greedy"], timeout=20).text
@@ -291,12 +291,12 @@ def test_a_replica_that_never_had_an_engine_says_so(tmp_path: Path) -> None:
 
 
 def stop(pid: int) -> None:
-    """What is stopped makes no token more, however fast the machine."""
+    """Stop a process, so that it generates no further token however fast the machine is."""
     os.kill(pid, signal.SIGSTOP)
 
 
 def starting_engine(server: int) -> int:
-    """The engine of a server that has just been started, before it is ready."""
+    """Return the engine's pid of a server that has just been started, before the engine is ready."""
     end = time.monotonic() + 10
     while True:
         for child in Path(f"/proc/{server}/task/{server}/children").read_text().split():

@@ -1,4 +1,4 @@
-"""A call of which nothing comes for too long is asked of another replica as well; real servers, scripted answers."""
+"""A call without a first piece for too long is hedged at another replica; real servers, scripted answers."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ LONG_S = 5.0
 
 
 def _all_over(client: SkillClient, *skills: StubSkill) -> None:
-    """Until nothing runs any more, at the replicas or here."""
+    """Wait until no call runs, neither at the replicas nor in the client."""
     until(lambda: all(call.ended.is_set() for skill in skills for call in skill.calls))
     until(lambda: not client._wire.pool.outstanding)
 
 
-def test_who_answers_first_has_a_call_that_waits_too_long() -> None:
+def test_hedged_call_belongs_to_the_replica_that_answers_first() -> None:
     with StubSkill(Reply(text=TEXT, delay_s=LONG_S)) as slow, StubSkill(TEXT) as fast:
         with client_of(slow, fast, hedge_s=HEDGE_S) as client:
             began_s = time.monotonic()
@@ -31,8 +31,8 @@ def test_who_answers_first_has_a_call_that_waits_too_long() -> None:
             assert time.monotonic() - began_s < LONG_S / 2
             _all_over(client, slow, fast)
             stats = client.stats()
-        assert slow.calls[0].cancelled, "who lost works no more"
-        assert slow.requests[0].seed == fast.requests[0].seed, "it is the same answer"
+        assert slow.calls[0].cancelled, "the slower attempt is cancelled"
+        assert slow.requests[0].seed == fast.requests[0].seed, "both attempts have the same seed"
         assert (stats.calls, stats.attempts, stats.hedges, stats.failovers) == (1, 2, 1, 0)
 
 
@@ -69,7 +69,7 @@ def test_caller_that_leaves_while_two_are_asked_leaves_nothing_behind() -> None:
         assert list(stream) == []
 
 
-def test_rival_that_answered_is_let_go_where_nobody_reads_on() -> None:
+def test_rival_that_answered_is_cancelled_when_the_caller_stops_reading() -> None:
     with (
         StubSkill(Reply(text=TEXT, delay_s=LONG_S)) as slow,
         StubSkill(Reply(text=TEXT, chunk_delay_s=LONG_S)) as fast,
@@ -82,7 +82,7 @@ def test_rival_that_answered_is_let_go_where_nobody_reads_on() -> None:
         assert fast.calls[0].cancelled
 
 
-def test_async_call_goes_to_whoever_answers_first() -> None:
+def test_async_hedged_call_belongs_to_the_replica_that_answers_first() -> None:
     async def run(*targets: str) -> str:
         with replicas(*targets, hedge_s=HEDGE_S) as made:
             async with AsyncSkillClient(made) as client:

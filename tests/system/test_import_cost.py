@@ -27,11 +27,11 @@ def test_importing_core_is_cheap(module: str) -> None:
     assert rss_kb < 60 * 1000
     assert not {"llama_cpp", "numpy", "rich", "click", "jinja2", "pydantic"} & set(modules)
     assert not [name for name in modules if name.startswith("skills")]
-    assert verbosity is None, "the environment of the host was changed"
+    assert verbosity is None, "importing changed the host's environment"
 
 
 def loaded_by(code: str) -> set[str]:
-    """The modules that a program loads."""
+    """Return the modules that a program loads."""
     probe = f"import sys\n{code}\nprint(*sys.modules)"
     run = subprocess.run([sys.executable, "-c", probe], cwd=ROOT, capture_output=True, text=True, check=True)
     return set(run.stdout.split())

@@ -1,4 +1,4 @@
-"""Ctrl-C at every line at which it may hit the beginning of a call."""
+"""Ctrl-C at every line that may be running while a call begins."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from tests.stub_skill import Reply, StubSkill
 
 ROOT = Path(__file__).parents[2]
 
-# Presses Ctrl-C at the first line of a package that a streamed call goes through, in the next round at the second line,
-# and so on until a call goes through undisturbed. Each round's channel must close, and no place must be kept.
+# Presses Ctrl-C at the first line of a package that a streamed call executes, in the next round at the second line,
+# and so on until a call is not interrupted any more. In each round the channel must close, and no call may remain.
 SCRIPT = """
 import faulthandler, gc, linecache, signal, sys
 import core, grpc
@@ -71,4 +71,4 @@ def test_ctrl_c_at_any_line_of_a_beginning_call_is_raised_and_lets_the_channel_c
             cwd=ROOT, capture_output=True, text=True, timeout=100, check=False,
         )  # fmt: skip
     assert run.returncode == 0, run.stderr
-    assert int(run.stdout) > 20, "lines that were interrupted"
+    assert int(run.stdout) > 20, "too few lines were interrupted"

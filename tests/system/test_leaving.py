@@ -1,4 +1,4 @@
-"""A caller that leaves an answer, in whatever way, leaves nothing behind: no place at a replica, no wait."""
+"""However a caller abandons an answer, nothing remains: no running attempt at a replica, no waiting call."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ FULL = Failure(code=grpc.StatusCode.RESOURCE_EXHAUSTED, retry_after_s=0.1)
 
 
 class Cycle:
-    """Holds a stream, and itself, until the garbage collector comes."""
+    """A reference cycle with a stream, which only the garbage collector frees."""
 
     def __init__(self, stream: Stream) -> None:
         self.stream, self.itself = stream, self
@@ -59,7 +59,7 @@ def test_closing_a_client_gives_back_the_places_of_answers_that_nobody_reads_on(
             held, others = client.begin(REQUEST), other.begin(REQUEST)
             assert [next(held).text, next(others).text] == ["one", "one"]
             client.close()
-            assert made.outstanding == 1, "the other client's call goes on"
+            assert made.outstanding == 1, "the other client's call continues"
             with pytest.raises(SaraiError):
                 next(held)
         assert not made.outstanding
@@ -75,7 +75,7 @@ def test_garbage_collector_that_finds_an_answer_while_calls_are_served_disturbs_
             del forgotten
             (replica,) = made.replicas
             replica.pause(time.monotonic())
-            # The first to be served runs the collector, in the midst of serving.
+            # The first call to be served runs the collector while it is being served.
             calls = [Call(ANSWERS, time.monotonic() + 10) for _ in range(2)]
             for call in calls:
                 call.wake = collect
@@ -103,7 +103,7 @@ def test_garbage_collector_that_finds_an_answer_wakes_who_waits_for_its_place(us
 
 @pytest.mark.parametrize("user", BOTH)
 def test_call_that_is_over_leaves_nothing_to_the_garbage_collector(user: User) -> None:
-    """What holds a connection would else keep it until the collector comes."""
+    """Objects in a cycle would keep a connection open until the collector runs."""
     broken = Reply(text="one two", break_after=1)
     with StubSkill([broken, "one two", SLOW]) as skill, replicas(skill.target) as made, user(made) as client:
         gc.disable()

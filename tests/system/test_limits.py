@@ -1,4 +1,4 @@
-"""Limits that change while a server runs, as `docker update` changes them: in a folder that stands for its cgroup."""
+"""Limits that change while a server runs, as with `docker update`: in a folder that takes the place of its cgroup."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def soon(holds: Callable[[], bool], server: DraftServer, *, within_s: float = 10
 
 
 def num_tasks(pid: int) -> int:
-    return len(os.listdir(f"/proc/{pid}/task"))  # noqa: PTH208  # only how many
+    return len(os.listdir(f"/proc/{pid}/task"))  # noqa: PTH208  # only their number
 
 
 def count(server: DraftServer) -> str:
@@ -55,7 +55,7 @@ def test_more_and_fewer_cpus_are_used_by_the_running_engine_and_the_log_says_so(
         write_limits(tmp_path, cpus=3, memory_bytes=GIB)
         soon(lambda: server.health().threads == 3, server)
         assert count(server) == answer, "the number of threads does not change the bits"
-        assert num_tasks(engine) == alone + 2, "llama.cpp computes with two threads more"
+        assert num_tasks(engine) == alone + 2, "llama.cpp computes with two more threads"
         write_limits(tmp_path, cpus=2, memory_bytes=GIB)
         soon(lambda: server.health().threads <= 2, server)
         assert count(server) == answer
@@ -87,7 +87,7 @@ def test_each_engine_is_sized_by_the_memory_limit_of_its_own_time(tmp_path: Path
     with server_of(tmp_path, cpus=1) as server:
         write_limits(tmp_path, cpus=1, memory_bytes=4096)
         soon(lambda: "the next engine will be sized for the new memory limit" in server.log.read_text(), server)
-        assert count(server), "the running one goes on"
+        assert count(server), "the running engine continues"
         os.kill(server.engine_pid(), signal.SIGKILL)
         soon(lambda: server.health().status == "NOT_SERVING", server)
         with pytest.raises(grpc.RpcError, match="memory"):

@@ -47,7 +47,7 @@ from tests.stub_plugin import PluginTree
 from tests.stub_skill import Failure, Reply, Script, StubSkill, token_id
 
 UNSURE = -1.0
-"""A log-probability that is far from confident."""
+"""A log-probability with low confidence."""
 
 
 def unsure(text: str, logprob: float = UNSURE, **reply: Any) -> Reply:
@@ -71,7 +71,7 @@ OpenLoop = Callable[..., OmniLoop]
 
 @pytest.fixture
 def loop_at(tree: PluginTree) -> Iterator[OpenLoop]:
-    """Makes loops that ask a server."""
+    """Return a function that makes loops which call a server."""
     with contextlib.ExitStack() as pools:
 
         def make(skill: StubSkill, **settings: Any) -> OmniLoop:
@@ -191,7 +191,7 @@ def test_failed_correction_leaves_the_draft_and_says_why(loop_at: OpenLoop) -> N
     assert result.closing_reflection is not None
 
 
-def test_correction_that_breaks_off_leaves_the_draft(loop_at: OpenLoop) -> None:
+def test_correction_whose_stream_fails_leaves_the_draft(loop_at: OpenLoop) -> None:
     broken = unsure("one two three", break_after=1, failure=Failure(code=grpc.StatusCode.INTERNAL, details="cable"))
     result, _ = run(loop_at, [unsure("draft"), unsure("Hm."), broken])
     assert (result.stopped, result.answer) == (StopReason.FAILED, "draft")

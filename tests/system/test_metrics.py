@@ -1,4 +1,4 @@
-"""A scrape comes from another thread, and never sees a skill's state change on the way."""
+"""A scrape runs in another thread, and never sees a skill's state change while it reads."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def test_what_is_read_does_not_grow_on_the_way() -> None:
         readers.add(threading.current_thread())
         total = 0
         for number in recent:
-            time.sleep(0.001)  # another thread has all the time to change it
+            time.sleep(0.001)  # leaves another thread time to change it
             total += number
         return [Reading("sum_total", "Of what is recent", float(total))]
 

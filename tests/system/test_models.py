@@ -1,4 +1,4 @@
-"""`sarai models` as a user meets it, with a hub on this machine that can be bad in every way."""
+"""`sarai models` as users run it, with a local hub that can fail in many ways."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from tests.model_hub import Hub, model_bytes, running_hub
 from tests.servers import ROOT
 
 FILE = "Tiny-Q8_0.someone.gguf"
-CONTENT = model_bytes(32)  # the library writes, and can go on, in pieces of 10 MiB
+CONTENT = model_bytes(32)  # the library writes, and resumes, in blocks of 10 MiB
 CUT = 15 << 20
 
 
@@ -60,7 +60,7 @@ class Shell:
         )  # fmt: skip
 
     def __call__(self, *arguments: str, code: int = 0, before: tuple[str, ...] = (), **environ: str) -> str:
-        """All that a command prints."""
+        """Run a command; return everything that it prints."""
         with self.start(*arguments, before=before, **environ) as process:
             out, said = process.communicate(timeout=90)
         assert process.returncode == code, out + said
@@ -68,7 +68,7 @@ class Shell:
         return out + said
 
     def whole(self) -> bool:
-        """Whether the file stands under its name, which only the right one may."""
+        """Return whether the file exists under its name; fail if its content is wrong."""
         path = self.models / FILE
         assert not path.exists() or path.read_bytes() == CONTENT
         return path.exists()
@@ -209,7 +209,7 @@ def test_verify_finds_a_file_that_was_damaged_later(sarai: Shell) -> None:
 
 
 def small_disk(sarai: Shell, megabytes: int) -> tuple[str, ...]:
-    """What stands before a command for which the folder of models is a disk of its own, of this size."""
+    """Return the prefix for a command for which the models folder is a separate disk of this size."""
     mount = f"mount -t tmpfs -o size={megabytes}m none {sarai.models}"
     prefix = ("unshare", "-rm", "sh", "-c", f'{mount} && "$@"; code=$?; ls -ARs {sarai.models}; exit $code', "sh")
     if not shutil.which("unshare") or subprocess.run([*prefix, "true"], capture_output=True, check=False).returncode:

@@ -1,4 +1,4 @@
-"""A new skill works at once: its tests pass, it is linted and typed, it is served; so is one that is installed."""
+"""A new skill works at once: its tests, the linter and mypy pass, and it is served; so is an installed one."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ print(shout.Run(shout_pb2.RunRequest(text="hello"), timeout=60).text, shout.Heal
 
 @pytest.fixture
 def tree(tmp_path: Path) -> Path:
-    """A tree whose `.venv/bin/sarai` is its own."""
+    """Create a copy of the tree with its own `.venv/bin/sarai`."""
     tree = copy_tree(tmp_path / "tree")
     make_environment(tree)
     return tree
@@ -50,8 +50,8 @@ def test_new_skill_passes_its_tests_and_the_houses_checks_at_once(tree: Path, op
 
 
 def test_new_skills_are_typed_strictly(tree: Path) -> None:
-    """One of one function, and one with messages of its own. In one run: most of it is what they import."""
-    path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"  # where mypy-protobuf is
+    """A skill of one function and one with its own messages, in one run: what both import takes most of its time."""
+    path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"  # the folder that contains mypy-protobuf
     for command in ("new-skill shout", "new-skill whisper --proto"):
         typed(f".venv/bin/sarai {command}", tree, PATH=path)
     skills = "skills/skill_shout skills/skill_whisper"
@@ -60,7 +60,7 @@ def test_new_skills_are_typed_strictly(tree: Path) -> None:
 
 @pytest.mark.parametrize("options", [[], ["--proto"]])
 def test_installed_package_serves_its_skill_through_the_pool(tmp_path: Path, options: list[str]) -> None:
-    """By its entry point alone: it is in no tree, and nothing here knows it."""
+    """The package is found only by its entry point: it is in no source tree, and no setting names it."""
     package, site = tmp_path / "sarai-skill-shout", tmp_path / "site"
     environment = {**os.environ, "PYTHONPATH": f"{site}{os.pathsep}{ROOT}"}
 
@@ -81,7 +81,7 @@ def test_installed_package_serves_its_skill_through_the_pool(tmp_path: Path, opt
 
 @pytest.mark.timeout(300)
 def test_every_command_of_the_guide_does_what_the_guide_says(tree: Path) -> None:
-    """Those with containers are typed in tests/docker."""
+    """Except those with containers, which tests/docker runs."""
     parts = sections(GUIDE)
     typed("git init -q && git add -A && git -c user.name=x -c user.email=x@x commit -q -m x", tree)
     write, *rest = blocks(parts["Write it"], "sh")

@@ -1,4 +1,4 @@
-"""The embedded model answers what llama-cpp-python's own `Llama` answers, bit for bit, whatever the batch."""
+"""The embedded model's answers equal those of llama-cpp-python's own `Llama`, bit for bit, in any batch."""
 
 from __future__ import annotations
 

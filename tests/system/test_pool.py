@@ -53,21 +53,21 @@ class House:
         self._pools: list[ModelPool] = []
 
     def skill(self, *options: str) -> None:
-        """The skill's server gets these options."""
+        """Write the skill's plugin, whose server gets these options."""
         self.tree.write_stub("echo", "--pid-file", str(self.pid_file), *options, port=self.port)
 
     def pool(self, on_progress: Callable[[Progress], None] = report, **settings: Any) -> ModelPool:
-        """A pool with these settings."""
+        """Return a new pool with these settings."""
         config = PoolConfig(**({"log_dir": self.folder / "logs"} | settings))
         self._pools.append(ModelPool(config, plugins=self.tree.load(), on_progress=on_progress))
         return self._pools[-1]
 
     def pids(self) -> list[int]:
-        """The servers that were started, oldest first."""
+        """Return the process ids of all servers that were started, oldest first."""
         return [int(line) for line in self.pid_file.read_text().split()] if self.pid_file.exists() else []
 
     def close(self) -> None:
-        """Closes all pools."""
+        """Close all pools."""
         for pool in self._pools:
             pool.close()
 
@@ -82,7 +82,7 @@ def house(tmp_path: Path) -> Iterator[House]:
 
 
 def gone(pid: int, within_s: float = 2.0) -> bool:
-    """Whether a process ends within so many seconds."""
+    """Return whether a process ends within `within_s` seconds."""
     until = time.monotonic() + within_s
     while time.monotonic() < until:
         try:
@@ -399,7 +399,7 @@ def test_async_twin_shares_the_server(house: House) -> None:
 
 
 def host(house: House, body: str) -> subprocess.Popen[str]:
-    """A program that has made `pool` with the one skill, and does `body`."""
+    """Start a program that makes a `pool` and a `client` of the one skill, and then runs `body`."""
     source = f"""
         import os, signal, sys, time
         sys.path.append({str(house.folder)!r})
@@ -479,7 +479,7 @@ def test_forked_child_gets_a_pool_of_its_own_that_leaves_the_server_to_the_paren
             pool.close()
             assert get_model_pool() is not pool
             assert ask(get_model_pool().get_skill_client("echo")) == "echo: x"
-            sys.exit(0)  # runs what is registered for the end, the parent's too
+            sys.exit(0)  # runs all exit handlers, including the parent's
         assert os.waitpid(child, 0)[1] == 0
         assert os.path.exists(client.target.removeprefix("unix:"))
         assert ask(client) == "echo: x"
@@ -488,7 +488,7 @@ def test_forked_child_gets_a_pool_of_its_own_that_leaves_the_server_to_the_paren
     with host(house, body) as process:
         assert line(process) == "fine"
     assert process.returncode == 0
-    assert len(house.pids()) == 1, "they share it"
+    assert len(house.pids()) == 1, "parent and child share the server"
     assert gone(house.pids()[0], 0.5)
 
 

@@ -1,4 +1,4 @@
-"""What the pool makes of a deadline that comes before the end of an answer, and of what it is told before its begin."""
+"""How the pool handles a deadline that comes before the end of an answer, and progress before its first piece."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from tests.system.test_replicas import FULL, REQUEST, replicas, until
 
 HARD = skills_pb2.GenReq(prompt="x", hard_deadline=True)
 CURIOUS = skills_pb2.GenReq(prompt="x", progress=True)
-# Knows nothing of deadlines, as a skill of somebody else's.
+# Does not handle deadlines, like a skill that does not use our runtime.
 SLOW = Reply(text="one two three four", chunk_delay_s=0.4)
 SILENT = Reply(text="one two three four", delay_s=30)
 TIME_BUDGET = skills_pb2.FINISH_REASON_TIME_BUDGET
@@ -57,7 +57,7 @@ anyhow = pytest.mark.parametrize("ask", [sync_stream, async_stream, sync_unary, 
 
 
 def is_first_words(chunks: list[skills_pb2.GenChunk]) -> None:
-    """The answer is some of the first words of the whole one, and the deadline is why it is no more."""
+    """Check that the answer is the beginning of the whole one, cut off by the deadline."""
     *pieces, last = chunks
     words = len(last.result.token_ids)
     assert 2 <= words < 4
@@ -71,7 +71,7 @@ def is_first_words(chunks: list[skills_pb2.GenChunk]) -> None:
 
 @anyhow
 def test_deadline_gives_the_text_that_has_come(ask: Ask) -> None:
-    assert SLOW.chunk_delay_s > HOLD_S, "pieces that nobody reads come in time"
+    assert SLOW.chunk_delay_s > HOLD_S, "coalesced pieces must arrive before the deadline"
     with StubSkill(SLOW) as skill, replicas(skill.target) as made:
         began_s = time.monotonic()
         is_first_words(ask(made, REQUEST, 1.0))
@@ -124,13 +124,13 @@ def test_failure_before_the_deadline_stays_one_though_there_is_text(ask: Ask) ->
 
 
 def test_text_that_the_caller_has_already_is_not_given_in_part() -> None:
-    """What its tokens spell is not known here."""
+    """The client does not know the text of its tokens."""
     request = skills_pb2.GenReq(prompt="x", continuations=[skills_pb2.Continuation(token_ids=[1])])
     with StubSkill(SLOW) as skill, replicas(skill.target) as made, pytest.raises(DeadlineError):
         sync_stream(made, request, 0.6)
 
 
-# --- how far a call is ---
+# --- progress ---
 
 READING = Reply(text="one two", delay_s=0.6, progress=3)
 
@@ -142,7 +142,7 @@ def test_progress_is_passed_on_and_counts_for_nothing(ask: Ask) -> None:
         told = [chunk.progress.prompt_tokens_read for chunk in chunks if chunk.HasField("progress")]
         assert told == [0, 1, 2]
         assert "".join(chunk.text for chunk in chunks) == chunks[-1].result.text == "one two"
-        assert made.replicas[0].latency("GenerateStream").wait_s >= READING.delay_s, "it was no piece"
+        assert made.replicas[0].latency("GenerateStream").wait_s >= READING.delay_s, "progress is not a piece"
 
 
 @anyhow
@@ -166,7 +166,7 @@ def test_progress_does_not_keep_from_asking_another_replica(ask: Ask) -> None:
 
 
 @anyhow
-def test_who_tells_its_progress_first_has_not_answered_first(ask: Ask) -> None:
+def test_reporting_progress_first_is_not_answering_first(ask: Ask) -> None:
     first, second = Reply(text="one two", delay_s=0.6), Reply(text="one two", delay_s=5, progress=50)
     with StubSkill(first) as one, StubSkill(second) as two:
         with replicas(one.target, two.target, hedge_s=0.2) as made:

@@ -1,4 +1,4 @@
-"""The pool's own life: what it lets go of, and that it does so whoever else is at it."""
+"""The pool's own life cycle: what it releases, and that it does so while other threads use it."""
 
 from __future__ import annotations
 
@@ -26,41 +26,41 @@ TEXT = "one two three"
 
 
 def watchers() -> int:
-    """The threads that look after replicas."""
+    """Return the number of threads that watch replicas."""
     gc.collect()
     return sum(thread.name == "sarai-replicas" for thread in threading.enumerate())
 
 
 @pytest.fixture
 def port(tree: PluginTree) -> int:
-    """Of a skill whose server, if there is one, is found at its port."""
+    """Return the port of a skill, at which its server, if one runs, is found."""
     found = free_port()
     tree.write_stub("echo", port=found)
     return found
 
 
 def come_and_go(pool: ModelPool, port: int, caller: str) -> SkillClient:
-    """A server comes, is called by two clients, and goes. Gives one of them."""
+    """Start a server, call it by two clients, and stop it; return one of the clients."""
     with process("--reply", "yes", port=port):
         clients = [pool.get_skill_client("echo", caller=each) for each in ("same", caller)]
         assert [client.Generate(REQUEST, timeout=10).text for client in clients] == ["yes", "yes"]
     with pytest.raises(UnavailableError):
         clients[0].Generate(REQUEST, timeout=0.3)
-    with pytest.raises(SkillStartError):  # it is looked for anew, and not found
+    with pytest.raises(SkillStartError):  # the pool searches again, and finds none
         pool.get_skill_client("echo")
     return clients[1]
 
 
-def test_replicas_that_have_gone_are_let_go_with_their_last_client(tree: PluginTree, port: int) -> None:
+def test_replicas_that_have_gone_are_released_with_their_last_client(tree: PluginTree, port: int) -> None:
     before = watchers()
-    # Servers in processes of their own: one that stops in this process may hold up gRPC's timers.
+    # Servers are separate processes: one that stops in this process may delay gRPC's timers.
     with ModelPool(PoolConfig(embedded=False, connect_timeout_s=1.0), plugins=tree.load()) as pool:
         held = come_and_go(pool, port, "first")
         for caller in ("second", "third"):
             come_and_go(pool, port, caller)
         with process("--reply", "yes", port=port):
             until(lambda: pool.get_skill_client("echo").closed or watchers() - before <= 2)
-            assert held.Generate(REQUEST, timeout=10).text == "yes", "whoever holds a client goes on with it"
+            assert held.Generate(REQUEST, timeout=10).text == "yes", "a client that is still held continues to work"
         before_the_end = held.closed
     assert (before_the_end, held.closed) == (False, True)
     until(lambda: watchers() == before)

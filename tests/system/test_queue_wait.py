@@ -1,4 +1,4 @@
-"""A full queue says when to come back, and is right about it."""
+"""A full queue says when to retry, and is right about it."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ SECONDS = 12.0
 
 
 def hint_s(error: Any) -> float:
-    """The RetryInfo of a refusal, in seconds."""
+    """Return the RetryInfo of a refusal, in seconds."""
     trailers: Any = error.trailing_metadata()
     status = status_pb2.Status.FromString(dict(trailers)["grpc-status-details-bin"])
     retry = error_details_pb2.RetryInfo()
@@ -28,7 +28,7 @@ def hint_s(error: Any) -> float:
 
 
 class Callers:
-    """Keeps a server full with answers of known, different lengths, and notes when each ends."""
+    """Keeps a server full with answers of known, different lengths, and records when each ends."""
 
     def __init__(self, server: DraftServer) -> None:
         self._server = server
@@ -62,7 +62,7 @@ class Callers:
 
 
 def test_the_hint_of_a_full_queue_is_right_within_a_factor_of_two(tmp_path: Path) -> None:
-    """From the refusal to the next end of an answer, which is when the queue has room; below 0.1 s all is one."""
+    """Measured until the next answer ends, as the queue has room then; times below 0.1 s count as 0.1 s."""
     ratios = []
     settings = ("--slots", "2", "--queue", "2", "--n-ctx", "1024", "--threads", "1")
     with draft_server(tmp_path, *settings) as server, Callers(server) as callers:
@@ -73,7 +73,7 @@ def test_the_hint_of_a_full_queue_is_right_within_a_factor_of_two(tmp_path: Path
             probe = server.stub.Generate.future(skills_pb2.GenReq(prompt="Say hello."), timeout=30)
             time.sleep(0.05)
             if (probe.cancel() and probe.cancelled()) or probe.code() is not grpc.StatusCode.RESOURCE_EXHAUSTED:
-                continue  # it found room: nothing to learn
+                continue  # it was accepted: there is no hint
             refusals.append((time.monotonic() - 0.05, hint_s(probe)))
         time.sleep(2)
         for at, hint in refusals:
@@ -84,7 +84,7 @@ def test_the_hint_of_a_full_queue_is_right_within_a_factor_of_two(tmp_path: Path
     right = sum(0.5 <= ratio <= 2 for ratio in ratios) / len(ratios)
     median = sorted(ratios)[len(ratios) // 2]
     print(f"{len(ratios)} hints, {right:.0%} right within a factor of two, median ratio {median:.2f}")
-    # 90 % and more, also beside a compiler that takes both cores; a machine whose speed changes between the promise and
-    # its end may still make some of them wrong.
+    # Usually 90 % or more, even while a compiler uses both cores; hints may be wrong if the machine's speed changes
+    # before the queue has room.
     assert right >= 0.75
     assert 0.6 <= median <= 1.6

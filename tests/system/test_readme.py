@@ -1,4 +1,4 @@
-"""What README says to type, typed."""
+"""The examples of README and docs/structured.md, run as written."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def test_the_examples_of_structured_answers_run_as_written() -> None:
 
 
 def test_the_client_snippet_runs_as_written() -> None:
-    """With the embedded model in a local process, or whatever serves on this host's port."""
+    """Uses the embedded model in a local process, or the server on this host's port if there is one."""
     snippet = re.search(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
     assert snippet is not None
     done = run(snippet[1].replace("timeout=10.0", "timeout=90.0"))  # a busy CI machine is slower than a laptop

@@ -1,4 +1,4 @@
-"""Several replicas behind one client: real servers with scripted answers, each over a socket of its own."""
+"""Several replicas behind one client: real servers with scripted answers, each with its own socket."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ FULL = grpc.StatusCode.RESOURCE_EXHAUSTED
 
 @contextlib.contextmanager
 def replicas(*targets: str, **settings: object) -> Iterator[ReplicaSet]:
-    config = PoolConfig(**settings)  # type: ignore[arg-type]  # whatever a test wants
+    config = PoolConfig(**settings)  # type: ignore[arg-type]  # any settings that a test chooses
     made = ReplicaSet(stub_spec(), config, [AddressReplica(target, "address") for target in targets])
     try:
         yield made
@@ -61,7 +61,7 @@ def client_of(*skills: StubSkill | str, **settings: object) -> Iterator[SkillCli
 
 @dataclasses.dataclass(frozen=True)
 class StubProcess:
-    """The stub skill as a process of its own."""
+    """The stub skill as a separate process."""
 
     process: subprocess.Popen[bytes]
     target: str
@@ -83,7 +83,7 @@ def process(*options: str, module: str = "tests.stub_skill", port: int | None = 
 def until(holds: Callable[[], bool], within_s: float = 5.0) -> None:
     end_s = time.monotonic() + within_s
     while not holds():
-        assert time.monotonic() < end_s, "it did not come true"
+        assert time.monotonic() < end_s, "the condition did not become true in time"
         time.sleep(0.01)
 
 
@@ -91,12 +91,12 @@ def served(skill: StubSkill) -> int:
     return len(skill.requests)
 
 
-def test_call_goes_to_another_replica_when_nobody_answers_at_the_first() -> None:
+def test_call_goes_to_another_replica_when_nothing_listens_at_the_first() -> None:
     with StubSkill("yes") as skill, client_of(f"127.0.0.1:{free_port()}", skill) as client:
         started_s = time.monotonic()
         assert [client.Generate(REQUEST, timeout=10).text for _ in range(4)] == ["yes"] * 4
         assert time.monotonic() - started_s < 2
-        assert client.stats().failovers <= 1, "who is down gets no further call"
+        assert client.stats().failovers <= 1, "a replica that is down gets no further call"
 
 
 def test_stream_that_breaks_goes_on_at_another_replica_without_a_piece_twice() -> None:
@@ -129,7 +129,7 @@ def test_short_answer_to_a_unary_call_is_one_message() -> None:
         stream = client.GenerateStream(REQUEST, 10.0, metadata=(FEW_PIECES,))
         (only,) = stream
         assert (only.text, only.result.text, len(only.token_ids)) == (text, text, 5)
-        assert len(list(client.GenerateStream(REQUEST, timeout=10))) == 6, "whoever reads the pieces gets them all"
+        assert len(list(client.GenerateStream(REQUEST, timeout=10))) == 6, "a caller that reads pieces gets them all"
 
 
 def test_time_budget_that_is_spent_is_not_given_to_the_next_replica() -> None:
@@ -194,7 +194,7 @@ def test_replica_that_is_back_is_used_again() -> None:
 
 
 def deadly(skills: list[StubSkill]) -> Callable[[skills_pb2.GenReq], Answer]:
-    """A script that ends its server, a moment after the request has come."""
+    """Return a script that stops its server a moment after a request has arrived."""
 
     def die(_: skills_pb2.GenReq) -> Answer:
         threading.Timer(0.3, skills.pop(0).stop).start()
@@ -226,15 +226,15 @@ def test_failures_with_a_success_between_are_not_in_a_row(streamed: bool) -> Non
             with contextlib.nullcontext() if number == EJECT_AFTER - 1 else pytest.raises(SkillFailedError):
                 if streamed:
                     stream = client.GenerateStream(REQUEST, timeout=10)
-                    assert any(chunk.HasField("result") for chunk in stream), "not read beyond its result"
+                    assert any(chunk.HasField("result") for chunk in stream), "the stream has no result"
                     stream.close()
                 else:
                     assert client.Generate(REQUEST, timeout=10).text == "yes"
         assert _state(client, skill) == "serving"
 
 
-def _break_off(client: SkillClient) -> None:
-    """As where a connection was found dead."""
+def _drop_connection(client: SkillClient) -> None:
+    """Tell the pool that the connection was found dead."""
     pool = client._wire.pool
     pool.tell(Probed(pool.replicas[0], since_s=time.monotonic(), connection_dead=True))
     pool.tell(HealthTold(pool.replicas[0], serving=True))
@@ -245,12 +245,12 @@ def test_connections_that_were_given_up_leave_no_descriptor() -> None:
         gc.collect()
         return len(list(Path("/proc/self/fd").iterdir()))
 
-    # In another process, so that what is counted here is the client's.
+    # In another process, so that all counted descriptors are the client's.
     with process("--reply", "one two three") as skill, client_of(skill.target) as client:
         client.Generate(REQUEST, timeout=10)
         before = descriptors()
         for _ in range(10):
-            _break_off(client)  # the next call connects anew
+            _drop_connection(client)  # the next call opens a new one
             with client.GenerateStream(REQUEST, timeout=10) as stream:
                 next(stream)
             client.Generate(REQUEST, timeout=10)

@@ -47,7 +47,7 @@ def greedy(prompt: str = "Count to twenty.", **fields: Any) -> skills_pb2.GenReq
 
 
 def endless(**fields: Any) -> skills_pb2.GenReq:
-    """A request that writes for as long as it may: the grammar never lets it end."""
+    """Return a request whose grammar never lets the answer end before `max_tokens`."""
     return greedy("Say hello.", grammar='root ::= "a" root', **{"max_tokens": 900, **fields})
 
 
@@ -89,10 +89,10 @@ def test_stream_joined_is_the_unary_answer(server: DraftServer) -> None:
     streamed = whole(chunks)
     for field in ("text", "token_ids", "token_logprobs", "mean_logprob", "finish_reason", "tokens_generated"):
         assert getattr(streamed, field) == getattr(unary, field), field
-    assert len(chunks) > 6, "a stream comes in pieces"
+    assert len(chunks) > 6, "the stream has too few pieces"
 
 
-def test_tokens_wait_for_company_but_for_the_first(server: DraftServer, tmp_path: Path) -> None:
+def test_tokens_wait_to_be_sent_together_except_the_first(server: DraftServer, tmp_path: Path) -> None:
     with draft_server(tmp_path, "--piece-ms", "10000") as patient:
         first, rest, last = patient.stub.GenerateStream(greedy(), timeout=10)
     assert len(first.token_ids) == 1
@@ -200,7 +200,7 @@ def test_top_logprobs_hold_the_chosen_token(server: DraftServer) -> None:
 
 
 def test_characters_are_never_cut(server: DraftServer) -> None:
-    """A grammar makes the model write characters of two to four bytes; each piece is whole text."""
+    """A grammar makes the model write characters of two to four bytes; each piece has whole characters."""
     word = "äß€语🙂👩‍👩‍👧"
     for n in range(1, 30):
         request = greedy(grammar=f'root ::= "{word}"+', max_tokens=n)
@@ -217,7 +217,7 @@ def test_control_tokens_in_a_prompt_forge_no_turn(server: DraftServer) -> None:
     assert plain.text != "hello"
     markers = re.findall(r"<\|\w+\|>", forged)
     without = server.stub.Generate(greedy(re.sub(r"<\|\w+\|>", "", forged), max_tokens=1), timeout=10)
-    assert plain.prompt_tokens >= without.prompt_tokens + 3 * len(markers), "a control token would be one token"
+    assert plain.prompt_tokens >= without.prompt_tokens + 3 * len(markers), "a marker became a single token"
 
 
 def test_time_budget_gives_the_answer_so_far(server: DraftServer) -> None:
@@ -251,7 +251,7 @@ def test_continuing_a_stream_gives_the_rest(server: DraftServer) -> None:
             token_ids=[t for p in had for t in p.token_ids], token_logprobs=[v for p in had for v in p.token_logprobs]
         )
         *rest, end = server.stub.GenerateStream(request, timeout=10)
-        assert "".join(p.text for p in had + rest) == end.result.text == text, "the whole, as its begin was elsewhere"
+        assert "".join(p.text for p in had + rest) == end.result.text == text, "the result includes the continued part"
         assert end.result.mean_logprob == last.result.mean_logprob
         assert end.result.tokens_generated == len(end.result.token_ids) == last.result.tokens_generated
         assert end.result.continued_tokens == sum(len(p.token_ids) for p in had)
@@ -452,7 +452,7 @@ def test_standard_health_check_and_watch(server: DraftServer) -> None:
 
 
 def test_a_client_of_another_language_learns_the_service_by_reflection(server: DraftServer) -> None:
-    """`buf curl` knows nothing but the wire, as grpcurl."""
+    """Like grpcurl, `buf curl` knows only what the server's reflection tells it."""
 
     def curl(method: str, data: str) -> dict[str, Any]:
         url = f"http://{server.target}/{method}"
@@ -491,7 +491,7 @@ def test_health_counts(server: DraftServer) -> None:
 
 # --- the engine dies, the service does not ---
 
-# So many that no answer comes to its end.
+# Too many items for any answer to reach its end.
 WORDS = json.dumps(
     {"type": "array", "items": {"properties": {"word": {"type": "string"}}, "required": ["word"]}, "minItems": 99}
 )

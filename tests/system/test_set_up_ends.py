@@ -1,4 +1,4 @@
-"""A set-up that is told to end leaves nothing behind that it has started."""
+"""A set-up that is interrupted leaves none of its processes running."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def until(holds: Callable[[], object], within_s: float = 20.0) -> None:
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_step_that_is_told_to_end_leaves_none_of_its_processes_behind(tmp_path: Path, number: int) -> None:
-    # A compiler below a build tool, as pip has them; it outlives the build tool unless somebody ends it too.
+    # A compiler that a build tool starts, as with pip; it outlives the build tool unless the set-up ends it too.
     build_tool = f"sleep 300 & echo $! > {tmp_path}/compiler; wait"
     step = (
         "from pathlib import Path; from tools.step import run_step; "

@@ -1,4 +1,4 @@
-"""Processes that share a local server: who comes, who goes, who is killed."""
+"""Processes that share a local server: they start, leave, and are killed."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 
-# Answers each line, a Python expression, with a line: its value, or its error after "!".
+# Evaluates each line, a Python expression, and prints its value, or "!" and its error, as one line.
 USER = """
 import os, sys, time
 from core.local.embedded import EmbeddedReplica
@@ -79,7 +79,7 @@ for line in sys.stdin:
 
 
 class User:
-    """A process that uses the skill."""
+    """A process that uses the skill, and evaluates expressions."""
 
     def __init__(self, program: str, environment: dict[str, str], folder: Path) -> None:
         self.process = subprocess.Popen(
@@ -93,13 +93,13 @@ class User:
         )
 
     def begin(self, expression: str) -> None:
-        """Has it do something; `answer` gives the result."""
+        """Send an expression without waiting; `answer` returns the result."""
         assert self.process.stdin is not None
         self.process.stdin.write(f"{expression}\n")
         self.process.stdin.flush()
 
     def answer(self) -> Any:
-        """The result of what was begun first; an error's text as it is."""
+        """Return the result of the oldest pending expression; for an error, its text."""
         assert self.process.stdout is not None
         line = self.process.stdout.readline().strip()
         return line if line.startswith("!") else eval(line, {"PosixPath": Path})
@@ -109,7 +109,7 @@ class User:
         return self.answer()
 
     def kill(self) -> None:
-        """With SIGKILL; returns when it is gone."""
+        """Kill the process with SIGKILL, and wait until it has ended."""
         self.process.kill()
         self.process.wait()
 
@@ -123,10 +123,10 @@ class House:
         self.folder = folder
         self.tmp = tmp
         self.options: tuple[str, ...] = ("--pid-file", str(self._pid_file))
-        """Of the servers that are started from now on."""
+        """Options for servers that are started from now on."""
 
     def users(self, number: int, *, folder: Path = ROOT, **settings: str) -> list[User]:
-        """So many users with these variables in their environment, when they are there."""
+        """Start `number` users with these environment variables; return when all are ready."""
         clean = {name: text for name, text in os.environ.items() if not name.startswith(("SKILL_", "SARAI_", "PYTHON"))}
         own = {"TMPDIR": str(self.tmp), "SARAI_LOG_DIR": str(self.folder / "logs")}
         program = f"OPTIONS = {self.options!r}\n{USER}"
@@ -139,24 +139,24 @@ class House:
         return made
 
     def user(self, **settings: Any) -> User:
-        """One of them."""
+        """Start one user."""
         (made,) = self.users(1, **settings)
         return made
 
     def pids(self) -> list[int]:
-        """The servers that were started, oldest first."""
+        """Return the process ids of all servers that were started, oldest first."""
         return [int(line) for line in self._pid_file.read_text().split()] if self._pid_file.exists() else []
 
     def crash(self) -> None:
-        """Has the newest server die."""
+        """Kill the newest server."""
         pid = self.pids()[-1]
         os.kill(pid, signal.SIGKILL)
         assert gone(pid)
-        while len(list(Path(f"/proc/{pid}/task").glob("*"))) > 1:  # its first thread may be a zombie before the others
+        while len(list(Path(f"/proc/{pid}/task").glob("*"))) > 1:  # its main thread may be a zombie before the others
             time.sleep(0.01)
 
     def directories(self) -> list[Path]:
-        """What is left of servers."""
+        """Return the servers' remaining directories."""
         return list(self.tmp.glob("sarai-*"))
 
     @staticmethod
@@ -168,7 +168,7 @@ class House:
                 stream.close()
 
     def close(self) -> None:
-        """Ends all users, and servers that should be gone but are not."""
+        """End all users, and any servers that are still running."""
         self._stack.close()
         for pid in self.pids():
             with contextlib.suppress(ProcessLookupError):
@@ -184,7 +184,7 @@ def house(tmp_path: Path) -> Iterator[House]:
 
 
 def gone(pid: int, within_s: float = 2.0) -> bool:
-    """Whether a process ends within so many seconds."""
+    """Return whether a process ends within `within_s` seconds."""
     until = time.monotonic() + within_s
     while time.monotonic() < until:
         with contextlib.suppress(psutil.NoSuchProcess):
@@ -208,7 +208,7 @@ def test_two_processes_share_one_server_and_none_is_left_when_both_have_gone(hou
     assert second("ask()") == "echo: x"
     begun_s = time.monotonic()
     second("replica.close()")
-    assert time.monotonic() - begun_s < 3, "it ends by itself, and is not killed after the grace"
+    assert time.monotonic() - begun_s < 3, "the server ends by itself, and is not killed after the grace period"
     assert gone(server, 0.1)
     assert house.directories() == []
     assert house.pids() == [server]
@@ -384,7 +384,7 @@ def test_hung_server_is_killed_by_the_last_to_leave_who_is_not_its_parent(house:
     assert house.directories() == []
 
 
-def test_who_comes_while_the_server_ends_gets_another_one(house: House) -> None:
+def test_user_that_comes_while_the_server_ends_gets_another_one(house: House) -> None:
     house.options += ("--linger-s", "1")
     first, second = house.users(2)
     assert first("ask()") == "echo: x"
@@ -396,7 +396,7 @@ def test_who_comes_while_the_server_ends_gets_another_one(house: House) -> None:
     assert second("starts()") == [False]
 
 
-def test_server_that_does_not_end_does_not_hold_up_who_comes(house: House) -> None:
+def test_server_that_does_not_end_does_not_delay_the_next_user(house: House) -> None:
     house.options += ("--linger-s", "60")
     first, second = house.users(2, SARAI_STOP_GRACE_S="0.3")
     assert first("ask()") == "echo: x"
@@ -419,15 +419,15 @@ def test_starter_that_leaves_keeps_no_trace_of_a_server_that_lives_on(house: Hou
     first, second = house.users(2)
     assert first("ask()") == second("ask()") == "echo: x"
     first("replica.close()")
-    assert first("unraisable") == [], "Popen does not warn that its process still runs"
+    assert first("unraisable") == [], "Popen warned that its process still runs"
     second("replica.close()")
     until = time.monotonic() + 5
     while (children := psutil.Process(first.process.pid).children()) and time.monotonic() < until:
         time.sleep(0.02)
-    assert children == [], "no zombie"
+    assert children == [], "a zombie remains"
 
 
-def test_server_that_is_not_called_is_let_go_and_started_again_by_the_next_call(house: House) -> None:
+def test_server_that_is_not_called_is_released_and_started_again_by_the_next_call(house: House) -> None:
     user = house.user(SARAI_IDLE_STOP_S="0.4")
     assert user("ask()") == "echo: x"
     assert gone(house.pids()[0], 5)
@@ -442,7 +442,7 @@ def test_server_that_is_not_called_is_let_go_and_started_again_by_the_next_call(
     assert len(house.pids()) == 2
 
 
-def test_server_is_not_let_go_while_a_call_is_under_way(house: House) -> None:
+def test_server_is_not_released_during_a_call(house: House) -> None:
     user = house.user(SARAI_IDLE_STOP_S="0.2")
     user("(replica.begin_use(), replica.ready(60))")
     assert not gone(house.pids()[0], 1.0)
@@ -462,16 +462,16 @@ def test_idle_user_takes_no_server_from_the_other_and_finds_it_again(house: Hous
     assert len(house.pids()) == 1
 
 
-def test_call_that_begins_when_the_server_is_just_let_go_is_answered(house: House) -> None:
+def test_call_that_begins_while_the_server_is_released_is_answered(house: House) -> None:
     user = house.user(SARAI_IDLE_STOP_S="0.02")
-    # Each call comes a little nearer to, or after, the moment at which the server is let go.
+    # Each call begins a little nearer to the moment at which the server is released, or after it.
     asked = user("[(time.sleep(0.017 + 0.0005 * n), ask())[1] for n in range(12)]")
     assert asked == ["echo: x"] * 12
     assert user("replica.restarts") == 0
     assert len(house.pids()) > 1
 
 
-def test_no_call_finds_a_server_ready_that_is_just_let_go(house: House) -> None:
+def test_no_call_finds_a_server_ready_that_is_being_released(house: House) -> None:
     user = house.user(SARAI_IDLE_STOP_S="0.2")
     user("look_when_leaving()")
     assert user("ask()") == "echo: x"
@@ -492,14 +492,14 @@ def test_directory_that_is_a_link_is_not_used(house: House) -> None:
     assert list(elsewhere.iterdir()) == []
 
 
-# What follows is the server's end of it, as skills/runtime holds it.
+# The following tests are about the server's side, which is in skills/runtime.
 RUNTIME = """
 import asyncio, subprocess, sys
 from skills.runtime.serving import _Stopping
 
 async def main():
     stopping = _Stopping(lifeline=True)
-    stopping._on_lifeline()  # the news of an end, when somebody has come meanwhile: nothing to read
+    stopping._on_lifeline()  # as after the end of a lifeline that another user has reopened: there is nothing to read
     child = subprocess.Popen(["sleep", "60"])
     print(stopping.first.is_set(), child.pid, flush=True)
     await stopping.first.wait()
@@ -538,6 +538,6 @@ def test_nothing_that_a_server_starts_holds_its_lifeline() -> None:
             assert process.stdin is not None
             poll = select.poll()
             poll.register(process.stdin, 0)
-            assert poll.poll(1000), "nobody reads"
+            assert poll.poll(1000), "the child holds the lifeline open"
         finally:
             os.kill(int(said[1]), signal.SIGKILL)

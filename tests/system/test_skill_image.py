@@ -1,4 +1,4 @@
-"""The image skill over a real socket: what it answers, what it refuses, and that it goes on in any case."""
+"""The image skill over a real socket: what it answers, what it refuses, and that it keeps serving in any case."""
 
 from __future__ import annotations
 
@@ -61,14 +61,14 @@ def ask(image: bytes = b"", **fields: Any) -> image_pb2.NormalizeRequest:
 
 @pytest.fixture(scope="module")
 def image() -> Iterator[Any]:
-    """The stub of a server that all tests share."""
+    """Return the stub of a server that all tests share."""
     with served(SPEC, "--max-image-mb", "1", "--max-message-mb", "2") as channel:
         yield SPEC.stub(channel)
 
 
 @contextlib.contextmanager
 def own(*options: str) -> Iterator[tuple[Any, psutil.Process]]:
-    """The stub of a server for one test, and its process."""
+    """Start a server for one test; yield its stub and its process."""
     before = set(psutil.Process().children())
     with served(SPEC, *options) as channel:
         (server,) = set(psutil.Process().children()) - before
@@ -86,7 +86,7 @@ def fails(call: Any, request: Any, timeout: float = 20) -> CallError:
 
 
 def until(condition: Any, timeout_s: float = 10.0) -> None:
-    """Waits for something that another process does."""
+    """Wait for something that another process does."""
     end_s = time.monotonic() + timeout_s
     while not condition():
         assert time.monotonic() < end_s
@@ -117,7 +117,7 @@ def test_long_picture_is_answered_as_png(image: Any) -> None:
     assert (answer.width, answer.height) == (20_000, 192)
 
 
-def test_whole_picture_is_taken_whatever_is_beside_its_pixels(image: Any) -> None:
+def test_whole_picture_is_taken_whatever_other_chunks_it_has(image: Any) -> None:
     text = chunk(b"zTXt", b"Comment\0\0" + zlib.compress(bytes(100_000_000)))
     for part in (text, wrong_checksum(chunk(b"gAMA", bytes(4)))):
         assert corners(decoded(image.Normalize(ask(with_chunks(encoded(quarters()), part)), timeout=20).image)) == [

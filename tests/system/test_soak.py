@@ -1,6 +1,6 @@
-"""Many short requests with cancellations: nothing leaks, nothing gets mixed up.
+"""Many short requests with cancellations: nothing leaks, and no answers are mixed up.
 
-SARAI_SOAK_REQUESTS sets how many (`make soak` takes 10,000); CI runs a short form.
+SARAI_SOAK_REQUESTS sets their number (`make soak` sends 10,000); CI runs a short form.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from tests.servers import DraftServer, draft_server
 
 REQUESTS = int(os.environ.get("SARAI_SOAK_REQUESTS", "1500"))
 CONCURRENCY = 16
-SLOPE_BYTES = 1024  # a request, after warm-up
+SLOPE_BYTES = 1024  # growth per request after the warm-up
 
 
 @pytest.fixture
@@ -31,12 +31,12 @@ def server(tmp_path: Path) -> Iterator[DraftServer]:
 
 
 def open_files(pid: int) -> int:
-    """File descriptors that a process holds."""
+    """Return the number of file descriptors that a process holds."""
     return len(list(Path(f"/proc/{pid}/fd").iterdir()))
 
 
 def one(server: DraftServer, number: int) -> str:
-    """One request with a nonce that only its own answer may hold. Returns what became of it."""
+    """Send one request with a nonce that only its own answer may contain; return how it ended."""
     rng = random.Random(number)
     nonce = f"{rng.randrange(10**8):08d}"
     shared = "Count to five. " * rng.choice((0, 4, 20))
@@ -58,7 +58,7 @@ def one(server: DraftServer, number: int) -> str:
                 stream.cancel()
                 return "left"
             if request.grammar:
-                assert f"<{nonce}>".startswith(texts[chunk.candidate]), "another request's text"
+                assert f"<{nonce}>".startswith(texts[chunk.candidate]), "the answer has another request's text"
     except grpc.RpcError as error:
         if error.code() != grpc.StatusCode.RESOURCE_EXHAUSTED:
             raise

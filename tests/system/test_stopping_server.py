@@ -1,4 +1,4 @@
-"""Callers of a server that stops while they call."""
+"""Calls at a server that is shutting down."""
 
 from __future__ import annotations
 
@@ -37,4 +37,4 @@ def test_a_call_at_the_last_moment_is_unavailable_never_cancelled(tmp_path: Path
         assert server.process.wait(20) == 0
         for caller in callers:
             caller.join(30)
-        assert ends == [grpc.StatusCode.UNAVAILABLE] * 8, "also where gRPC loses the end of a call (core/rpc)"
+        assert ends == [grpc.StatusCode.UNAVAILABLE] * 8, "also if gRPC loses the status of a call (core/rpc)"

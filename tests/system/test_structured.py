@@ -103,7 +103,7 @@ def ask_async(target: str, *arguments: Any, **settings: Any) -> Any:
 
 @pytest.fixture(params=[ask_sync, ask_async])
 def ask(request: pytest.FixtureRequest) -> Ask:
-    """Asks by one of the two clients."""
+    """Return a function that asks by one of the two clients."""
     chosen: Ask = request.param
     return chosen
 
@@ -143,7 +143,7 @@ def test_further_arguments_are_fields_of_the_request(ask: Ask) -> None:
     )
     assert call.request == expected
     assert call.time_remaining_s is not None
-    assert 20 < call.time_remaining_s <= 30.2  # gRPC rounds up what it sends
+    assert 20 < call.time_remaining_s <= 30.2  # gRPC rounds timeouts up
 
 
 @pytest.mark.parametrize("type_", [Town, Point, Book])
@@ -223,7 +223,7 @@ def test_schema_that_is_none_is_refused_before_anything_is_sent(ask: Ask, schema
 
 
 @pytest.mark.parametrize("fields", [{"grammar": 'root ::= "a"'}, {"regex": "a"}, {"json_object": True}])
-def test_another_constraint_beside_the_schema_is_refused(ask: Ask, fields: dict[str, Any]) -> None:
+def test_another_constraint_in_addition_to_the_schema_is_refused(ask: Ask, fields: dict[str, Any]) -> None:
     with StubSkill() as skill, pytest.raises(ConfigError, match=next(iter(fields))):
         ask(skill.target, "x", Person, **fields)
 

@@ -1,4 +1,4 @@
-"""Answers as objects from the real thing: the embedded model, both clients, the loop, the command line."""
+"""Answers as objects, with a real model: the embedded model, both clients, the loop, the command line."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Stubs that users write with protoc leave a tree that works, wherever they run it."""
+"""After users have generated stubs with protoc, in whichever folder, the tree still works."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ wait $!
 
 @pytest.fixture
 def tree(tmp_path: Path) -> Path:
-    """A copy of this tree with an environment of its own."""
+    """Create a copy of this tree with its own environment."""
     tree = copy_tree(tmp_path / "tree")
     make_environment(tree)
     return tree
@@ -82,11 +82,11 @@ def generate(tree: Path, *lines: str) -> None:
         typed(f"source .venv/bin/activate && {line}", tree)
     changed = [path.name for path, time_ns in before.items() if path.stat().st_mtime_ns != time_ns]
     assert len(changed) == 2 * len(lines), changed
-    assert set((tree / "skills").rglob("*_pb2*.py")) == set(before), "written where the tree has them"
+    assert set((tree / "skills").rglob("*_pb2*.py")) == set(before), "stubs were written elsewhere"
 
 
 def serve_and_ask(tree: Path, skill: str, *, port: int, service: str, program: str) -> str:
-    """What a program at the root of the tree prints that asks the skill's server, started in the skill's folder."""
+    """Start the skill's server in its folder and run a program at the root that calls it; return what they print."""
     (tree / "ask.py").write_text(program)
     script = SERVE_AND_ASK.format(folder=f"skill_{skill}", skill=skill, port=port, service=service)
     path = os.pathsep.join((f"{tree}/.venv/bin", str(Path(sys.executable).parent), os.environ["PATH"]))
@@ -98,20 +98,20 @@ def test_server_and_host_work_with_the_contracts_stubs_generated(tree: Path, whe
     generate(tree, CONTRACT[where])
     said = serve_and_ask(tree, "draft", port=50051, service="SkillsService", program=ASK_DRAFT)
     assert "one two three four SERVING 127.0.0.1:50051\n" in said
-    assert '"status": "SERVING"' in said, "by reflection"
+    assert '"status": "SERVING"' in said, "buf curl got no health by reflection"
 
 
 @pytest.mark.parametrize(
     ("contract", "own"),
     [("in skills", None), *(("in skills", where) for where in IMAGE), ("at the root", "in the skill's folder")],
 )
-def test_a_sibling_with_messages_of_its_own_works_beside_them(tree: Path, contract: str, own: str | None) -> None:
+def test_a_sibling_with_its_own_messages_works_with_generated_stubs(tree: Path, contract: str, own: str | None) -> None:
     generate(tree, CONTRACT[contract], *([IMAGE[own]] if own else []))
     (tree / "picture.png").write_bytes(encoded(Image.new("RGB", (64, 64), RED)))
     service = "skills.skill_image.ImageService"
     said = serve_and_ask(tree, "image", port=50061, service=service, program=ASK_IMAGE)
     assert "image/png SERVING 127.0.0.1:50061\n" in said
-    assert '"status": "SERVING"' in said, "by reflection"
+    assert '"status": "SERVING"' in said, "buf curl got no health by reflection"
 
 
 def test_a_new_skills_stubs_may_be_generated_in_its_own_folder(tree: Path) -> None:
@@ -120,7 +120,7 @@ def test_a_new_skills_stubs_may_be_generated_in_its_own_folder(tree: Path) -> No
     assert " passed" in typed(".venv/bin/python -m pytest -q skills/skill_shout", tree)
 
 
-def test_so_may_those_of_a_skill_that_is_a_package_of_its_own(tree: Path) -> None:
+def test_a_packaged_skills_stubs_may_be_generated_in_its_own_folder(tree: Path) -> None:
     typed("source .venv/bin/activate && sarai new-skill shout --proto --package ../shout", tree)
     package = tree.parent / "shout"
     line = f"{PROTOC} -I. -I{tree} --python_out=. --grpc_python_out=. shout.proto"

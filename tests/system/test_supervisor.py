@@ -1,4 +1,4 @@
-"""What the supervisor's state decides is done, with real processes: they die, freeze and do not start."""
+"""The supervisor carries out its state's decisions with real processes, which die, freeze and fail to start."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from skills.skill_draft.supervisor_state import State
 from tests import scripted_engine
 
 STEP_TIMEOUT_S = 0.8
-PATIENT_S = 1.5  # leaves a busy machine time between what counts and the limit
+PATIENT_S = 1.5  # leaves a busy machine some time between an event and the limit
 ENDLESS = 1_000_000  # tokens
 
 
@@ -35,7 +35,7 @@ def quick_restarts() -> Iterator[None]:
 
 
 async def ignore(_: State) -> None:
-    """Nobody asks."""
+    """Do nothing: these tests do not follow the state."""
 
 
 class House:
@@ -88,16 +88,16 @@ class House:
         return self.supervisor.pids[1]
 
     def signal_engine(self, signal_: signal.Signals) -> None:
-        """Dead ones are waited for, so the number is nobody else's."""
+        """Send the engine a signal. The supervisor waits for dead engines, so the pid is no other process's."""
         if self.supervisor.state is State.SERVING:
             os.kill(self.engine, signal_)
 
     def stop_together(self) -> None:
-        """The engine and the server, for longer than a patient server lets an engine be silent."""
+        """Stop engine and server for longer than a server with `PATIENT_S` tolerates an engine's silence."""
         self.signal_engine(signal.SIGSTOP)
-        self.for_a_while(1.2 * TICK_S)  # long enough for the server to have looked in vain
+        self.for_a_while(1.2 * TICK_S)  # the server checks the engine at least once meanwhile
         time.sleep(1.2 * PATIENT_S)
-        self.for_a_while(0.1)  # the server is the first to go on
+        self.for_a_while(0.1)  # the server resumes first
         assert self.supervisor.state is State.SERVING
         self.signal_engine(signal.SIGCONT)
 
@@ -108,7 +108,7 @@ class House:
         (self.folder / "broken").unlink(missing_ok=True)
 
     def comes_to_rest(self) -> None:
-        """All that was asked ends, what is asked then is answered, and the engine works for nobody else."""
+        """Check that every call ends, a new one is answered, and the engine is idle then."""
         self.mend_launches()
         for call in self.calls:
             if call.flight.request.max_tokens == ENDLESS:
@@ -122,7 +122,7 @@ class House:
 
 
 class Call:
-    """One caller, who checks what comes."""
+    """One caller, which collects what it receives."""
 
     def __init__(self, supervisor: Supervisor, flight: AwaitedFlight) -> None:
         self._supervisor, self.flight = supervisor, flight
@@ -189,7 +189,7 @@ def test_the_log_says_how_an_engine_ended(
 
 @pytest.fixture
 def the_kernel_counts(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Every engine that was killed from outside was killed for want of memory."""
+    """Make each engine that is killed from outside count as killed for want of memory."""
     monkeypatch.setattr(supervisor, "memory_kills", itertools.count().__next__)
 
 

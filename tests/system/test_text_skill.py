@@ -1,4 +1,4 @@
-"""What a skill of one function gets from `skills.runtime`: limits, statuses, streams, drain, and an end in any case."""
+"""What `skills.runtime` provides for a skill of one function: limits, statuses, streams, drain, and a certain end."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from tests.servers import ROOT
 
 @dataclass(frozen=True)
 class Obedient:
-    """What its plugin would say."""
+    """What its plugin would provide."""
 
     name: str = "obedient"
     serve: tuple[str, ...] = ("-m", "tests.obedient_skill")
@@ -33,7 +33,7 @@ class Obedient:
 
 @pytest.fixture
 def skill() -> Iterator[SkillsServiceStub]:
-    """One call at a time, one that waits."""
+    """Start the skill, with one call at a time and one that waits."""
     with served(Obedient(), "--workers", "1", "--queue", "1") as channel:
         yield SkillsServiceStub(channel)
 
@@ -66,7 +66,7 @@ def test_whatever_goes_wrong_has_its_status_and_the_server_goes_on(skill: Skills
     for prompt in ("fail", "stop", "count and fail"):
         failed = failure(skill, say(prompt))
         assert isinstance(failed, SkillFailedError)
-        assert "secret" not in str(failed)  # what it was stands in the log
+        assert "secret" not in str(failed)  # the exception's text is only in the log
     assert skill.Generate(say("well"), timeout=10).text == "did well"
     health = skill.Health(skills_pb2.HealthReq(), timeout=5)
     assert (health.status, health.version, health.active_requests) == ("SERVING", "1.2.3", 0)
@@ -115,7 +115,7 @@ def test_caller_whose_deadline_ends_in_the_queue_leaves_it(skill: SkillsServiceS
         assert failure(skill, say("second"), timeout=0.2).code() is grpc.StatusCode.DEADLINE_EXCEEDED
         until(skill, active=1)
         assert isinstance(running.exception(10), grpc.RpcError)
-    # The function goes on though nobody waits for it: its slot is not given away.
+    # The function is still running although no caller waits for it, so its slot is not free.
     until(skill, active=1)
 
 

@@ -1,4 +1,4 @@
-"""Who looks after silent replicas and changing addresses goes on, whatever one of them does."""
+"""The watcher of silent replicas and changing addresses continues, whatever a single one does."""
 
 from __future__ import annotations
 
@@ -29,12 +29,12 @@ from tests.system.test_replicas import REQUEST, replicas, until
 
 TEXT = "one two three"
 IN_TIME_S = SILENT_S + 2 * watcher.CHECK_TIMEOUT_S
-"""After this a call leaves a replica that is silent: noticed, asked over its connection, asked over a new one."""
+"""How long a call stays at a silent replica: until that is noticed and probes on the old and a new connection fail."""
 
 
 @contextlib.contextmanager
 def looking(look: watcher.Look, *targets: str) -> Iterator[ReplicaSet]:
-    """Replicas whose addresses may change."""
+    """Make replicas whose addresses may change."""
     found = [AddressReplica(target, "address") for target in targets]
     made = ReplicaSet(stub_spec(), PoolConfig(), found, look)
     try:
@@ -116,7 +116,7 @@ def test_replica_that_is_no_target_any_more_leaves_nothing_behind() -> None:
         stream = client.GenerateStream(REQUEST, timeout=30)
         next(stream)
         gone = weakref.ref(made.replicas[0])
-        until(lambda: bool(made.replicas[0].checked_s))  # as it is silent
+        until(lambda: bool(made.replicas[0].checked_s))  # it is probed because it is silent
         stream.close()
         del stream
         made.tell(Targets([new.target, other.target]))

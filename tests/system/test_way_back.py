@@ -1,4 +1,4 @@
-"""What the way back of an answer is measured by: the kernel's round trips, and timeouts as gRPC sends them."""
+"""What the time for an answer's way back depends on: the kernel's round trips, and timeouts as gRPC sends them."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def test_kernel_tells_the_round_trip_of_a_connection() -> None:
             told_s = round_trip_s(f"ipv4:127.0.0.1:{port}")
             assert told_s == pytest.approx((microseconds[0] + 2 * microseconds[1]) / 1e6)
             assert told_s > 0
-    assert round_trip_s(f"ipv4:127.0.0.1:{port}") == 0, "the connection is gone"
+    assert round_trip_s(f"ipv4:127.0.0.1:{port}") == 0, "a closed connection has no round trip"
 
 
 class _Remaining(grpc.GenericRpcHandler):
@@ -37,7 +37,7 @@ class _Remaining(grpc.GenericRpcHandler):
 
 @pytest.fixture
 def remaining_s() -> Iterator[Callable[[float], float]]:
-    """How much time a call with some timeout has when it arrives, over one connection."""
+    """Return a function that makes a call, always on the same connection, and returns its remaining time on arrival."""
     server = grpc.server(ThreadPoolExecutor(1), handlers=[_Remaining()])
     port = server.add_insecure_port("127.0.0.1:0")
     server.start()
@@ -53,7 +53,7 @@ def test_grpc_sends_timeouts_rounded_up_by_no_more_than_is_allowed_for(remaining
         assert arrived_s - timeout_s <= sent_late_s(arrived_s) + 0.005
         assert sent_late_s(arrived_s) <= 0.045 * timeout_s
         if timeout_s == 10.0:
-            assert arrived_s - timeout_s > 0.05, "there is something to allow for"
+            assert arrived_s - timeout_s > 0.05, "gRPC no longer rounds timeouts up"
 
 
 @pytest.mark.parametrize("longest_s", [0.9, 3.5, 12.0, 130.0])
@@ -67,4 +67,4 @@ def test_grpc_sends_an_earlier_longer_timeout_within_what_is_allowed_for(
         arrived_s = remaining_s(timeout_s)
         assert arrived_s - timeout_s <= sent_late_s(arrived_s) + 0.005
         shares.append(arrived_s / timeout_s - 1)
-    assert max(shares) > 0.025, "there is something to allow for"
+    assert max(shares) > 0.025, "gRPC no longer rounds timeouts up"

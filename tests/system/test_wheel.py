@@ -1,4 +1,4 @@
-"""What is installed from a wheel works without the tree: it serves, answers, and has its types."""
+"""A package that is installed from a wheel works without the tree: it serves, answers, and has its types."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ pytestmark = pytest.mark.timeout(300, func_only=True)
 
 
 def pip(*arguments: str | Path) -> None:
-    """No index, no dependencies, no build tools but those that are installed here: no network."""
+    """Run pip without network: no index, no dependencies, and only the build tools that are installed here."""
     done = subprocess.run(
         [sys.executable, "-m", "pip", "--disable-pip-version-check", *arguments, "--no-deps", "--no-index"],
         capture_output=True, text=True, check=False,
@@ -50,7 +50,7 @@ def pip(*arguments: str | Path) -> None:
 
 @pytest.fixture(scope="module")
 def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """`pip wheel .`, in a copy: setuptools leaves things behind."""
+    """Run `pip wheel .` in a copy of the tree, as setuptools leaves files behind; return the wheel."""
     folder = tmp_path_factory.mktemp("wheel")
     for name in tracked_texts():
         (folder / "tree" / name).parent.mkdir(parents=True, exist_ok=True)
@@ -63,7 +63,7 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def environment(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An environment with this wheel and llama.cpp's; the other packages it has from here, where this tree is not."""
+    """Create an environment with this wheel and llama.cpp's; other packages come from here, without this tree."""
     folder = tmp_path_factory.mktemp("environment") / "venv"
     venv.create(folder)
     llama = [kept_wheel(cache_dir() / describe(portable=portable).key) for portable in (False, True)]
@@ -71,7 +71,7 @@ def environment(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     pip("--python", folder / "bin" / "python", "install", *wheels)
     here = Path(sysconfig.get_path("purelib"))
     site = Path(sysconfig.get_path("purelib", vars={"base": str(folder)}))
-    (site / "here.pth").write_text(f"{here}\n")  # a path only: the links to this tree in it are not followed
+    (site / "here.pth").write_text(f"{here}\n")  # only a path: .pth files in it, which link to this tree, are ignored
     return folder
 
 
@@ -117,7 +117,7 @@ def test_an_installed_package_has_its_types(environment: Path, tmp_path: Path) -
 
 
 def in_environment(line: str, environment: Path, folder: Path) -> str:
-    """What a line prints that is typed in an empty folder, with the environment activated."""
+    """Run a line in an empty folder, with the environment activated; return what it prints."""
     return typed(
         f"source {environment}/bin/activate && {line}", folder, within=own_network(50051), timeout_s=150,
         XDG_DATA_HOME=str(folder / "data"), XDG_STATE_HOME=str(folder / "state"), TMPDIR=str(folder),

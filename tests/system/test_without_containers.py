@@ -1,4 +1,4 @@
-"""Tests with containers where there are none: one line says why, and the run ends well."""
+"""Tests with containers on a machine without an engine: one line says why, and the run succeeds."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def run(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]
 
 
 def path_with_docker(folder: Path, script: str) -> str:
-    """A PATH whose docker command does this."""
+    """Return a PATH whose docker command runs this script."""
     (command := folder / "docker").write_text(f"#!/bin/sh\n{script}\n", encoding="utf-8")
     command.chmod(0o755)
     return f"{folder}{os.pathsep}{os.environ['PATH']}"

@@ -18,7 +18,7 @@ TIMEOUT_S = 2.0
 
 
 async def decode_while_stopped(*, server_too: bool) -> int:
-    """The width of a picture whose worker was stopped for longer than it may take."""
+    """Return the width of a picture whose worker was stopped for longer than a picture may take."""
     job = to_job(NormalizeRequest(), decode_pixels=1_000_000)
     workers = Workers(timeout_s=TIMEOUT_S)
     try:
@@ -28,7 +28,7 @@ async def decode_while_stopped(*, server_too: bool) -> int:
         call = asyncio.create_task(workers.normalize(encoded(quarters()), job))
         await asyncio.sleep(0.1)
         if server_too:
-            time.sleep(1.1 * TIMEOUT_S)  # noqa: ASYNC251 - the whole process does nothing
+            time.sleep(1.1 * TIMEOUT_S)  # noqa: ASYNC251 - the whole process has to stand still
             await asyncio.sleep(0)
             os.kill(pid, signal.SIGCONT)
         return (await call)[0].width

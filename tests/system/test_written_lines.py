@@ -1,4 +1,4 @@
-"""Users' lines without containers, typed at the root of a copy of the tree, on the port that they name."""
+"""Users' commands without containers, run at the root of a copy of the tree, on the port that they name."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def tree(tmp_path: Path) -> Path:
 
 
 def type_(script: str, tree: Path, folder: Path) -> str:
-    """Types it with the environment activated and nobody else on port 50051."""
+    """Run a script with the environment activated and port 50051 free; return what it prints."""
     path = os.pathsep.join((f"{tree}/.venv/bin", str(Path(sys.executable).parent), os.environ["PATH"]))
     return typed(script, tree, timeout_s=180, within=own_network(50051), PATH=path, TMPDIR=str(folder),
                  XDG_STATE_HOME=str(folder / "state"))  # fmt: skip
@@ -51,7 +51,7 @@ def test_health_and_answers_by_reflection(tree: Path, tmp_path: Path) -> None:
 
 
 def test_readmes_lines_on_the_wire(tree: Path, tmp_path: Path) -> None:
-    """With the stubs generated as README says, in both ways, the last of them in `skills`."""
+    """After generating the stubs in both ways that README describes, the last of them in `skills`."""
     asked, generated = blocks(sections(ROOT / "README.md")["On the wire"], "sh")
     (python,) = blocks(sections(ROOT / "README.md")["From Python"], "python")
     (tree / "readme.py").write_text(python)

@@ -33,7 +33,7 @@ def test_every_text_can_be_written(text: str) -> None:
 
 
 @pytest.mark.parametrize("typed", [r"\alpha", r"\end{document}", "\\", "a\\", "\\\n"])
-def test_other_escape_is_refused_instead_of_guessed(typed: str) -> None:
+def test_unknown_escape_is_refused(typed: str) -> None:
     with pytest.raises(EscapeError, match=r"a backslash is written \\\\"):
         unescape(typed)
     result = CliRunner().invoke(cli, ["draft", "--stop", typed, "x"])

@@ -40,7 +40,7 @@ Heading
 -------
 The last.
 """
-# As they are written by models: every kind of block, ended or not.
+# As models write it: every kind of block, complete or not.
 LINES = st.sampled_from(
     ["", "text", "more **text**", "- item", "  - deeper", "1. one", "# head", "---", "===", "```", "```py", "> quote",
      "    code", "| a | b |", "|---|---|", "<b>html</b>", "![x](y)", "[x]: y", "* * *", "\\", "a  ", "[x](y)", "`"]
@@ -54,7 +54,7 @@ def small_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def streamed(text: str, size: int) -> str:
-    """What stands on a terminal at the end, when a text has come in pieces of this size."""
+    """Return the terminal's final screen after the text has arrived in pieces of this size."""
     out, screen = io.StringIO(), Screen(COLUMNS, ROWS)
     stream = MarkdownStream(out, color=True)
     for begin in range(0, len(text), size):
@@ -65,7 +65,7 @@ def streamed(text: str, size: int) -> str:
 
 
 def at_once(text: str) -> str:
-    """How rich shows the whole text, but for empty lines."""
+    """Return what rich shows for the whole text, without empty lines."""
     out, screen, markdown = io.StringIO(), Screen(COLUMNS, ROWS), Markdown("", hyperlinks=False)
     markdown.parsed = parse(text)
     Console(file=out, force_terminal=True).print(markdown)
@@ -83,7 +83,7 @@ def test_end_of_a_stream_is_the_whole_answer_once(size: int) -> None:
     seen = streamed(ANSWER, size)
     assert without_empty_lines(seen) == at_once(ANSWER)
     assert "\n\n\n" not in seen
-    assert seen.count("\n\n") == 8, "between blocks"
+    assert seen.count("\n\n") == 8, "one empty line between two blocks"
 
 
 @pytest.mark.usefixtures("small_terminal")

@@ -8,7 +8,7 @@ import tomllib
 from pathlib import Path
 
 import pytest
-import yaml  # type: ignore[import-untyped]  # no types without a package for them
+import yaml  # type: ignore[import-untyped]  # its types would need another package
 from click.testing import CliRunner, Result
 
 from core.cli.app import cli
@@ -20,7 +20,7 @@ COMPOSE = ("docker-compose.override.yml", "docker-compose.scale.yml")
 
 @pytest.fixture
 def tree(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """What tells a source tree, and the compose files as they are."""
+    """Create the files that mark a source tree, and unmodified compose files."""
     (tmp_path / "skills").mkdir()
     for name in ("skills/skills.proto", "skills/types.proto", "docker-compose.yml", *COMPOSE):
         (tmp_path / name).write_bytes((ROOT / name).read_bytes())

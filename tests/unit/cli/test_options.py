@@ -129,7 +129,7 @@ def test_constraints_exclude_each_other(names: tuple[str, str]) -> None:
 
 
 def prompt_of(arguments: list[str], piped: bytes = b"") -> str:
-    """What `read_prompt` makes of it, or its error."""
+    """Return the prompt that `read_prompt` reads, or its error."""
     taken: list[str] = []
 
     @click.command()

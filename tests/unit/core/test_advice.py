@@ -1,4 +1,4 @@
-"""What errors tell to do: commands that there are, and that help."""
+"""The commands that errors recommend exist, and help."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def error_of(kind: type[CallError], **about: str) -> CallError:
 
 
 def check(text: str) -> list[str]:
-    """The commands that a text names, after a look at whether they can be typed."""
+    """Return the commands that a text names; fail if one of them does not parse."""
     named = COMMAND.findall(text)
     for line in named:
         name, *arguments = shlex.split(line)[1:]

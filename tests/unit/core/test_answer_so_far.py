@@ -1,4 +1,4 @@
-"""What the caller of an answer gets in its last message, whatever servers leave out of it."""
+"""The last message of an answer is complete, whatever a server leaves out of it."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ PIECES = (GenChunk(text="one", token_ids=[1], token_logprobs=[-0.5]), GenChunk(t
 
 
 def last_of(request: GenReq, *chunks: GenChunk) -> GenResp:
-    """The result after a caller has taken the chunks."""
+    """Return the result after a caller has received the chunks."""
     answer, last = AnswerSoFar(request), GenChunk()
     last.CopyFrom(chunks[-1])
     for chunk in (*chunks[:-1], last):
@@ -24,7 +24,7 @@ def test_result_is_given_what_its_pieces_held() -> None:
     assert result == GenResp(text="one two", token_ids=[1, 2, 3], token_logprobs=[-0.5], tokens_generated=3)
 
 
-def test_so_is_one_that_comes_with_its_last_piece() -> None:
+def test_result_in_the_last_piece_is_given_what_its_pieces_held() -> None:
     end = GenChunk(text="!", token_ids=[4], result=GenResp(latency_ms=5))
     assert last_of(GenReq(), *PIECES, end).text == "one two!"
 

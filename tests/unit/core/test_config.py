@@ -82,5 +82,5 @@ def test_only_config_reads_the_environment_for_settings() -> None:
     core = Path(inspect.getfile(PoolConfig)).parent
     files = {path.relative_to(core).as_posix(): path.read_text() for path in core.rglob("*.py")}
     readers = {path for path, code in files.items() if READS.search(code) and not path.startswith("cli/")}
-    # rpc sets a variable of gRPC's; process and compose hand the environment on to a child.
+    # rpc sets a variable for gRPC; process and compose pass the environment to a child.
     assert readers == {"config.py", "rpc/__init__.py", "local/process.py", "local/compose.py"}

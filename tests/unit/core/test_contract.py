@@ -1,4 +1,4 @@
-"""The contract: which names are everybody's, and the words that are no fields in one place and written down."""
+"""The contract: which names have no package; words on the wire that are no fields are in one place, and documented."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def test_only_what_users_write_has_no_package() -> None:
     assert types_pb2.DESCRIPTOR.package == "sarai.v1"
 
 
-def test_programs_find_every_type_beside_the_messages() -> None:
+def test_programs_find_every_type_in_the_module_of_the_messages() -> None:
     types = types_pb2.DESCRIPTOR
     for name in (*types.message_types_by_name, *types.enum_types_by_name):
         assert getattr(skills_pb2, name) is getattr(types_pb2, name)

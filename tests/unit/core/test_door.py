@@ -1,4 +1,4 @@
-"""`sarai`, the door: all that it promises is there."""
+"""`sarai`, the public interface: everything that it promises exists."""
 
 from __future__ import annotations
 

@@ -92,7 +92,7 @@ def test_unknown_skill_tells_the_known_and_the_nearest() -> None:
     assert all(part in str(error) for part in ("'draff'", "did you mean 'draft'?", "draft, review", "skill_broken"))
 
 
-def test_unknown_skill_guesses_no_name_that_is_nothing_like_it() -> None:
+def test_unknown_skill_suggests_no_name_that_is_nothing_like_it() -> None:
     error = UnknownSkillError("zzz", ["draft"])
     assert error.nearest is None
     assert "did you mean" not in str(error)

@@ -1,4 +1,4 @@
-"""The head of a GGUF file, read without trust: the same as the library of GGUF's makers reads, and never worse."""
+"""Read the header of an untrusted GGUF file: the result is that of the official `gguf` library, or an error."""
 
 from __future__ import annotations
 

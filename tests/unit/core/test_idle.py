@@ -41,7 +41,7 @@ def test_it_speaks_again_where_the_claim_came_too_late() -> None:
 
     def speak() -> None:
         if not refused.is_set():
-            timer.begin()  # a use that comes at the last moment
+            timer.begin()  # a use that begins at the last moment
             assert not timer.claim()
             timer.end()
             refused.set()

@@ -1,4 +1,4 @@
-"""Who may import whom."""
+"""Which module may import which."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ GENERATED = {"skills_pb2.py", "skills_pb2_grpc.py", "types_pb2.py"}
 
 
 def sources(folder: str) -> list[str]:
-    """The hand-written Python files under a folder, relative to the root."""
+    """Return the hand-written Python files under a folder, relative to the root."""
     paths = (ROOT / folder).rglob("*.py")
     return sorted(str(path.relative_to(ROOT)) for path in paths if path.name not in GENERATED)
 
 
 def of_each(paths: Iterable[str]) -> Callable[[Callable[[str], None]], Callable[[], None]]:
-    """Make one test of a rule for many files; with a test for each, every third unit test would be one of these."""
+    """Make one test of a rule for many files; with one test per file, these would be a third of all unit tests."""
 
     def decorate(rule: Callable[[str], None]) -> Callable[[], None]:
         def test() -> None:
@@ -38,18 +38,18 @@ def of_each(paths: Iterable[str]) -> Callable[[Callable[[str], None]], Callable[
 
 @functools.cache
 def parsed(path: str) -> ast.Module:
-    """A file's syntax tree."""
+    """Return a file's syntax tree."""
     return ast.parse((ROOT / path).read_text())
 
 
 @functools.cache
 def imports(path: str) -> tuple[str, ...]:
-    """The full names of all that a file imports, also inside functions and for type checking."""
+    """Return the full names of a file's imports, including those in functions and for type checking."""
     return tuple(imports_of(parsed(path), list(Path(path).parent.parts)))
 
 
 def imports_of(tree: ast.Module, package: list[str]) -> Iterator[str]:
-    """The full names of all that a module of this package imports."""
+    """Yield the full names of the imports of a module in this package."""
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
@@ -63,12 +63,12 @@ def imports_of(tree: ast.Module, package: list[str]) -> Iterator[str]:
 
 
 def within(name: str, *packages: str) -> bool:
-    """Whether a name is one of the packages or lies in it."""
+    """Return whether a name is one of the packages or inside one."""
     return any(name == package or name.startswith(f"{package}.") for package in packages)
 
 
 def top_level(path: str) -> Iterator[str]:
-    """The first words of all that a file imports."""
+    """Yield the top-level packages that a file imports."""
     yield from (name.partition(".")[0] for name in imports(path))
 
 
@@ -103,7 +103,7 @@ def test_core_takes_grpc_from_where_it_is_quiet(path: str) -> None:
         assert "grpc" not in top_level(path), f"{path} imports grpc itself"
 
 
-# The rooms of core, from the ground up, and what each may take from the others.
+# The layers of core, lowest first, and what each may import from the others.
 GROUND = ("core.skill", "core.rpc", "core.errors", "core.config")
 ROOMS: dict[str, tuple[str, ...]] = {
     "core.skill": (),
@@ -135,20 +135,20 @@ IN_ROOMS = [path for path in sources("core") if path != "core/__init__.py"]
 
 
 def room_of(name: str) -> str:
-    """The room that a full name of core's lies in."""
+    """Return the layer of a full name in core."""
     (room,) = (room for room in ROOMS if within(name, room))
     return room
 
 
 def room_of_file(path: str) -> str:
-    """The room that a file of core belongs to."""
+    """Return the layer of a file of core."""
     return room_of(path.removesuffix(".py").replace("/", "."))
 
 
 def test_rooms_stand_above_all_that_they_may_take() -> None:
     below = set[str]()
     for room, allowed in ROOMS.items():
-        assert below.issuperset(allowed), f"{room} may take from what stands above it"
+        assert below.issuperset(allowed), f"{room} may import from a layer above it"
         below.add(room)
 
 
@@ -164,7 +164,7 @@ def test_every_room_of_core_is_there() -> None:
     assert set(map(room_of_file, IN_ROOMS)) == set(ROOMS)
 
 
-# What decides for the pool: the same events at the same moments always give the same actions.
+# The modules that decide for the pool: the same events at the same times always give the same actions.
 PURE = [
     f"core/pool/{name}.py"
     for name in ("balance", "events", "latency", "records", "state", "status", "verdicts", "waiting")
@@ -182,7 +182,7 @@ def test_what_decides_for_the_pool_has_no_clock_no_lock_and_no_wire(path: str) -
 
 
 def file_of(name: str) -> str | None:
-    """The file of ours that a full name stands for, or lies in."""
+    """Return the file of this tree that a full name refers to, or that defines it."""
     parts = name.split(".")
     modules = ("/".join(parts[:length]) for length in range(len(parts), 0, -1))
     candidates = (path for module in modules for path in (f"{module}.py", f"{module}/__init__.py"))
@@ -190,7 +190,7 @@ def file_of(name: str) -> str | None:
 
 
 def circle_in(imported: Mapping[str, AbstractSet[str]]) -> list[str]:
-    """Files each of which imports the next one, and the last one the first; empty where there are none."""
+    """Return the files of an import cycle, each importing the next and the last the first; empty if there is none."""
     done = set[str]()
 
     def walk(path: str, way: list[str]) -> list[str]:
@@ -210,7 +210,7 @@ def test_the_search_finds_a_circle() -> None:
 
 
 def test_no_files_of_core_import_each_other_in_a_circle() -> None:
-    """Not even for type checking: who reads one of them would have to read all."""
+    """Not even for type checking: to understand one file of a cycle, a reader has to read them all."""
     files = sources("core")
     imported = {path: {file_of(name) or "" for name in imports(path)} & set(files) - {path} for path in files}
     assert imported["core/pool/state.py"]
@@ -220,7 +220,7 @@ def test_no_files_of_core_import_each_other_in_a_circle() -> None:
 @of_each([path for path in sources("core") if not path.startswith("core/cli")])
 def test_only_the_command_line_shows_things(path: str) -> None:
     for name in imports(path):
-        # `core.hookspecs` names click's group as a type.
+        # `core.hookspecs` uses click's group as a type.
         allowed = path == "core/hookspecs.py" and within(name, "click")
         assert not within(name, "rich", "click", "core.cli") or allowed, f"{path} imports {name}"
 
@@ -242,7 +242,7 @@ def test_plugin_is_light(path: str) -> None:
 
 
 def reached_from(path: str) -> Iterator[tuple[str, str]]:
-    """All that a file imports, and the files of ours among them in turn: who imports, and what."""
+    """Yield (importer, name) for each import of a file and, recursively, of the files of this tree that it imports."""
     waiting, seen = [path], set[str]()
     while waiting:
         importer = waiting.pop()

@@ -1,4 +1,4 @@
-"""How fast replicas are beside each other."""
+"""How fast replicas are compared with each other."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ NOW = 1000.0
 
 
 def _average(*calls: tuple[float, int], noted_s: float = NOW, first_s: float = 0.01) -> LatencyAverage:
-    """Of calls that took so many seconds for so many tokens; the first piece came after `first_s`."""
+    """Return the average of calls, each (seconds, tokens), whose first pieces came after `first_s`."""
     average = LatencyAverage()
     for seconds, tokens in calls:
         average.note(seconds, tokens, first_s, noted_s)
@@ -45,7 +45,7 @@ def test_slow_one_is_tried_again_after_a_while() -> None:
     assert slow.slower(Fastest([slow, fast]), 0.0, NOW) == 1.0
 
 
-def test_silence_counts_beside_how_long_the_fastest_lets_callers_wait() -> None:
+def test_silence_is_compared_with_the_wait_at_the_fastest_replica() -> None:
     one, other = _average((1.0, 10), first_s=0.1), _average((1.0, 10), first_s=0.1)
     fastest = Fastest([one, other])
     assert one.slower(fastest, 0.15, NOW) == 1.0

@@ -1,4 +1,4 @@
-"""What the host and the skills' servers see of a machine is the same."""
+"""The host sees the same CPUs and memory as the skills' servers."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The catalogue, which the host and the server read, each what it needs."""
+"""The catalogue: the host and the server each read their part of it, and agree."""
 
 from __future__ import annotations
 

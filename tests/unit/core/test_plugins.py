@@ -66,7 +66,7 @@ def test_second_skill_of_one_name_is_left_out_and_reported(tree: PluginTree) -> 
 
 
 def install(folder: Path, name: str, entry: str) -> None:
-    """What a package manager leaves behind of an installed package with one entry point."""
+    """Write the metadata of an installed package with one entry point."""
     info = folder / f"{name}-1.0.dist-info"
     info.mkdir()
     (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: 1.0\n")

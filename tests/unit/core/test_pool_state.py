@@ -14,7 +14,7 @@ from tests.pool_world import BROKEN, INTERNAL, REFUSED, Talk, World, failure, fu
 
 
 def probes(world: World) -> list[str]:
-    """The replicas that were asked whether they are there."""
+    """Return the targets of the replicas that were probed, in order."""
     return [action.attempt.replica.target for action in world.told if isinstance(action, events.Probe)]
 
 
@@ -33,7 +33,7 @@ def test_slow_replica_is_avoided_and_tried_again_after_a_while() -> None:
         assert talk.at == target
         world.wait(seconds)
         world.answer(talk)
-        world.ask()  # keeps whoever has just answered a little busier
+        world.ask()  # keeps the replica that has just answered a little busier
     for _ in range(10):
         talk = world.ask()
         assert talk.at == "fast"
@@ -167,7 +167,7 @@ def test_below_half_of_the_replicas_nobody_is_left_out() -> None:
         world.fail(talk, INTERNAL)
 
 
-# --- room, and waiting ---
+# --- capacity, and waiting ---
 
 
 def test_full_replica_is_passed_over_as_long_as_it_asks_for() -> None:
@@ -192,14 +192,14 @@ def test_call_waits_as_long_as_all_replicas_ask_for_if_its_deadline_allows() -> 
     assert talk.at
     world = World("a")
     world.fail(talk := world.ask(timeout_s=2.0), full(3.0))
-    assert talk.ends == ["OverloadedError"], "told at once"
+    assert talk.ends == ["OverloadedError"], "it fails at once"
 
 
 def test_line_of_waiting_calls_is_bounded() -> None:
     world = World("a", queue_limit=2)
     world.fail(world.ask(), full(5.0))
     assert [world.ask().ends for _ in range(3)] == [[], ["OverloadedError"], ["OverloadedError"]]
-    assert World("a", queue_limit=0).ask().at == "a", "where there is room nobody has to wait"
+    assert World("a", queue_limit=0).ask().at == "a", "no call waits while a replica has capacity"
 
 
 def test_call_that_gets_no_room_in_time_is_told_so() -> None:
@@ -221,7 +221,7 @@ def test_callers_take_turns_and_the_crowd_waits_in_the_pool() -> None:
     world.wait(0.5)
     served: list[Talk] = []
     while not all(talk.ends for talk in (*talks, modest)):
-        assert len(world.running) <= 3, "hardly more than it had room for"
+        assert len(world.running) <= 3, "hardly more calls than it has capacity for"
         oldest = min(world.running, key=lambda attempt: attempt.began_s)
         served.append(talk := next(talk for talk in (*talks, modest) if talk.call is oldest.call))
         world.answer(talk)
@@ -234,9 +234,9 @@ def test_budget_of_retries_is_a_fifth_of_the_calls_and_three() -> None:
     for _ in range(10):
         budget.call()
     assert [budget.spend(7.0) for _ in range(int(FLOOR) + 2)] == [0.0] * 5
-    assert [budget.spend(7.0) for _ in range(3)] == [0.0, 1.0, 2.0], "what is over it trickles, one a second"
+    assert [budget.spend(7.0) for _ in range(3)] == [0.0, 1.0, 2.0], "beyond the budget, one retry a second"
     assert [budget.spend(7.0, most_s=1.0) for _ in range(9)] == [3.0] * 9
-    assert budget.spend(7.0) == 3.0, "who cannot wait takes nobody's place"
+    assert budget.spend(7.0) == 3.0, "a call that cannot wait reserves nothing"
 
 
 def test_call_whose_replicas_fail_for_long_is_tried_again_once_a_second() -> None:
@@ -244,7 +244,7 @@ def test_call_whose_replicas_fail_for_long_is_tried_again_once_a_second() -> Non
     talk = world.ask(timeout_s=60.0)
     for _ in range(200):
         if talk.at:
-            world.fail(talk, failure(details="it loads", reason="LOADING"))  # the world checks the budget
+            world.fail(talk, failure(details="it loads", reason="LOADING"))  # `World` checks the budget
         world.wait(0.1)
     assert world.state.stats.attempts >= 20
 
@@ -257,7 +257,7 @@ def test_call_that_is_left_while_it_waits_ends_at_once_and_leaves_nothing() -> N
     assert "while it waited" in str(talk.call.error)
 
 
-def test_closed_pool_tells_whoever_waits() -> None:
+def test_closing_the_pool_ends_waiting_calls() -> None:
     world = World("a")
     world.fail(talk := world.ask(), REFUSED)
     world.tell(events.Closed())
@@ -300,7 +300,7 @@ def test_replica_that_answers_when_it_is_asked_keeps_its_calls() -> None:
     world.tell(events.Probed(world.replica("a"), world.now - SILENT_S, connection_dead=False))
     assert talk.at == "a"
     world.wait(SILENT_S)
-    assert probes(world) == ["a", "a"], "and is asked again"
+    assert probes(world) == ["a", "a"], "a replica that stays silent is probed again"
 
 
 def test_call_at_a_replica_that_is_leaving_goes_on_elsewhere_when_it_is_silent() -> None:
@@ -334,11 +334,11 @@ def test_replicas_are_watched_where_there_is_a_choice_and_else_while_they_are_aw
     assert watched(world) == ["a"]
 
 
-# --- the tail ---
+# --- hedging ---
 
 
 def hedged(*targets: str) -> tuple[World, Talk]:
-    """A call that is asked of two."""
+    """Return a world and its hedged call, which two replicas are working on."""
     world = World(*targets, hedge_s=0.5)
     talk = world.ask()
     world.wait(0.5)
@@ -346,18 +346,18 @@ def hedged(*targets: str) -> tuple[World, Talk]:
     return world, talk
 
 
-def test_who_answers_first_has_a_call_that_waits_too_long() -> None:
+def test_hedged_call_belongs_to_the_replica_that_answers_first() -> None:
     world, talk = hedged("a", "b")
     first, rival = world.running
     world.piece(rival)
     assert (first.over, first.why_over, talk.at) == (True, "another replica answered first", rival.replica.target)
     world.piece(first)
-    assert talk.pieces == [0], "what the slower one says no longer counts"
+    assert talk.pieces == [0], "pieces of the slower replica are ignored"
     assert world.answer(talk) == rival.replica.target
     assert (world.state.stats.hedges, world.state.stats.failovers) == (1, 0)
 
 
-def test_who_is_asked_as_well_is_let_go_where_the_first_one_answers() -> None:
+def test_hedge_is_cancelled_when_the_first_replica_answers() -> None:
     world, talk = hedged("a", "b")
     first, rival = world.running
     world.piece(first)

@@ -59,7 +59,7 @@ def test_who_waited_for_a_directory_that_was_removed_gets_a_new_one() -> None:
     first, second = RunDir(NAME), RunDir(NAME)
     with first.locked(at_once):
         old = first.path.stat().st_ino
-        kept = os.open(first.path, os.O_RDONLY)  # so that the number is not given again
+        kept = os.open(first.path, os.O_RDONLY)  # so that its inode number is not reused
 
         waits = 0
 

@@ -64,7 +64,7 @@ def test_programs_in_different_directories_share(tmp_path: Path, monkeypatch: py
     assert len(keys) == 1
 
 
-def test_program_beside_another_copy_of_the_server_does_not_share(
+def test_program_with_another_copy_of_the_server_does_not_share(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     before = key()

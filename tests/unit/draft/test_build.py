@@ -1,4 +1,4 @@
-"""A llama.cpp that somebody else has compiled is not called exact where its kernels are not."""
+"""A llama.cpp from another build is not reported as exact if its kernels are not."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from skills.skill_draft.engine.build import system_info, why_not_exact, why_slow
 from skills.skill_draft.engine.messages import EngineConfig
 from tests.servers import TINY
 
-# What a build for a Sapphire Rapids prints, shortened, and one for a CPU that has no AMX.
+# What a build for Sapphire Rapids prints, shortened, and one for a CPU without AMX.
 WITH_AMX = "CPU : SSE3 = 1 | AVX512 = 1 | AVX512_VNNI = 1 | AMX_INT8 = 1 | LLAMAFILE = 1 | OPENMP = 1 | REPACK = 1 | "
 WITHOUT_AMX = "CPU : SSE3 = 1 | AVX2 = 1 | AMX_INT8 = 0 | LLAMAFILE = 1 | OPENMP = 1 | REPACK = 1 | "
 
@@ -41,7 +41,7 @@ def test_a_build_without_our_kernels_serves_and_the_note_says_what_to_do(monkeyp
     monkeypatch.setattr(loading, "has_our_kernels", lambda: False)
     monkeypatch.setattr(loading, "system_info", lambda: WITHOUT_AMX)
     loaded = load()
-    assert loaded.numerics == "exact", "its kernels for this model's types are"
+    assert loaded.numerics == "exact", "llama.cpp's own kernels for this model's types are exact"
     (note,) = [note for note in loaded.notes if "slower" in note]
     assert "make setup" in note
     assert "uv sync" in note
@@ -53,6 +53,6 @@ def test_where_our_kernels_run_or_cannot_run_there_is_nothing_to_say() -> None:
 
 
 def test_the_build_of_the_set_up_is_exact() -> None:
-    assert "CPU : " in system_info(), "it is asked of the library that is loaded"
+    assert "CPU : " in system_info(), "the text comes from the loaded library"
     assert why_not_exact(system_info()) == ""
     assert load().numerics == "exact"

@@ -1,4 +1,4 @@
-"""Costs, threads and lookup: what the engine learns from what it measures."""
+"""Costs, threads and lookup: what the engine learns from its measurements."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def test_costs_follow_what_is_measured() -> None:
         costs.observe(64, 800.0, i * 0.05)
     assert costs.ms(1) == pytest.approx(50, rel=0.01)
     assert costs.ms(64) == pytest.approx(800, rel=0.01)
-    assert 100 < costs.ms(8) < 400, "what was not measured is taken from the shape"
+    assert 100 < costs.ms(8) < 400, "an unmeasured size is estimated from the nearest measured one"
 
 
 def test_an_old_cost_counts_for_little() -> None:
@@ -45,7 +45,7 @@ def test_how_sizes_compare_is_remembered_when_what_they_cost_is_not_believed_any
 
 def test_a_size_that_was_slow_once_is_tried_again() -> None:
     costs = StepCosts()
-    costs.observe(8, 900.0, 0.0)  # a neighbour was busy, or memory was touched for the first time
+    costs.observe(8, 900.0, 0.0)  # there was CPU contention, or memory was touched for the first time
     rows = 0
     for i in range(30):
         rows = costs.rows_within(250, 512)
@@ -61,14 +61,14 @@ def test_chunks_keep_to_the_gap_once_it_is_known(ms_per_row: float) -> None:
         rows = costs.rows_within(250, 512)
         costs.observe(rows, 5 + ms_per_row * rows, i * 0.2)
     assert 5 + ms_per_row * rows <= 260
-    assert rows == 512 or 5 + ms_per_row * rows > 110, "and use what there is"
+    assert rows == 512 or 5 + ms_per_row * rows > 110, "chunks use the time that they have"
 
 
 @pytest.mark.parametrize(("tile_ms", "row_ms", "ms", "wanted"), [(100, 70, 320, 8), (80, 20, 255, 11)])
 def test_a_chunk_has_the_number_of_rows_at_which_a_row_costs_least(
     tile_ms: int, row_ms: int, ms: int, wanted: int
 ) -> None:
-    """Whole tiles where left-over rows are taken one by one; as many rows as possible where costs have no steps."""
+    """Whole tiles where each row of an incomplete tile costs extra; as many rows as possible where costs are smooth."""
     costs = StepCosts()
     for rows in (*range(1, 17), 64):
         tiles, others = divmod(rows, 4)
@@ -87,7 +87,7 @@ def test_chunks_shrink_as_a_prompt_grows_longer_and_grow_again_with_the_next_one
             depth, now = depth + rows, now + ms / 1000
             costs.observe(rows, ms, now)
         assert max(ms for _, ms in chunks[1:]) < 300
-        assert min(ms for _, ms in chunks[2:-1]) > 180, "and use what there is"
+        assert min(ms for _, ms in chunks[2:-1]) > 180, "chunks use the time that they have"
         assert chunks[2][0] > 1.5 * chunks[-1][0]
 
 
@@ -100,14 +100,14 @@ def test_a_tile_is_filled_where_that_was_measured_to_be_cheaper() -> None:
             now += ms / 1000
             costs.observe(rows, ms, now)
             tried.append(rows)
-        assert set(tried) == {3, 4}, "both are measured now and then"
+        assert set(tried) == {3, 4}, "both sizes are measured occasionally"
         assert tried[50:].count(best) > 0.8 * len(tried[50:])
     assert StepCosts().padded(3) == 3
     assert StepCosts().padded(99) == 99
 
 
 class Machine:
-    """Steps of a machine where `busy` says whether a neighbour takes a core; the kernel says so too, if it `counts`."""
+    """A simulated machine: another program takes a core while it is `busy`; the kernel reports that if it `counts`."""
 
     def __init__(self, limit: int, *, counts: bool = True) -> None:
         self.counts, self.now, self.busy, self.looked = counts, 0.0, False, 0.0
@@ -115,7 +115,7 @@ class Machine:
         self.threads = Threads(limit, self)
 
     def look(self, now: float) -> Reading | None:
-        """Two cores."""
+        """Return the kernel's reading, as for two cores."""
         if not self.counts or now - self.looked < LOOK_EVERY_S:
             return None
         self.looked = now
@@ -125,7 +125,7 @@ class Machine:
         return Reading(waited=max(0.05, wanted - 2.0), idle=max(0.0, 1.9 - wanted))
 
     def run(self, seconds: float) -> float:
-        """Runs for a while; returns the steps a second."""
+        """Run for a while; return the number of steps a second."""
         end, begin, steps = self.now + seconds, self.now, 0
         while self.now < end:
             n = self.threads.for_next_step(self.now)
@@ -144,7 +144,7 @@ def test_threads_follow_a_neighbour_that_comes_and_goes(counts: bool) -> None:
     machine.busy = True
     machine.run(2)
     assert machine.threads.current == 1
-    assert machine.run(20) > 0.88 * (1000 / 16), "trying two threads costs little"
+    assert machine.run(20) > 0.88 * (1000 / 16), "trying two threads costs little time"
     machine.busy = False
     machine.run(3 if counts else 6)
     assert machine.threads.current == 2
@@ -163,7 +163,7 @@ def test_where_the_kernel_does_not_count_trying_costs_little() -> None:
 
 
 def test_more_threads_that_do_not_help_are_tried_less_and_less() -> None:
-    """A neighbour that the kernel does not show, behind a quota say: the cores seem idle and two threads are slow."""
+    """The kernel may not report CPU contention, for example under a quota: cores look idle, two threads are slow."""
     machine = Machine(2)
     machine.busy = True
     machine.run(2)
@@ -178,7 +178,7 @@ def test_a_new_limit_is_followed_at_once_and_what_was_learned_is_kept() -> None:
     machine.run(5)
     machine.threads.set_limit(2)
     assert machine.threads.for_next_step(machine.now) == 2
-    assert machine.threads.costs.ms(1) == pytest.approx(16, rel=0.1), "better than what a 4B costs"
+    assert machine.threads.costs.ms(1) == pytest.approx(16, rel=0.1), "a measured cost must be kept"
     assert machine.run(5) == pytest.approx(1000 / 8, rel=0.1)
     machine.threads.set_limit(1)
     assert machine.run(60) == pytest.approx(1000 / 16, rel=0.001)
@@ -191,7 +191,7 @@ def test_one_thread_is_never_exceeded() -> None:
     assert machine.threads.current == 1
 
 
-def test_lookup_guesses_what_followed_last_time() -> None:
+def test_lookup_proposes_what_followed_last_time() -> None:
     tokens = [1, 2, 3, 4, 5, 6, 7, 8, 99, 1, 2]
     lookup = Lookup(tokens, AcceptanceRates())
     assert lookup.propose(4) == []
@@ -250,7 +250,7 @@ def test_a_sequence_begins_with_what_was_learned_from_others() -> None:
     before = Lookup(text := [1, 2, 3, 4, 5, 6, 1, 2, 3], shared)
     text.append(4)
     before.push()
-    for _ in range(40):  # three tokens in a row, and then something else
+    for _ in range(40):  # three tokens as before, then another one
         tokens = [1, 2, 3, 4, 9, 1, 2]
         lookup = Lookup(tokens, shared)
         for token in (3, 8):

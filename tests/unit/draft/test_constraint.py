@@ -1,4 +1,4 @@
-"""Constraints that are taken, and what they let through; constraints that are refused, and why."""
+"""Accepted constraints, and the answers that they allow; refused constraints, and why."""
 
 from __future__ import annotations
 
@@ -167,7 +167,7 @@ def test_a_schema_lets_through_what_fits_it(schema: Any, yes: list[Any], no: lis
     ],
 )
 def test_a_named_key_has_one_spelling(schema: Any) -> None:
-    """Else it could be written as another one, with any value."""
+    """With a second spelling, the model could write the key again as an unnamed one, with any value."""
     matcher = of_schema({"type": "object", **schema})
     assert writes(matcher, '{"a": 1, "b": 1}')
     assert not writes(matcher, '{"\\u0061": 2}')

@@ -1,4 +1,4 @@
-"""Sizes are chosen so that what they take is there; what is too little is said with what would help."""
+"""Sizes are chosen to fit into memory; if memory is too small, the error says what would help."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ CONFIG = EngineConfig(model="any.gguf")
 
 
 def taken(sizes: Sizes, costs: Costs) -> float:
-    """Bytes that these sizes are known to take."""
+    """Return how many bytes these sizes take."""
     outputs = sizes.n_outputs * costs.output
     cells = (sizes.n_cells + sizes.block_cells) * costs.cell
     return cells + outputs + max(outputs, sizes.n_batch * costs.row)
@@ -39,8 +39,8 @@ def test_whatever_the_model_and_the_limit_sizes_fit_or_are_refused(
     try:
         sizes = choose(config, costs, n_ctx_train=32_768, free=free)
     except ModelError:
-        return  # what it says is tested below
-    # A block has a least size, which small caches do not need.
+        return  # the tests below check its message
+    # A block has a minimum size, which small caches do not need.
     block = min(sizes.block_cells, sizes.n_cells)
     assert taken(dataclasses.replace(sizes, block_cells=block), costs) <= free + 64 * costs.cell
     assert MIN_N_CTX <= sizes.n_ctx <= sizes.n_cells
@@ -50,7 +50,7 @@ def test_whatever_the_model_and_the_limit_sizes_fit_or_are_refused(
 
 
 def test_the_4b_in_3_gb_holds_four_callers_with_a_thousand_tokens_each() -> None:
-    weights, others, limit = 2269, 70, 3072  # MiB, as measured; the others are Python and the kernel
+    weights, others, limit = 2269, 70, 3072  # MiB, as measured; `others` are Python and the kernel
     sizes = choose(CONFIG, FOUR_B, n_ctx_train=262_144, free=(0.95 * limit - weights - others) * MIB)
     assert sizes.n_cells >= USEFUL_CELLS
     assert sizes.slots == CONFIG.slots

@@ -1,4 +1,4 @@
-"""When pieces go out, and with what."""
+"""When pieces are sent, and with what."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class Sent:
         self.outbox = Outbox(self.frames.append, flush_interval_s=flush_interval_s)
 
     def step(self, *pieces: Piece, seconds: float = 0.01, next_in_s: float = 0.0) -> list[Event]:
-        """A step that ends with these pieces; what is sent before the next one, beside the beat."""
+        """Make a step that ends with these pieces; return what is sent before the next one, without heartbeats."""
         self.clock.now += seconds
         before = len(self.frames)
         for one in pieces:
@@ -49,14 +49,14 @@ def test_the_first_goes_at_once_and_the_others_wait_for_company(monkeypatch: pyt
     assert together[0].text == "bccddd"
     assert together[0].tokens.token_ids == (1, 2, 3)
     assert sent.step(piece("ddd"), seconds=0.05) == together
-    assert sent.step(piece("e")) == [], "the time begins anew"
+    assert sent.step(piece("e")) == [], "a new flush interval begins"
 
 
 def test_nothing_waits_through_a_long_step(monkeypatch: pytest.MonkeyPatch) -> None:
     sent = Sent(monkeypatch, 0.05)
     assert sent.step(piece("a"), next_in_s=0.01) == []
     assert sent.step(piece("b"), next_in_s=0.25) == [piece("a") + piece("b")]
-    assert sent.step(piece("c"), next_in_s=math.inf) == [piece("c")], "nothing more comes by itself"
+    assert sent.step(piece("c"), next_in_s=math.inf) == [piece("c")], "no further step would flush it"
 
 
 def test_what_is_no_piece_takes_those_before_it_along(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -79,4 +79,4 @@ def test_the_engine_shows_that_it_lives_while_pieces_wait(monkeypatch: pytest.Mo
     for _ in range(100):
         sent.step(piece("a"))
     beats = sum(isinstance(event, Beat) for frame in sent.frames for event in frame)
-    assert beats >= 4, "one with every frame that is sent"
+    assert beats >= 4, "every frame has a heartbeat"

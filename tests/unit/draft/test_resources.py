@@ -1,4 +1,4 @@
-"""What a process may use and does use, read from files as the kernel writes them."""
+"""What a process may use and does use, read from files in the kernel's formats."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from skills.runtime import resources
 
 @pytest.fixture
 def cgroup(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A cgroup file system of the test's own; `own_cgroup` says where this process is in it."""
+    """Create a cgroup file system for the test; `own_cgroup` sets where this process is in it."""
     monkeypatch.setattr(resources, "_CGROUP", tmp_path)
     return tmp_path
 
@@ -72,7 +72,7 @@ def test_a_process_is_measured() -> None:
     ballast = bytearray(os.urandom(1 << 20)) * 40
     assert resources.anonymous_bytes([os.getpid()]) > len(ballast)
     assert resources.cpu_seconds([os.getpid()]) > 0
-    assert resources.anonymous_bytes([2**22 + 1]) == 0, "a process that is gone uses nothing"
+    assert resources.anonymous_bytes([2**22 + 1]) == 0, "a process that has ended uses nothing"
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""The next engine has the sizes of the last one, unless memory ran out or the limit has changed."""
+"""The next engine takes over the sizes of the last one, unless memory ran out or the limit has changed."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def test_each_time_that_memory_runs_out_the_next_engine_is_smaller_up_to_a_bound
         sizing.measured(SIZES)
         assert sizing.shrink()
         config = sizing.of_next(CONFIG, limit=GIB)
-        assert (config.memory_kills, config.sizes) == (step + 1, None), "it measures anew"
+        assert (config.memory_kills, config.sizes) == (step + 1, None), "it measures again"
     assert not sizing.shrink()
     assert sizing.kills == MAX_STEPS + 1
 

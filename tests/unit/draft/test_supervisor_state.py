@@ -1,4 +1,4 @@
-"""What the supervisor decides, in virtual time."""
+"""The supervisor's decisions, in virtual time."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ def test_a_caller_who_leaves_during_the_trial_of_its_request_lets_the_next_one_g
     world.die("SIGKILL")
     world.wait(2 * TICK_S)
     assert world.engine is not None
-    assert list(world.engine.running) == [first.request.id], "its prompt is read"
+    assert list(world.engine.running) == [first.request.id], "its prompt must be in prefill"
     world.leave(first)
     world.wait(10.0)
     assert isinstance(second.ends[0], Done)
@@ -87,7 +87,7 @@ def test_a_request_that_came_while_no_engine_was_there_is_not_guilty_of_the_firs
     newcomer = world.submit(max_tokens=5)
     world.wait(TICK_S)
     assert world.engine is not None
-    assert world.engine.unproven, "it is on trial"
+    assert world.engine.unproven, "the request must be on trial"
     world.die("SIGKILL")
     world.wait(5.0)
     assert isinstance(newcomer.ends[0], Done)
@@ -147,7 +147,7 @@ def test_an_intake_that_was_stopped_together_with_the_server_is_not_stuck() -> N
     world.wait(STEP_TIMEOUT_S / 2)
     assert not world.state.restarts
     world.wait(STEP_TIMEOUT_S)
-    assert world.state.restarts, "but it is, if it goes on for as long while they run"
+    assert world.state.restarts, "it is stuck after that long while both run"
 
 
 def test_a_request_that_no_engine_is_small_enough_for_is_given_up_and_the_others_are_not() -> None:
@@ -169,7 +169,7 @@ def test_engines_killed_for_want_of_memory_while_they_start_are_made_smaller_and
     assert world.engine.smaller == MAX_STEPS
     world.die("SIGKILL", out_of_memory=True)
     world.wait(60.0)
-    assert world.state.ready is None, "the next one would be as large"
+    assert world.state.ready is None, "the next engine could not be smaller"
 
 
 def test_further_engines_are_tried_less_and_less_often() -> None:
@@ -185,4 +185,4 @@ def test_further_engines_are_tried_less_and_less_often() -> None:
     assert delays == [*RESTART_DELAY_S, 10.0, 10.0]
     world.come_to_rest()
     world.die("SIGKILL")
-    assert world.launch_at == world.now, "but anew where there has been one"
+    assert world.launch_at == world.now, "delays start over once an engine has served"

@@ -1,4 +1,4 @@
-"""What may be shown: whole characters, and nothing that may yet become a stop string."""
+"""What may be shown: whole characters, and nothing that may still become a stop string."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ WORDS = st.text(alphabet="abcé語🙂 ", min_size=0, max_size=40)
 
 
 def cut(text: str, sizes: list[int]) -> list[bytes]:
-    """The bytes of a text as tokens of these sizes, over and over."""
+    """Return the bytes of a text, split into tokens of these sizes, which repeat."""
     raw, pieces, i = text.encode(), [], 0
     while raw:
         n = sizes[i % len(sizes)]

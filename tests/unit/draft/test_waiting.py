@@ -1,4 +1,4 @@
-"""How long the queue takes, as it is told to who waits."""
+"""How long the queue takes, as its callers are told."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ N_BATCH = 64
 
 @dataclass
 class Answering:
-    """A sequence in the midst of its answer."""
+    """A sequence in the middle of its answer."""
 
     n_answered: int
     deadline: float | None = None
@@ -30,7 +30,7 @@ class Answering:
 
 
 def estimate(*shares: float) -> WaitEstimate:
-    """Of a machine that writes ten tokens a second, after answers that took such shares of their `max_tokens`."""
+    """Return the estimate at ten tokens a second, after answers that took these shares of their `max_tokens`."""
     wait = WaitEstimate()
     wait.stepped(TOKEN_S, 1, 1)
     for share in shares:
@@ -50,7 +50,7 @@ def test_each_that_ends_lets_one_in() -> None:
     wait, running = estimate(1.0), (Answering(20), Answering(50))
     assert start_s(wait, 1, *running) == pytest.approx(5.0)
     assert start_s(wait, 2, *running) == pytest.approx(8.0)
-    assert start_s(wait, 3, *running) == pytest.approx(5.0 + 10.0), "after a whole answer more"
+    assert start_s(wait, 3, *running) == pytest.approx(5.0 + 10.0), "one whole answer later"
     assert start_s(wait, 1) == LEAST_S
 
 
@@ -62,5 +62,5 @@ def test_what_is_certain_goes_by_the_shortest_of_late() -> None:
     running = Answering(20)
     assert least_s(estimate(0.5, 1.0), 1, running) == pytest.approx(3.0)
     assert start_s(estimate(0.5, 1.0), 1, running) == pytest.approx(5.5)
-    assert least_s(estimate(), 1, running) == pytest.approx(TOKEN_S), "nothing is known"
-    assert least_s(estimate(0.1), 1, running) == pytest.approx(TOKEN_S), "it is longer than any before"
+    assert least_s(estimate(), 1, running) == pytest.approx(TOKEN_S), "no answer has ended yet"
+    assert least_s(estimate(0.1), 1, running) == pytest.approx(TOKEN_S), "it is longer than any earlier answer"

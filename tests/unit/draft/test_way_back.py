@@ -1,4 +1,4 @@
-"""How much of a deadline an answer needs to get back, as learned."""
+"""How much time before its deadline an answer needs to reach the caller, as learned."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def test_process_that_was_frozen_does_not_cost_later_calls_their_time() -> None:
 
 
 class _AtOnce(asyncio.SelectorEventLoop):
-    """Time passes only while everybody waits, and then at once."""
+    """An event loop in virtual time: when all tasks wait, it jumps to the next timeout."""
 
     def __init__(self) -> None:
         super().__init__()

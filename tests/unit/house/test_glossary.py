@@ -1,4 +1,4 @@
-"""The glossary's words: those that are out stay out, and those that are in have a home."""
+"""The glossary: words that are out are not used, and the file that each term names exists."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ import pytest
 ROOT = Path(__file__).resolve().parents[3]
 GLOSSARY = ROOT / "docs" / "glossary.md"
 TERMS, OUT = GLOSSARY.read_text(encoding="utf-8").split("## Words that are out")
-# What the pass for plain English has covered; a folder that joins it stays clean.
+# Folders that have been edited for plain English; the test keeps them so.
 ROOMS = (
     "sarai", "core", "skills", "bench", "tools", "docs", "tests/engine", "README.md",
 )  # fmt: skip
-# The glossary names the words; the prompts of the benchmarks are texts by themselves.
+# The glossary lists the words; the benchmarks' prompts are input data.
 EXEMPT = ("docs/glossary.md", "bench/prompts/", "bench/results", "bench/.venv/")
 SUFFIXES = {".py", ".md", ".c"}
 
 
 def rows(table: str) -> list[list[str]]:
-    """The cells of a Markdown table's rows, without its head."""
+    """Return the cells of a Markdown table's rows, without its header."""
     lines = [line.strip("| ").split(" | ") for line in table.splitlines() if line.startswith("| ")]
     return [cells for cells in lines if cells[0] not in {"term", "not", "---"}]
 
@@ -30,7 +30,7 @@ PATTERN = re.compile(rf"\b(?:{'|'.join(map(re.escape, WORDS))})\b", re.IGNORECAS
 
 
 def found(text: str) -> list[str]:
-    """Words that are out; snake case and lines that a phrase is broken over count too."""
+    """Return the words that are out, also in snake case and in phrases that continue on the next line."""
     return PATTERN.findall(re.sub(r"_|\s+(?:#|//)?\s*", " ", text))
 
 

@@ -27,7 +27,7 @@ LOCK_FILES = (
 
 @pytest.fixture
 def tree(tmp_path: Path) -> Path:
-    """A tree with our Makefile, where set-up does nothing and `sarai` prints its arguments."""
+    """Create a tree with our Makefile, where set-up does nothing and `sarai` prints its arguments."""
     shutil.copy(ROOT / "Makefile", tmp_path)
     binaries = tmp_path / ".venv" / "bin"
     binaries.mkdir(parents=True)
@@ -38,7 +38,7 @@ def tree(tmp_path: Path) -> Path:
 
 
 def keep_wheel(*, portable: bool) -> None:
-    """Has this machine's cache hold a wheel, as if somebody had compiled it."""
+    """Put a wheel into this machine's cache, as if it had been compiled here."""
     build = llama_wheel.describe(portable=portable)
     folder = llama_wheel.cache_dir() / build.key
     folder.mkdir(parents=True)
@@ -48,7 +48,7 @@ def keep_wheel(*, portable: bool) -> None:
 
 
 def make(tree: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    # What the tests themselves were started with, as in `make test ARGS=...`, is not for this one.
+    # This make must not inherit the arguments of the make that runs the tests, as in `make test ARGS=...`.
     clean = {name: value for name, value in os.environ.items() if name not in ("ARGS", "MAKEFLAGS", "MAKEOVERRIDES")}
     return subprocess.run(
         ["make", "--no-print-directory", *arguments],
@@ -242,7 +242,7 @@ def test_a_failed_step_shows_its_last_lines_and_where_the_log_is(tmp_path: Path)
     assert log.read_text(encoding="utf-8").startswith("line 0\n")
 
 
-# Hosts of package indexes, mirrors and image registries: which one to ask is the business of the machine.
+# Hosts of package indexes, mirrors and image registries: each machine has its own configuration for these.
 INDEX = re.compile(
     r"\b(?:debian\.org|ubuntu\.com|pypi\.org|pythonhosted\.org|npmjs\.(?:com|org)|crates\.io|alpinelinux\.org"
     r"|anaconda\.(?:com|org)|conda-forge\.org|ghcr\.io|quay\.io|gcr\.io|(?:registry-1|index|auth|hub)\.docker\.(?:io|com))\b"

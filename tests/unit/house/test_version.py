@@ -1,4 +1,4 @@
-"""A release of a skill changes one line, `VERSION` in its package: what cannot read it is held equal to it here."""
+"""A release of a skill changes `VERSION` in its package; these tests compare the files that cannot read it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Whatever a method does, its caller gets the status that was meant, in a size that it takes."""
+"""Whatever a method does, its caller gets the intended status, in a size that it can receive."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ KINDS = ("unary_unary", "unary_stream", "stream_unary", "stream_stream")
 SIZES = (3_000, 16_000, 1_000_000)
 LETTERS = ("x", "%", "ü", "漢", "🙂", "\n")
 Do = Callable[[Any], Awaitable[None]]
-"""What a method does with its context."""
+"""What a method does with its context before it answers."""
 
 
 class Service(grpc.GenericRpcHandler):
-    """A method of each kind, which first does something and then answers."""
+    """A method of each kind, which first calls `do` and then answers."""
 
     def __init__(self, do: Do) -> None:
         self.do = do
@@ -49,7 +49,7 @@ class Service(grpc.GenericRpcHandler):
         yield Resp(status="well")
 
     async def written(self, _: Req, context: Any) -> None:
-        """A stream in gRPC's other style, as the standard health service's."""
+        """Stream in gRPC's other style, as the standard health service does."""
         await self.do(context)
         await context.write(Resp(status="well"))
 
@@ -76,7 +76,7 @@ async def serving(do: Do, *interceptors: grpc.aio.ServerInterceptor) -> AsyncIte
 
 
 async def call(channel: grpc.aio.Channel, kind: str, data: bytes = b"") -> str:
-    """The status in the answer; raises `AioRpcError`."""
+    """Call a method; return the status in its answer, or raise `AioRpcError`."""
     make = getattr(channel, "unary_stream" if kind == "written" else kind)
     method = make(f"/test/{kind}", response_deserializer=Resp.FromString)
     rpc = method([data] if kind.startswith("stream") else data, timeout=20)
@@ -86,11 +86,11 @@ async def call(channel: grpc.aio.Channel, kind: str, data: bytes = b"") -> str:
 
 
 async def well(_: Any) -> None:
-    """Nothing goes wrong."""
+    """Do nothing, so that the call succeeds."""
 
 
 def failure(do: Do, kind: str, data: bytes = b"") -> grpc.aio.AioRpcError:
-    """How a call fails; the next one does not, if nothing goes wrong in it."""
+    """Return the error of a call, and check that the next call, in which nothing goes wrong, succeeds."""
 
     async def run() -> grpc.aio.AioRpcError:
         doing = [do]
@@ -153,7 +153,7 @@ def test_a_long_refusal_arrives_as_what_it_is(kind: str, size: int, letter: str)
 
 
 def ways(text: str) -> dict[str, Do]:
-    """All that can end a call with words."""
+    """Return every way for a method to end a call with a text."""
 
     async def gives_up(context: Any) -> None:
         await context.abort(grpc.StatusCode.FAILED_PRECONDITION, text, (("more-bin", text.encode()),))
@@ -171,7 +171,7 @@ def ways(text: str) -> dict[str, Do]:
 
 @pytest.mark.parametrize("letter", LETTERS)
 @pytest.mark.parametrize("way", list(ways("")))
-def test_so_does_one_that_goes_another_way(way: str, letter: str) -> None:
+def test_a_long_text_arrives_whichever_way_a_call_is_ended(way: str, letter: str) -> None:
     error = failure(ways(f"begin {letter * 100_000}")[way], "unary_unary")
     assert error.code() is grpc.StatusCode.FAILED_PRECONDITION, error
     assert "begin" in str(error.details())

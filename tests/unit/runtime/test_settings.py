@@ -1,4 +1,4 @@
-"""Settings: one dataclass a skill, the same names everywhere; here by the example of the draft skill's."""
+"""Settings: one dataclass per skill, the same names everywhere; tested with the draft skill's."""
 
 from __future__ import annotations
 

@@ -36,7 +36,7 @@ def test_more_workers_take_those_that_wait_at_once_and_fewer_let_the_running_one
         for event in events:
             event.set()
         await asyncio.gather(*calls)
-        # As many slots are left as there should be.
+        # No slot was lost or added: three of four further calls get one.
         calls += [asyncio.create_task(hold(work, asyncio.Event())) for _ in range(4)]
         await look()
         for call in calls:
