@@ -6,7 +6,6 @@ import functools
 import json
 import subprocess
 import sys
-from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
@@ -51,7 +50,8 @@ params = M.mtmd_context_params_default()
 params.use_gpu, params.warmup, params.image_max_tokens, params.n_threads = False, False, 1024, 1
 params.flash_attn_type = L.LLAMA_FLASH_ATTN_TYPE_ENABLED
 tower = M.mtmd_init_from_file(mmproj.encode(), model.model, params)
-bitmap = M.mtmd_helper_bitmap_init_from_buf(tower, (ctypes.c_uint8 * len(data)).from_buffer_copy(data), len(data), False)
+buffer = (ctypes.c_uint8 * len(data)).from_buffer_copy(data)
+bitmap = M.mtmd_helper_bitmap_init_from_buf(tower, buffer, len(data), False)
 chunks, text = M.mtmd_input_chunks_init(), b"<__media__>"
 asked = M.mtmd_input_text(text, len(text), False, True)
 assert M.mtmd_tokenize(tower, chunks, ctypes.byref(asked), (M.mtmd_bitmap_p_ctypes * 1)(bitmap), 1) == 0

@@ -217,7 +217,7 @@ def test_what_is_no_image_is_said_and_costs_no_process() -> None:
 def test_a_tower_that_cannot_be_opened_is_the_servers_problem_not_the_images() -> None:
     async def test() -> None:
         async with house(mmproj=TINY) as h:
-            with pytest.raises(VisionError, match="cannot load tiny-qwen3vl-q8_0.gguf"):
+            with pytest.raises(VisionError, match=r"cannot load tiny-qwen3vl-q8_0\.gguf"):
                 await h.vision.encode(CIRCLE, 576, 0)
 
     run(test())
@@ -312,7 +312,9 @@ def test_an_image_that_cannot_be_encoded_fails_its_requests_alone_with_its_field
             h.want(2, other)
             await h.until(lambda: h.heard(Rows) and h.heard(RowsFailed))
             (failed,) = h.heard(RowsFailed)
-            wanted = Failed(id=1, kind=FailureKind.INVALID, message="ended 2 processes that were encoding it", field="image 1")
+            wanted = Failed(
+                id=1, kind=FailureKind.INVALID, message="ended 2 processes that were encoding it", field="image 1"
+            )
             assert (failed.failed, h.memory.used) == (wanted, 16384)
 
     run(test())

@@ -65,7 +65,12 @@ def test_image_comes_upright_on_white_in_rgb_whatever_its_mode() -> None:
     assert looks_like_quarters(read(turned(quarters(96, 96), 6)))
     assert looks_like_quarters(read(encoded(picture.convert("CMYK"), "JPEG", quality=100)))
     assert looks_like_quarters(read(encoded(picture.quantize(4))))
-    for white in (encoded(alpha), encoded(grey), encoded(Image.new("I;16", (64, 64), 65535)), encoded(grey.convert("1"))):
+    for white in (
+        encoded(alpha),
+        encoded(grey),
+        encoded(Image.new("I;16", (64, 64), 65535)),
+        encoded(grey.convert("1")),
+    ):
         assert set(read(white).tobytes()) == {255}
 
 
@@ -84,8 +89,10 @@ def test_large_jpeg_is_shrunk_while_it_is_decoded_and_turned_all_the_same() -> N
 @pytest.mark.parametrize(
     ("image", "says"),
     [
-        (b"", "is empty"), (b"<svg xmlns='http://www.w3.org/2000/svg'/>", "is none of"), (b"PK\3\4" + bytes(100), "none of"),
-        (png_header(20_000, 20_000), "more than 40000000 pixels"), (encoded(Image.new("L", (1, 1000))), "at most 200 times"),
+        (b"", "is empty"), (b"<svg xmlns='http://www.w3.org/2000/svg'/>", "is none of"),
+        (b"PK\3\4" + bytes(100), "none of"),
+        (png_header(20_000, 20_000), "more than 40000000 pixels"),
+        (encoded(Image.new("L", (1, 1000))), "at most 200 times"),
         (encoded(quarters())[:-40], "cut off"), (encoded(quarters(), "JPEG")[:300], "broken"),
     ],
 )  # fmt: skip
