@@ -11,7 +11,7 @@ from skills.runtime.resources import memory_size
 from .catalog import CatalogEntry, catalog
 from .engine.messages import Ready
 from .model_file import ModelFileError, TowerFile, cell_bytes, row_width
-from .vision.limits import MAX_TOKENS, MOST_PIXELS
+from .vision.limits import DECODING_BYTES, MAX_TOKENS
 
 OFF = "off"
 _MIB, _GIB = 1 << 20, 1 << 30
@@ -22,7 +22,6 @@ USEFUL_CELLS = 1024
 _PROCESS = 45e6
 _VOCABULARY = 32e6
 _BUFFERS, _BUFFERS_WIDTH = 195e6, 1024  # at 1,024 image tokens
-_PIXEL = 4  # Pillow's RGB
 # The server and the engine without a model; and the share of the limit that the engine leaves free.
 _PROCESSES = 130e6
 _SPARE_SHARE = 0.05
@@ -110,7 +109,7 @@ def largest_image_bytes(tower: TowerFile) -> int:
 def vision_bytes(tower: TowerFile) -> int:
     """Return the memory that a vision process takes at most."""
     buffers = _BUFFERS * tower.width / _BUFFERS_WIDTH
-    return int(_PROCESS + _VOCABULARY + tower.size_bytes + buffers + MOST_PIXELS * _PIXEL)
+    return int(_PROCESS + _VOCABULARY + tower.size_bytes + buffers + DECODING_BYTES)
 
 
 def fitted(tower: Tower, model: Path, *, reserved: int, limit: float) -> Tower:

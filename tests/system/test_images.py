@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import io
 import os
+import random
 import signal
 import struct
 import time
@@ -21,6 +22,7 @@ from PIL import Image as Picture
 
 from skills import skills_pb2
 from skills.wire import IMAGE_RESOURCE, Feature
+from tests.drawings import draw
 from tests.pictures import animated, encoded, gif_frame, gradient, png_header, quarters, turned
 from tests.servers import TINY, DraftServer, draft_server
 from tests.vision import MMPROJ, SAMPLES, sample
@@ -240,10 +242,8 @@ def test_eight_callers_with_and_without_images_get_their_own_answers(server: Dra
     def call(i: int) -> tuple[str, str]:
         if i % 3 == 2:
             return server.stub.Generate(ask("Say hello."), timeout=120).text, "hello"
-        name = NAMES[i % len(NAMES)]
-        # Scaled, so that its pixels are new to this server.
-        picture = Picture.open(io.BytesIO(sample(name))).resize((96 + 32 * (i // 24), 96))
-        return server.stub.Generate(ask(encoded(picture), WHAT), timeout=120).text, "a " + " ".join(name.split("-")[:2])
+        drawn = draw(random.Random(i))
+        return server.stub.Generate(ask(drawn.png, WHAT), timeout=120).text, drawn.name
 
     with ThreadPoolExecutor(8) as callers:
         answers = list(callers.map(call, range(48)))

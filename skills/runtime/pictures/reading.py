@@ -61,6 +61,11 @@ class PictureFile:
         return _NAMES.get(name, name.lower())
 
     @property
+    def kind(self) -> str:
+        """The format, or `progressive jpeg`, which takes more memory to decode."""
+        return f"progressive {self.format}" if self._source.info.get("progressive") else self.format
+
+    @property
     def size(self) -> tuple[int, int]:
         """Width and height of the upright picture, pixels; known after `decode`."""
         return _turned(self._source.size, self._left)

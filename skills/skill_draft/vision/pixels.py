@@ -7,11 +7,12 @@ from dataclasses import dataclass
 
 from PIL import Image
 
+from skills.runtime.pictures.errors import BadPictureError
 from skills.runtime.pictures.reading import PictureFile
 from skills.runtime.pictures.tiles import TILE
 
 from .grid import grid_of
-from .limits import FORMATS, MOST_PIXELS
+from .limits import FORMATS, MOST_PIXELS, most_pixels
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,6 +47,10 @@ def read_pixels(image: bytes, max_tokens: int) -> Pixels:
         MemoryError: It takes more memory than there is.
     """
     file = PictureFile(image, decode_pixels=MOST_PIXELS, formats=FORMATS)
+    width, height = file.stored_size
+    if width * height > (most := most_pixels(file.kind)):
+        message = f"is a {file.kind} of {width} x {height}; at most {most} pixels of such a file are decoded"
+        raise BadPictureError(message, fault="too_large")
     across, down = grid_of(*file.stored_size, max_tokens)
     file.shrink_while_decoding((across * TILE, down * TILE))
     file.decode()

@@ -101,6 +101,24 @@ def test_what_is_no_image_is_refused_with_its_reason(image: bytes, says: str) ->
         read(image)
 
 
+@pytest.mark.parametrize(
+    ("kind", "options", "size", "fits"),
+    [
+        ("JPEG", {}, (7000, 5000), True), ("JPEG", {"progressive": True}, (7000, 5000), False),
+        ("PNG", {}, (5000, 4000), True), ("PNG", {}, (5000, 5000), False), ("WEBP", {}, (5000, 3000), False),
+    ],
+)  # fmt: skip
+def test_pixels_are_bounded_by_the_memory_that_their_format_takes(
+    kind: str, options: dict[str, bool], size: tuple[int, int], fits: bool
+) -> None:
+    image = encoded(Image.new("RGB", size), kind, **options)
+    if fits:
+        assert read_pixels(image, 64).across
+    else:
+        with pytest.raises(BadPictureError, match="pixels of such a file"):
+            read_pixels(image, 64)
+
+
 def test_key_is_that_of_all_that_determines_the_rows() -> None:
     def key(picture: Image.Image, kind: str = "PNG", max_tokens: int = 576, tower: bytes = b"a" * 32) -> bytes:
         out = io.BytesIO()
