@@ -53,26 +53,27 @@ def test_process_that_reads_images_survives_damage_of_every_kind() -> None:
             )  # fmt: skip
 
         vision = Vision(config, read_timeout_s=20, encode_timeout_s=20, idle_s=60)
-        random_, pids, read = random.Random(1), set[int](), 0
+        random_, pids, reasons, read = random.Random(1), set[int](), set[str](), 0
         for _ in range(MANY):
             try:
                 image = await vision.read(damaged(random_), 64)
+            except BadImageError as error:
+                reasons.add(str(error))
+            else:
                 read += 1
                 assert 8 <= image.n_tokens <= 64
-            except BadImageError as error:
-                assert "ended" not in str(error), error
-                assert "given up" not in str(error), error
             pids.update(vision.pids)
         await vision.close()
         memory.close()
         assert len(pids) == 1
         assert MANY / 20 < read < MANY
+        assert not [reason for reason in reasons if reason.startswith(("ended", "was given up"))]
 
     asyncio.run(test())
 
 
 def test_server_answers_or_refuses_damaged_images_and_names_a_whole_one_all_the_while() -> None:
-    random_ = random.Random(2)
+    random_, refusals = random.Random(2), set[tuple[grpc.StatusCode, str]]()
     with tempfile.TemporaryDirectory() as folder, draft_server(Path(folder)) as server:
         engine = server.engine_pid()
 
@@ -87,10 +88,10 @@ def test_server_answers_or_refuses_damaged_images_and_names_a_whole_one_all_the_
             try:
                 ask(damaged(random_), 1)
             except grpc.RpcError as error:
-                assert error.code() is grpc.StatusCode.INVALID_ARGUMENT, error
-                assert (error.details() or "").startswith("messages[0].parts[0].image")
+                refusals.add((error.code(), (error.details() or "").partition(":")[0]))
             if i % 20 == 0:
                 drawn = draw(random.Random(i))
                 assert ask(drawn.png, 20) == drawn.name
+        assert refusals == {(grpc.StatusCode.INVALID_ARGUMENT, "messages[0].parts[0].image")}
         assert server.engine_pid() == engine
         assert not server.health().engine.restarts
