@@ -180,6 +180,8 @@ class EngineConfig:
     """Path of the shared memory that holds encoded images; empty if this server reads none."""
     reserved_bytes: int = 0
     """Memory within the limit that is not the engine's: the vision process and the encoded images."""
+    max_image_tokens: int = 1024
+    """The most tokens that an image may have, if this server reads any."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
