@@ -125,7 +125,9 @@ class CellLogMachine(RuleBasedStateMachine):
         most = max(self.log.longest_match(tokens[:-1]))
         slot = self.log.open(tokens)
         assert slot is not None
-        assert all(n <= slot.length or mid_image(prompt, n) for n in running), "a prefix of a running sequence was not shared"
+        assert all(n <= slot.length or mid_image(prompt, n) for n in running), (
+            "a prefix of a running sequence was not shared"
+        )
         assert slot.length <= most
         assert slot.tokens.tolist() == prompt[: slot.length]
         self.running.append((slot, prompt[: slot.length]))
