@@ -74,10 +74,9 @@ class Comparison:
         self._one_by_one(range(half))
         self._context.release_cells(1)
         if move:
-            self._context.begin_save()
-            place = self._context.save(0)
+            saved = self._context.save(0)
             self._context.release_cells(0)
-            self._context.restore(0, self._context.saved(place))
+            self._context.restore(0, saved)
         name = "hole refilled, moved first" if move else "hole refilled, not moved (the engine never does)"
         return self._report(name, self._one_by_one(range(half, self._n)), self._alone[half:], matters=move)
 

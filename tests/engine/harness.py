@@ -52,8 +52,9 @@ class EngineUnderTest:
         self.loaded: Loaded = load(self.config)
         self.engine = Engine(self.loaded, self.config, send=self._on_events)
         self._preparer = Preparer(
-            self.loaded.model, Scratch(self.loaded.model.vocab.n_tokens), n_ctx=self.loaded.sizes.n_ctx
-        )
+            self.loaded.model, Scratch(self.loaded.model.vocab.n_tokens),
+            n_ctx=self.loaded.sizes.n_ctx, max_image=self.loaded.max_image,
+        )  # fmt: skip
         self._changed = threading.Condition()
         self.events: dict[int, list[Event]] = {}
         self._thread = threading.Thread(target=self.engine.run, daemon=True)

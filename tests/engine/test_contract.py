@@ -160,9 +160,13 @@ class Progress:
         self.pending, self.queue_key = pending, (key, 0, 0)
         self.decodes = pending == 1
         self.speculator: Lookup | None = None
-        self.leader = self.slot = None
+        self.leader = self.slot = self.image = None
         self.room = 400
         self.request = ask(priority=priority)
+
+    @property
+    def readable(self) -> int:
+        return self.pending
 
 
 SIZES = (1, 4, 8, 16, 32, 64, 128, 256, 512)

@@ -16,8 +16,9 @@ from skills.runtime.child import PICKLE, Link, link_to_server
 
 from .binding import ModelError
 from .engine import Engine
+from .images import OutOfIdsError
 from .loading import load
-from .messages import Cancel, EngineConfig, Failed, FailureKind, NotReady, Ready, Request, UseCpus
+from .messages import Cancel, EngineConfig, Failed, FailureKind, NotReady, Ready, Request, Rows, UseCpus
 from .prepare import Preparer
 from .sampling import Scratch
 
@@ -29,12 +30,16 @@ def take_in(link: Link, engine: Engine, preparer: Preparer) -> None:
         match frame:
             case None:
                 os._exit(0)
-            case Cancel() | UseCpus():
+            case Cancel() | UseCpus() | Rows():
                 engine.inbox.put(frame)
             case Request():
                 engine.intake_busy_since = time.monotonic()
                 try:
                     engine.inbox.put(preparer.prepare(frame))
+                except OutOfIdsError as error:  # the server starts another engine, which continues all requests
+                    sys.stderr.write(f"{error}\n")
+                    sys.stderr.flush()
+                    os._exit(1)
                 except Exception as error:  # noqa: BLE001 - one bad request must not affect the others
                     traceback.print_exc()
                     message = f"preparing the request failed: {type(error).__name__}: {error}"
@@ -54,9 +59,12 @@ def main() -> int:
         link.send([NotReady(message=str(error))])
         return 1
     engine = Engine(loaded, config, send=link.send)
-    preparer = Preparer(loaded.model, Scratch(loaded.model.vocab.n_tokens), n_ctx=loaded.sizes.n_ctx)
+    preparer = Preparer(
+        loaded.model, Scratch(loaded.model.vocab.n_tokens), n_ctx=loaded.sizes.n_ctx, max_image=loaded.max_image
+    )  # fmt: skip
     ready = Ready(
-        model=loaded.model.path.stem, numerics=loaded.numerics, notes=loaded.notes, sizes=loaded.sizes
+        model=loaded.model.path.stem, numerics=loaded.numerics, notes=loaded.notes, sizes=loaded.sizes,
+        row_width=loaded.row_width,
     )  # fmt: skip
     link.send([ready])
     gc.freeze()  # what exists now is permanent: spares each collection a walk through the vocabulary

@@ -24,9 +24,11 @@ if os.environ.get("SKILL_DRAFT_NUMERICS", "exact") != "fast":
 import numpy as np
 import numpy.typing as npt
 
+from .tokens import Embedded
 
-def _load_bindings() -> Any:
-    """Import `llama_cpp.llama_cpp` without running `llama_cpp/__init__.py`.
+
+def load_bindings(module: str) -> Any:
+    """Import a module of `llama_cpp` without running `llama_cpp/__init__.py`.
 
     The package's `__init__` imports the high-level `Llama`, its chat formats and a pickle cache: 0.2 s and 20 MB that
     this engine never needs. A bare package with the same path stands in for it while the bindings load.
@@ -35,12 +37,12 @@ def _load_bindings() -> Any:
     if spec is None or spec.submodule_search_locations is None:
         raise ModuleNotFoundError("llama-cpp-python is not installed: run `make setup`")
     if "llama_cpp" in sys.modules:
-        return importlib.import_module("llama_cpp.llama_cpp")
+        return importlib.import_module(f"llama_cpp.{module}")
     package = types.ModuleType("llama_cpp")
     package.__path__ = list(spec.submodule_search_locations)
     sys.modules["llama_cpp"] = package
     try:
-        return importlib.import_module("llama_cpp.llama_cpp")
+        return importlib.import_module(f"llama_cpp.{module}")
     finally:
         del sys.modules["llama_cpp"]
 
@@ -56,7 +58,7 @@ def _load_cpu_library() -> None:
         ggml.ggml_backend_load_all_from_path(str(folder).encode())
 
 
-L: Any = _load_bindings()
+L: Any = load_bindings("llama_cpp")
 
 
 class ModelError(Exception):
@@ -67,6 +69,7 @@ class DecodeError(RuntimeError):
     """`llama_decode` failed: the context's state is unknown and the process should be replaced."""
 
 
+_KINDS: dict[str, Any] = dict(L.llama_batch._fields_)
 log_tail: list[str] = []
 
 
@@ -203,6 +206,7 @@ class Model:
         self.n_layer: int = L.llama_model_n_layer(self.handle)
         self.n_embd: int = L.llama_model_n_embd(self.handle)
         self.n_head_kv: int = L.llama_model_n_head_kv(self.handle)
+        self.n_embd_inp: int = L.llama_model_n_embd_inp(self.handle)
         self.head_size: int = self.n_embd // L.llama_model_n_head(self.handle)
         template: bytes | None = L.llama_model_chat_template(self.handle, None)
         self.chat_template = template.decode() if template else None
@@ -257,13 +261,16 @@ class Context:
             ("token", self.tokens), ("pos", self.positions), ("n_seq_id", self._n_seq_id),
             ("seq_id", self._seq_rows), ("logits", self.wants_logits),
         )  # fmt: skip
-        kinds = dict(L.llama_batch._fields_)
         for field, array in pointers:
-            setattr(batch, field, ctypes.cast(array.ctypes.data, kinds[field]))
+            setattr(batch, field, ctypes.cast(array.ctypes.data, _KINDS[field]))
         self._batch = batch
 
-    def decode(self, n_rows: int) -> npt.NDArray[np.float32]:
+    def decode(self, n_rows: int, embedded: Embedded | None = None) -> npt.NDArray[np.float32]:
         """Run the first `n_rows` rows of the batch arrays.
+
+        Args:
+            n_rows: The number of rows.
+            embedded: What takes the place of the rows' tokens and positions if an image is among them.
 
         Returns:
             The logits of the rows with `wants_logits`, in order, as a view of shape (n_outputs, n_vocab) that the next
@@ -272,8 +279,14 @@ class Context:
         Raises:
             DecodeError: llama.cpp failed.
         """
-        self._batch.n_tokens = n_rows
-        code = L.llama_decode(self.handle, self._batch)
+        batch = self._batch
+        if embedded:
+            batch = L.llama_batch.from_buffer_copy(batch)
+            batch.token = None
+            batch.embd = ctypes.cast(embedded.rows.ctypes.data, _KINDS["embd"])
+            batch.pos = ctypes.cast(embedded.positions.ctypes.data, _KINDS["pos"])
+        batch.n_tokens = n_rows
+        code = L.llama_decode(self.handle, batch)
         if code:
             raise DecodeError(f"llama_decode returned {code} for {n_rows} rows: {'; '.join(log_tail)}")
         n_outputs = int(np.count_nonzero(self.wants_logits[:n_rows]))
@@ -315,32 +328,19 @@ class Context:
         if got != len(room):
             raise DecodeError(f"saving slot {slot} gave {got} of {len(room)} bytes")
 
-    def save(self, slot: int) -> tuple[int, int]:
-        """Append a slot's cells to the save buffer; return their place in it (start, size)."""
-        start, size = self._saved, self.saved_size(slot)
-        if start + size > len(self._state):
-            grown = np.empty(start + size + len(self._state) // 4, np.uint8)
-            grown[:start] = self._state[:start]
-            self._state = grown
-        self.save_into(slot, self._state[start : start + size])
-        self._saved = start + size
-        return start, size
-
-    def begin_save(self) -> None:
-        """Empty the save buffer but keep its memory: allocating a new one costs ten times the copy."""
-        self._saved = 0
-
-    def saved(self, place: tuple[int, int]) -> npt.NDArray[np.uint8]:
-        """Return a view of what `save` stored at a place, valid until the next `save`."""
-        start, size = place
-        return self._state[start : start + size]
+    def save(self, slot: int) -> npt.NDArray[np.uint8]:
+        """Return a copy of a slot's cells, valid until the next `save`: a new array would cost ten times the copy."""
+        size = self.saved_size(slot)
+        if size > len(self._state):
+            self._state = np.empty(0, np.uint8)  # frees the old one first
+            self._state = np.empty(size, np.uint8)
+        self.save_into(slot, self._state[:size])
+        return self._state[:size]
 
     def restore(self, slot: int, data: npt.NDArray[np.uint8]) -> None:
         """Restore saved cells into the lowest free ones, owned by `slot`, which must have none."""
         if L.llama_state_seq_set_data(self.handle, _as_bytes(data), len(data), slot) != len(data):
             raise DecodeError(f"restoring {len(data)} bytes into slot {slot} failed: {'; '.join(log_tail)}")
-
-    _saved = 0
 
 
 def _as_bytes(array: npt.NDArray[np.uint8]) -> Any:

@@ -16,7 +16,7 @@ from typing import Protocol
 import numpy as np
 
 from .parking import Bytes, Parked, Parking
-from .tokens import Ints, common_length
+from .tokens import Bools, Ints, common_length, image_border
 
 TRASH = 0
 _MOVER = 1  # the slot that owns cells while they move
@@ -45,29 +45,26 @@ class CellMemory(Protocol):
     def save_into(self, slot: int, room: Bytes) -> None:
         """Copy a slot's cells into `saved_size` bytes."""
 
-    def begin_save(self) -> None:
-        """Empty the save buffer."""
-
-    def save(self, slot: int) -> tuple[int, int]:
-        """Append a slot's cells to the save buffer and return their place."""
-
-    def saved(self, place: tuple[int, int]) -> Bytes:
-        """Return what `save` stored at a place, valid until the next `save`."""
+    def save(self, slot: int) -> Bytes:
+        """Return a copy of a slot's cells, valid until the next `save`."""
 
     def restore(self, slot: int, data: Bytes) -> None:
         """Fill an empty slot with saved cells."""
 
 
 class Slot:
-    """A sequence's place in the cache: the token and the cell at each of its positions."""
+    """A sequence's place in the cache: its tokens with their positions and cells.
 
-    __slots__ = ("_cells", "_tokens", "id", "last_used", "length")
+    Positions are those that llama.cpp goes by. They ascend, but all tokens of an image have the same one.
+    """
+
+    __slots__ = ("_cells", "_positions", "_tokens", "id", "last_used", "length")
 
     def __init__(self, id_: int) -> None:
         self.id = id_
         self.length = 0
         self.last_used = 0
-        self._tokens, self._cells = np.empty(256, np.int32), np.empty(256, np.int32)
+        self._tokens, self._positions, self._cells = (np.empty(256, np.int32) for _ in range(3))
 
     @property
     def tokens(self) -> Ints:
@@ -75,17 +72,29 @@ class Slot:
         return self._tokens[: self.length]
 
     @property
+    def positions(self) -> Ints:
+        """Their positions."""
+        return self._positions[: self.length]
+
+    @property
     def cells(self) -> Ints:
         """Their cells, ascending."""
         return self._cells[: self.length]
 
-    def append(self, tokens: Ints, cells: Ints | range) -> None:
-        """Append positions."""
+    def position(self, index: int) -> int:
+        """Return the position of a token, for llama.cpp: -1, which stands for no bound, behind the last one."""
+        return int(self._positions[index]) if index < self.length else -1
+
+    def append(self, tokens: Ints, positions: Ints, cells: Ints | range) -> None:
+        """Append tokens whose cells are filled."""
         end = self.length + len(tokens)
         if end > len(self._tokens):
             room = max(end, 2 * len(self._tokens))
-            self._tokens, self._cells = np.resize(self._tokens, room), np.resize(self._cells, room)
-        self._tokens[self.length : end], self._cells[self.length : end] = tokens, cells
+            self._tokens, self._positions, self._cells = (
+                np.resize(array, room) for array in (self._tokens, self._positions, self._cells)
+            )
+        self._tokens[self.length : end], self._positions[self.length : end] = tokens, positions
+        self._cells[self.length : end] = cells
         self.length = end
 
 
@@ -132,7 +141,9 @@ class CellLog:
         length = 0
         for slot in itertools.chain(self.running.values(), self.prefixes.values()):
             if slot.length > length and (n := common_length(slot.tokens, tokens)) > length:
-                best, length = slot, n
+                # Not in mid-image, even if the slot ends there: two slots that go on would own one half together.
+                n = min(image_border(slot.tokens, n), image_border(tokens, n))
+                best, length = (slot, n) if n > length else (best, length)
         return best, length
 
     def open(self, tokens: Ints) -> Slot | None:
@@ -157,8 +168,8 @@ class CellLog:
         if parked and len(parked.tokens) <= self.room:
             self._unpark(slot, parked, more)
         elif source:
-            self._context.copy_cells(source.id, slot.id, 0, shared)
-            slot.append(source.tokens[:shared], source.cells[:shared])
+            self._context.copy_cells(source.id, slot.id, 0, source.position(shared))
+            slot.append(source.tokens[:shared], source.positions[:shared], source.cells[:shared])
             source.last_used = next(self._clock)
         self.running[slot.id] = slot
         return slot
@@ -170,7 +181,7 @@ class CellLog:
         """
         n = len(parked.tokens)
         self._context.restore(slot.id, self._parking.bytes_of(parked))
-        slot.append(parked.tokens, range(self.used, self.used + n))
+        slot.append(parked.tokens, parked.positions, range(self.used, self.used + n))
         self.used += n
         self.truncate(slot, length)
         parked.last_used = next(self._clock)
@@ -179,19 +190,20 @@ class CellLog:
         """Move a prefix from the log to plain memory."""
         if self._parking.room:
             size = self._context.saved_size(slot.id)
-            self._parking.put(slot.tokens, size, lambda room: self._context.save_into(slot.id, room), slot.last_used)
+            parked = Parked(slot.tokens.copy(), slot.positions.copy(), size=size, last_used=slot.last_used)
+            self._parking.put(parked, lambda room: self._context.save_into(slot.id, room))
         self._drop(slot)
 
-    def filled(self, slot: Slot, tokens: Ints) -> None:
+    def filled(self, slot: Slot, tokens: Ints, positions: Ints) -> None:
         """Record the tokens that a step computed for a slot; call in the order of the batch."""
-        slot.append(tokens, range(self.used, self.used + len(tokens)))
+        slot.append(tokens, positions, range(self.used, self.used + len(tokens)))
         self.used += len(tokens)
 
     def truncate(self, slot: Slot, length: int) -> None:
-        """Move the cells from position `length` on to the trash."""
+        """Move the cells from index `length` on, which is not in mid-image, to the trash."""
         if length < slot.length:
-            self._context.copy_cells(slot.id, TRASH, length, slot.length)
-            self._context.release_cells(slot.id, length, slot.length)
+            self._context.copy_cells(slot.id, TRASH, slot.position(length))
+            self._context.release_cells(slot.id, slot.position(length))
             slot.length = length
 
     def keep(self, slot: Slot) -> None:
@@ -259,53 +271,55 @@ class CellLog:
     def _move(self, slots: list[Slot]) -> None:
         """Free the cells that none of these slots owns and close the gaps, in place.
 
-        Cells move to the front in blocks, keeping their order. So each slot's cells stay in the order of its positions,
-        shared cells stay shared, and only the copies of one block take memory.
+        Cells move in blocks: a block is saved, its cells are freed, and it takes the lowest free ones, which are never
+        behind those that it had. So each slot's cells stay in the order of its tokens, shared cells stay shared, and
+        only the copy of one block takes memory.
         """
-        kept = np.zeros(self.n_cells, bool)
-        for slot in slots:
-            kept[slot.cells] = True
         self._context.release_cells(TRASH)
-        cells = np.flatnonzero(kept).astype(np.int32)
-        front = int(np.count_nonzero(cells == np.arange(len(cells))))  # cells before the first gap stay
-        for start in range(front, len(cells), self._block_cells):
-            block = cells[start : start + self._block_cells]
-            self._move_block(slots, int(block[0]), int(block[-1]) + 1, to=start)
-        self.used = len(cells)
+        taken = np.zeros(self.n_cells, bool)
+        for slot in slots:
+            taken[slot.cells] = True
+        self.used = int(np.count_nonzero(taken))
+        for slot in slots:
+            while not taken.all():
+                # What has been moved, for this slot or for another that shares it, lies before the first gap.
+                begin = image_border(slot.tokens, int(np.searchsorted(slot.cells, taken.argmin())))
+                if begin == slot.length:
+                    break
+                self._move_block(slots, slot, begin, self._end_of_block(slot, begin), taken)
 
-    def _move_block(self, slots: list[Slot], first: int, end: int, *, to: int) -> None:
-        """Move the kept cells in [first, end) to the free cells from `to` on."""
-        parts = [(slot, *_between(slot.cells, first, end)) for slot in slots]
-        new = np.full(end - first, -1, np.int32)  # the target of each cell of the block
-        moves = []
-        self._context.begin_save()
-        for slot, begin, stop in parts:
-            # Forks share cells from position 0 on, so those that an earlier slot has moved come first.
-            own = begin + int(np.count_nonzero(new[slot.cells[begin:stop] - first] >= 0))
-            if own == stop:
-                continue
-            self._context.copy_cells(slot.id, _MOVER, own, stop)
-            place = self._context.save(_MOVER)
-            self._context.release_cells(_MOVER)
-            target = range(to, to + stop - own)
-            new[slot.cells[own:stop] - first] = target
-            moves.append((place, target))
-            to = target.stop
-        for slot, begin, stop in parts:
-            if begin == stop:
-                continue  # llama.cpp takes an empty range for the whole sequence
-            self._context.release_cells(slot.id, begin, stop)
-            slot.cells[begin:stop] = new[slot.cells[begin:stop] - first]
-        for place, target in moves:
-            self._context.restore(_MOVER, self._context.saved(place))
-            for slot, _, stop in parts:
-                begin, end = _between(slot.cells[:stop], target.start, target.stop)
-                if begin < end:
-                    self._context.copy_cells(_MOVER, slot.id, begin, end)
-            self._context.release_cells(_MOVER)
+    def _end_of_block(self, slot: Slot, begin: int) -> int:
+        """Return where the block that begins with a slot's token ends; an image is never divided."""
+        end = min(begin + self._block_cells, slot.length)
+        border = image_border(slot.tokens, end)
+        if border <= begin:  # a large image is a block of its own
+            inside = np.flatnonzero(np.diff(slot.tokens[begin:]) != -1)
+            return begin + int(inside[0]) + 1 if len(inside) else slot.length
+        return border
 
+    def _move_block(self, slots: list[Slot], slot: Slot, begin: int, end: int, taken: Bools) -> None:
+        """Move the cells of a slot's tokens [begin, end) to the lowest free ones, for all slots that share them.
 
-def _between(cells: Ints, first: int, end: int) -> tuple[int, int]:
-    """Return the range of positions whose cells are in [first, end); cells ascend with positions."""
-    begin, stop = np.searchsorted(cells, (first, end))
-    return int(begin), int(stop)
+        Args:
+            slots: All slots that keep their cells.
+            slot: The one of them whose cells move.
+            begin: Index of the first token of the block.
+            end: Index after its last token.
+            taken: Which cells are in use; updated.
+        """
+        context, old = self._context, slot.cells[begin:end].copy()
+        context.copy_cells(slot.id, _MOVER, slot.position(begin), slot.position(end))
+        saved = context.save(_MOVER)
+        context.release_cells(_MOVER)
+        sharers = [(other, begin + n) for other in slots if (n := common_length(other.cells[begin:end], old))]
+        for other, stop in sharers:
+            context.release_cells(other.id, other.position(begin), other.position(stop))
+        taken[old] = False
+        new = np.flatnonzero(~taken)[: len(old)].astype(np.int32)
+        taken[new] = True
+        context.restore(_MOVER, saved)
+        for other, stop in sharers:
+            bound = slot.position(stop) if stop < end else -1
+            context.copy_cells(_MOVER, other.id, slot.position(begin), bound)
+            other.cells[begin:stop] = new[: stop - begin]
+        context.release_cells(_MOVER)

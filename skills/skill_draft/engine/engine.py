@@ -6,10 +6,12 @@ import math
 import queue
 import time
 from collections.abc import Callable
+from pathlib import Path
 
 from .admission import Admission
-from .cells import CellLog, Slot
+from .cells import CellLog
 from .contention import ContentionMeter
+from .embedding import Embedder, SharedRows
 from .forecast import LOOK_EVERY_S, Forecast
 from .loading import Loaded
 from .messages import (
@@ -22,14 +24,17 @@ from .messages import (
     Failed,
     FailureKind,
     Queued,
+    Rows,
     Stats,
     UseCpus,
 )  # fmt: skip
 from .outbox import Outbox
 from .parking import Parking
+from .rows import RowsInUse
 from .sampling import SamplingError
 from .scheduler import QUIET_STEP_MS, Scheduler, Share
 from .sequence import Call, Sequence
+from .step import Stepper, slot_of
 from .threads import Threads
 from .tokens import Floats
 from .waiting import WaitEstimate
@@ -38,9 +43,8 @@ IDLE_BEAT_S = 0.5
 # Prompts that arrive together are prefilled together: after the first one arrives, the loop waits for others for this
 # share of its step's expected time.
 BATCHING_DELAY_SHARE = 0.01
-# A step that took longer than this many times its CPU time was suspended meanwhile (`docker pause`, swapping). The
-# excess is no step cost: counted as one, it would make requests with short deadlines look too late and be refused.
-STOPPED = 20.0
+
+Command = Call | Cancel | UseCpus | Rows | Failed
 
 
 class Engine:
@@ -49,9 +53,9 @@ class Engine:
     def __init__(self, loaded: Loaded, config: EngineConfig, *, send: Callable[[list[Event]], None]) -> None:
         self._context = context = loaded.context
         self._max_queued = config.queue
-        self.inbox: queue.SimpleQueue[Call | Cancel | UseCpus | Failed | None] = queue.SimpleQueue()
+        self.inbox: queue.SimpleQueue[Command | None] = queue.SimpleQueue()
         self.intake_busy_since: float | None = None
-        self._threads, self._threads_set = Threads(config.threads, ContentionMeter()), config.threads
+        self._threads = Threads(config.threads, ContentionMeter())
         sizes = loaded.sizes
         self._cells = CellLog(context, sizes.n_slots, Parking(sizes.parked_bytes), block_cells=sizes.block_cells)
         self._scheduler = Scheduler(
@@ -62,9 +66,14 @@ class Engine:
         self._forecast = Forecast(self._scheduler, self._threads, self._wait, n_batch=context.n_batch)
         self._admission = Admission(self._scheduler, self._cells, self._forecast, n_batch=context.n_batch)
         self._outbox = Outbox(send, flush_interval_s=config.piece_ms / 1000)
+        shared = SharedRows(Path(config.rows_path), loaded.row_width)
+        self._rows = RowsInUse(shared, self._outbox.put)
+        embedder = Embedder(loaded.model, shared) if loaded.max_image else None
+        self._stepper = Stepper(context, self._cells, self._threads, embedder)
         self._calls: dict[int, Call] = {}
         self._steps = self._lookup_tokens = self._lookup_accepted = 0
         self._next_look = 0.0
+        self._waits = True  # whether nothing is left to do until a command comes
 
     def run(self) -> None:
         """Run until `None` is put into the inbox."""
@@ -73,8 +82,11 @@ class Engine:
             self._expire(now)
             self._admit(now)
             self._look_ahead(now)
+            for call in self._calls.values():
+                self._rows.update(call)
             n_threads = self._threads.for_next_step(now)
             shares = self._scheduler.plan(trial=n_threads != self._threads.current)
+            self._waits = not shares
             self._outbox.flush(self.stats, next_in_s=self._expected_s(shares))
             if shares:
                 self._step(shares, n_threads)
@@ -83,28 +95,34 @@ class Engine:
 
     def _take_commands(self) -> bool:
         timeout = 0.0
-        if not (self._scheduler.running or self._scheduler.waiting or self._outbox.holds_any):
-            timeout = IDLE_BEAT_S
+        if self._waits and not self._outbox.holds_any:
+            timeout = LOOK_EVERY_S if self._calls else IDLE_BEAT_S
         while timeout or not self.inbox.empty():  # cheaper than an exception in each step
             try:
                 command = self.inbox.get(timeout=timeout)
             except queue.Empty:
                 return True
-            timeout = 0.0
-            match command:
-                case None:
-                    return False
-                case Cancel():
-                    if call := self._calls.get(command.id):
-                        self._drop(call)
-                case UseCpus():
-                    self._threads.set_limit(command.count)
-                case Failed():
-                    self._outbox.put(command)
-                case Call():
-                    self._enqueue(command)
-                    timeout = self._batching_delay_s()
+            if command is None:
+                return False
+            timeout = self._obey(command)
         return True
+
+    def _obey(self, command: Command) -> float:
+        """Carry out a command; return how long to wait for others that may come with it, in seconds."""
+        match command:
+            case Cancel():
+                if call := self._calls.get(command.id):
+                    self._drop(call)
+            case UseCpus():
+                self._threads.set_limit(command.count)
+            case Rows():
+                self._take_rows(command)
+            case Failed():
+                self._outbox.put(command)
+            case Call():
+                self._enqueue(command)
+                return self._batching_delay_s()
+        return 0.0
 
     def _batching_delay_s(self) -> float:
         """Return how long to wait for further requests before starting those in the queue, in seconds."""
@@ -113,6 +131,11 @@ class Engine:
             return 0.0
         rows = min(sum(s.pending for s in waiting), self._context.n_batch)
         return BATCHING_DELAY_SHARE * min(self._threads.costs.recent_ms(rows), QUIET_STEP_MS) / 1000
+
+    def _take_rows(self, rows: Rows) -> None:
+        call = self._calls.get(rows.id)
+        if call and not self._rows.take(call, rows):
+            self._fail(call, FailureKind.INTERNAL, "the rows of its image are not where they should be")
 
     def _enqueue(self, call: Call) -> None:
         queued = sum(c.admitted_at is None for c in self._calls.values())
@@ -162,7 +185,7 @@ class Engine:
                     Admitted(
                         id=call.request.id,
                         prompt_tokens=sequence.n_prompt,
-                        cached_tokens=min(_slot_of(sequence).length, sequence.n_prompt),
+                        cached_tokens=min(slot_of(sequence).length, sequence.n_prompt),
                         queue_s=max(0.0, now - call.request.arrived),
                     )
                 )
@@ -179,7 +202,8 @@ class Engine:
             request, place = call.request, places.get(call.request.id, 0)
             if call.begun or not (request.progress or request.deadline):
                 continue
-            to_read = 1 if place else max(s.pending for s in call.sequences)
+            waits = any(s.slot and not s.readable for s in call.sequences)  # for rows, which the server forecasts
+            to_read = 1 if place or waits else max(s.pending for s in call.sequences)
             if reason := self._forecast.too_late(call.sequences[0], to_read, now, place=place):
                 self._fail(call, FailureKind.DEADLINE, reason)
             else:
@@ -195,30 +219,15 @@ class Engine:
     def _step(self, shares: list[Share], n_threads: int) -> None:
         self._cells.sweep()
         shares = self._with_room(shares)
-        rows = self._fill(shares)
         begin = time.monotonic()
-        logits = self._decode(rows, n_threads)
+        logits = self._stepper.run(shares, n_threads)
         self._steps += 1
-        row = output = taken = 0
-        for share in shares:
-            self._cells.filled(_slot_of(share.sequence), self._context.tokens[row : row + share.rows])
-            row += share.rows
+        output = taken = 0
         for share in shares:
             if share.complete:
                 taken += self._take(share, logits[output : output + 1 + len(share.speculative)])
                 output += 1 + len(share.speculative)
         self._wait.stepped(time.monotonic() - begin, taken, sum(share.complete for share in shares))
-
-    def _decode(self, rows: int, n: int) -> Floats:
-        begin, begin_cpu = time.monotonic(), time.process_time()
-        if n != self._threads_set:
-            self._context.set_threads(n)
-            self._threads_set = n
-        logits = self._context.decode(rows)
-        end = time.monotonic()
-        took = min(end - begin, STOPPED * (time.process_time() - begin_cpu))
-        self._threads.observe(n, rows, took * 1000, end)
-        return logits
 
     def _with_room(self, shares: list[Share]) -> list[Share]:
         """Make room for a step: drop prefixes first, then speculative tokens, then preempt the youngest sequence."""
@@ -230,7 +239,7 @@ class Engine:
                 for share in shares:
                     share.speculative, share.num_forced, share.num_padding = [], 0, 0
             elif youngest := self._scheduler.preempt_youngest():
-                self._cells.set_aside(_slot_of(youngest))
+                self._cells.set_aside(slot_of(youngest))
                 youngest.slot = None
                 shares = [share for share in shares if share.sequence is not youngest]
             else:
@@ -238,24 +247,9 @@ class Engine:
                 return [Share.of(shares[0].sequence, self._cells.room)]
         return shares
 
-    def _fill(self, shares: list[Share]) -> int:
-        """Write the rows of a step into the batch and return their number."""
-        context, row = self._context, 0
-        for share in shares:
-            slot, end = _slot_of(share.sequence), row + share.rows
-            start = slot.length
-            context.tokens[row:end] = share.sequence.tokens[start : start + share.n] + share.speculative
-            context.positions[row:end] = range(start, start + share.rows)
-            context.seq_ids[row:end] = slot.id
-            context.wants_logits[row:end] = 0
-            if share.complete:
-                context.wants_logits[row + share.n - 1 : end] = 1
-            row = end
-        return row
-
     def _take(self, share: Share, logits: Floats) -> int:
         """Choose a token from each row until a speculative token turns out to be wrong; return the number chosen."""
-        sequence, slot = share.sequence, _slot_of(share.sequence)
+        sequence, slot = share.sequence, slot_of(share.sequence)
         call = self._calls.get(sequence.request.id)
         if call is None:  # another candidate of this call has just failed
             return 0
@@ -342,8 +336,3 @@ class Engine:
             lookup_tokens=self._lookup_tokens,
             lookup_accepted=self._lookup_accepted,
         )
-
-
-def _slot_of(sequence: Sequence) -> Slot:
-    assert sequence.slot is not None, "a running sequence has a slot"
-    return sequence.slot

@@ -12,6 +12,7 @@ from skills.runtime.resources import anonymous_bytes, memory_available, memory_s
 
 from .binding import Context, ContextParams, Model, ModelError, ModelParams
 from .build import has_our_kernels, system_info, why_not_exact, why_slower
+from .embedding import row_width
 from .gguf import tensor_types
 from .memory import MIB, SPARE_SHARE, USEFUL_CELLS, Costs, choose, rehearse
 from .messages import EngineConfig, Sizes
@@ -39,6 +40,10 @@ class Loaded:
     sizes: Sizes
     numerics: str
     notes: tuple[str, ...]
+    row_width: int
+    """Floats in a row of an encoded image; 0 if the model reads text alone."""
+    max_image: int
+    """The most tokens of an image; 0 if none are read."""
 
 
 def load(config: EngineConfig) -> Loaded:
@@ -66,9 +71,11 @@ def load(config: EngineConfig) -> Loaded:
     model = Model(path, params)
     # Pages of a mapped file count as free memory, but the model is slow without them.
     mapped = weights if params.mmap else 0
-    context, sizes, free = _make_context(config, model, mapped=mapped, exact=exact)
+    width = row_width(model)
+    costs = Costs.of(model, exact=exact, row_width=width if config.rows_path else 0)
+    context, sizes, free = _make_context(config, model, costs, mapped=mapped, exact=exact)
     numerics = "exact" if exact and config.exact else "fast"
-    cell = Costs.of(model, exact=exact).cell
+    cell = costs.cell
     cells = context.n_cells * cell
     parts = {
         "weights": weights,
@@ -76,6 +83,7 @@ def load(config: EngineConfig) -> Loaded:
         "buffers": max(0.0, anonymous_bytes([os.getpid(), os.getppid()]) + mapped - processes - weights - cells),
         "processes": processes,
         "at most for parked prefixes": sizes.parked_bytes,
+        "reserved for images": config.reserved_bytes,
         "free": max(0.0, free),
     }
     about = (
@@ -87,32 +95,35 @@ def load(config: EngineConfig) -> Loaded:
     memory = "memory: " + ", ".join(f"{size / MIB:,.0f} MB {what}" for what, size in parts.items())
     return Loaded(
         model=model, context=context, sizes=sizes, numerics=numerics,
-        notes=(about, memory, *_too_few_cells(model, sizes, cell, config=config), *notes),
+        notes=(about, memory, *_too_few_cells(model, sizes, cell, config=config), *notes), row_width=width,
+        max_image=min(config.max_image_tokens, sizes.block_cells, sizes.n_ctx) if costs.images else 0,
     )  # fmt: skip
 
 
-def _make_context(config: EngineConfig, model: Model, *, mapped: float, exact: bool) -> tuple[Context, Sizes, float]:
+def _make_context(
+    config: EngineConfig, model: Model, costs: Costs, *, mapped: float, exact: bool
+) -> tuple[Context, Sizes, float]:
     """Return the context, its sizes, and the bytes that stay free when all of it is in use."""
     spares = [min(_MOST_SPARE, SPARE_SHARE * 2**kills) for kills in range(config.memory_kills, -1, -1)]
     for spare in spares[:-1]:
         # After a kill, more memory stays free, as far as the settings and the model allow.
         with contextlib.suppress(ModelError):
-            return _fit(config, model, mapped=mapped, exact=exact, spare=spare * memory_size())
-    return _fit(config, model, mapped=mapped, exact=exact, spare=spares[-1] * memory_size())
+            return _fit(config, model, costs, mapped=mapped, exact=exact, spare=spare * memory_size())
+    return _fit(config, model, costs, mapped=mapped, exact=exact, spare=spares[-1] * memory_size())
 
 
 def _fit(
-    config: EngineConfig, model: Model, *, mapped: float, exact: bool, spare: float
+    config: EngineConfig, model: Model, costs: Costs, *, mapped: float, exact: bool, spare: float
 ) -> tuple[Context, Sizes, float]:
     """Return the same with at least `spare` bytes free; raise `ModelError` if that is impossible."""
-    costs = Costs.of(model, exact=exact)
-    room = memory_available() - mapped - spare
+    reserved = mapped + spare + config.reserved_bytes
+    room = memory_available() - reserved
     left = -room
     for _ in range(_TRIES):
         sizes = config.sizes or choose(config, costs, n_ctx_train=model.n_ctx_train, free=room)
         context = _context(config, model, sizes, exact=exact)
         sizes = dataclasses.replace(sizes, n_cells=context.n_cells)
-        taken = mapped + sizes.block_cells * costs.cell + costs.vocabulary + spare
+        taken = reserved + sizes.block_cells * costs.cell + costs.vocabulary + costs.images
         if config.sizes:
             return context, sizes, memory_available() - taken - sizes.parked_bytes + spare
         # Reserved, untouched memory is an upper bound of what will be used. Measure by a step only if that is too much.

@@ -1,11 +1,13 @@
 """Lookup: n-gram speculation from the text so far.
 
 A correction repeats most of its draft, and code, quotes and lists repeat themselves. If the last tokens occurred
-before, what followed them then is likely to follow now, and several such tokens are verified in one step.
+before, what followed them then is likely to follow now, and several such tokens are verified in one step. Tokens of
+images, which have negative ids, are neither compared nor proposed.
 """
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 
 NGRAM = 3
@@ -66,6 +68,8 @@ class Lookup:
     def _index(self, end: int) -> int | None:
         """Index the n-gram that ends before `end`; return the end of its previous occurrence."""
         key = tuple(self._tokens[end - NGRAM : end])
+        if min(key) < 0:
+            return None
         before = self._after.get(key)
         self._after[key] = end
         return before
@@ -80,28 +84,33 @@ class Lookup:
             self._own.note(same, right)
             self._shared.note(same, right)
             if right:
-                self._source, self._same = source + 1, same + 1
+                self._go_on(source + 1, same + 1)
                 return
         if seen is not None:
-            self._source, self._same = seen, self._same_before(seen)
+            self._go_on(seen, self._same_before(seen))
         elif source is not None and same >= _EXCHANGED:
-            self._source, self._same = source + 1, 0
+            self._go_on(source + 1, 0)
         else:
             self._source = None
+
+    def _go_on(self, source: int, same: int) -> None:
+        """Propose what follows at `source`, unless that is an image."""
+        self._source, self._same = source if self._tokens[source] >= 0 else None, same
 
     def _same_before(self, source: int) -> int:
         """Return the length of the match that ends before `source`, up to the longest that makes a difference."""
         tokens, n = self._tokens, NGRAM
-        while n < _SAME[-1] and n < source and tokens[source - n - 1] == tokens[-n - 1]:
+        while n < _SAME[-1] and n < source and tokens[source - n - 1] == tokens[-n - 1] >= 0:
             n += 1
         return n
 
     def propose(self, n: int) -> list[int]:
-        """Return the `n` tokens that followed last time; empty without a match."""
+        """Return the `n` tokens that followed last time, fewer before an image; empty without a match."""
         if self._source is None or n <= 0:
             return []
         period = len(self._tokens) - self._source
-        return [self._tokens[self._source + i % period] for i in range(n)]
+        followed = (self._tokens[self._source + i % period] for i in range(n))
+        return list(itertools.takewhile(lambda token: token >= 0, followed))
 
     def expected(self, n: int) -> float:
         """Return how many of `n` proposed tokens are expected to be accepted."""

@@ -12,6 +12,7 @@ import numpy as np
 
 from .binding import Context, Model, ModelError
 from .messages import EngineConfig, Sizes
+from .scheduler import EMBEDDED_ROWS
 
 MIB = 1 << 20
 DEFAULT_N_CTX = 4096
@@ -28,6 +29,8 @@ _REST_BYTES = 8 * MIB
 _SHARE = 1 / 32
 # Running requests are worth a larger share than prefixes; each needs a row of logits as well.
 _SLOTS_SHARE = 1 / 8
+# The copies of a move if it moves an image.
+_IMAGE_SHARE = 1 / 4
 _MAX_BLOCK_BYTES = 64 * MIB
 # llama.cpp rounds the number of cells up to a multiple of this.
 _CELLS_STEP = 256
@@ -48,10 +51,12 @@ class Costs:
     """One row of logits."""
     vocabulary: float = 0.0
     """llguidance's copy of the vocabulary, held from the first constraint on."""
+    images: float = 0.0
+    """The input of a step with images."""
 
     @classmethod
-    def of(cls, model: Model, *, exact: bool) -> Costs:
-        """Return the costs of a model's buffers."""
+    def of(cls, model: Model, *, exact: bool, row_width: int = 0) -> Costs:
+        """Return the costs of a model's buffers; `row_width` is that of images, 0 if none are read."""
         architecture = model.meta("general.architecture")
         key, value, n_ff = (
             float(model.meta(f"{architecture}.{name}") or default)
@@ -68,6 +73,8 @@ class Costs:
             output=4.0 * model.vocab.n_tokens,
             # Measured: 39 MB for the 151,936 tokens of the 4B.
             vocabulary=260.0 * model.vocab.n_tokens,
+            # Ours, and llama.cpp copies it twice.
+            images=3 * 4.0 * EMBEDDED_ROWS * row_width,
         )
 
 
@@ -77,7 +84,7 @@ def choose(config: EngineConfig, costs: Costs, *, n_ctx_train: int, free: float)
     Raises:
         ModelError: The configured sizes do not fit, or no useful ones do; the message includes the remedy.
     """
-    free -= costs.vocabulary
+    free -= costs.vocabulary + costs.images
     share = free * _SHARE
     slots = int(min(config.slots, max(1, free * _SLOTS_SHARE / costs.output)))
     least, most = OWN_SLOTS + slots + min(config.prefixes, _MIN_PREFIXES), OWN_SLOTS + slots + config.prefixes
@@ -90,6 +97,8 @@ def choose(config: EngineConfig, costs: Costs, *, n_ctx_train: int, free: float)
     # Logits reuse the activations' memory in the graph and are copied out of it.
     rest = free - _REST_BYTES - outputs - max(n_batch * costs.row, outputs)
     block = max(0.0, min(_MAX_BLOCK_BYTES, rest * _SHARE))
+    if costs.images:  # an image is moved as a whole
+        block = max(block, min(config.max_image_tokens * costs.cell, rest * _IMAGE_SHARE))
     affordable = int(max(0.0, rest - block) / costs.cell)
     n_ctx = config.n_ctx or min(DEFAULT_N_CTX, n_ctx_train, max(MIN_N_CTX, affordable // _CELLS_STEP * _CELLS_STEP))
     n_cells = config.kv_cells or max(n_ctx, min(2 * n_ctx, affordable // _CELLS_STEP * _CELLS_STEP))

@@ -180,6 +180,8 @@ class EngineConfig:
     """Path of the shared memory that holds encoded images; empty if this server reads none."""
     reserved_bytes: int = 0
     """Memory within the limit that is not the engine's: the vision process and the encoded images."""
+    max_image_tokens: int = 1024
+    """The most tokens that an image may have, if this server reads any."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -293,6 +295,8 @@ class Progress:
     read: int
     """Prompt tokens that are in the cache."""
     prompt_tokens: int
+    images_to_encode: int = 0
+    """Images whose rows are still to come; the server adds that."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -13,18 +13,20 @@ from collections.abc import Callable
 import numpy as np
 import numpy.typing as npt
 
-from .tokens import Ints, common_length
+from .tokens import Ints, common_length, image_border
 
 Bytes = npt.NDArray[np.uint8]
 
 
 class Parked:
-    """One prefix: its tokens, and the location of its cells' bytes."""
+    """One prefix: its tokens with their positions, and the location of its cells' bytes."""
 
-    __slots__ = ("last_used", "size", "start", "tokens")
+    __slots__ = ("last_used", "positions", "size", "start", "tokens")
 
-    def __init__(self, tokens: Ints, start: int, size: int, last_used: int) -> None:
-        self.tokens, self.start, self.size, self.last_used = tokens, start, size, last_used
+    def __init__(self, tokens: Ints, positions: Ints, *, size: int, last_used: int) -> None:
+        """`last_used` is the time of last use on the cache's logical clock, for eviction."""
+        self.tokens, self.positions, self.size, self.last_used = tokens, positions, size, last_used
+        self.start = 0
 
 
 class Parking:
@@ -49,22 +51,22 @@ class Parking:
         best, length = None, more_than
         for parked in self._parked:
             if len(parked.tokens) > length and (n := common_length(parked.tokens, tokens)) > length:
-                best, length = parked, n
+                n = image_border(parked.tokens, n)  # one that ends in mid-image is restored as it is
+                best, length = (parked, n) if n > length else (best, length)
         return best, length if best else 0
 
-    def put(self, tokens: Ints, size: int, write: Callable[[Bytes], None], last_used: int) -> None:
+    def put(self, prefix: Parked, write: Callable[[Bytes], None]) -> None:
         """Park a prefix, unless a parked one covers it; replace those that it covers.
 
         Args:
-            tokens: The prefix's tokens.
-            size: Bytes of its cells.
-            write: Writes the cells into the memory that it is given.
-            last_used: Time of last use on the cache's logical clock, for eviction.
+            prefix: The prefix; its `start` is set.
+            write: Writes its cells into the memory that it is given.
         """
+        tokens, size = prefix.tokens, prefix.size
         for other in list(self._parked):
             shared = common_length(other.tokens, tokens)
             if shared == len(tokens):
-                other.last_used = max(other.last_used, last_used)
+                other.last_used = max(other.last_used, prefix.last_used)
                 return
             if shared == len(other.tokens):
                 self._parked.remove(other)
@@ -75,7 +77,8 @@ class Parking:
         if self._end + size > self.room:
             self._close_gaps()
         write(self._memory[self._end : self._end + size])
-        self._parked.append(Parked(tokens.copy(), self._end, size, last_used))
+        prefix.start = self._end
+        self._parked.append(prefix)
         self._end += size
 
     def bytes_of(self, parked: Parked) -> Bytes:

@@ -9,10 +9,11 @@ import dataclasses
 
 from .binding import Model
 from .constraint import ConstraintError
+from .images import PromptImages
 from .lookup import AcceptanceRates
 from .matcher import Matcher, Matchers
 from .messages import Failed, FailureKind, Request
-from .prompt import PromptBuilder, PromptError
+from .prompt import PromptBuilder, PromptError, images_of
 from .sampling import Sampler, SamplingError, Scratch, candidate_seed
 from .sequence import Call, Sequence
 
@@ -20,8 +21,9 @@ from .sequence import Call, Sequence
 class Preparer:
     """Prepares the requests of one model."""
 
-    def __init__(self, model: Model, scratch: Scratch, *, n_ctx: int) -> None:
-        self._vocab, self._scratch, self._n_ctx = model.vocab, scratch, n_ctx
+    def __init__(self, model: Model, scratch: Scratch, *, n_ctx: int, max_image: int = 0) -> None:
+        """`max_image` is the most tokens that an image may have; 0 if no images are read."""
+        self._vocab, self._scratch, self._n_ctx, self._max_image = model.vocab, scratch, n_ctx, max_image
         self._prompts = PromptBuilder(model)
         self._matchers = Matchers(model.vocab)
         self._acceptance = AcceptanceRates()
@@ -29,17 +31,31 @@ class Preparer:
     def prepare(self, request: Request) -> Call | Failed:
         """Return a call that is ready for the queue, or the failure that prevents it."""
         try:
+            self._check_images(request)
             prompt = self._prompts.build(request)
             self._check_prompt(request, prompt)
-            sequences = [self._sequence(request, i, prompt) for i in range(request.num_candidates)]
+            images = PromptImages(prompt, seen) if (seen := images_of(request)) else None
+            sequences = [self._sequence(request, i, prompt, images) for i in range(request.num_candidates)]
         except PromptError as error:
             return _invalid(request, str(error), error.field)
-        return Call(request=request, sequences=sequences)
+        return Call(request=request, sequences=sequences, images=images)
+
+    def _check_images(self, request: Request) -> None:
+        for i, turn in enumerate(request.turns):
+            for j, part in enumerate(turn.parts):
+                if isinstance(part, str) or 0 < part.n_tokens <= self._max_image:
+                    continue
+                message = "this model reads no images"
+                if self._max_image:
+                    message = f"has {part.n_tokens} image tokens; at most {self._max_image} are read"
+                raise PromptError(message, f"messages[{i}].parts[{j}].image")
 
     def _check_prompt(self, request: Request, prompt: list[int]) -> None:
         field = "messages" if len(request.turns) > 1 else "prompt"
         if not prompt:
             raise PromptError("has no tokens", field)
+        if prompt[-1] < 0:
+            raise PromptError("ends with an image in this model's chat template, so that no token follows it", field)
         if len(prompt) >= self._n_ctx:
             raise PromptError(
                 f"is {len(prompt)} tokens long with its template; at most {self._n_ctx - 1} fit the context of "
@@ -61,7 +77,7 @@ class Preparer:
         except ConstraintError as error:
             raise PromptError(str(error), request.constraint.kind.value) from error
 
-    def _sequence(self, request: Request, candidate: int, prompt: list[int]) -> Sequence:
+    def _sequence(self, request: Request, candidate: int, prompt: list[int], images: PromptImages | None) -> Sequence:
         seed = candidate_seed(request.sampling.seed, candidate)
         sampler = Sampler(
             self._vocab,
@@ -74,7 +90,7 @@ class Preparer:
             return Sequence(
                 request, candidate, prompt,
                 sampler=sampler, piece=self._vocab.piece, end_tokens=self._vocab.eog, n_ctx=self._n_ctx,
-                acceptance=self._acceptance,
+                acceptance=self._acceptance, images=images,
             )  # fmt: skip
         except SamplingError as error:
             message = f"does not fit `{error.fault}`: {error}"

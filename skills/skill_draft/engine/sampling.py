@@ -86,7 +86,7 @@ class Sampler:
 
         Args:
             logits: Shape (n_vocab,); not changed.
-            history: All tokens so far, including the prompt's; penalties use the last 64.
+            history: All tokens so far, including the prompt's; penalties use the text among the last 64.
             k: How many tokens the answer has already.
 
         Raises:
@@ -156,7 +156,8 @@ class Sampler:
     def _penalised(self, logits: npt.NDArray[np.float32], window: list[int]) -> npt.NDArray[np.float32]:
         """Return a copy with penalties applied by llama.cpp's formulas (llama_sampler_penalties_apply)."""
         values = logits.copy()
-        tokens, counts = np.unique(np.asarray(window, np.int32), return_counts=True)
+        text = [token for token in window if token >= 0]  # ids of images have no logits
+        tokens, counts = np.unique(np.asarray(text, np.int32), return_counts=True)
         s = self._sampling
         chosen = values[tokens]
         repeat = np.float32(s.repeat_penalty)

@@ -23,6 +23,8 @@ QUIET_STEP_MS = 1000.0
 ALIKE = 2
 # The oldest prompt gets this share of the rows, however many shorter ones arrive after it.
 OLDEST = 1 / 4
+# The most rows of a step with images, whose input takes much more memory: 40 KiB for each row of a 4B.
+EMBEDDED_ROWS = 128
 # Prefill concurrent with decodes takes short steps. If a row of a long step costs less than this share of a row of a
 # short one, it is better to prefill prompts together first and decode their answers together.
 _DEAR = 0.85
@@ -49,7 +51,7 @@ class Share:
     @classmethod
     def of(cls, sequence: Sequence, n: int) -> Share:
         """Return the share of at most `n` of a sequence's pending tokens."""
-        n = min(n, sequence.pending)
+        n = min(n, sequence.readable)
         return cls(sequence, n, n == sequence.pending)
 
     @property
@@ -102,9 +104,12 @@ class Scheduler:
         return youngest
 
     def ready(self) -> Iterator[Sequence]:
-        """Yield the waiting sequences that could start now, in order, while fewer than `max_running` run."""
+        """Yield the waiting sequences that could start now, in order, while fewer than `max_running` run.
+
+        Sequences that wait for the rows of an image do not count: they would keep the others waiting with them.
+        """
         for sequence in list(self.waiting):
-            if len(self.running) >= self.max_running:
+            if sum(s.readable > 0 for s in self.running) >= self.max_running:
                 return
             if sequence not in self.waiting:  # its call has just failed, with all its candidates
                 continue
@@ -116,25 +121,40 @@ class Scheduler:
             yield sequence
 
     def plan(self, *, trial: bool = False) -> list[Share]:
-        """Return the shares of the next step; empty if nothing runs. In a trial of threads, rows may cost double."""
+        """Return the shares of the next step. In a trial of threads, rows may cost double.
+
+        It is empty if nothing runs, or if all that runs waits for the rows of images.
+        """
         slower = 2 if trial else 1
         shares = [Share.of(s, 1) for s in self.running if s.decodes]
-        if prompts := [s for s in self.running if not s.decodes]:
-            left, together = self._reading(min(s.pending for s in prompts), len(shares), slower)
+        prompts, n_batch = self._prompts()
+        if prompts:
+            left, together = self._reading(min(s.readable for s in prompts), len(shares), slower, n_batch)
             for _, equals in groupby(prompts, key=lambda s: s.request.priority):
                 if left > 0:
                     read = _divide(list(equals), left, together=together)
                     left -= sum(share.n for share in read)
                     shares += read
         limit_ms = self._max_itl_ms if len(self.running) > 1 else max(self._max_itl_ms, QUIET_STEP_MS)
-        self._add_speculative(shares, limit_ms / slower)
-        self._pad_tile(shares)
+        self._add_speculative(shares, limit_ms / slower, n_batch)
+        self._pad_tile(shares, n_batch)
         return shares
 
-    def _reading(self, shortest: int, decodes: int, slower: int) -> tuple[int, bool]:
+    def _prompts(self) -> tuple[list[Sequence], int]:
+        """Return the sequences that may prefill in the next step, and the most rows that it may have.
+
+        One of them may be at an image: the one that has begun it, so that images are read one after the other.
+        """
+        prompts = [s for s in self.running if not s.decodes and s.readable]
+        if not (at_image := [s for s in prompts if s.image]):
+            return prompts, self._n_batch
+        reader = next((s for s in at_image if s.slot and s.image and s.slot.length > s.image.start), at_image[0])
+        return [s for s in prompts if s is reader or s not in at_image], min(self._n_batch, EMBEDDED_ROWS)
+
+    def _reading(self, shortest: int, decodes: int, slower: int, n_batch: int) -> tuple[int, bool]:
         """Return how many rows prompts get in the step, and whether prompts of like length should end together."""
-        costs, n = self._threads.costs, self._n_batch
-        short, long = (costs.rows_within(ms / slower, n) for ms in (self._max_itl_ms, QUIET_STEP_MS))
+        costs = self._threads.costs
+        short, long = (costs.rows_within(ms / slower, n_batch) for ms in (self._max_itl_ms, QUIET_STEP_MS))
         together = costs.recent_ms(long) / long < _DEAR * costs.recent_ms(short) / short
         if decodes:
             # The oldest prompt always advances, however many sequences decode.
@@ -142,7 +162,7 @@ class Scheduler:
         # A long step delays nobody except the sequence whose prompt is completed in it.
         return long if together else min(long, max(short, shortest)), together
 
-    def _add_speculative(self, shares: list[Share], limit_ms: float) -> None:
+    def _add_speculative(self, shares: list[Share], limit_ms: float, n_batch: int) -> None:
         """Add speculative tokens to shares, most promising first, where they are expected to raise tokens a second."""
         rows = sum(share.rows for share in shares)
         open_ = [(s.sequence.speculator, s) for s in shares if s.complete and s.sequence.speculator]
@@ -152,7 +172,7 @@ class Scheduler:
         tokens = float(sum(s.complete for s in shares))
         open_.sort(key=lambda pair: -pair[0].expected(TILE_ROWS - 1))
         for speculator, share in open_:
-            most = min(self._speculative_room(share), self._n_batch - rows, self._max_outputs - _outputs(shares))
+            most = min(self._speculative_room(share), n_batch - rows, self._max_outputs - _outputs(shares))
             best, best_rate = 0, _WORTH * tokens / costs.recent_ms(costs.padded(rows))
             for length in _lengths(rows):
                 if length > most or costs.recent_ms(rows + length) > limit_ms:
@@ -165,10 +185,10 @@ class Scheduler:
                 rows += len(proposed)
                 tokens += speculator.expected(best)
 
-    def _pad_tile(self, shares: list[Share]) -> None:
+    def _pad_tile(self, shares: list[Share], n_batch: int) -> None:
         """Pad the step with arbitrary tokens if more rows make it cheaper: three rows can cost more than four."""
         rows = sum(share.rows for share in shares)
-        most = min(self._n_batch, rows + self._max_outputs - _outputs(shares))
+        most = min(n_batch, rows + self._max_outputs - _outputs(shares))
         missing = min(self._threads.costs.padded(rows), most) - rows
         for share in shares:
             if missing <= 0:
@@ -189,7 +209,7 @@ def _outputs(shares: list[Share]) -> int:
 
 
 def _divide(prompts: list[Sequence], rows: int, *, together: bool) -> list[Share]:
-    """Divide `rows` among prompts, those with the fewest pending tokens first.
+    """Divide `rows` among prompts, those with the fewest tokens to read first.
 
     This minimises the average time to first token: a short prompt does not wait for a long one. The oldest prompt
     always advances.
@@ -197,20 +217,20 @@ def _divide(prompts: list[Sequence], rows: int, *, together: bool) -> list[Share
     Args:
         prompts: Sequences to prefill, oldest first.
         rows: How many rows to divide.
-        together: Whether prompts of like length share rows in proportion to their pending tokens, so that they end in
+        together: Whether prompts of like length share rows in proportion to their tokens to read, so that they end in
             the same step and decode together from then on. Otherwise they are prefilled one after the other.
     """
-    order = sorted(prompts, key=lambda s: s.pending)
-    alike = [s for s in order if s.pending <= ALIKE * order[0].pending] if together else order[:1]
+    order = sorted(prompts, key=lambda s: s.readable)
+    alike = [s for s in order if s.readable <= ALIKE * order[0].readable] if together else order[:1]
     given, oldest = dict.fromkeys(order, 0), prompts[0]
-    given[oldest] = 1 if oldest in alike else min(oldest.pending, math.ceil(OLDEST * rows))
-    left, total = rows - given[oldest], sum(s.pending for s in alike)
+    given[oldest] = 1 if oldest in alike else min(oldest.readable, math.ceil(OLDEST * rows))
+    left, total = rows - given[oldest], sum(s.readable for s in alike)
     for sequence in alike:
         left += given[sequence]
-        given[sequence] = min(left, sequence.pending, max(1, left * sequence.pending // total))
-        left, total = left - given[sequence], total - sequence.pending
+        given[sequence] = min(left, sequence.readable, max(1, left * sequence.readable // total))
+        left, total = left - given[sequence], total - sequence.readable
     for sequence in order:
-        more = min(left, sequence.pending - given[sequence])
+        more = min(left, sequence.readable - given[sequence])
         given[sequence] += more
         left -= more
     return [Share.of(sequence, n) for sequence, n in given.items() if n]

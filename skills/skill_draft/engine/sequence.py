@@ -8,10 +8,12 @@ from dataclasses import dataclass, field
 
 from .cells import Slot
 from .guided import Guided, Speculator
+from .images import PromptImages, Run
 from .lookup import AcceptanceRates, Lookup
 from .messages import Ending, FinishReason, Piece, Priority, Request, TokenLogprob, Tokens
 from .sampling import Choice, Sampler
 from .text import TextAssembler
+from .tokens import Ints
 
 # A batch request queues as if it had arrived this much later: it rises with age and never starves.
 BATCH_DELAY_S = 10.0
@@ -35,10 +37,12 @@ class Sequence:
         end_tokens: frozenset[int],
         n_ctx: int,
         acceptance: AcceptanceRates,
+        images: PromptImages | None = None,
     ) -> None:
         self.request, self.candidate = request, candidate
         self.tokens = list(prompt)
         self.n_prompt = len(prompt)
+        self.images = images
         self.sampler = sampler
         self.slot: Slot | None = None
         self.leader: tuple[Sequence, int] | None = None  # a sequence to wait for until it has this many cells
@@ -88,6 +92,22 @@ class Sequence:
     def pending(self) -> int:
         """Number of tokens that have no cells yet."""
         return len(self.tokens) - (self.slot.length if self.slot else 0)
+
+    @property
+    def readable(self) -> int:
+        """Number of pending tokens that a step can compute: not those of an image without rows, nor what follows."""
+        if self.images is None:
+            return self.pending
+        return self.images.readable(self.slot.length if self.slot else 0, len(self.tokens))
+
+    @property
+    def image(self) -> Run | None:
+        """The image that the next pending token is part of, if any."""
+        return self.images.at(self.slot.length if self.slot else 0) if self.images else None
+
+    def positions(self, start: int, n: int) -> Ints | range:
+        """Return the positions of `n` tokens from index `start` on; of an image, those in time."""
+        return self.images.positions(start, n)[0] if self.images else range(start, start + n)
 
     @property
     def decodes(self) -> bool:
@@ -171,6 +191,7 @@ class Call:
 
     request: Request
     sequences: list[Sequence]
+    images: PromptImages | None = None
     endings: dict[int, Ending] = field(default_factory=dict)
     admitted_at: float | None = None
     begun: bool = False
