@@ -26,6 +26,12 @@ How a call fails. Details travel in the trailing metadata `grpc-status-details-b
                         LOADING      it is not ready yet
                         ENGINE_GONE  it cannot get ready, or has lost its engine and cannot get another one
                       Where nothing is said, it may have died of the request: give up after the second time.
+  NOT_FOUND           The request names images by hashes whose bytes this server does not have (any more).
+                      google.rpc.ResourceInfo names each: `resource_type` is `sarai.image`, `resource_name` the
+                      hash in hex. Send the request again with the bytes of those images.
+  FAILED_PRECONDITION The request has images, and this replica reads none: its model reads text alone, or there is
+                      too little memory. The message says which model does, or how many megabytes are missing. Do not
+                      try again at this replica.
   DEADLINE_EXCEEDED   Nothing was written at the deadline, or it was a hard one. Do not try again.
   INTERNAL            The skill failed, perhaps because of the request; its log says more. Do not try again.
 
@@ -303,6 +309,7 @@ class GenResp(_message.Message):
     TOKEN_LOGPROBS_FIELD_NUMBER: _builtins.int
     TOP_LOGPROBS_FIELD_NUMBER: _builtins.int
     CONTINUED_TOKENS_FIELD_NUMBER: _builtins.int
+    IMAGE_TOKENS_FIELD_NUMBER: _builtins.int
     text: _builtins.str
     """The first candidate's text."""
     tokens_generated: _builtins.int
@@ -336,6 +343,8 @@ class GenResp(_message.Message):
     """`exact` or `fast`: whether the answer is a function of its request alone."""
     continued_tokens: _builtins.int
     """Tokens of `tokens_generated` that the request's `continuations` held."""
+    image_tokens: _builtins.int
+    """Tokens of `prompt_tokens` that images take."""
     @_builtins.property
     def candidates(self) -> _containers.RepeatedCompositeFieldContainer[_types_pb2.Candidate]:
         """Where more than one was asked for: all candidates; the first is the one that `text` holds."""
@@ -376,10 +385,11 @@ class GenResp(_message.Message):
         token_logprobs: _abc.Iterable[_builtins.float] | None = ...,
         top_logprobs: _abc.Iterable[_types_pb2.TopLogprobs] | None = ...,
         continued_tokens: _builtins.int = ...,
+        image_tokens: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["cached_tokens", b"cached_tokens", "candidates", b"candidates", "continued_tokens", b"continued_tokens", "finish_reason", b"finish_reason", "latency_ms", b"latency_ms", "lookup_accepted", b"lookup_accepted", "lookup_tokens", b"lookup_tokens", "mean_logprob", b"mean_logprob", "model", b"model", "numerics", b"numerics", "prompt_tokens", b"prompt_tokens", "queue_ms", b"queue_ms", "ram_mb", b"ram_mb", "seed", b"seed", "text", b"text", "time_to_first_token_ms", b"time_to_first_token_ms", "token_ids", b"token_ids", "token_logprobs", b"token_logprobs", "tokens_generated", b"tokens_generated", "tokens_per_second", b"tokens_per_second", "top_logprobs", b"top_logprobs"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cached_tokens", b"cached_tokens", "candidates", b"candidates", "continued_tokens", b"continued_tokens", "finish_reason", b"finish_reason", "image_tokens", b"image_tokens", "latency_ms", b"latency_ms", "lookup_accepted", b"lookup_accepted", "lookup_tokens", b"lookup_tokens", "mean_logprob", b"mean_logprob", "model", b"model", "numerics", b"numerics", "prompt_tokens", b"prompt_tokens", "queue_ms", b"queue_ms", "ram_mb", b"ram_mb", "seed", b"seed", "text", b"text", "time_to_first_token_ms", b"time_to_first_token_ms", "token_ids", b"token_ids", "token_logprobs", b"token_logprobs", "tokens_generated", b"tokens_generated", "tokens_per_second", b"tokens_per_second", "top_logprobs", b"top_logprobs"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -26,6 +26,12 @@ How a call fails. Details travel in the trailing metadata `grpc-status-details-b
                         LOADING      it is not ready yet
                         ENGINE_GONE  it cannot get ready, or has lost its engine and cannot get another one
                       Where nothing is said, it may have died of the request: give up after the second time.
+  NOT_FOUND           The request names images by hashes whose bytes this server does not have (any more).
+                      google.rpc.ResourceInfo names each: `resource_type` is `sarai.image`, `resource_name` the
+                      hash in hex. Send the request again with the bytes of those images.
+  FAILED_PRECONDITION The request has images, and this replica reads none: its model reads text alone, or there is
+                      too little memory. The message says which model does, or how many megabytes are missing. Do not
+                      try again at this replica.
   DEADLINE_EXCEEDED   Nothing was written at the deadline, or it was a hard one. Do not try again.
   INTERNAL            The skill failed, perhaps because of the request; its log says more. Do not try again.
 

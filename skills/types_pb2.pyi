@@ -166,13 +166,15 @@ class Image(_message.Message):
     SHA256_FIELD_NUMBER: _builtins.int
     MAX_TOKENS_FIELD_NUMBER: _builtins.int
     data: _builtins.bytes
-    """The image file's bytes."""
+    """The bytes of an image file: PNG, JPEG, WebP, GIF (its first frame) or BMP, whatever its name. At most 16 MiB."""
     sha256: _builtins.bytes
     """SHA-256 of the bytes of a file that the server was sent before, 32 bytes. A server that does not have
     them (any more) answers NOT_FOUND: send `data`.
     """
     max_tokens: _builtins.int
-    """How many tokens it may be read as, at most. Unset: as many as the server likes."""
+    """How many tokens it is read as, at most: one for 32 x 32 pixels, to which it is scaled down. 8 to 1024, default 576.
+    More show finer detail and take longer.
+    """
     def __init__(
         self,
         *,
@@ -339,6 +341,7 @@ class Progress(_message.Message):
     EXPECTED_WAIT_S_FIELD_NUMBER: _builtins.int
     PROMPT_TOKENS_READ_FIELD_NUMBER: _builtins.int
     PROMPT_TOKENS_FIELD_NUMBER: _builtins.int
+    IMAGES_TO_ENCODE_FIELD_NUMBER: _builtins.int
     queue_position: _builtins.int
     """Its place in the queue: 1 is the next to leave it, 0 has left it."""
     expected_wait_s: _builtins.float
@@ -347,6 +350,8 @@ class Progress(_message.Message):
     """Tokens of the prompt that are read, those found in the prefix cache included."""
     prompt_tokens: _builtins.int
     """Tokens of the prompt, with the chat template."""
+    images_to_encode: _builtins.int
+    """Images of the prompt that are still to be encoded. `expected_wait_s` counts that in."""
     def __init__(
         self,
         *,
@@ -354,10 +359,11 @@ class Progress(_message.Message):
         expected_wait_s: _builtins.float = ...,
         prompt_tokens_read: _builtins.int = ...,
         prompt_tokens: _builtins.int = ...,
+        images_to_encode: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["expected_wait_s", b"expected_wait_s", "prompt_tokens", b"prompt_tokens", "prompt_tokens_read", b"prompt_tokens_read", "queue_position", b"queue_position"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["expected_wait_s", b"expected_wait_s", "images_to_encode", b"images_to_encode", "prompt_tokens", b"prompt_tokens", "prompt_tokens_read", b"prompt_tokens_read", "queue_position", b"queue_position"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -381,6 +387,8 @@ class EngineStats(_message.Message):
     CACHED_TOKENS_FIELD_NUMBER: _builtins.int
     LOOKUP_TOKENS_FIELD_NUMBER: _builtins.int
     LOOKUP_ACCEPTED_FIELD_NUMBER: _builtins.int
+    IMAGES_FIELD_NUMBER: _builtins.int
+    IMAGES_ENCODED_FIELD_NUMBER: _builtins.int
     numerics: _builtins.str
     """`exact` or `fast`."""
     n_ctx: _builtins.int
@@ -402,6 +410,9 @@ class EngineStats(_message.Message):
     lookup_tokens: _builtins.int
     """Lookup tokens that were tried since the start, and those of them that were right."""
     lookup_accepted: _builtins.int
+    images: _builtins.int
+    """Images of requests since the start, and those of them that had to be encoded."""
+    images_encoded: _builtins.int
     def __init__(
         self,
         *,
@@ -417,10 +428,12 @@ class EngineStats(_message.Message):
         cached_tokens: _builtins.int = ...,
         lookup_tokens: _builtins.int = ...,
         lookup_accepted: _builtins.int = ...,
+        images: _builtins.int = ...,
+        images_encoded: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["cached_tokens", b"cached_tokens", "kv_cells", b"kv_cells", "kv_cells_used", b"kv_cells_used", "lookup_accepted", b"lookup_accepted", "lookup_tokens", b"lookup_tokens", "memory_kills", b"memory_kills", "n_ctx", b"n_ctx", "numerics", b"numerics", "prompt_tokens", b"prompt_tokens", "restarts", b"restarts", "tokens_per_second", b"tokens_per_second", "total_tokens", b"total_tokens"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cached_tokens", b"cached_tokens", "images", b"images", "images_encoded", b"images_encoded", "kv_cells", b"kv_cells", "kv_cells_used", b"kv_cells_used", "lookup_accepted", b"lookup_accepted", "lookup_tokens", b"lookup_tokens", "memory_kills", b"memory_kills", "n_ctx", b"n_ctx", "numerics", b"numerics", "prompt_tokens", b"prompt_tokens", "restarts", b"restarts", "tokens_per_second", b"tokens_per_second", "total_tokens", b"total_tokens"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

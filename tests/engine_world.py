@@ -2,7 +2,9 @@
 
 The text of a request says what an engine does with it: `write` gives a token per step, `KILL` ends the engine on
 arrival, `LATER` at the third token, `HANG` stops the intake, `REFUSE` fails. `LARGE3` ends the engine as the kernel
-does when memory runs out, unless it was made smaller three times. A token's id is its place in the answer.
+does when memory runs out, unless it was made smaller three times. `SEE` needs the rows of an image, which take a while;
+`BLIND` those of one that cannot be encoded, and `POISON` ends the engine with them. A token's id is its place in the
+answer.
 
 After each event it checks what must always hold: no token comes twice, each request ends once, nothing is sent for
 callers that have left, engines are killed for good reason, and only a request on trial is found guilty.
@@ -25,25 +27,32 @@ from skills.skill_draft.engine.messages import (
     Failed,
     FailureKind,
     FinishReason,
+    Image,
     NotReady,
     Piece,
     Queued,
     Ready,
     Request,
+    Rows,
+    RowsRead,
     Sizes,
     Stats,
     Tokens,
+    WantRows,
 )
 from skills.skill_draft.flight import Flight
 from skills.skill_draft.sizing import MAX_STEPS
 from skills.skill_draft.supervisor_state import (
     Action,
     Event,
+    Fetch,
     Gone,
     Kill,
     Launch,
     Left,
     Log,
+    Release,
+    RowsFailed,
     Send,
     State,
     Submitted,
@@ -55,6 +64,7 @@ STEP_TIMEOUT_S, START_TIMEOUT_S = 2.0, 5.0
 READ_STEPS = 2
 LATE_S = 3 * TICK_S
 """How much sooner an engine may be killed: a check may come a tick late, and a stop of both counts as two ticks."""
+ENCODE_S = 4.0
 ENDLESS = 1_000_000  # tokens
 SIZES = Sizes(n_ctx=1024, n_cells=2048, n_batch=512, slots=16, n_slots=50, n_outputs=50, block_cells=64)
 GUILTY = "ended the engine twice"
@@ -97,12 +107,16 @@ class Engine:
     """An engine process: what it was sent, what it works on, and its state."""
 
     smaller: int
-    inbox: list[Request | Cancel] = field(default_factory=list)
+    inbox: list[Request | Cancel | Rows] = field(default_factory=list)
     running: dict[int, tuple[Request, Tokens]] = field(default_factory=dict)
     sent: set[int] = field(default_factory=set)
     """The requests that were sent to it."""
     unproven: set[int] = field(default_factory=set)
     """Those of them about which it has reported nothing yet, or nothing beyond what an earlier engine reported."""
+    aside: set[int] = field(default_factory=set)
+    """Those whose trial goes on once the rows of their images are there."""
+    blind: dict[int, bool] = field(default_factory=dict)
+    """Requests without the rows that they need, and whether they have asked for them."""
     unread: dict[int, int] = field(default_factory=dict)
     """How many steps of prefill each request still needs."""
     ready: bool = False
@@ -128,7 +142,11 @@ class World:
         self.callers: list[Caller] = []
         self.ended_by: dict[str, int] = {}
         """How many engines requests of each text have ended."""
-        self.departures = 0
+        self.fetching: dict[int, float] = {}
+        """When the rows will be there that requests wait for."""
+        self.encoded: set[int] = set()
+        """Requests whose images have been encoded: that outlives engines."""
+        self.departures = self.released = 0
         self.log: list[str] = []
         self._ids = itertools.count(1)
         self.wait(TICK_S)
@@ -157,10 +175,11 @@ class World:
                 assert engine is not None
                 assert engine.ready
                 engine.inbox.append(command)
-                if isinstance(command, Request):
-                    self._check_sent(command)
-                    engine.sent.add(command.id)
-                    engine.unproven.add(command.id)
+                self._check_command(engine, command)
+            case Fetch(want):
+                self.fetching.setdefault(want.id, self.now + (ENCODE_S if want.id not in self.encoded else 0.0))
+            case Release(None):
+                self.released += 1
             case Kill(why):
                 assert engine is not None
                 silent = engine.hidden_s >= (STEP_TIMEOUT_S if engine.ready else START_TIMEOUT_S) - LATE_S
@@ -202,6 +221,7 @@ class World:
                 self._start()
             elif self.engine is not None:
                 self._work()
+            self._encode()
             if self.engine is not None:
                 self.tell(Tick(TICK_S))
             for caller in self.callers:
@@ -216,6 +236,20 @@ class World:
                 self.tell(Tick(min(seconds, 2 * TICK_S)))
             elif self.engine is not None:
                 self._work(2 * TICK_S)
+
+    def _encode(self) -> None:
+        """Images are encoded whether or not there is an engine, and its requests fail if they cannot be."""
+        for id_ in [id_ for id_, until in self.fetching.items() if until <= self.now]:
+            del self.fetching[id_]
+            engine = self.engine
+            asked = engine is not None and engine.blind.get(id_, False)
+            if self.callers[id_ - 1].request.raw != "BLIND":
+                self.encoded.add(id_)
+                if asked:
+                    self.tell(Rows(id=id_, key=b"", offset=0))
+            elif asked:
+                failed = Failed(id=id_, kind=FailureKind.INVALID, message="it is no image")
+                self.tell(RowsFailed(failed))
 
     # --- engines ---
 
@@ -255,6 +289,13 @@ class World:
             if isinstance(command, Cancel):
                 engine.running.pop(command.id, None)
                 engine.unproven.discard(command.id)
+                engine.aside.discard(command.id)
+            elif isinstance(command, Rows):
+                if self.callers[command.id - 1].request.raw == "POISON":
+                    self.die("exit code 9", cause="POISON")
+                    return
+                engine.blind.pop(command.id, None)
+                self.tell(RowsRead(id=command.id, key=b""))
             else:
                 self._begin(engine, command)
 
@@ -271,6 +312,8 @@ class World:
         else:
             engine.unread[request.id] = READ_STEPS
             engine.running[request.id] = request, request.so_far[0] if request.so_far else Tokens()
+            if text in ("SEE", "POISON", "BLIND"):
+                engine.blind[request.id] = False
             self._say(engine, Queued(id=request.id))
             if self.engine is engine:
                 self._say(engine, Admitted(id=request.id, prompt_tokens=1, cached_tokens=0, queue_s=0))
@@ -279,6 +322,9 @@ class World:
         for id_, (request, tokens) in list(engine.running.items()):
             if engine.unread[id_]:
                 engine.unread[id_] -= 1
+                continue
+            if id_ in engine.blind:
+                self._ask_for_rows(engine, id_)
                 continue
             place = len(tokens.token_ids)
             if request.raw == "LATER" and place == 2:
@@ -291,6 +337,15 @@ class World:
                 del engine.running[id_]
                 ending = Ending(text="x" * (place + 1), reason=FinishReason.LENGTH, tokens=tokens + new)
                 self._say(engine, Done(id=id_, endings=(ending,)))
+
+    def _ask_for_rows(self, engine: Engine, id_: int) -> None:
+        if not engine.blind[id_]:
+            engine.blind[id_] = True
+            if id_ in engine.unproven:
+                engine.unproven.remove(id_)
+                engine.aside.add(id_)
+            self.tell(WantRows(id=id_, image=Image(key=b"", across=1, down=1)))
+            self._encode()
 
     def _say(self, engine: Engine, event: Queued | Admitted | Piece | Done | Failed) -> None:
         caller = self.callers[event.id - 1]
@@ -309,6 +364,19 @@ class World:
         assert (self.engine is not None and self.engine.ready) == (self.state.state is State.SERVING)
         if self.engine is not None and self.engine.ready:
             assert self.engine.unproven or open_ <= self.engine.sent, "a request waits although no other is on trial"
+
+    def _check_command(self, engine: Engine, command: Request | Cancel | Rows) -> None:
+        match command:
+            case Request():
+                self._check_sent(command)
+                engine.sent.add(command.id)
+                engine.unproven.add(command.id)
+            case Rows(id=id_):
+                assert self.callers[id_ - 1].open or self.callers[id_ - 1].late
+                assert engine.blind.get(id_), "this engine has asked for them"
+                if id_ in engine.aside:
+                    engine.aside.remove(id_)
+                    engine.unproven.add(id_)
 
     def _check_sent(self, request: Request) -> None:
         caller = self.callers[request.id - 1]

@@ -16,6 +16,7 @@ from pathlib import Path
 import grpc
 
 from skills import skills_pb2, skills_pb2_grpc
+from skills.skill_draft.vision_process import VISION_MODULE
 
 ROOT = Path(__file__).resolve().parents[1]
 TINY = ROOT / "tests" / "models" / "tiny-qwen3vl-q8_0.gguf"
@@ -44,10 +45,11 @@ class DraftServer:
         return self.stub.Health(skills_pb2.HealthReq(), timeout=5)
 
     def engine_pid(self) -> int:
-        """Return the pid of the engine, which is the server's only child."""
+        """Return the pid of the engine, the server's only child besides the vision process."""
         children = Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children").read_text().split()
-        assert len(children) == 1, f"one engine, not {children}"
-        return int(children[0])
+        engines = [pid for pid in children if VISION_MODULE not in Path(f"/proc/{pid}/cmdline").read_text()]
+        assert len(engines) == 1, f"one engine, not {engines}"
+        return int(engines[0])
 
     def wait_idle(self, timeout: float = 10) -> skills_pb2.HealthResp:
         """Wait until no request runs or waits; return the health."""

@@ -136,11 +136,11 @@ def _as_dict(model: Model, folder: ModelFolder) -> dict[str, Any]:
 
 @models.command(short_help="Download models from the hub.")
 @_names(required=True)
-@click.option("--images", is_flag=True, help="Also the file that reads images. No skill uses it yet.")
+@click.option("--images/--no-images", default=True, help="With or without the file that reads images. Default: with.")
 @_folder_option
 @common_options
 def pull(*, names: tuple[str, ...], images: bool, models_dir: Path | None) -> None:
-    """Download each NAME that is not here yet.
+    """Download each NAME that is not here yet, with the file that reads images if there is one.
 
     An interrupted download resumes with the same command. If several programs download the same model, one does it
     and the others wait. The hash is checked before the file gets its name. If a file has no pinned hash, the first one

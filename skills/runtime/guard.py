@@ -70,7 +70,7 @@ async def _statuses(context: Any, method: str) -> AsyncIterator[None]:
     except RefusedError as refused:
         await abort(
             context, refused.code, str(refused),
-            field=refused.field, retry_after_s=refused.retry_after_s, reason=refused.reason,
+            field=refused.field, retry_after_s=refused.retry_after_s, reason=refused.reason, missing=refused.missing,
         )  # fmt: skip
     except grpc.aio.AbortError:
         raise  # the status is set already

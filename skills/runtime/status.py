@@ -12,6 +12,7 @@ from typing import NoReturn
 
 import grpc
 from google.protobuf import any_pb2, duration_pb2
+from google.protobuf.message import Message
 from google.rpc import error_details_pb2, status_pb2
 
 from skills.wire import REASON_DOMAIN, STATUS_DETAILS, Reason
@@ -33,6 +34,7 @@ class RefusedError(Exception):
         field: The path of the request field to blame, for example `messages[2].role`.
         retry_after_s: When a retry can help, in seconds from now.
         reason: Why this replica is UNAVAILABLE.
+        missing: Type and name of each resource that the request names and this replica does not have.
     """
 
     def __init__(
@@ -43,9 +45,11 @@ class RefusedError(Exception):
         field: str = "",
         retry_after_s: float | None = None,
         reason: Reason | None = None,
+        missing: Iterable[tuple[str, str]] = (),
     ) -> None:
         super().__init__(message)
         self.code, self.field, self.retry_after_s, self.reason = code, field, retry_after_s, reason
+        self.missing = tuple(missing)
 
 
 def bounded(text: str, most_bytes: int = MESSAGE_BYTES) -> str:
@@ -80,13 +84,16 @@ async def abort(
     field: str = "",
     retry_after_s: float | None = None,
     reason: Reason | None = None,
+    missing: Iterable[tuple[str, str]] = (),
 ) -> NoReturn:
     """End a call with a status and, in `grpc-status-details-bin`, a google.rpc.Status.
 
     `field` becomes a google.rpc.BadRequest with that path, `retry_after_s` a google.rpc.RetryInfo, `reason` a
-    google.rpc.ErrorInfo. Long messages and paths are shortened.
+    google.rpc.ErrorInfo, each of `missing` a google.rpc.ResourceInfo. Long messages and paths are shortened.
     """
-    details = []
+    details: list[Message] = [
+        error_details_pb2.ResourceInfo(resource_type=kind, resource_name=name) for kind, name in missing
+    ]
     field = bounded(field, _FIELD_BYTES)
     message = bounded(message, MESSAGE_BYTES - _FIELD_BYTES - 2)
     if field:

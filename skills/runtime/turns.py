@@ -6,6 +6,8 @@ from skills import skills_pb2
 
 from .status import RefusedError
 
+UNKNOWN_PART = "is of a kind that this server does not know, or empty"
+
 
 def text_of(turn: skills_pb2.Message, path: str) -> str:
     """Return the text of a turn, whether it stands in `content` or in parts.
@@ -48,4 +50,4 @@ def _text_of(part: skills_pb2.Part, path: str) -> str:
                 "what the image shows",
                 field=f"{path}.image",
             )
-    raise RefusedError("is of a kind that this server does not know, or empty: send `text`", field=path)
+    raise RefusedError(UNKNOWN_PART, field=path)

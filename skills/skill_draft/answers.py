@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 from skills import skills_pb2
 
-from .engine.messages import Done, Ending, Piece, Progress, Ready, TokenLogprob
+from .engine.messages import Done, Ending, Image, Piece, Progress, Ready, TokenLogprob
 from .flight import Flight
 
 
@@ -17,7 +17,7 @@ def chunk(piece: Piece | Progress) -> skills_pb2.GenChunk:
     if isinstance(piece, Progress):
         progress = skills_pb2.Progress(
             queue_position=piece.place, expected_wait_s=piece.wait_s,
-            prompt_tokens_read=piece.read, prompt_tokens=piece.prompt_tokens,
+            prompt_tokens_read=piece.read, prompt_tokens=piece.prompt_tokens, images_to_encode=piece.images_to_encode,
         )  # fmt: skip
         return skills_pb2.GenChunk(progress=progress)
     return skills_pb2.GenChunk(
@@ -46,6 +46,7 @@ def answer(flight: Flight, done: Done, ready: Ready, *, ram_bytes: int) -> skill
         ram_mb=ram_bytes / 1e6,
         finish_reason=first.finish_reason,
         prompt_tokens=flight.admitted.prompt_tokens if flight.admitted else 0,
+        image_tokens=sum(part.n_tokens for turn in request.turns for part in turn.parts if isinstance(part, Image)),
         cached_tokens=flight.admitted.cached_tokens if flight.admitted else 0,
         queue_ms=flight.admitted.queue_s * 1000 if flight.admitted else 0,
         time_to_first_token_ms=(begun - request.arrived) * 1000,

@@ -33,6 +33,8 @@ class CatalogEntry:
     """The installed Python package that contains the file."""
     made_from: str = ""
     """The model that set-up makes it from, which is served instead if that was not done."""
+    images: str = ""
+    """The file that reads images (mmproj); empty if the model reads text alone."""
 
 
 def catalog() -> dict[str, CatalogEntry]:
@@ -40,7 +42,10 @@ def catalog() -> dict[str, CatalogEntry]:
     text = files(__package__).joinpath("catalog.toml").read_text(encoding="utf-8")
     known = CatalogEntry.__slots__
     return {
-        name: CatalogEntry(name=name, **{key: str(value) for key, value in entry.items() if key in known})
+        name: CatalogEntry(
+            name=name,
+            **{key: str(value["file"] if key == "images" else value) for key, value in entry.items() if key in known},
+        )
         for name, entry in tomllib.loads(text).get("models", {}).items()
     }
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import hashlib
 from dataclasses import dataclass, field
 
 from .engine.messages import (
@@ -17,6 +19,7 @@ from .engine.messages import (
     Progress,
     Queued,
     Request,
+    Rows,
     Tokens,
 )  # fmt: skip
 
@@ -39,6 +42,11 @@ class Flight:
     ended: bool = False
     lost_engine: bool = False
     """Whether an engine died while it had this request."""
+    rows: Rows | None = None
+    """Rows that wait until its trial goes on (see `Replay`)."""
+    images_to_encode: int = 0
+    encode_wait_s: float = 0.0
+    """Expected time until they are encoded."""
 
     def __post_init__(self) -> None:
         self.received = list(self.request.so_far) or [Tokens()] * self.request.num_candidates
@@ -64,6 +72,7 @@ class Flight:
                 self.admitted = event
             case Progress():
                 self.progress = event
+                event = self._with_images(event)
             case Piece():
                 self.last_token_at = now
                 self.first_token_at = self.first_token_at or now
@@ -74,6 +83,18 @@ class Flight:
             case Done() | Failed():
                 self.ended = True
         self.deliver(event)
+
+    def encoding(self, images: int, wait_s: float) -> None:
+        """Tell the caller how long the images of its request still take to encode; 0 images: no more."""
+        self.images_to_encode, self.encode_wait_s = images, wait_s
+        if images and not self.ended:
+            tokens = self.admitted.prompt_tokens if self.admitted else 0
+            known = self.progress or Progress(id=self.request.id, place=0, wait_s=0, read=0, prompt_tokens=tokens)
+            self.deliver(self._with_images(known))
+
+    def _with_images(self, progress: Progress) -> Progress:
+        wait_s = progress.wait_s + self.encode_wait_s
+        return dataclasses.replace(progress, wait_s=wait_s, images_to_encode=self.images_to_encode)
 
     def end(self, event: Done | Failed) -> None:
         """End the flight for its caller, regardless of the engine. Does nothing if it has ended."""
@@ -102,6 +123,8 @@ class Flight:
         if self.admitted is None:
             place = f", at place {self.progress.place}" if self.progress else ""
             return f"it waited in the queue{place}"
+        if self.images_to_encode:
+            return f"{self.images_to_encode} of its images were still to be encoded"
         read = self.progress.read if self.progress else 0
         return f"{read} of {self.admitted.prompt_tokens} tokens of the prompt were read"
 
@@ -110,3 +133,9 @@ class Flight:
         """Number of tokens that this call has received, not counting those it continues from."""
         had = sum(len(t.token_ids) for t in self.request.so_far)
         return sum(len(t.token_ids) for t in self.received) - had
+
+    @property
+    def fingerprint(self) -> str:
+        """A hash that identifies the request in the log without revealing its text."""
+        content = dataclasses.replace(self.request, id=0, arrived=0, deadline=None, budget_end=None, so_far=())
+        return hashlib.sha256(repr(content).encode()).hexdigest()[:16]

@@ -17,6 +17,8 @@ MEASURED = (
     ("lookup_accepted_total", "engine.lookup_accepted", "Lookup tokens that were accepted"),
     ("engine_restarts_total", "engine.restarts", "Engines replaced"),
     ("engine_memory_kills_total", "engine.memory_kills", "Engines that the kernel killed as memory ran out"),
+    ("images_total", "engine.images", "Images of requests"),
+    ("images_encoded_total", "engine.images_encoded", "Images that had to be encoded"),
     ("threads", "threads", "CPU threads in use"),
     ("kv_cells", "engine.kv_cells", "Cells of the KV cache"),
     ("kv_cells_used", "engine.kv_cells_used", "Cells that hold something"),

@@ -19,6 +19,7 @@ class Replay:
     def __init__(self) -> None:
         self._waiting: deque[Flight] = deque()
         self._on_trial: Flight | None = None
+        self._aside: set[Flight] = set()  # their trials go on once the rows of their images are there
         self._was_running = False  # the one on trial, when its engine died: then it must do more to pass
         self._inconclusive = False  # a caller left during its trial; its request may still crash this engine
 
@@ -41,7 +42,8 @@ class Replay:
         if guilty and not guilty.lost_engine:
             guilty = None
         for flight in flights:
-            flight.lost_engine = flight.lost_engine or flight not in self._waiting
+            sent = flight not in self._waiting or flight.rows is not None
+            flight.lost_engine, flight.rows = flight.lost_engine or sent, None
         self.clear()
         self._waiting.extend(sorted((f for f in flights if f is not guilty), key=lambda f: f.request.id))
         return guilty
@@ -64,14 +66,30 @@ class Replay:
         if self._on_trial and isinstance(event, progress) and event.id == self._on_trial.request.id:
             self._on_trial, self._inconclusive = None, False
 
+    def step_aside(self, flight: Flight) -> None:
+        """Interrupt the trial of a request that waits for the rows of an image: that may take a minute."""
+        if flight is self._on_trial:
+            self._on_trial = None
+            self._aside.add(flight)
+
+    def come_back(self, flight: Flight) -> bool:
+        """Return whether the trial of a request was interrupted; if so, it goes on after those that wait."""
+        if flight not in self._aside:
+            return False
+        self._aside.remove(flight)
+        self._waiting.append(flight)
+        return True
+
     def leave(self, flight: Flight) -> None:
         """Remove a request whose caller has gone."""
         if flight is self._on_trial:
             self._on_trial, self._inconclusive = None, True
         elif flight in self._waiting:
             self._waiting.remove(flight)
+        self._aside.discard(flight)
 
     def clear(self) -> None:
         """Remove all requests and end the trial."""
         self._waiting.clear()
+        self._aside.clear()
         self._on_trial, self._inconclusive = None, False

@@ -9,9 +9,10 @@ from dataclasses import dataclass
 
 from skills import skills_pb2
 from skills.runtime.status import RefusedError
-from skills.runtime.turns import text_of
+from skills.runtime.turns import UNKNOWN_PART, text_of
 
-from .engine.messages import Constraint, ConstraintKind, Priority, Request, Sampling, Tokens, Turn
+from .engine.messages import Constraint, ConstraintKind, Image, Priority, Request, Sampling, Tokens, Turn
+from .request_images import UNREAD
 
 ROLES = ("system", "user", "assistant")
 MAX_STOPS, MAX_STOP_BYTES, MAX_CANDIDATES, MAX_TOP_LOGPROBS = 16, 256, 8, 20
@@ -128,7 +129,8 @@ def _turns(message: skills_pb2.GenReq) -> tuple[Turn, ...]:
         if len(message.messages) > MAX_TURNS:
             raise RefusedError(f"has {len(message.messages)} turns; at most {MAX_TURNS} are allowed", field="messages")
         turns = [_turn(i, turn) for i, turn in enumerate(message.messages)]
-        _text("messages", "".join(turn.content for turn in turns))
+        texts = [part for turn in turns for part in (turn.content, *turn.parts) if isinstance(part, str)]
+        _text("messages", "".join(texts), empty=any(turn.parts for turn in turns))
     if message.system:
         turns.insert(0, Turn(role="system", content=_text("system", message.system)))
     return tuple(turns)
@@ -140,11 +142,29 @@ def _turn(index: int, message: skills_pb2.Message) -> Turn:
         raise RefusedError(f"is {message.role[:40]!r}; it must be one of {', '.join(ROLES)}", field=f"{path}.role")
     if message.token_ids and message.role != "assistant":
         raise RefusedError("are for turns of the assistant only", field=f"{path}.token_ids")
+    if any(part.HasField("image") for part in message.parts):
+        return Turn(role=message.role, parts=_parts(message, path))
     return Turn(role=message.role, content=text_of(message, path), token_ids=tuple(message.token_ids))
 
 
-def _text(field: str, text: str) -> str:
-    if not text:
+def _parts(message: skills_pb2.Message, path: str) -> tuple[str | Image, ...]:
+    """Return the text and the images of a turn; of the images nothing is known yet."""
+    if message.content:
+        raise RefusedError("is set and `parts` too: send one of them", field=f"{path}.content")
+    parts: list[str | Image] = []
+    for i, part in enumerate(message.parts):
+        match part.WhichOneof("kind"):
+            case "text":
+                parts.append(part.text)
+            case "image":
+                parts.append(UNREAD)
+            case _:
+                raise RefusedError(UNKNOWN_PART, field=f"{path}.parts[{i}]")
+    return tuple(part for part in parts if part)
+
+
+def _text(field: str, text: str, *, empty: bool = False) -> str:
+    if not text and not empty:
         raise RefusedError(f"is empty; send 1 to {MAX_PROMPT_BYTES} bytes", field=field)
     size = len(text.encode())
     if size > MAX_PROMPT_BYTES:

@@ -18,10 +18,11 @@ if __name__ == "__main__":
 
     start_early(sys.argv[1:])
 
+import dataclasses
 import os
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Sequence
-from contextlib import aclosing
+from contextlib import aclosing, asynccontextmanager
 from functools import partial
 
 import grpc
@@ -30,23 +31,27 @@ from skills import skills_pb2, skills_pb2_grpc
 from skills.runtime.limits import Limits
 from skills.runtime.pieces import Pieces
 from skills.runtime.program import run_server
-from skills.runtime.resources import anonymous_bytes, usable_cpus
+from skills.runtime.resources import anonymous_bytes, memory_size, usable_cpus
 from skills.runtime.skill import BaseSkill, Context, StartError, Status
 from skills.runtime.status import RefusedError
 from skills.wire import HARD_DEADLINES, Feature, Reason
 
 from . import VERSION, answers
 from .catalog import ModelNotFoundError, find_model, models_dir
-from .engine.messages import Done, EngineConfig, Failed, FailureKind, Piece, Progress
+from .engine.messages import Done, EngineConfig, Failed, FailureKind, Piece, Progress, Ready, Request
 from .engine_process import EngineGoneError
 from .engine_start import ENGINE_MODULE
 from .flight import Flight
 from .health import MEASURED, Totals, tell_engine
+from .images import Images, reserved_bytes
 from .last_moment import LastMoment
+from .model_file import ModelFileError
+from .request_images import has_images, image_parts
 from .requests import to_request
 from .settings import NAME, PORT, Settings
 from .supervisor import Supervisor
 from .supervisor_state import State
+from .tower_choice import Tower, choose_tower, fitted, fitted_cells
 
 # The gRPC status code of each kind of failure.
 CODES = {
@@ -74,6 +79,8 @@ class DraftSkill(BaseSkill, skills_pb2_grpc.SkillsServiceServicer):
         super().__init__(settings, name=NAME, version=VERSION)
         self._settings, self._engine_module = settings, engine_module
         self._engine: Supervisor | None = None
+        self._tower = Tower()
+        self._images: Images | None = None
         self._totals = Totals()
 
     # --- lifecycle of the server (see skills.runtime.skill.BaseSkill) ---
@@ -92,17 +99,44 @@ class DraftSkill(BaseSkill, skills_pb2_grpc.SkillsServiceServicer):
         if not s.model and path.parent != folder:
             self.log.info("no model in %s: serving the small embedded one", folder)
         self.log.info("loading %s", path)
+        try:
+            tower = choose_tower(s.mmproj, path, folder)
+            if tower.file:
+                tower = fitted(tower, path, reserved=reserved_bytes(s, tower.file), limit=memory_size())
+            try:
+                ready = await self._start(path, tower)
+                tower = fitted_cells(tower, path, ready, chosen=not (s.n_ctx or s.kv_cells))
+            except EngineGoneError as error:
+                if tower.file is None:
+                    raise
+                tower = Tower(why_not=f"with images, {error}", short_of_memory=True)
+            if tower.file is None and self._images:  # the estimate was too low: the engine gets all memory
+                await self.set_status(Status.LOADING)
+                await self._start(path, tower)
+        except (EngineGoneError, ModelFileError) as error:
+            raise StartError(str(error)) from error
+        self.log.info("images: %s", tower.file.path.name if tower.file else f"none, as {tower.why_not}")
+
+    async def _start(self, path: Path, tower: Tower) -> Ready:
+        """Start an engine, and what reads images for it if there is a vision tower."""
+        await self.close()
+        s, config = self._settings, _engine_config(self._settings, path)
+        self._tower, self._images = tower, None
+        if tower.file:
+            self._images = Images(s, path, tower.file)
+            self._images.begin()
+            config = dataclasses.replace(
+                config, rows_path=self._images.rows_path, reserved_bytes=reserved_bytes(s, tower.file)
+            )
         self._engine = Supervisor(
-            _engine_config(s, path),
+            config,
             step_timeout_s=s.step_timeout_s,
             start_timeout_s=s.start_timeout_s,
             on_state=self._on_state,
             engine_module=self._engine_module,
+            rows=self._images.rows if self._images else None,
         )
-        try:
-            await self._engine.start()
-        except EngineGoneError as error:
-            raise StartError(str(error)) from error
+        return await self._engine.start()
 
     async def _on_state(self, state: State) -> None:
         """Report the engine's state. A new engine takes less than a second, so calls wait for it."""
@@ -122,9 +156,11 @@ class DraftSkill(BaseSkill, skills_pb2_grpc.SkillsServiceServicer):
             self._engine.use_cpus(now.cpus)
 
     async def close(self) -> None:
-        """End the engine."""
+        """End the engine and the vision process."""
         if self._engine:
             await self._engine.close()
+        if self._images:
+            await self._images.close()
 
     # --- its health ---
 
@@ -134,8 +170,9 @@ class DraftSkill(BaseSkill, skills_pb2_grpc.SkillsServiceServicer):
         return self._engine.ready.model if self._engine and self._engine.ready else ""
 
     def pids(self) -> Iterable[int]:
-        """Return the process ids of the server and its engine."""
-        return self._engine.pids if self._engine else (os.getpid(),)
+        """Return the process ids of the server, its engine and its vision process."""
+        pids = self._engine.pids if self._engine else (os.getpid(),)
+        return (*pids, *(self._images.pids if self._images else ()))
 
     def health(self) -> skills_pb2.HealthResp:
         """Return the health of this replica without waiting for the engine."""
@@ -143,6 +180,11 @@ class DraftSkill(BaseSkill, skills_pb2_grpc.SkillsServiceServicer):
         self._totals.tell(health)
         if self._engine:
             tell_engine(self._engine, health)
+        if self._images:
+            health.features.append(Feature.IMAGES)
+            health.engine.images, health.engine.images_encoded = self._images.seen, self._images.rows.encoded
+        elif self._tower.short_of_memory:
+            health.message = health.message or f"reads no images: {self._tower.why_not}"
         return health
 
     # --- SkillsService ---
@@ -181,28 +223,41 @@ class DraftSkill(BaseSkill, skills_pb2_grpc.SkillsServiceServicer):
         )
         if hard:
             await context.send_initial_metadata((HARD_DEADLINES,))
-        flight = engine.submit(request)
-        try:
-            with LastMoment(flight, engine.way_back, context.peer()):
-                async for event in flight.events():
-                    match event:
-                        case Progress():
-                            if request.progress:
+        async with self._with_images(request, message, engine.ready.sizes.n_ctx) as whole:
+            flight = engine.submit(whole)
+            try:
+                with LastMoment(flight, engine.way_back, context.peer()):
+                    async for event in flight.events():
+                        match event:
+                            case Progress():
+                                if request.progress:
+                                    yield event
+                            case Piece():
+                                self._totals.wrote(len(event.tokens.token_ids))
                                 yield event
-                        case Piece():
-                            self._totals.wrote(len(event.tokens.token_ids))
-                            yield event
-                        case Done():
-                            yield self._answer(engine, flight, event)
-                        case Failed():
-                            raise _refused(event)
-        finally:
-            # Also when the caller has gone or its deadline has passed: this generator is cancelled or closed then.
-            engine.leave(flight)
+                            case Done():
+                                yield self._answer(engine, flight, event)
+                            case Failed():
+                                raise _refused(event)
+            finally:
+                # Also when the caller has gone or its deadline has passed: this generator is cancelled or closed then.
+                engine.leave(flight)
+
+    @asynccontextmanager
+    async def _with_images(self, request: Request, message: skills_pb2.GenReq, n_ctx: int) -> AsyncIterator[Request]:
+        """Hold a request with its images, if it has any, as long as the context lasts."""
+        if not has_images(message):
+            yield request
+        elif self._images is None:
+            why = f"this replica reads no images: {self._tower.why_not}"
+            raise RefusedError(why, code=grpc.StatusCode.FAILED_PRECONDITION)
+        else:
+            async with self._images.held(request, image_parts(message), n_ctx) as whole:
+                yield whole
 
     def _answer(self, engine: Supervisor, flight: Flight, done: Done) -> skills_pb2.GenResp:
         assert engine.ready is not None
-        result = answers.answer(flight, done, engine.ready, ram_bytes=anonymous_bytes(engine.pids))
+        result = answers.answer(flight, done, engine.ready, ram_bytes=anonymous_bytes(self.pids()))
         self._totals.answered(result)
         if self.metrics:
             self.metrics.written(

@@ -26,6 +26,10 @@ class Settings(ServerSettings):
     models_dir: str = setting(
         "", "folder of GGUF files; empty: /models, else models/ of the repository, else ~/.local/share/sarai/models"
     )  # fmt: skip
+    mmproj: str = setting(
+        "", "the file that reads images (mmproj); empty: the one that the catalogue names for the model, else the only "
+        "one next to the model; off: no images",
+    )  # fmt: skip
     threads: int = setting(
         0, "CPU threads; 0: the CPUs this process may use, including the cgroup quota and its changes at run time",
         low=0, high=512,
@@ -49,6 +53,18 @@ class Settings(ServerSettings):
     piece_ms: float = setting(
         50.0, "flush interval: how long tokens of a stream, except the first, may wait to be sent together, "
         "milliseconds; 0: not at all", low=0, high=10000,
+    )  # fmt: skip
+    max_message_mb: float = setting(17.0, "largest request, MiB", low=0.01, high=1024)
+    uploads_mb: float = setting(
+        64.0, "image files that are kept, so that callers need not send them again, MiB", low=0, high=65536
+    )  # fmt: skip
+    rows_mb: float = setting(
+        0.0, "memory for encoded images, MiB; 0: two of the largest", low=0, high=65536
+    )  # fmt: skip
+    read_timeout_s: float = setting(20.0, "most time for reading an image, seconds", low=0.1, high=3600)
+    encode_timeout_s: float = setting(300.0, "most time for encoding an image, seconds", low=0.1, high=86400)
+    vision_idle_s: float = setting(
+        60.0, "how long the process that encodes images stays without work, seconds", low=0, high=86400
     )  # fmt: skip
     deadline: str = setting(
         "answer", "result of a call whose answer is incomplete at its deadline. answer: the text so far; error: "

@@ -15,18 +15,46 @@ import os
 import signal
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import Protocol
 
 from skills.runtime.patience import TICK_S, tick
 from skills.runtime.resources import memory_kills, memory_limit
 from skills.runtime.way_back import WayBack
 
-from .engine.messages import Beat, Done, EngineConfig, Failed, Piece, Progress, Ready, Request, Stats, UseCpus
+from .engine.messages import (
+    Beat,
+    Done,
+    EngineConfig,
+    Failed,
+    Piece,
+    Progress,
+    Ready,
+    Request,
+    RowsRead,
+    Stats,
+    UseCpus,
+    WantRows,
+)
 from .engine.messages import Event as EngineEvent
 from .engine_process import EngineGoneError, EngineProcess
 from .engine_start import ENGINE_MODULE
 from .flight import Flight
 from .sizing import Sizing
-from .supervisor_state import Event, Gone, Kill, Launch, Left, Log, Send, State, Submitted, SupervisorState, Tick
+from .supervisor_state import (
+    Event,
+    Fetch,
+    Gone,
+    Kill,
+    Launch,
+    Left,
+    Log,
+    Release,
+    Send,
+    State,
+    Submitted,
+    SupervisorState,
+    Tick,
+)
 
 log = logging.getLogger("sarai.draft")
 
@@ -52,6 +80,16 @@ class AwaitedFlight(Flight):
                 return
 
 
+class RowsSource(Protocol):
+    """Gets the rows of images that engines want."""
+
+    def want(self, want: WantRows, tell: Callable[[Event], None]) -> None:
+        """Get rows, and tell of them: `Encoding` until there are `Rows`, or `RowsFailed`."""
+
+    def release(self, read: RowsRead | None) -> None:
+        """Release rows that were told of; None: all of them, as the engine is gone."""
+
+
 class Supervisor:
     """The engine as the server sees it: submit a request, leave it, and read the engine's state.
 
@@ -61,6 +99,7 @@ class Supervisor:
         start_timeout_s: how long an engine may take to load its model.
         on_state: called with each new state.
         engine_module: the module that an engine process runs.
+        rows: gets the rows of images, if the model reads any.
     """
 
     def __init__(
@@ -71,7 +110,9 @@ class Supervisor:
         start_timeout_s: float,
         on_state: Callable[[State], Awaitable[None]],
         engine_module: str = ENGINE_MODULE,
+        rows: RowsSource | None = None,
     ) -> None:
+        self._rows = rows
         self.way_back = WayBack()
         self._core = SupervisorState(step_timeout_s=step_timeout_s, start_timeout_s=start_timeout_s)
         self._config, self._module, self._on_state = config, engine_module, on_state
@@ -182,6 +223,12 @@ class Supervisor:
                 case Kill(why):
                     assert self._process is not None, "only ticks and events kill, and both need a process"
                     self._process.kill(why)
+                case Fetch(want):
+                    assert self._rows is not None, "no image is sent to an engine without a source of rows"
+                    self._rows.want(want, self._decide)
+                case Release(read):
+                    if self._rows is not None:
+                        self._rows.release(read)
 
     async def _keep(self) -> None:
         """Run one engine after another, until none is to be started."""

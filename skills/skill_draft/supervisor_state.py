@@ -6,16 +6,28 @@ the next engine from the tokens that their callers have, and a request that cras
 
 from __future__ import annotations
 
-import dataclasses
 import enum
-import hashlib
 from typing import NamedTuple
 
 from .engine import messages
-from .engine.messages import Beat, Cancel, Done, Failed, FailureKind, NotReady, Ready, Request, Stats
+from .engine.messages import (
+    Beat,
+    Cancel,
+    Done,
+    Failed,
+    FailureKind,
+    NotReady,
+    Ready,
+    Request,
+    Rows,
+    RowsRead,
+    Stats,
+    WantRows,
+)
 from .flight import Flight
 from .replay import Replay
 from .sizing import Sizing
+from .unchanged import Unchanged
 
 RESTART_DELAY_S = (0.0, 0.0, 0.5, 1.0, 2.0, 5.0, 10.0)
 """Delay before each new engine after one has died; the last value is repeated."""
@@ -65,7 +77,22 @@ class Tick(NamedTuple):
     passed_s: float
 
 
-Event = messages.Event | Submitted | Left | Gone | Tick
+class Encoding(NamedTuple):
+    """The rows that a request wants are not there yet."""
+
+    id: int
+    images: int
+    """Images of the request that are still to be encoded."""
+    wait_s: float
+
+
+class RowsFailed(NamedTuple):
+    """The rows that a request wants will not come."""
+
+    failed: Failed
+
+
+Event = messages.Event | Submitted | Left | Gone | Tick | Encoding | RowsFailed | Rows
 
 # --- actions ---
 
@@ -79,7 +106,20 @@ class Launch(NamedTuple):
 class Send(NamedTuple):
     """Send a command to the engine."""
 
-    command: Request | Cancel
+    command: Request | Cancel | Rows
+
+
+class Fetch(NamedTuple):
+    """Get the rows that a request wants. `Rows`, `RowsFailed` and `Encoding` are the answers."""
+
+    want: WantRows
+
+
+class Release(NamedTuple):
+    """Release rows that were sent to the engine."""
+
+    read: RowsRead | None
+    """None: all of them, as the engine is gone."""
 
 
 class Kill(NamedTuple):
@@ -94,7 +134,7 @@ class Log(NamedTuple):
     text: str
 
 
-Action = Launch | Send | Kill | Log
+Action = Launch | Send | Kill | Log | Fetch | Release
 
 
 class SupervisorState:
@@ -122,7 +162,7 @@ class SupervisorState:
         self._complaint = ""  # why the engine that is being started will not become ready
         self._lookup_of_dead = (0, 0)
         self._heard = 0  # number of events received from engines
-        self._silence, self._intake = _Unchanged(), _Unchanged()
+        self._silence, self._intake = Unchanged(), Unchanged()
         self._actions: list[Action] = []
 
     def on(self, event: Event, now: float) -> list[Action]:
@@ -137,6 +177,8 @@ class SupervisorState:
                 self._on_gone(how, out_of_memory=out_of_memory)
             case Tick(passed_s):
                 self._on_tick(passed_s)
+            case Rows() | RowsFailed() | Encoding():
+                self._on_rows(event)
             case _:
                 self._heard += 1
                 self._on_heard(event, now)
@@ -169,7 +211,26 @@ class SupervisorState:
     def _send_next(self) -> None:
         """Send the next request of the replay, if there is one."""
         if self.state is State.SERVING and (flight := self._replay.next()):
-            self._actions.append(Send(flight.resumed()))
+            self._actions.append(Send(flight.rows or flight.resumed()))
+            flight.rows = None
+
+    def _on_rows(self, event: Rows | RowsFailed | Encoding) -> None:
+        flight = self.flights.get(event.failed.id if isinstance(event, RowsFailed) else event.id)
+        if flight is None or self.state is not State.SERVING:
+            return  # the next engine will want them anew
+        match event:
+            case Encoding():
+                flight.encoding(event.images, event.wait_s)
+            case RowsFailed(failed):
+                flight.end(failed)
+                self._on_left(flight)
+            case Rows():
+                flight.encoding(0, 0.0)
+                if self._replay.come_back(flight):
+                    flight.rows = event
+                    self._send_next()
+                else:
+                    self._actions.append(Send(event))
 
     def _fail(self, flight: Flight, message: str) -> None:
         id_ = flight.request.id
@@ -188,6 +249,13 @@ class SupervisorState:
             case NotReady():
                 self._complaint = event.message
                 self._actions.append(Kill(event.message))
+            case WantRows():
+                if flight := self.flights.get(event.id):
+                    self._replay.step_aside(flight)
+                    self._actions.append(Fetch(event))
+                    self._send_next()
+            case RowsRead():
+                self._actions.append(Release(event))
             case _:
                 if flight := self.flights.get(event.id):
                     flight.take(event, now)
@@ -216,6 +284,7 @@ class SupervisorState:
         self._actions.append(
             Log(f"the engine process is gone ({how}); {len(self.flights)} requests resume in a new one")
         )
+        self._actions.append(Release(None))
         self._lookup_of_dead, self.stats = self.lookup_totals(), Stats()
         self.state, self._failed_starts = State.REPLAYING, 0
         if guilty := self._replay.begin(self.flights.values(), nobodys_fault=nobodys_fault):
@@ -247,13 +316,13 @@ class SupervisorState:
 
     def _launch(self) -> None:
         self._complaint = ""
-        self._silence, self._intake = _Unchanged(), _Unchanged()
+        self._silence, self._intake = Unchanged(), Unchanged()
         self.restarts += self.state is not State.LOADING
         self._actions.append(Launch(RESTART_DELAY_S[min(self._failed_starts, len(RESTART_DELAY_S) - 1)]))
 
     def _give_up_request(self, flight: Flight) -> None:
         """Give up a request during whose second try the engine died too."""
-        print_ = fingerprint(flight.request)
+        print_ = flight.fingerprint
         self._actions.append(Log(f"request {print_} crashed two engines and is given up"))
         self._fail(flight, f"this request ended the engine twice (fingerprint {print_}, see the log)")
 
@@ -275,23 +344,3 @@ class SupervisorState:
 
     def _kill(self, why: str) -> None:
         self._actions += [Log(f"{why}: killing the engine"), Kill(why)]
-
-
-class _Unchanged:
-    """Measure how long a value has not changed."""
-
-    def __init__(self) -> None:
-        self._seen: object = None
-        self._lasted_s = 0.0
-
-    def for_s(self, value: object, passed_s: float) -> float:
-        """Return for how many seconds the value has been the same; `passed_s` is the time since the last call."""
-        self._lasted_s = self._lasted_s + passed_s if value == self._seen else 0.0
-        self._seen = value
-        return self._lasted_s
-
-
-def fingerprint(request: Request) -> str:
-    """Return a hash that identifies a request in the log without revealing its text."""
-    content = dataclasses.replace(request, id=0, arrived=0, deadline=None, budget_end=None, so_far=())
-    return hashlib.sha256(repr(content).encode()).hexdigest()[:16]

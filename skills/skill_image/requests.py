@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+from skills.runtime.pictures.tiles import TILE
 from skills.runtime.status import RefusedError
 
 from . import image_pb2
 from .jobs import Job
-from .tiles import TILE
 
 DEFAULT_MIN_PIXELS = 64 * TILE**2
 DEFAULT_MAX_PIXELS = 1024 * TILE**2

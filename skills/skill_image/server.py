@@ -22,17 +22,17 @@ from typing import TYPE_CHECKING
 import grpc
 
 from skills.runtime.child_process import ChildGoneError
+from skills.runtime.pictures.errors import BadPictureError, Fault
+from skills.runtime.pictures.tiles import TILE
 from skills.runtime.program import run_server
 from skills.runtime.skill import Context, StartError, WorkerSkill
 from skills.runtime.status import RefusedError
 
 from . import VERSION, image_pb2, image_pb2_grpc
 from .cache import Entry, PictureCache, cache_key
-from .errors import BadPictureError, Fault
 from .jobs import Job
 from .requests import to_job
 from .settings import ImageSettings
-from .tiles import TILE
 from .workers import Workers
 
 if TYPE_CHECKING:

@@ -13,7 +13,7 @@ import warnings
 from typing import Any
 
 from skills.runtime.child import JSON, link_to_server
-from skills.skill_image.errors import BadPictureError
+from skills.runtime.pictures.errors import BadPictureError
 from skills.skill_image.jobs import Job
 from skills.skill_image.normalizing import normalize
 

@@ -10,8 +10,8 @@ from skills.runtime.child import JSON
 from skills.runtime.child_process import ChildProcess
 from skills.runtime.child_start import start
 from skills.runtime.patience import patience
+from skills.runtime.pictures.errors import BadPictureError
 
-from .errors import BadPictureError
 from .jobs import Job, Picture
 
 _MODULE = "skills.skill_image.worker"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from skills.skill_image.errors import BadPictureError
+from skills.runtime.pictures.errors import BadPictureError
 from skills.skill_image.jobs import Job
 from skills.skill_image.normalizing import normalize
 from tests.damaged_pictures import SOUND

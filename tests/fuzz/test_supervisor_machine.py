@@ -13,14 +13,14 @@ from skills.skill_draft.engine.messages import Failed, FailureKind
 from skills.skill_draft.sizing import MAX_STEPS
 from tests.engine_world import ENDLESS, STEP_TIMEOUT_S, Caller, World
 
-TEXTS = ("KILL", "LATER", "HANG", "REFUSE", "LARGE2", "LARGE99")
+TEXTS = ("KILL", "LATER", "HANG", "REFUSE", "LARGE2", "LARGE99", "SEE", "BLIND", "POISON")
 numbers = st.integers(0, 1000)
 
 
 class SupervisorMachine(RuleBasedStateMachine):
     """See `tests.engine_world` for what is checked after each event."""
 
-    @initialize(texts=st.lists(st.sampled_from(("write", "write", *TEXTS)), max_size=4), ticks=st.integers(0, 9))
+    @initialize(texts=st.lists(st.sampled_from(("write", "write", "SEE", *TEXTS)), max_size=4), ticks=st.integers(0, 9))
     def begin(self, texts: list[str], ticks: int) -> None:
         """Start an engine, and perhaps some requests that have just lost it."""
         self.world = World()
@@ -106,7 +106,7 @@ class SupervisorMachine(RuleBasedStateMachine):
             return
         world = self.world
         world.come_to_rest()
-        for text in ("KILL", "LATER", "LARGE99"):
+        for text in ("KILL", "LATER", "LARGE99", "POISON"):
             asked = [caller for caller in world.callers if caller.request.raw == text]
             # If a request's caller leaves during its trial, the request is not found guilty.
             most = 2 * len(asked) + world.departures + (MAX_STEPS if text == "LARGE99" else 0)

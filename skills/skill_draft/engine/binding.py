@@ -27,8 +27,8 @@ import numpy.typing as npt
 from .tokens import Embedded
 
 
-def _load_bindings() -> Any:
-    """Import `llama_cpp.llama_cpp` without running `llama_cpp/__init__.py`.
+def load_bindings(module: str) -> Any:
+    """Import a module of `llama_cpp` without running `llama_cpp/__init__.py`.
 
     The package's `__init__` imports the high-level `Llama`, its chat formats and a pickle cache: 0.2 s and 20 MB that
     this engine never needs. A bare package with the same path stands in for it while the bindings load.
@@ -37,12 +37,12 @@ def _load_bindings() -> Any:
     if spec is None or spec.submodule_search_locations is None:
         raise ModuleNotFoundError("llama-cpp-python is not installed: run `make setup`")
     if "llama_cpp" in sys.modules:
-        return importlib.import_module("llama_cpp.llama_cpp")
+        return importlib.import_module(f"llama_cpp.{module}")
     package = types.ModuleType("llama_cpp")
     package.__path__ = list(spec.submodule_search_locations)
     sys.modules["llama_cpp"] = package
     try:
-        return importlib.import_module("llama_cpp.llama_cpp")
+        return importlib.import_module(f"llama_cpp.{module}")
     finally:
         del sys.modules["llama_cpp"]
 
@@ -58,7 +58,7 @@ def _load_cpu_library() -> None:
         ggml.ggml_backend_load_all_from_path(str(folder).encode())
 
 
-L: Any = _load_bindings()
+L: Any = load_bindings("llama_cpp")
 
 
 class ModelError(Exception):

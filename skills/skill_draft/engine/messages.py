@@ -295,6 +295,8 @@ class Progress:
     read: int
     """Prompt tokens that are in the cache."""
     prompt_tokens: int
+    images_to_encode: int = 0
+    """Images whose rows are still to come; the server adds that."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -10,7 +10,7 @@ from skills.runtime.patience import TICK_S
 from skills.skill_draft.engine.messages import Done, FailureKind
 from skills.skill_draft.sizing import MAX_STEPS
 from skills.skill_draft.supervisor_state import RESTART_DELAY_S, State
-from tests.engine_world import GUILTY, START_TIMEOUT_S, STEP_TIMEOUT_S, World
+from tests.engine_world import ENCODE_S, GUILTY, START_TIMEOUT_S, STEP_TIMEOUT_S, World
 
 
 def test_requests_go_on_in_the_next_engine() -> None:
@@ -186,3 +186,67 @@ def test_further_engines_are_tried_less_and_less_often() -> None:
     world.come_to_rest()
     world.die("SIGKILL")
     assert world.launch_at == world.now, "delays start over once an engine has served"
+
+
+def test_a_request_waits_for_the_rows_of_its_image_while_others_are_answered() -> None:
+    world = World()
+    sees, other = world.submit("SEE", 5), world.submit(max_tokens=5)
+    world.wait(2.0)
+    assert (sees.tokens, len(other.ends)) == ([], 1)
+    world.wait(ENCODE_S + 2.0)
+    assert isinstance(sees.ends[0], Done)
+
+
+def test_an_image_that_cannot_be_encoded_ends_its_request_alone() -> None:
+    world = World()
+    blind, other = world.submit("BLIND"), world.submit(max_tokens=40)
+    world.wait(ENCODE_S + 2.0)
+    assert world.engine is not None
+    assert (blind.failed and blind.failed.message, other.open) == ("it is no image", True)
+    assert list(world.engine.running) == [other.request.id], "the engine has been told"
+    world.come_to_rest()
+
+
+def test_rows_are_released_when_an_engine_dies_and_the_next_one_asks_for_them() -> None:
+    world = World()
+    sees = world.submit("SEE", 5)
+    world.wait(2.0)
+    world.die("SIGKILL")
+    assert world.released == 1
+    world.wait(ENCODE_S + 3.0)
+    assert isinstance(sees.ends[0], Done)
+    assert world.state.restarts == 1
+
+
+def test_nobody_waits_for_the_encoding_of_an_image_whose_request_is_on_trial() -> None:
+    world = World()
+    sees, others = world.submit("SEE"), [world.submit(max_tokens=60) for _ in range(2)]
+    world.wait(1.0)
+    world.die("SIGKILL")
+    world.wait(2.0)
+    assert world.engine is not None
+    assert world.engine.sent == {caller.request.id for caller in (sees, *others)}
+    assert not sees.tokens
+    world.come_to_rest()
+
+
+def test_an_image_that_ends_engines_is_found_and_its_request_given_up() -> None:
+    world = World()
+    poison, sees, other = world.submit("POISON"), world.submit("SEE", 5), world.submit(max_tokens=60)
+    world.wait(40.0)
+    assert poison.failed is not None
+    assert GUILTY in poison.failed.message
+    assert (type(sees.ends[0]), type(other.ends[0]), world.state.restarts) == (Done, Done, 2)
+    world.come_to_rest()
+
+
+def test_a_caller_who_leaves_while_its_image_is_encoded_holds_up_nobody() -> None:
+    world = World()
+    sees, other = world.submit("SEE"), world.submit(max_tokens=100)
+    world.wait(1.0)
+    world.die("SIGKILL")
+    world.wait(1.5)
+    world.leave(sees)
+    world.wait(30.0)
+    assert isinstance(other.ends[0], Done)
+    world.come_to_rest()

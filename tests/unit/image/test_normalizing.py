@@ -7,7 +7,7 @@ import dataclasses
 import pytest
 from PIL import Image
 
-from skills.skill_image.errors import BadPictureError
+from skills.runtime.pictures.errors import BadPictureError
 from skills.skill_image.jobs import Job, Picture
 from skills.skill_image.normalizing import normalize
 from skills.skill_image.phash import perceptual_hash

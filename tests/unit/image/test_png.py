@@ -12,10 +12,10 @@ import zlib
 import pytest
 from PIL import Image
 
-from skills.skill_image.errors import BadPictureError
+from skills.runtime.pictures.errors import BadPictureError
+from skills.runtime.pictures.png import MOST_INFLATED
 from skills.skill_image.jobs import Job
 from skills.skill_image.normalizing import normalize
-from skills.skill_image.png import MOST_INFLATED
 from tests.pictures import (
     BLUE,
     GREEN,

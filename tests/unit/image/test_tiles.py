@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from skills.skill_image.tiles import MAX_ASPECT, TILE, tiled_size
+from skills.runtime.pictures.tiles import MAX_ASPECT, TILE, tiled_size
 
 LEAST, MOST = 64 * TILE**2, 1024 * TILE**2
 SIDE = st.integers(1, 20_000)

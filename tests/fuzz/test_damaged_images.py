@@ -1,0 +1,97 @@
+"""Images that are damaged anywhere are read or refused, by a process that survives them all."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import tempfile
+from pathlib import Path
+
+import grpc
+
+from skills import skills_pb2
+from skills.skill_draft.rows_memory import RowsMemory
+from skills.skill_draft.vision_process import BadImageError, Vision, VisionConfig
+from tests.damaged_pictures import SOUND
+from tests.drawings import draw
+from tests.servers import TINY, draft_server
+from tests.vision import MMPROJ, ROW_WIDTH, SAMPLES
+
+GenReq, Message, Part, Image = skills_pb2.GenReq, skills_pb2.Message, skills_pb2.Part, skills_pb2.Image
+WHOLE = [*SOUND.values(), *(path.read_bytes() for path in sorted(SAMPLES.glob("*.png")))]
+MANY, FEW = 10_000, 200
+
+
+def damaged(random_: random.Random) -> bytes:
+    """Return an image with one to five damages: bytes changed, cut out, repeated, or from another image."""
+    image = bytearray(random_.choice(WHOLE))
+    for _ in range(random_.randint(1, 5)):
+        at, length = random_.randrange(len(image) + 1), random_.choice((1, 1, 2, 4, 30))
+        match random_.randrange(5):
+            case 0:
+                image[at : at + length] = random_.randbytes(length)
+            case 1:
+                del image[at : at + length]
+            case 2:
+                image[at:at] = image[at : at + length]
+            case 3:
+                image[at : at + 4] = random_.choice((b"\xff" * 4, bytes(4), b"\x7f\xff\xff\xff", b"\0\0\xff\xff"))
+            case 4:
+                other = random_.choice(WHOLE)
+                image[at:] = other[at : at + random_.randint(1, 500)]
+    return bytes(image)
+
+
+def test_process_that_reads_images_survives_damage_of_every_kind() -> None:
+    async def test() -> None:
+        memory = RowsMemory(1)
+
+        async def config() -> VisionConfig:
+            return VisionConfig(
+                model=str(TINY), mmproj=str(MMPROJ), mmproj_sha256="00" * 32, row_width=ROW_WIDTH,
+                rows_path=memory.path, threads=1,
+            )  # fmt: skip
+
+        vision = Vision(config, read_timeout_s=20, encode_timeout_s=20, idle_s=60)
+        random_, pids, reasons, read = random.Random(1), set[int](), set[str](), 0
+        for _ in range(MANY):
+            try:
+                image = await vision.read(damaged(random_), 64)
+            except BadImageError as error:
+                reasons.add(str(error))
+            else:
+                read += 1
+                assert 8 <= image.n_tokens <= 64
+            pids.update(vision.pids)
+        await vision.close()
+        memory.close()
+        assert len(pids) == 1
+        assert MANY / 20 < read < MANY
+        assert not [reason for reason in reasons if reason.startswith(("ended", "was given up"))]
+
+    asyncio.run(test())
+
+
+def test_server_answers_or_refuses_damaged_images_and_names_a_whole_one_all_the_while() -> None:
+    random_, refusals = random.Random(2), set[tuple[grpc.StatusCode, str]]()
+    with tempfile.TemporaryDirectory() as folder, draft_server(Path(folder)) as server:
+        engine = server.engine_pid()
+
+        def ask(image: bytes, tokens: int) -> str:
+            parts = [Part(image=Image(data=image, max_tokens=64)), Part(text="What is in the image?")]
+            messages = [Message(role="user", parts=parts)]
+            return server.stub.Generate(
+                GenReq(messages=messages, temperature=0, max_tokens=tokens), timeout=60
+            ).text  # fmt: skip
+
+        for i in range(FEW):
+            try:
+                ask(damaged(random_), 1)
+            except grpc.RpcError as error:
+                refusals.add((error.code(), (error.details() or "").partition(":")[0]))
+            if i % 20 == 0:
+                drawn = draw(random.Random(i))
+                assert ask(drawn.png, 20) == drawn.name
+        assert refusals == {(grpc.StatusCode.INVALID_ARGUMENT, "messages[0].parts[0].image")}
+        assert server.engine_pid() == engine
+        assert not server.health().engine.restarts
