@@ -84,3 +84,12 @@ def test_too_little_memory_for_any_size_is_an_error_with_the_remedy(monkeypatch:
     Machine(monkeypatch, size=400 * MIB, free=21 * MIB)
     with pytest.raises(ModelError, match="more memory"):
         EngineUnderTest(n_ctx=0, kv_cells=0)
+
+
+def test_memory_that_is_reserved_for_images_is_left_free(monkeypatch: pytest.MonkeyPatch) -> None:
+    machine = Machine(monkeypatch, size=400 * MIB, free=120 * MIB)
+    engine = EngineUnderTest(n_ctx=0, kv_cells=0, reserved_bytes=60 * MIB)
+    assert machine.free() >= 60 * MIB + SPARE_SHARE * 400 * MIB
+    assert any("60 MB for images" in note for note in engine.loaded.notes)
+    with pytest.raises(ModelError, match="more memory"):
+        EngineUnderTest(n_ctx=0, kv_cells=0, reserved_bytes=110 * MIB)

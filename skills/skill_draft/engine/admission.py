@@ -14,7 +14,7 @@ from .cells import CellLog
 from .forecast import Forecast
 from .scheduler import Scheduler
 from .sequence import Sequence
-from .tokens import Ints, common_length, image_border
+from .tokens import Ints, common_length
 
 # A prompt waits for a running prefill if that would save it at least this many more tokens.
 WORTH_WAITING_TOKENS = 16
@@ -54,7 +54,7 @@ class Admission:
         for other in self._scheduler.running:
             if other.slot is None or other.pending <= 1:
                 continue
-            length = image_border(tokens, common_length(np.asarray(other.tokens, np.int32), tokens[:-1]))
+            length = common_length(np.asarray(other.tokens, np.int32), tokens[:-1])
             if length >= shared + WORTH_WAITING_TOKENS and length > other.slot.length:
                 sequence.leader = (other, length)
                 return True

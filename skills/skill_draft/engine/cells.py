@@ -141,8 +141,8 @@ class CellLog:
         length = 0
         for slot in itertools.chain(self.running.values(), self.prefixes.values()):
             if slot.length > length and (n := common_length(slot.tokens, tokens)) > length:
-                # Not in mid-image, even if the slot ends there: two slots that go on would own one half together.
-                n = min(image_border(slot.tokens, n), image_border(tokens, n))
+                # One that ends in mid-image does not share that image: two would own half of it, and go on with it.
+                n = image_border(tokens, n)
                 best, length = (slot, n) if n > length else (best, length)
         return best, length
 

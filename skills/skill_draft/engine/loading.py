@@ -75,29 +75,44 @@ def load(config: EngineConfig) -> Loaded:
     costs = Costs.of(model, exact=exact, row_width=width if config.rows_path else 0)
     context, sizes, free = _make_context(config, model, costs, mapped=mapped, exact=exact)
     numerics = "exact" if exact and config.exact else "fast"
-    cell = costs.cell
-    cells = context.n_cells * cell
-    parts = {
-        "weights": weights,
-        f"{context.n_cells:,} cells": cells,
-        "buffers": max(0.0, anonymous_bytes([os.getpid(), os.getppid()]) + mapped - processes - weights - cells),
-        "processes": processes,
-        "at most for parked prefixes": sizes.parked_bytes,
-        "reserved for images": config.reserved_bytes,
-        "free": max(0.0, free),
-    }
     about = (
         f"{path.name}: {'/'.join(sorted(types))}, {'mapped' if params.mmap else 'read'}, "
         f"{'repacked' if params.repack else 'not repacked'}, numerics {numerics} "
         f"(cache {'K Q8_0, V F16' if exact else 'F16'}), {config.threads} threads, n_ctx {sizes.n_ctx}, "
         f"{sizes.slots} slots, batch {sizes.n_batch}"
     )
-    memory = "memory: " + ", ".join(f"{size / MIB:,.0f} MB {what}" for what, size in parts.items())
+    used = _uses_of_memory(
+        sizes,
+        costs.cell,
+        weights=weights,
+        mapped=mapped,
+        processes=processes,
+        reserved=config.reserved_bytes,
+        free=free,
+    )
+    max_image = min(config.max_image_tokens, sizes.block_cells, sizes.n_ctx) if costs.images else 0
+    too_little = _too_few_cells(model, sizes, costs.cell, config=config) + _small_images(max_image, config=config)
     return Loaded(
-        model=model, context=context, sizes=sizes, numerics=numerics,
-        notes=(about, memory, *_too_few_cells(model, sizes, cell, config=config), *notes), row_width=width,
-        max_image=min(config.max_image_tokens, sizes.block_cells, sizes.n_ctx) if costs.images else 0,
+        model=model, context=context, sizes=sizes, numerics=numerics, notes=(about, used, *too_little, *notes),
+        row_width=width, max_image=max_image,
     )  # fmt: skip
+
+
+def _uses_of_memory(
+    sizes: Sizes, cell_bytes: float, *, weights: float, mapped: float, processes: float, reserved: float, free: float
+) -> str:
+    """Return a note for the operator: what takes how much memory."""
+    cells = sizes.n_cells * cell_bytes
+    parts = {
+        "weights": weights,
+        f"{sizes.n_cells:,} cells": cells,
+        "buffers": max(0.0, anonymous_bytes([os.getpid(), os.getppid()]) + mapped - processes - weights - cells),
+        "processes": processes,
+        "at most for parked prefixes": sizes.parked_bytes,
+        **({"for images": reserved} if reserved else {}),
+        "free": max(0.0, free),
+    }
+    return "memory: " + ", ".join(f"{size / MIB:,.0f} MB {what}" for what, size in parts.items())
 
 
 def _make_context(
@@ -149,6 +164,13 @@ def _context(config: EngineConfig, model: Model, sizes: Sizes, *, exact: bool) -
         n_cells=sizes.n_cells, n_batch=sizes.n_batch, n_slots=sizes.n_slots, n_threads=config.threads, exact=exact
     )
     return Context(model, params)
+
+
+def _small_images(max_image: int, *, config: EngineConfig) -> list[str]:
+    """Return a note for the operator if memory leaves large images no room; else nothing."""
+    if not 0 < max_image < config.max_image_tokens:
+        return []
+    return [f"memory leaves room for images of at most {max_image} tokens: more of it (mem_limit) allows larger ones"]
 
 
 def _too_few_cells(model: Model, sizes: Sizes, cell_bytes: float, *, config: EngineConfig) -> list[str]:

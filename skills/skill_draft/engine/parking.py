@@ -13,7 +13,7 @@ from collections.abc import Callable
 import numpy as np
 import numpy.typing as npt
 
-from .tokens import Ints, common_length, image_border
+from .tokens import Ints, common_length
 
 Bytes = npt.NDArray[np.uint8]
 
@@ -46,13 +46,13 @@ class Parking:
         """Return the prefix that shares the most leading tokens with `tokens`, and how many.
 
         Returns:
-            None and 0 if no prefix shares more than `more_than` tokens.
+            None and 0 if no prefix shares more than `more_than` tokens. One that ends in mid-image counts as it is, as
+            what is restored is a copy that nobody shares.
         """
         best, length = None, more_than
         for parked in self._parked:
             if len(parked.tokens) > length and (n := common_length(parked.tokens, tokens)) > length:
-                n = image_border(parked.tokens, n)  # one that ends in mid-image is restored as it is
-                best, length = (parked, n) if n > length else (best, length)
+                best, length = parked, n
         return best, length if best else 0
 
     def put(self, prefix: Parked, write: Callable[[Bytes], None]) -> None:

@@ -82,3 +82,16 @@ def test_a_context_that_does_not_fit_is_refused_with_one_that_does() -> None:
 def test_where_not_even_a_short_context_fits_only_memory_helps() -> None:
     with pytest.raises(ModelError, match=r"left after the model: give the container more memory"):
         choose(CONFIG, FOUR_B, n_ctx_train=262_144, free=20 * MIB)
+
+
+def test_with_images_a_block_holds_the_largest_and_the_sizes_still_fit() -> None:
+    seeing = dataclasses.replace(FOUR_B, images=3 * 128 * 40_960)
+    for free in (300 * MIB, 700 * MIB, 8 << 30):
+        text = choose(CONFIG, FOUR_B, n_ctx_train=262_144, free=free)
+        sizes = choose(CONFIG, seeing, n_ctx_train=262_144, free=free)
+        assert taken(sizes, seeing) + seeing.images <= free
+        assert text.block_cells <= sizes.block_cells <= CONFIG.max_image_tokens
+        assert sizes.n_cells <= text.n_cells
+    blocks = [choose(CONFIG, seeing, n_ctx_train=262_144, free=free).block_cells for free in (300 * MIB, 8 << 30)]
+    assert blocks[0] >= 400
+    assert blocks[1] == CONFIG.max_image_tokens
