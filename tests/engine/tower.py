@@ -16,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 import PIL.Image
 
+from skills.skill_draft.engine import binding
 from skills.skill_draft.engine.binding import L, Model, ModelParams
 from skills.skill_draft.engine.messages import Event, Image, Request, Rows, RowsRead, Turn, WantRows
 
@@ -46,6 +47,9 @@ class Encoded:
 def _tower() -> tuple[Any, Any]:
     """Return mtmd's bindings and a context of the tower."""
     mtmd: Any = importlib.import_module("llama_cpp.mtmd_cpp")
+    # The package has just made itself the receiver of llama.cpp's log.
+    L.llama_log_set(binding._on_log, None)
+    mtmd.mtmd_log_set(binding._on_log, None)
     params = mtmd.mtmd_context_params_default()
     params.use_gpu = params.warmup = False
     params.n_threads, params.image_max_tokens = 1, 1024

@@ -125,7 +125,7 @@ class CellLogMachine(RuleBasedStateMachine):
         most = max(self.log.longest_match(tokens[:-1]))
         slot = self.log.open(tokens)
         assert slot is not None
-        assert all(n <= slot.length or mid_image(prompt, n) for n in running), "a prefix of a running sequence was not shared"
+        assert all(n <= slot.length or mid_image(prompt, n) for n in running), "a running prefix was not shared"
         assert slot.length <= most
         assert slot.tokens.tolist() == prompt[: slot.length]
         self.running.append((slot, prompt[: slot.length]))
@@ -137,7 +137,7 @@ class CellLogMachine(RuleBasedStateMachine):
     @precondition(lambda self: self.running)
     @rule(tokens=st.lists(st.integers(0, 2), min_size=1, max_size=3))
     def everybody_writes(self, tokens: list[int]) -> None:
-        """Write one token per sequence in turn, so that their cells alternate; one in mid-image goes on with that."""
+        """Write one token per sequence in turn, so that their cells alternate; one in mid-image goes on with it."""
         for token in tokens:
             if self._room(len(self.running)):
                 for slot, expected in self.running:

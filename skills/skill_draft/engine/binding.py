@@ -265,12 +265,8 @@ class Context:
             setattr(batch, field, ctypes.cast(array.ctypes.data, _KINDS[field]))
         self._batch = batch
 
-    def decode(self, n_rows: int, embedded: Embedded | None = None) -> npt.NDArray[np.float32]:
+    def decode(self, n_rows: int) -> npt.NDArray[np.float32]:
         """Run the first `n_rows` rows of the batch arrays.
-
-        Args:
-            n_rows: The number of rows.
-            embedded: What takes the place of the rows' tokens and positions if an image is among them.
 
         Returns:
             The logits of the rows with `wants_logits`, in order, as a view of shape (n_outputs, n_vocab) that the next
@@ -279,12 +275,17 @@ class Context:
         Raises:
             DecodeError: llama.cpp failed.
         """
-        batch = self._batch
-        if embedded:
-            batch = L.llama_batch.from_buffer_copy(batch)
-            batch.token = None
-            batch.embd = ctypes.cast(embedded.rows.ctypes.data, _KINDS["embd"])
-            batch.pos = ctypes.cast(embedded.positions.ctypes.data, _KINDS["pos"])
+        return self._run(self._batch, n_rows)
+
+    def decode_embedded(self, step: Embedded) -> npt.NDArray[np.float32]:
+        """Do the same for rows whose tokens and positions are replaced by others, as an image is among them."""
+        batch = L.llama_batch.from_buffer_copy(self._batch)
+        batch.token = None
+        batch.embd = ctypes.cast(step.rows.ctypes.data, _KINDS["embd"])
+        batch.pos = ctypes.cast(step.positions.ctypes.data, _KINDS["pos"])
+        return self._run(batch, len(step.rows))
+
+    def _run(self, batch: Any, n_rows: int) -> npt.NDArray[np.float32]:
         batch.n_tokens = n_rows
         code = L.llama_decode(self.handle, batch)
         if code:

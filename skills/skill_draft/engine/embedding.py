@@ -108,13 +108,13 @@ class Embedder:
 
     def fill(self, step: Embedded, row: int, sequence: Sequence, start: int, tokens: Ints) -> None:
         """Write the input for tokens of a sequence, the first of which has index `start`, from a row of the step on."""
-        n = len(tokens)
+        n, images = len(tokens), sequence.images
+        step.positions[:3, row : row + n] = images.positions(start, n) if images else range(start, start + n)
         step.positions[3, row : row + n] = 0
-        step.positions[:3, row : row + n] = sequence.positions(start, n)
         for i in np.flatnonzero(tokens >= 0).tolist():
             self._table.read(int(tokens[i]), step.rows[row + i, : self._n_embd])
             step.rows[row + i, self._n_embd :] = 0.0
-        if images := sequence.images:
+        if images:
             for run in images.after(start):
                 first, last = max(run.start, start), min(run.end, start + n)
                 if first < last:

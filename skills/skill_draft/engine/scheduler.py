@@ -109,7 +109,8 @@ class Scheduler:
         Sequences that wait for the rows of an image do not count: they would keep the others waiting with them.
         """
         for sequence in list(self.waiting):
-            if sum(s.readable > 0 for s in self.running) >= self.max_running:
+            most = self.max_running
+            if len(self.running) >= most and sum(s.readable > 0 for s in self.running) >= most:
                 return
             if sequence not in self.waiting:  # its call has just failed, with all its candidates
                 continue

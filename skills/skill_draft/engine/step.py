@@ -66,7 +66,7 @@ class Stepper:
         if n != self._threads_set:
             self._context.set_threads(n)
             self._threads_set = n
-        logits = self._context.decode(rows, embedded) if embedded else self._context.decode(rows)
+        logits = self._context.decode_embedded(embedded) if embedded else self._context.decode(rows)
         end = time.monotonic()
         took = min(end - begin, STOPPED * (time.process_time() - begin_cpu))
         self._threads.observe(n, rows, took * 1000, end)
