@@ -7,6 +7,7 @@ import signal
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +38,10 @@ def until(condition: Callable[[], Any], timeout_s: float = 15) -> Any:
         assert time.monotonic() < end_s
         time.sleep(0.01)
     return found
+
+
+def _images_to_encode(call: Any) -> int:
+    return int(next(call).progress.images_to_encode)
 
 
 def vision(server: DraftServer) -> int | None:
@@ -87,7 +92,7 @@ def test_a_caller_that_leaves_ends_the_encoding_that_no_other_waits_for(server: 
     requests = [ask(text, b"L" + CIRCLE, WHAT, progress=True) for text in ("Look: ", "Well, ")]
     first, second = (server.stub.GenerateStream(request, timeout=60) for request in requests)
     for call in (first, second):
-        until(lambda call=call: next(call).progress.images_to_encode)
+        until(partial(_images_to_encode, call))
     pid = vision(server)
     assert pid
     first.cancel()
