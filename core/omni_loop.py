@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from core.errors import LoopError
+from core.images import read_image
 from core.loop.config import MAX_ITERATIONS, LoopConfig
 from core.loop.events import (
     IterationFinished,
@@ -21,9 +22,11 @@ from core.model_pool import get_model_pool
 from core.pool.structured import shape_of
 
 if TYPE_CHECKING:
-    from collections.abc import Generator
+    from collections.abc import Generator, Iterable, Sequence
 
+    from core.images import ImageSource
     from core.model_pool import ModelPool
+    from skills import skills_pb2
 
 __all__ = [
     "MAX_ITERATIONS",
@@ -70,31 +73,42 @@ class OmniLoop:
         schema = self.config.json_schema
         self._shape = None if schema is None else shape_of(schema)
 
-    def run(self, prompt: str) -> LoopResult:
+    def run(self, prompt: str, *, images: Iterable[ImageSource] = ()) -> LoopResult:
         """Run the loop to its end, and return the result.
+
+        Args:
+            prompt: What to answer.
+            images: What the prompt is about: paths, bytes of image files, or what `core.images.read_image` returns. The
+                model sees them in every iteration; they are sent and encoded once.
 
         Raises:
             ValueError: The prompt is empty.
+            ImageFileError: An image cannot be read.
             LoopError: The draft failed, or no answer is what `json_schema` asks for.
             UnknownSkillError: There is no such skill.
             SkillStartError: Its local process did not start.
         """
-        for event in self.stream(prompt):
+        for event in self.stream(prompt, images=images):
             if isinstance(event, LoopFinished):
                 return event.result
         raise AssertionError("a loop that ends without an error ends with LoopFinished")
 
-    def stream(self, prompt: str) -> Generator[LoopEvent, None, None]:
+    def stream(self, prompt: str, *, images: Iterable[ImageSource] = ()) -> Generator[LoopEvent, None, None]:
         """Run the loop and yield its events, `LoopFinished` last. Closing the iterator cancels the current call.
 
+        Args:
+            prompt: see `run`.
+            images: see `run`.
+
         Raises:
-            ValueError: The prompt is empty. Raised at once; other errors of `run` are raised while iterating.
+            ValueError: The prompt is empty. Raised at once, as the next one; others of `run` come while iterating.
+            ImageFileError: An image cannot be read.
         """
         if not prompt.strip():
             raise ValueError("prompt is empty")
-        return self._events(prompt)
+        return self._events(prompt, [read_image(image) for image in images])
 
-    def _events(self, prompt: str) -> Generator[LoopEvent, None, None]:
+    def _events(self, prompt: str, images: Sequence[skills_pb2.Image]) -> Generator[LoopEvent, None, None]:
         pool = get_model_pool() if self._pool is None else self._pool
         client = pool.get_skill_client(self.skill)
-        yield from LoopRun(self.config, client, pool.plugins, prompt, self._shape).events()
+        yield from LoopRun(self.config, client, pool.plugins, prompt, images=images, shape=self._shape).events()

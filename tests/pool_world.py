@@ -10,7 +10,7 @@ import itertools
 from typing import Any
 
 from core.config import PoolConfig
-from core.errors import ERROR_OF_CODE, CallError
+from core.errors import ERROR_OF_CODE, CallError, NoImagesError
 from core.pool import events
 from core.pool.events import Action, Event
 from core.pool.records import Attempt, Call, Replica
@@ -32,6 +32,7 @@ def failure(code: str = "UNAVAILABLE", details: str = "Socket closed", **more: A
 REFUSED = failure(details="failed to connect to all addresses; last error: Connection refused")
 BROKEN = failure()
 INTERNAL = failure("INTERNAL", "its engine has failed")
+BLIND = NoImagesError(code=grpc.StatusCode.FAILED_PRECONDITION, details="it reads text alone", skill="echo", target="")
 
 
 def full(for_s: float | None = 1.0) -> CallError:
@@ -107,9 +108,14 @@ class World:
     def _talk(self, call: Call) -> Talk:
         return next(talk for talk in self.talks if talk.call is call)
 
-    def ask(self, timeout_s: float = 60.0, *, caller: str = "", about: int = 0, hedge: bool = True) -> Talk:
+    def ask(
+        self, timeout_s: float = 60.0, *, caller: str = "", about: int = 0, hedge: bool = True, images: bool = False
+    ) -> Talk:
         """Somebody calls; calls about the same thing share a prefix."""
-        call = Call(METHOD, self.now + timeout_s, caller=caller, owner=caller, conversation=[about] if about else [])
+        conversation = [about] if about else []
+        call = Call(
+            METHOD, self.now + timeout_s, caller=caller, owner=caller, conversation=conversation, has_images=images
+        )
         if hedge:
             call.race = print
         self.talks.append(talk := Talk(call))

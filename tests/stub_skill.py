@@ -15,6 +15,7 @@ As a separate process, also as the `serve` command of a test plugin:
 from __future__ import annotations
 
 import argparse
+import hashlib
 import os
 import signal
 import sys
@@ -32,7 +33,7 @@ from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 
 from skills import skills_pb2, skills_pb2_grpc
 from skills.runtime.pieces import Pieces
-from skills.wire import Feature
+from skills.wire import IMAGE_RESOURCE, Feature
 
 SERVICE = "SkillsService"
 
@@ -47,6 +48,8 @@ class Failure:
     """Sent as google.rpc.RetryInfo."""
     fields: tuple[tuple[str, str], ...] = ()
     """Pairs of a field's path and what is wrong with it, sent as google.rpc.BadRequest."""
+    images: tuple[bytes, ...] = ()
+    """Hashes of images, each sent as a google.rpc.ResourceInfo."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -61,10 +64,15 @@ class Reply:
     finish_reason: skills_pb2.FinishReason.ValueType = skills_pb2.FINISH_REASON_STOP
     prompt_tokens: int = 10
     cached_tokens: int = 0
+    image_tokens: int = 0
     delay_s: float = 0.0
     """The time before anything of the answer is sent."""
     progress: int = 0
     """How often progress is sent during `delay_s`, if the request asks for it."""
+    images_to_encode: int = 0
+    """The number of images to encode that progress reports."""
+    expected_s: float | None = None
+    """The wait that progress reports; None for `delay_s`."""
     chunk_delay_s: float = 0.0
     """The time before every chunk except the first."""
     break_after: int | None = None
@@ -81,6 +89,33 @@ class Reply:
             return self.pieces
         words = self.text.split(" ")
         return tuple(word if i == 0 else f" {word}" for i, word in enumerate(words)) if self.text else ()
+
+
+class KeptImages:
+    """The images that a stub was sent, by hash. A test may remove one."""
+
+    def __init__(self) -> None:
+        self.data: dict[bytes, bytes] = {}
+        self.uploads: list[bytes] = []
+        """The hash of each image whose bytes were received, once for each time."""
+
+    def take(self, request: skills_pb2.GenReq) -> Failure | None:
+        """Keep the bytes in a request; return the failure if it names an image whose bytes are not here."""
+        images = images_of(request)
+        for image in images:
+            if image.HasField("data"):
+                digest = hashlib.sha256(image.data).digest()
+                self.data[digest] = image.data
+                self.uploads.append(digest)
+        missing = tuple(image.sha256 for image in images if image.sha256 and image.sha256 not in self.data)
+        named = ", ".join(digest.hex()[:8] for digest in missing)
+        details = f"the bytes of these images are not here: {named}"
+        return Failure(code=grpc.StatusCode.NOT_FOUND, details=details, images=missing) if missing else None
+
+
+def images_of(request: skills_pb2.GenReq) -> list[skills_pb2.Image]:
+    """Return the images of a request, in order."""
+    return [part.image for turn in request.messages for part in turn.parts if part.HasField("image")]
 
 
 Answer = str | Reply | Failure
@@ -108,6 +143,16 @@ def token_id(piece: str) -> int:
     return zlib.crc32(piece.encode()) % 32_000
 
 
+def text_of(turn: skills_pb2.Message) -> str:
+    """Return the text of a turn, with the first digits of its hash in place of an image."""
+    return turn.content or "".join(part.text or f"[{hash_of(part.image).hex()[:8]}]" for part in turn.parts)
+
+
+def hash_of(image: skills_pb2.Image) -> bytes:
+    """Return the hash of an image, whether it was sent as data or as a hash."""
+    return image.sha256 or hashlib.sha256(image.data).digest()
+
+
 def answer_of(reply: Reply, request: skills_pb2.GenReq, started_s: float) -> skills_pb2.GenResp:
     """Return the whole answer to a request."""
     pieces = reply.words()
@@ -130,6 +175,7 @@ def answer_of(reply: Reply, request: skills_pb2.GenReq, started_s: float) -> ski
         finish_reason=reply.finish_reason,
         prompt_tokens=reply.prompt_tokens,
         cached_tokens=reply.cached_tokens,
+        image_tokens=reply.image_tokens,
         mean_logprob=candidate.mean_logprob,
         model="stub",
         candidates=[candidate] * request.num_candidates if request.num_candidates > 1 else (),
@@ -149,6 +195,7 @@ class _Servicer(skills_pb2_grpc.SkillsServiceServicer):
         self._delay_s = delay_s
         self._next = 0
         self.calls: list[Call] = []
+        self.images = KeptImages()
 
     def restart(self, script: Script | None) -> None:
         """Answer from the beginning of another script."""
@@ -163,7 +210,7 @@ class _Servicer(skills_pb2_grpc.SkillsServiceServicer):
             index, self._next = self._next, self._next + 1
         script = self._script
         if script is None:
-            return f"echo: {request.prompt or request.messages[-1].content}"
+            return f"echo: {request.prompt or text_of(request.messages[-1])}"
         if isinstance(script, (str, Reply, Failure)):
             return script
         if callable(script):
@@ -184,11 +231,11 @@ class _Servicer(skills_pb2_grpc.SkillsServiceServicer):
         """Yield the pieces that the request does not have yet, then the result; fail as scripted."""
         started_s, gone = time.monotonic(), threading.Event()
         context.add_callback(gone.set)
-        answer = self._answer(request)
+        answer = self.images.take(request) or self._answer(request)
         if isinstance(answer, Failure):
             _fail(context, answer)
         reply = Reply(text=answer) if isinstance(answer, str) else answer
-        yield from _wait(gone, reply.delay_s + self._delay_s, reply.progress if request.progress else 0)
+        yield from _wait(gone, reply, reply.delay_s + self._delay_s, reply.progress if request.progress else 0)
         given = len(request.continuations[0].token_ids) if request.continuations else 0
         pieces = reply.words()[given:]
         for sent, piece in enumerate(pieces):
@@ -229,14 +276,19 @@ class _Servicer(skills_pb2_grpc.SkillsServiceServicer):
             total = sum(call.method != "Health" for call in self.calls)
             return skills_pb2.HealthResp(
                 status="SERVING", ram_mb=1.0, total_requests=total, model="stub", version="0",
-                features=[Feature.RESUME], engine=skills_pb2.EngineStats(numerics="exact"),
+                features=[Feature.RESUME, Feature.IMAGES], engine=skills_pb2.EngineStats(numerics="exact"),
             )  # fmt: skip
 
 
-def _wait(gone: threading.Event, seconds: float, progress: int) -> Iterator[skills_pb2.GenChunk]:
+def _wait(gone: threading.Event, reply: Reply, seconds: float, progress: int) -> Iterator[skills_pb2.GenChunk]:
     for told in range(progress):
         yield skills_pb2.GenChunk(
-            progress=skills_pb2.Progress(prompt_tokens_read=told, prompt_tokens=progress, expected_wait_s=seconds)
+            progress=skills_pb2.Progress(
+                prompt_tokens_read=told,
+                prompt_tokens=progress,
+                expected_wait_s=seconds if reply.expected_s is None else reply.expected_s,
+                images_to_encode=reply.images_to_encode,
+            )
         )
         gone.wait(seconds / progress)
     if not progress:
@@ -273,6 +325,9 @@ def _fail(context: grpc.ServicerContext, failure: Failure) -> NoReturn:
             bad.field_violations.add(field=path, description=description)
         details.append(AnyMessage())
         details[-1].Pack(bad)
+    for digest in failure.images:
+        details.append(AnyMessage())
+        details[-1].Pack(error_details_pb2.ResourceInfo(resource_type=IMAGE_RESOURCE, resource_name=digest.hex()))
     if details:
         status = status_pb2.Status(code=failure.code.value[0], message=failure.details, details=details)
         context.set_trailing_metadata((("grpc-status-details-bin", status.SerializeToString()),))
@@ -317,6 +372,11 @@ class StubSkill:
     def requests(self) -> list[skills_pb2.GenReq]:
         """Return the requests of Generate and GenerateStream in order of arrival."""
         return [call.request for call in self._servicer.calls if call.method != "Health"]
+
+    @property
+    def images(self) -> KeptImages:
+        """Return the images that it was sent."""
+        return self._servicer.images
 
     def script(self, script: Script | None) -> None:
         """Use another script from now on."""

@@ -54,7 +54,10 @@ LOCKS = (
     LockFile(
         "requirements.lock",
         "Everything in .venv. Installed by tools/setup_venv.py with --no-deps --require-hashes.",
-        ("pyproject.toml", "--extra", "draft", "--extra", "image", "--extra", "models", "--group", "dev"),
+        (
+            *("pyproject.toml", "--extra", "draft", "--extra", "image", "--extra", "images", "--extra", "models"),
+            *("--group", "dev"),
+        ),
     ),
     LockFile(
         "tools/llama_wheel.lock",

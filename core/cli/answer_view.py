@@ -114,6 +114,8 @@ def line(progress: skills_pb2.Progress | CallProgress) -> str:
     wait = f"about {max(1, round(progress.expected_wait_s))} s"
     if progress.queue_position:
         return f"  in the queue at place {progress.queue_position}, {wait}"
+    if images := progress.images_to_encode:
+        return f"  reading {'the image' if images == 1 else f'{images} images'}, {wait}"
     read, whole = progress.prompt_tokens_read, progress.prompt_tokens
     done = _CELLS * read // max(1, whole)
     bar = "█" * done + "░" * (_CELLS - done)
@@ -133,6 +135,8 @@ def describe(figures: CallFigures) -> str:
         f"{seconds(figures.latency_ms)} ({seconds(figures.time_to_first_token_ms)} to the first token)",
         f"{figures.cached_tokens} of {figures.prompt_tokens} prompt tokens cached",
     ]
+    if figures.image_tokens:
+        parts.append(f"{figures.image_tokens} are images")
     if figures.queue_ms >= 1:
         parts.append(f"{seconds(figures.queue_ms)} in the queue")
     if figures.lookup_tokens:

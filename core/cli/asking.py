@@ -152,19 +152,20 @@ MAX_PIPED_BYTES = 1024 * 1024
 _HINT_AFTER_S = 2.0
 
 
-def read_prompt(words: Sequence[str]) -> str:
+def read_prompt(words: Sequence[str], *, stdin_is_taken: bool = False) -> str:
     """Return the prompt of a command: what is piped in, followed by the arguments.
 
     Args:
         words: The arguments, which are joined by spaces. A single `-` among them reads standard input, which is read
             anyway unless it is a terminal.
+        stdin_is_taken: Whether something else is read from there.
 
     Raises:
         UsageError: There is no prompt, or it is not text, or too long.
     """
     argument = " ".join(word for word in words if word != "-")
     piped = ""
-    if "-" in words or not is_terminal(sys.stdin):
+    if not stdin_is_taken and ("-" in words or not is_terminal(sys.stdin)):
         piped = _read_piped()
     prompt = "\n\n".join(part for part in (piped.rstrip("\n"), argument) if part.strip())
     if not prompt:

@@ -12,6 +12,7 @@ from core.cli.answer_view import PromptBar, answer_view, describe, why_empty
 from core.cli.asking import AnswerOptions, answer_options
 from core.cli.chat_input import HELP
 from core.cli.common import ExitCode, Settings, common_options, exit_code_of, message_dict, print_json, start_command
+from core.cli.images import image_tokens_option
 from core.cli.parameters import Seconds
 from core.cli.pool import open_pool, skill_options
 from core.cli.streams import Paint, is_terminal
@@ -32,6 +33,7 @@ In the chat:
 
 @click.command(epilog=_EPILOG, short_help="Talk with a skill.")
 @skill_options
+@image_tokens_option
 @answer_options(temperature="0.7")
 @click.option(
     "--timeout", type=Seconds(), envvar="SARAI_CALL_TIMEOUT_S", show_envvar=True,
@@ -39,7 +41,15 @@ In the chat:
 )  # fmt: skip
 @click.option("--no-markdown", "--raw", is_flag=True, help="Show answers as they come, also on a terminal.")
 @common_options
-def chat(skill: str, target: str | None, timeout: float | None, no_markdown: bool, **parameters: Any) -> int:
+def chat(
+    *,
+    skill: str,
+    target: str | None,
+    image_tokens: int | None,
+    timeout: float | None,
+    no_markdown: bool,
+    **parameters: Any,
+) -> int:
     """Talk with a skill: each line is a turn, and the conversation is remembered.
 
     If standard input is not a terminal, each of its lines is a turn, and the first failure ends the chat; an invalid
@@ -55,7 +65,8 @@ def chat(skill: str, target: str | None, timeout: float | None, no_markdown: boo
     from core.cli.chat_session import ChatSession
 
     with open_pool(skill, target) as pool:
-        session = ChatSession(pool.get_skill_client(skill), template, timeout_s=timeout, watch=bar.over)
+        client = pool.get_skill_client(skill)
+        session = ChatSession(client, template, image_tokens=image_tokens, timeout_s=timeout, watch=bar.over)
         return _Chat(session, settings, markdown=markdown).run()
 
 

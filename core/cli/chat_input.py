@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, NamedTuple, TextIO
 
 import click
 
+from core.cli.chat_files import complete_files
 from core.cli.common import ExitCode
 from core.config import not_utf8
 
@@ -78,6 +79,7 @@ def terminal_lines(history: Path) -> ReadLine:
             readline.read_history_file(history)
         readline.set_history_length(1000)
         atexit.register(_keep_history, history)
+        complete_files()
 
     _let_surrogates_through(sys.stdin)
 
@@ -131,6 +133,7 @@ HELP = '''/set                 show the settings in force
 /set NAME            show one of them
 /set NAME VALUE      set temperature, max_tokens, top_p, seed, stop, system, … for the next answers
 /set NAME default    take it back
+/image FILE          show the model an image with the next turn; several of them show it several
 /clear               forget the conversation
 /save FILE           write the conversation to a file, as JSON
 /help                this
@@ -139,7 +142,7 @@ HELP = '''/set                 show the settings in force
 A turn whose first word is a slash and letters is a command, and an unknown one is an error. A blank before the slash
 makes it text, as """ does; /etc/hosts, /* and // are text anyway.
 A backslash at the end of a line continues it on the next one; """ begins and ends a turn of several lines.
-Ctrl-C ends the answer that is being written, else the chat.'''
+Tab completes the name of a FILE. Ctrl-C ends the answer that is being written, else the chat.'''
 _COMMAND = re.compile(r"/[A-Za-z]+(?=\s|$)")
 
 
@@ -176,8 +179,9 @@ def run_command(line: str, session: ChatSession, err: Paint) -> bool:
                 session.set(name, value)
             case ["/clear"]:
                 session.clear()
-            case ["/save", *path] if path:
-                session.save(Path(line.removeprefix("/save").strip()).expanduser())
+            case ["/image" | "/save" as command, *path] if path:
+                act = session.show if command == "/image" else session.save
+                act(Path(line.removeprefix(command).strip()).expanduser())
             case ["/help"]:
                 err.line(HELP)
             case _:

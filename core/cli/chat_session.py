@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from typing import TYPE_CHECKING, Any
 
 from core.cli.parameters import EscapeError, escape, unescape
+from core.images import read_image, user_turn
 from core.loop.conversation import turn_of
 from skills import skills_pb2
 
@@ -46,6 +48,7 @@ class ChatSession:
     Args:
         client: Client of the skill that answers.
         template: A request without a prompt, with the settings of all answers.
+        image_tokens: How many tokens an image is read as at most; None for the default.
         timeout_s: Deadline of an answer, seconds; None for the default.
         watch: Passes on the messages of each answer.
     """
@@ -55,28 +58,39 @@ class ChatSession:
         client: SkillClient,
         template: skills_pb2.GenReq,
         *,
+        image_tokens: int | None = None,
         timeout_s: float | None = None,
         watch: Callable[[Iterable[skills_pb2.GenChunk]], Iterator[skills_pb2.GenChunk]] = iter,
     ) -> None:
         self._client = client
         self._template = template
+        self._image_tokens = image_tokens
+        self._images: list[skills_pb2.Image] = []  # for the next turn
         self._timeout_s = timeout_s
         self._watch = watch
         self.messages: list[skills_pb2.Message] = []
         self.last: skills_pb2.GenResp | None = None
         """The last answer; None if there is none or it was ended early."""
 
+    def show(self, path: Path) -> None:
+        """Show the model an image with the next turn.
+
+        Raises:
+            ImageFileError: It cannot be read.
+        """
+        self._images.append(read_image(path, max_tokens=self._image_tokens))
+
     def ask(self, text: str) -> Generator[str, None, None]:
         """Ask, and yield the answer piece by piece.
 
         Closing the iterator ends the answer, and the conversation keeps what came of it. A turn without any answer is
-        removed.
+        removed; its images go with the next one.
 
         Raises:
             SaraiError: The call failed.
         """
         self.last = None
-        question = skills_pb2.Message(role="user", content=text)
+        question = user_turn(text, images=self._images)
         request = skills_pb2.GenReq()
         request.CopyFrom(self._template)
         request.messages.extend([*self.messages, question])
@@ -94,10 +108,12 @@ class ChatSession:
         finally:
             if answer.content:
                 self.messages += [question, answer]
+                self._images.clear()
 
     def clear(self) -> None:
         """Forget the conversation, but not the settings."""
         self.messages.clear()
+        self._images.clear()
         self.last = None
 
     def set(self, name: str, value: str) -> None:
@@ -139,14 +155,20 @@ class ChatSession:
         }
 
     def save(self, path: Path) -> None:
-        """Write the conversation as JSON.
+        """Write the conversation as JSON, with the hashes of its images.
 
         Raises:
             OSError: The file cannot be written.
         """
-        turns = [{"role": message.role, "content": message.content} for message in self.messages]
+        turns = list(map(_saved, self.messages))
         saved = {"skill": self._client.skill, "settings": self.settings(), "messages": turns}
         path.write_text(json.dumps(saved, ensure_ascii=False, indent=2) + "\n")
+
+
+def _saved(turn: skills_pb2.Message) -> dict[str, Any]:
+    text = turn.content or "".join(part.text for part in turn.parts)
+    images = [hashlib.sha256(part.image.data).hexdigest() for part in turn.parts if part.HasField("image")]
+    return {"role": turn.role, "content": text} | ({"images": images} if images else {})
 
 
 def _check_name(name: str) -> str:

@@ -166,6 +166,7 @@ def exit_code_of(error: SaraiError) -> ExitCode:
             return ExitCode.UNAVAILABLE
         case (
             errors.ConfigError()
+            | errors.ImageFileError()
             | errors.UnknownSkillError()
             | errors.UnknownModelError()
             | errors.InvalidRequestError()

@@ -10,12 +10,14 @@ import click
 from core.cli.answer_view import PromptBar, answer_view, describe, where, why_empty
 from core.cli.asking import AnswerOptions, answer_options, read_prompt
 from core.cli.common import ExitCode, Settings, common_options, message_dict, print_json, start_command
+from core.cli.images import STDIN, image_options, read_images, refusals_by_name
 from core.cli.parameters import Seconds, Whole
 from core.cli.pool import open_pool, skill_options
 from core.cli.streams import Paint
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from pathlib import Path
 
     from skills import skills_pb2
 
@@ -23,6 +25,7 @@ _EPILOG = """\b
 Examples:
   sarai draft "Write a haiku about rain"
   cat notes.txt | sarai draft "Summarise this" > summary.txt
+  sarai draft --image photo.jpg "What is this?"
   sarai draft --temperature 0 --max-tokens 40 --stop '\\n' "The capital of Spain is"
   sarai draft --json "Hello" | jq -r 'select(.event == "result").text'
   sarai draft --json-schema person.json "Invent a person"
@@ -33,6 +36,7 @@ Examples:
 @click.command(epilog=_EPILOG, short_help="Answer a prompt once.")
 @click.argument("prompt", nargs=-1)
 @skill_options
+@image_options
 @answer_options(temperature="0.7")
 @click.option("--raw", is_flag=True, help="Give the prompt to the model as it is, without its chat template, and show "
               "the answer as it is, without Markdown.")  # fmt: skip
@@ -49,6 +53,8 @@ def draft(
     prompt: tuple[str, ...],
     skill: str,
     target: str | None,
+    images: tuple[Path, ...],
+    image_tokens: int | None,
     timeout: float | None,
     time_budget: float | None,
     candidates: int,
@@ -59,18 +65,21 @@ def draft(
     """Answer PROMPT once, and show the answer while it is generated.
 
     Piped input is put before PROMPT; a single - as PROMPT reads standard input in any case.
+    With --image, PROMPT is about images; the model must be one that reads them.
     """
     settings = start_command()
     options = AnswerOptions.take(parameters)
-    text = read_prompt(prompt)
+    if raw and images:
+        raise click.UsageError("--raw gives the model a text alone: leave out --raw or --image")
     request = options.request()
-    request.prompt, request.raw, request.num_candidates = text, raw, candidates
+    _ask(request, prompt, images, image_tokens)
+    request.raw, request.num_candidates = raw, candidates
     request.time_budget_ms = int((time_budget or 0) * 1000)
     # JSON, and other answers with a form of their own, are shown as they are.
     markdown = not (raw or no_markdown or request.WhichOneof("constraint"))
     bar = PromptBar(settings)
     request.progress = bar.shown
-    with open_pool(skill, target) as pool:
+    with open_pool(skill, target) as pool, refusals_by_name(images):
         client = pool.get_skill_client(skill)
         with client.GenerateStream(request, timeout=timeout) as stream:
             pieces = bar.over(stream)
@@ -86,6 +95,20 @@ def draft(
 
         shape_of(request.json_schema).parse(request, response)  # the error explains why it is not the JSON asked for
     return code
+
+
+def _ask(
+    request: skills_pb2.GenReq, words: tuple[str, ...], images: tuple[Path, ...], image_tokens: int | None
+) -> None:
+    """Put the prompt and its images into a request."""
+    text = read_prompt(words, stdin_is_taken=STDIN in images)
+    if not images:
+        request.prompt = text
+        return
+    from core.images import user_turn
+
+    shown = read_images(images, max_tokens=image_tokens, prompt=words)
+    request.messages.append(user_turn(text, images=shown))
 
 
 def _show_text(stream: Iterator[skills_pb2.GenChunk], *, markdown: bool) -> skills_pb2.GenResp | None:

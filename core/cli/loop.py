@@ -11,12 +11,14 @@ import click
 from core.cli.answer_view import PromptBar, why_empty
 from core.cli.asking import AnswerOptions, answer_options, read_prompt
 from core.cli.common import ExitCode, Settings, common_options, print_json, start_command
+from core.cli.images import STDIN, image_options, read_images, refusals_by_name
 from core.cli.parameters import Seconds, Whole
 from core.cli.pool import open_pool, skill_options
 from core.cli.streams import Paint
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from pathlib import Path
 
     from core.loop.events import LoopEvent
     from core.omni_loop import LoopResult
@@ -26,6 +28,7 @@ Examples:
   sarai loop "Explain how a rainbow forms"
   sarai loop "Explica cómo se forma un arco iris" > respuesta.txt
   sarai loop --time-budget 10 --stats "Why is the sky blue?"
+  sarai loop --image chart.png "What does this chart show?"
   sarai loop --json "Why is the sky blue?" | jq -r 'select(.event == "loop_finished").result.answer'
 """
 
@@ -48,6 +51,7 @@ Examples:
 @click.option("--progress", type=click.Choice(["auto", "plain", "quiet"]), default="auto", show_default=True,
               envvar="SARAI_PROGRESS", show_envvar=True,
               help="Show drafts and reflections on standard error: on a terminal, always, or never.")  # fmt: skip
+@image_options
 @answer_options(temperature="0, so that the same prompt gives the same answer")
 @common_options
 def loop(
@@ -55,6 +59,8 @@ def loop(
     prompt: tuple[str, ...],
     skill: str,
     target: str | None,
+    images: tuple[Path, ...],
+    image_tokens: int | None,
     timeout: float | None,
     time_budget: float | None,
     confidence: float | None,
@@ -67,6 +73,7 @@ def loop(
     answer, when the time budget is over, and after two corrections at the latest.
 
     Piped input is put before PROMPT; a single - as PROMPT reads standard input in any case.
+    With --image, PROMPT is about images, which every iteration sees; they are sent and encoded once.
     """
     from core.cli.loop_view import STOPPED
     from core.loop.config import LoopConfig
@@ -79,12 +86,13 @@ def loop(
         given["confidence_threshold"] = confidence or None
     bar = PromptBar(settings, wanted=progress != "quiet")
     config = LoopConfig(**given, progress=bar.shown)
-    text = read_prompt(prompt)
+    text = read_prompt(prompt, stdin_is_taken=STDIN in images)
+    shown = read_images(images, max_tokens=image_tokens, prompt=prompt)
 
     from core.omni_loop import OmniLoop
 
-    with open_pool(skill, target) as pool:
-        events = OmniLoop(config, pool=pool, skill=skill).stream(text)
+    with open_pool(skill, target) as pool, refusals_by_name(images):
+        events = OmniLoop(config, pool=pool, skill=skill).stream(text, images=shown)
         with contextlib.closing(events):
             result = _show(events, settings, progress, bar)
     figures = result.iterations[result.best - 1].figures

@@ -7,6 +7,7 @@
     ├── UnknownModelError         no catalogue has a model of this name
     ├── ModelFileError            a model file is damaged, or not what it should be
     │   └── DownloadError         it could not be fetched
+    ├── ImageFileError            an image cannot be read, or is none of a kind that skills read
     ├── PoolClosedError           the pool or the client is closed
     ├── ComposeError              compose or the container engine failed
     │   └── NoComposeError        there is none, or no compose project
@@ -19,7 +20,9 @@
     ├── LoopError                 a loop has no answer
     └── CallError                 a call failed; also a grpc.RpcError
         ├── InvalidRequestError   INVALID_ARGUMENT, OUT_OF_RANGE, NOT_FOUND, ALREADY_EXISTS, FAILED_PRECONDITION
-        │   └── RequestTooLargeError
+        │   ├── RequestTooLargeError
+        │   ├── UnknownImageError     an image is named by its hash, and the replica does not have its bytes
+        │   └── NoImagesError         the replica reads no images
         ├── AccessDeniedError     UNAUTHENTICATED, PERMISSION_DENIED
         ├── OverloadedError       RESOURCE_EXHAUSTED
         ├── UnavailableError      UNAVAILABLE, ABORTED
@@ -41,6 +44,7 @@ from core.errors.plain import (
     ConfigError,
     CutAnswerError,
     DownloadError,
+    ImageFileError,
     InvalidAnswerError,
     LoopError,
     ModelFileError,
@@ -62,6 +66,7 @@ if TYPE_CHECKING:
         DeadlineError,
         FieldViolation,
         InvalidRequestError,
+        NoImagesError,
         OverloadedError,
         RequestTooLargeError,
         SkillFailedError,
@@ -69,6 +74,7 @@ if TYPE_CHECKING:
         SkillStartError,
         SkillStartTimeoutError,
         UnavailableError,
+        UnknownImageError,
         UnsupportedError,
     )
 else:
@@ -94,11 +100,13 @@ __all__ = [
     "DeadlineError",
     "DownloadError",
     "FieldViolation",
+    "ImageFileError",
     "InvalidAnswerError",
     "InvalidRequestError",
     "LoopError",
     "ModelFileError",
     "NoComposeError",
+    "NoImagesError",
     "OverloadedError",
     "PluginError",
     "PoolClosedError",
@@ -109,6 +117,7 @@ __all__ = [
     "SkillStartError",
     "SkillStartTimeoutError",
     "UnavailableError",
+    "UnknownImageError",
     "UnknownModelError",
     "UnknownSkillError",
     "UnsupportedError",

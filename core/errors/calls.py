@@ -146,6 +146,18 @@ class RequestTooLargeError(InvalidRequestError):
     advice = "send less, or ask for less"
 
 
+class UnknownImageError(InvalidRequestError):
+    """The request names an image by its hash alone, and the replica does not have its bytes (any more)."""
+
+    advice = "send its bytes, as `data`: where a hash is enough, the client sends only that"
+
+
+class NoImagesError(InvalidRequestError):
+    """The request has images, and the replica reads none: its model reads text alone, or it has too little memory."""
+
+    advice = "serve a model that reads images, with enough memory, or ask without images"
+
+
 class AccessDeniedError(CallError):
     """The skill does not admit this caller."""
 

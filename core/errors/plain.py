@@ -101,6 +101,12 @@ class DownloadError(ModelFileError):
     retryable = True
 
 
+class ImageFileError(SaraiError, ValueError):
+    """An image cannot be read, is no image of a kind that skills read, or is too large. The text names it."""
+
+    caller_fault = True
+
+
 class PoolClosedError(SaraiError):
     """The pool or the client is closed."""
 

@@ -7,10 +7,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from core.images import user_turn
 from core.loop.result import Stage
 from skills import skills_pb2
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from core.loop.config import LoopConfig
 
 
@@ -29,22 +32,31 @@ class Conversation:
     Args:
         config: The settings of the requests.
         prompt: The first turn.
+        images: What it shows before its text.
         seed: Seed of all requests, None for none.
         json_schema: Schema that drafts and corrections must fit, None for none.
     """
 
-    def __init__(self, config: LoopConfig, prompt: str, *, seed: int | None, json_schema: str | None) -> None:
+    def __init__(
+        self,
+        config: LoopConfig,
+        prompt: str,
+        *,
+        images: Sequence[skills_pb2.Image] = (),
+        seed: int | None,
+        json_schema: str | None,
+    ) -> None:
         self._config = config
         self._json_schema = json_schema
         self._seed = seed
         self._messages: list[skills_pb2.Message] = []
         if config.system:
             self._messages.append(skills_pb2.Message(role="system", content=config.system))
-        self.ask(prompt)
+        self.ask(prompt, images)
 
-    def ask(self, text: str) -> None:
+    def ask(self, text: str, images: Sequence[skills_pb2.Image] = ()) -> None:
         """Add a turn of the user."""
-        self._messages.append(skills_pb2.Message(role="user", content=text))
+        self._messages.append(user_turn(text, images=images))
 
     def answered(self, response: skills_pb2.GenResp) -> None:
         """Add the model's answer as a turn."""

@@ -37,6 +37,7 @@ class CallProgress:
     expected_wait_s: float
     prompt_tokens_read: int
     prompt_tokens: int
+    images_to_encode: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

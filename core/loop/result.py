@@ -51,6 +51,8 @@ class CallFigures:
     prompt_tokens: int
     cached_tokens: int
     """Prompt tokens that were not computed again."""
+    image_tokens: int
+    """Prompt tokens that images take."""
     lookup_tokens: int
     """Tokens that lookup speculation proposed."""
     lookup_accepted: int
@@ -76,7 +78,7 @@ class CallFigures:
         same = {
             name: getattr(response, name)
             for name in ("tokens_per_second", "latency_ms", "time_to_first_token_ms", "queue_ms", "prompt_tokens",
-                         "cached_tokens", "lookup_tokens", "lookup_accepted", "mean_logprob")
+                         "cached_tokens", "image_tokens", "lookup_tokens", "lookup_accepted", "mean_logprob")
         }  # fmt: skip
         return cls(
             tokens=response.tokens_generated,

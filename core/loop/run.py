@@ -6,7 +6,7 @@ import logging
 import math
 import secrets
 import time
-from collections.abc import Generator, Iterator
+from collections.abc import Generator, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, cast
 
 from core.errors import AnswerError, DeadlineError, LoopError, SaraiError, SkillFailedError, one_line
@@ -44,11 +44,19 @@ class LoopRun:
         client: Client of the skill that answers.
         plugins: Plugins whose hooks score answers and word reflections.
         prompt: What to answer.
+        images: What the prompt is about.
         shape: What the answer must be, None for text.
     """
 
     def __init__(
-        self, config: LoopConfig, client: SkillClient, plugins: Plugins, prompt: str, shape: Shape[Any] | None = None
+        self,
+        config: LoopConfig,
+        client: SkillClient,
+        plugins: Plugins,
+        prompt: str,
+        *,
+        images: Sequence[skills_pb2.Image] = (),
+        shape: Shape[Any] | None = None,
     ) -> None:
         self._config = config
         self._client = client
@@ -60,7 +68,7 @@ class LoopRun:
             self._seed = secrets.randbits(32)
         self._shape = shape
         json_schema = None if shape is None else shape.json_schema
-        self._conversation = Conversation(config, prompt, seed=self._seed, json_schema=json_schema)
+        self._conversation = Conversation(config, prompt, images=images, seed=self._seed, json_schema=json_schema)
         self._deadlines = Deadlines(timeout_s=config.timeout_s, time_budget_s=config.time_budget_s)
         self._iterations: list[Iteration] = []
         self._parsed: dict[int, Any] = {}
@@ -234,6 +242,7 @@ def _progress(number: int, stage: Stage, progress: skills_pb2.Progress) -> CallP
         expected_wait_s=progress.expected_wait_s,
         prompt_tokens_read=progress.prompt_tokens_read,
         prompt_tokens=progress.prompt_tokens,
+        images_to_encode=progress.images_to_encode,
     )
 
 

@@ -9,6 +9,7 @@ from core.errors import CallError, DeadlineError, PoolClosedError, SaraiError, S
 from core.pool.answer_so_far import AnswerSoFar
 from core.pool.balance import conversation_keys
 from core.pool.events import Asked, Failed, Heard, Left, Succeeded
+from core.pool.images import RequestImages
 from core.pool.records import Attempt, Call
 from core.pool.rpc_status import call_error, initial_metadata
 from core.pool.wire import END, Caller, Metadata, Wire
@@ -56,13 +57,17 @@ class Answer:
 
             metadata = (*(metadata or ()), FEW_PIECES)
         self.pool = wire.pool
+        self._images = RequestImages(request, wire.pool.images) if method == ANSWERS else None
+        if self._images is not None:
+            request = self._images.request
         self._wire, self._request, self._metadata = wire, request, metadata
         self._single, self._whole_only = single, whole_only
         self._so_far = AnswerSoFar(request) if method == ANSWERS else None
         self._hard_deadline = bool(getattr(request, "hard_deadline", False))
         """Whether an answer that is incomplete at the deadline is an error."""
         keys = conversation_keys(request)
-        self._call = Call(method, deadline_s, caller=wire.caller, owner=wire, conversation=keys)
+        has_images = self._images is not None and self._images.any
+        self._call = Call(method, deadline_s, caller=wire.caller, owner=wire, conversation=keys, has_images=has_images)
         if self._so_far is not None:
             self._call.race = self._begin_race
         self._caller: Caller | None = None
@@ -167,18 +172,41 @@ class Answer:
             self._failed(attempt, error)
 
     async def _send(self, attempt: Attempt, request: Any) -> None:
-        call = self._call
-        await self._wire.ready(self.pool.backend(attempt.replica), call.remaining_s(time.monotonic()))
-        attempt.rpc = self._wire.begin(attempt, request, call.remaining_s(time.monotonic()), self._metadata)
+        attempt.request = request
+        if self._images is not None:
+            attempt.uploads = self._images.never_sent()
+        await self._wire.ready(self.pool.backend(attempt.replica), self._call.remaining_s(time.monotonic()))
+        self._begin(attempt)
+
+    def _begin(self, attempt: Attempt) -> None:
+        request = attempt.request
+        if self._images is not None:
+            request = self._images.with_bytes(request, attempt.uploads)
+        attempt.rpc = self._wire.begin(attempt, request, self._call.remaining_s(time.monotonic()), self._metadata)
         if attempt.over:  # ended before there was anything to cancel
             attempt.cancel()
+
+    async def _receive(self, attempt: Attempt) -> Any:
+        """Return the next message of an attempt, having sent its replica the images that it lacks.
+
+        Each image's bytes go to the replica at most once. To the pool, all that is one attempt.
+        """
+        while True:
+            try:
+                return await self._wire.read(attempt.rpc, single=self._single)
+            except grpc.RpcError as error:
+                lacking = set() if self._images is None else self._images.lacking(error) - attempt.uploads
+                if attempt.over or not lacking:
+                    raise
+            attempt.uploads |= lacking
+            self._begin(attempt)
 
     async def _read(self, attempt: Attempt) -> Any:
         """Return the next message that counts; None if the attempt has failed or another one has won the call."""
         message, attempt.first = attempt.first, None
         try:
             if message is None:
-                message = await self._wire.read(attempt.rpc, single=self._single)
+                message = await self._receive(attempt)
         except grpc.RpcError as error:
             if self._whole:
                 return END  # only the stream's status is lost
@@ -224,7 +252,9 @@ class Answer:
             self._hard_deadline = True
         if attempt.over:
             return  # the pool itself has ended it and decided what comes next
-        ours = call_error(error, skill=self.pool.spec.name, target=attempt.replica.target)
+        ours = call_error(
+            error, skill=self.pool.spec.name, target=attempt.replica.target, has_images=self._call.has_images
+        )
         # It may be raised later, if the call cannot be continued. Until then its traceback would reference the stream,
         # which could not be garbage collected.
         ours.__cause__ = error.with_traceback(None)
@@ -253,7 +283,7 @@ class Answer:
         """Read the first piece of the second replica's answer; the caller reads the rest."""
         try:
             await self._send(attempt, request)
-            while self._is_progress(piece := await self._wire.read(attempt.rpc, single=False)):
+            while self._is_progress(piece := await self._receive(attempt)):
                 pass
             if piece is not END:
                 attempt.first = piece

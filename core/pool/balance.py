@@ -72,6 +72,7 @@ def choose(call: Call, replicas: Sequence[Replica], affinity: Affinity, now: flo
     open_ = [replica for replica in replicas if replica.takes_calls(now)]
     if not open_:
         return None
+    open_ = [replica for replica in open_ if replica.reads(call, now)] or open_
     well = [replica for replica in open_ if not replica.ejected(now)]
     # If fewer than half are well, failures are common to all, and ejection does not help (Envoy's panic threshold).
     if 2 * len(well) >= len(replicas):
@@ -91,15 +92,18 @@ def choose_rival(call: Call, replicas: Sequence[Replica], now: float) -> Replica
     """Return the replica for a hedge: the least busy of the others, if possible one that the call has not failed at."""
     assert call.attempt is not None
     first = call.attempt.replica
-    others = [each for each in replicas if each is not first and each.takes_calls(now) and not each.ejected(now)]
+    others = [
+        each for each in replicas
+        if each is not first and each.takes_calls(now) and not each.ejected(now) and each.reads(call, now)
+    ]  # fmt: skip
     return min(others, key=lambda each: (each.target in call.tried, len(each.attempts)), default=None)
 
 
 def conversation_keys(request: Any) -> list[int]:
     """Return a hash of each prefix of the request's conversation, the shortest first; empty if it has none.
 
-    Requests with a common prefix share its hashes. A collision only costs a prefill, as all replicas would give the
-    same answer.
+    Requests with a common prefix share its hashes, provided their images are hashes too (`RequestImages.request`). A
+    collision only costs a prefill, as all replicas would give the same answer.
     """
     turns = [
         (turn.role, turn.content, *(part.SerializeToString() for part in turn.parts))

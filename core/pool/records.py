@@ -19,6 +19,8 @@ EJECT_MOST_S = 300.0
 SUCCESSES_FOR_MORE = 10
 """After this many successes, the concurrency limit of a replica that was full rises by one. Faster growth would
 overshoot more often than the retry budget allows, one retry for five calls."""
+NO_IMAGES_S = 60.0
+"""For this long, a replica that reads no images gets requests with images only if no other one takes calls."""
 FIRST_PAUSE_S = 0.1
 MOST_PAUSE_S = 1.0
 
@@ -37,6 +39,7 @@ class Call:
         caller: A name; callers take turns if calls have to wait.
         owner: The client that makes it.
         conversation: See `core.pool.balance.conversation_keys`.
+        has_images: Whether its request has images.
     """
 
     def __init__(
@@ -47,12 +50,14 @@ class Call:
         caller: str = "",
         owner: object = None,
         conversation: Sequence[int] = (),
+        has_images: bool = False,
     ) -> None:
         self.method = method
         self.deadline_s = deadline_s
         self.caller = caller
         self.owner = owner
         self.conversation = conversation
+        self.has_images = has_images
         self.wake: Callable[[], object] = _nothing
         """Set by the client; called from any thread when `attempt` or `error` has changed."""
         self.race: Callable[[Attempt], object] | None = None
@@ -96,7 +101,7 @@ class Attempt:
 
     __slots__ = (
         "began_s", "call", "cancel", "first", "heard_s", "hedge", "hedged", "longest_wait_s", "over", "probe", "prod",
-        "replica", "rpc", "tokens", "why_over",
+        "replica", "request", "rpc", "tokens", "uploads", "why_over",
     )  # fmt: skip
 
     def __init__(self, call: Call, replica: Replica, now: float, *, hedge: bool = False) -> None:
@@ -113,6 +118,10 @@ class Attempt:
         self.why_over = ""
         """Why the pool itself ended it; empty if it did not."""
         # For the client.
+        self.request: Any = None
+        """What is sent, with the hash of each image in place of its bytes."""
+        self.uploads: set[bytes] = set()
+        """The images whose bytes are sent with it."""
         self.rpc: Any = None
         self.first: Any = None
         """The first piece, read during the race."""
@@ -160,7 +169,7 @@ class Replica:
         """Whether it is being probed, as its calls are silent."""
         self.checked_s = 0.0
         self._death_counted = self._unwilling = False
-        self._closed_until_s = self._full_until_s = self._ejected_until_s = 0.0
+        self._closed_until_s = self._full_until_s = self._ejected_until_s = self._no_images_until_s = 0.0
         self._room = math.inf
         """Its concurrency limit for our calls; infinite until it has been full once."""
         self._pauses = self._failed_in_a_row = self._ejections = 0
@@ -185,6 +194,10 @@ class Replica:
     def ejected(self, now: float) -> bool:
         """Return whether it is ejected."""
         return now < self._ejected_until_s
+
+    def reads(self, call: Call, now: float) -> bool:
+        """Return whether it reads what a request holds, as far as is known."""
+        return not call.has_images or now >= self._no_images_until_s
 
     def condition(self, now: float) -> str:
         """Return its state, as in `ReplicaStatus.state`."""
@@ -232,6 +245,10 @@ class Replica:
         """
         self._closed_until_s = self._full_until_s = now + for_s
         self._room = max(1, len(self.attempts) - 1)
+
+    def refuse_images(self, now: float) -> None:
+        """Record that it reads no images. Not for ever: it may be replaced, or given more memory."""
+        self._no_images_until_s = now + NO_IMAGES_S
 
     def fail(self, now: float) -> None:
         """Record a failure that is the replica's fault; several in a row eject it for a while."""

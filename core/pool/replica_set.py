@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from core.pool import events
 from core.pool.backend import AddressReplica
+from core.pool.images import SentImages
 from core.pool.records import Replica
 from core.pool.state import PoolState
 from core.pool.status import ReplicaStatus, SkillStatus
@@ -46,6 +47,8 @@ class ReplicaSet:
         self._backends = {backend.target: backend for backend in backends}
         self.origin: Origin = next(iter(self._backends.values())).origin
         """The source of the addresses, the same for all."""
+        self.images = SentImages()
+        """The images that were sent to any of the replicas."""
         known, local = self.origin != "address", self.origin == "embedded"
         replicas = [Replica(target, known=known, starts_itself=local) for target in self._backends]
         self._state = PoolState(spec.name, config, replicas, changing=look is not None)

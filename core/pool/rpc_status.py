@@ -2,9 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 from typing import Any
 
-from core.errors import ERROR_OF_CODE, CallError, FieldViolation, OverloadedError, RequestTooLargeError
+from core.errors import (
+    ERROR_OF_CODE,
+    CallError,
+    FieldViolation,
+    NoImagesError,
+    OverloadedError,
+    RequestTooLargeError,
+    UnknownImageError,
+)
 from core.rpc import grpc
 
 # gRPC's text when a stopping server drops a call that it has not begun. Our own cancellations have different texts
@@ -18,13 +27,14 @@ def never_arrived(details: str) -> bool:
     return details.startswith(_NO_CONNECTION)
 
 
-def call_error(error: grpc.RpcError, *, skill: str, target: str) -> CallError:
+def call_error(error: grpc.RpcError, *, skill: str, target: str, has_images: bool = False) -> CallError:
     """Return our error for one of gRPC's, sync or async.
 
     Args:
         error: gRPC's error; `code()`, `details()` and `trailing_metadata()` are used if it has them.
         skill: The name of the skill that was called.
         target: The address that was called.
+        has_images: Whether the request had images.
     """
     code = _ask(error, "code") or grpc.StatusCode.UNKNOWN
     details = _ask(error, "details") or ""
@@ -36,6 +46,10 @@ def call_error(error: grpc.RpcError, *, skill: str, target: str) -> CallError:
     if cls is OverloadedError and (violations or "larger than max" in details):
         # gRPC uses the code of a full queue for a message over the size limit, but waiting does not help there.
         cls = RequestTooLargeError
+    if code is grpc.StatusCode.NOT_FOUND and missing_images(error):
+        cls = UnknownImageError
+    if code is grpc.StatusCode.FAILED_PRECONDITION and has_images:
+        cls = NoImagesError
     return cls(
         code=code,
         details=details,
@@ -61,26 +75,54 @@ def rich_details(
     Seconds (google.rpc.RetryInfo), fields (google.rpc.BadRequest) and the reason (google.rpc.ErrorInfo). Details that
     cannot be parsed are ignored, as they come from the peer and only supplement the code.
     """
+    from google.rpc import error_details_pb2 as kinds
+
+    retry_after_s, violations, reason = None, [], ""
+    for detail in _details(trailing):
+        match detail:
+            case kinds.RetryInfo(retry_delay=delay):
+                retry_after_s = delay.seconds + delay.nanos / 1e9
+            case kinds.BadRequest(field_violations=refused):
+                violations += [FieldViolation(field=each.field, description=each.description) for each in refused]
+            case kinds.ErrorInfo():
+                reason = detail.reason
+    return retry_after_s, tuple(violations), reason
+
+
+def missing_images(error: grpc.RpcError) -> frozenset[bytes]:
+    """Return the hashes of the images whose bytes a server lacks (google.rpc.ResourceInfo); empty for other errors."""
+    if _ask(error, "code") is not grpc.StatusCode.NOT_FOUND:
+        return frozenset()
+    from google.rpc.error_details_pb2 import ResourceInfo
+
+    from skills.wire import IMAGE_RESOURCE
+
+    hashes = set()
+    for detail in _details(tuple(_ask(error, "trailing_metadata") or ())):
+        if isinstance(detail, ResourceInfo) and detail.resource_type == IMAGE_RESOURCE:
+            with contextlib.suppress(ValueError):
+                hashes.add(bytes.fromhex(detail.resource_name))
+    return frozenset(hashes)
+
+
+def _details(trailing: tuple[tuple[str, str | bytes], ...]) -> list[Any]:
+    """Return the details of a failed call that have a meaning here; none if they cannot be parsed."""
     from skills.wire import STATUS_DETAILS
 
     encoded = next((value for key, value in trailing if key == STATUS_DETAILS), None)
     if not isinstance(encoded, bytes):
-        return None, (), ""
+        return []
     # Imported here, as only failed calls need them.
     from google.protobuf.message import DecodeError
-    from google.rpc import error_details_pb2, status_pb2
+    from google.rpc import error_details_pb2 as kinds
+    from google.rpc import status_pb2
 
-    retry_info, bad_request = error_details_pb2.RetryInfo(), error_details_pb2.BadRequest()
-    info = error_details_pb2.ErrorInfo()
+    known = (kinds.RetryInfo, kinds.BadRequest, kinds.ErrorInfo, kinds.ResourceInfo)
     try:
-        for detail in status_pb2.Status.FromString(encoded).details:
-            detail.Unpack(retry_info) or detail.Unpack(bad_request) or detail.Unpack(info)
+        details = status_pb2.Status.FromString(encoded).details
+        return [message for detail in details for kind in known if detail.Unpack(message := kind())]
     except DecodeError:
-        return None, (), ""
-    delay = retry_info.retry_delay
-    retry_after_s = delay.seconds + delay.nanos / 1e9 if retry_info.HasField("retry_delay") else None
-    violations = (FieldViolation(field=v.field, description=v.description) for v in bad_request.field_violations)
-    return retry_after_s, tuple(violations), str(info.reason)
+        return []
 
 
 def _ask(error: grpc.RpcError, name: str) -> Any:

@@ -5,7 +5,14 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from core.errors import CallCancelledError, CallError, DeadlineError, OverloadedError, UnavailableError
+from core.errors import (
+    CallCancelledError,
+    CallError,
+    DeadlineError,
+    NoImagesError,
+    OverloadedError,
+    UnavailableError,
+)
 from core.pool.events import Action, Doubt, Watch
 from core.pool.records import Attempt, Call, Replica
 from core.pool.rpc_status import never_arrived
@@ -25,7 +32,7 @@ def lose(replica: Replica, why: str) -> Action:
     return Doubt(replica) if replica.starts_itself else Watch(replica)
 
 
-def learn(attempt: Attempt, error: CallError, now: float) -> Action | None:
+def learn(attempt: Attempt, error: CallError, now: float) -> Action | None:  # noqa: C901  # a case a kind of failure
     """Record a failure at the attempt's replica, while the attempt still counts; return the action to take, if any."""
     from skills.wire import Reason
 
@@ -48,12 +55,13 @@ def learn(attempt: Attempt, error: CallError, now: float) -> Action | None:
             replica.answer()
             if error.retry_after_s is not None:
                 replica.fill(error.retry_after_s, now)
+        case NoImagesError():
+            replica.answer()
+            replica.refuse_images(now)
         case DeadlineError() if replica.starts_itself and not attempt.tokens:
             return Doubt(replica)  # it may be hung
         case _ if error.code() in _REPLICAS_FAULT:
             replica.fail(now)
-        case _:
-            pass
     return None
 
 
@@ -87,6 +95,9 @@ class Outlook:
                 elsewhere = any(replica.takes_calls(self._now) for replica in self._replicas)
                 call.out_of_time = not elsewhere and (error.retry_after_s or 0.0) >= call.remaining_s(self._now)
                 return error if error.retry_after_s is None or call.out_of_time else None
+            case NoImagesError():
+                there = (replica for replica in self._replicas if replica.takes_calls(self._now))
+                return None if any(replica.reads(call, self._now) for replica in there) else error
             case _:
                 return error
 

@@ -27,7 +27,8 @@ MAX_MESSAGE_BYTES = 16 * 1024 * 1024
 CHANNEL_OPTIONS: tuple[tuple[str, int | str], ...] = (
     # Bytes. An answer of 32,000 tokens with 20 alternatives each is about 12 MiB.
     ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
-    ("grpc.max_send_message_length", MAX_MESSAGE_BYTES),
+    # -1: no limit here. That of the server holds, and its error says so.
+    ("grpc.max_send_message_length", -1),
     # Milliseconds. By default, a server answers more than one ping in 300 s with GOAWAY too_many_pings.
     ("grpc.keepalive_time_ms", 330_000),
     ("grpc.keepalive_timeout_ms", 20_000),

@@ -10,7 +10,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition,
 
 from core.pool import events
 from core.pool.records import Attempt
-from tests.pool_world import BROKEN, INTERNAL, REFUSED, World, failure, full
+from tests.pool_world import BLIND, BROKEN, INTERNAL, REFUSED, World, failure, full
 
 TARGETS = ("a", "b", "c", "d")
 ERRORS = (
@@ -25,6 +25,7 @@ ERRORS = (
     failure("DEADLINE_EXCEEDED", "too late"),
     failure("INVALID_ARGUMENT", "no such field"),
     failure("CANCELLED", "it was cancelled"),
+    BLIND,
 )
 LONGEST_S = 40.0
 numbers = st.integers(0, 1000)
@@ -55,6 +56,7 @@ class PoolMachine(RuleBasedStateMachine):
         caller=st.sampled_from("xy"),
         about=st.integers(0, 2),
         hedge=st.sampled_from([True, True, False]),
+        images=st.booleans(),
     )
     def ask(self, **how: Any) -> None:
         self.world.ask(**how)

@@ -271,8 +271,10 @@ def test_no_answer_in_time_is_1(environ: dict[str, str]) -> None:
 
 def test_health_tells_people_what_the_server_can_do_and_how_its_engine_is(environ: dict[str, str]) -> None:
     with StubSkill() as skill:
-        lines = dict(line.split() for line in sarai(environ, "health", target=skill.target).stdout.splitlines())
-    assert (lines["status"], lines["features"], lines["engine.numerics"]) == ("SERVING", "resume", "exact")
+        lines = dict(
+            line.split(maxsplit=1) for line in sarai(environ, "health", target=skill.target).stdout.splitlines()
+        )
+    assert (lines["status"], lines["features"], lines["engine.numerics"]) == ("SERVING", "resume, images", "exact")
     assert "engine" not in lines
 
 

@@ -12,6 +12,7 @@ from skills import skills_pb2
 EXPECTED = {
     errors.SaraiError: ExitCode.FAILED,
     errors.ConfigError: ExitCode.USAGE,
+    errors.ImageFileError: ExitCode.USAGE,
     errors.PluginError: ExitCode.FAILED,
     errors.UnknownSkillError: ExitCode.USAGE,
     errors.PoolClosedError: ExitCode.FAILED,
@@ -30,6 +31,8 @@ EXPECTED = {
     errors.CallError: ExitCode.FAILED,
     errors.InvalidRequestError: ExitCode.USAGE,
     errors.RequestTooLargeError: ExitCode.USAGE,
+    errors.UnknownImageError: ExitCode.USAGE,
+    errors.NoImagesError: ExitCode.USAGE,
     errors.AccessDeniedError: ExitCode.FAILED,
     errors.OverloadedError: ExitCode.UNAVAILABLE,
     errors.UnavailableError: ExitCode.UNAVAILABLE,

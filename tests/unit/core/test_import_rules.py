@@ -111,16 +111,18 @@ ROOMS: dict[str, tuple[str, ...]] = {
     "core.hookspecs": ("core.skill",),
     "core.errors": ("core.rpc",),
     "core.config": ("core.skill", "core.errors"),
+    "core.images": ("core.errors",),
     "core.plugins": ("core.hookspecs", "core.skill", "core.errors"),
     "core.local": GROUND,
     "core.models": GROUND,
     "core.pool": GROUND,
     "core.model_pool": (*GROUND, "core.plugins", "core.local", "core.pool"),
-    "core.loop": (*GROUND, "core.plugins", "core.pool"),
-    "core.omni_loop": ("core.errors", "core.model_pool", "core.pool", "core.loop"),
+    "core.loop": (*GROUND, "core.images", "core.plugins", "core.pool"),
+    "core.omni_loop": ("core.errors", "core.images", "core.model_pool", "core.pool", "core.loop"),
     "core.testing": (*GROUND, "core.plugins", "core.local", "core.pool"),
     "core.cli": (
         *GROUND,
+        "core.images",
         "core.plugins",
         "core.local",
         "core.models",
@@ -162,6 +164,12 @@ def test_rooms_of_core_reach_no_higher(path: str) -> None:
 
 def test_every_room_of_core_is_there() -> None:
     assert set(map(room_of_file, IN_ROOMS)) == set(ROOMS)
+
+
+@of_each([path for path in sources("core") if path != "core/images/scaling.py"])
+def test_only_scaling_of_images_imports_pillow(path: str) -> None:
+    # `core.images` names Pillow's image as a type.
+    assert not {name for name in imports(path) if within(name, "PIL")} - {"PIL.Image.Image"}, f"{path} imports Pillow"
 
 
 # The modules that decide for the pool: the same events at the same times always give the same actions.

@@ -6,11 +6,11 @@ import pytest
 
 from core.errors import CallError
 from core.pool import events
-from core.pool.records import EJECT_AFTER, EJECT_S
+from core.pool.records import EJECT_AFTER, EJECT_S, NO_IMAGES_S
 from core.pool.state import SILENT_S, TICK_S
 from core.pool.verdicts import NEVER_SEEN_ATTEMPTS, NEVER_SEEN_S
 from core.pool.waiting import FLOOR, RetryBudget
-from tests.pool_world import BROKEN, INTERNAL, REFUSED, Talk, World, failure, full
+from tests.pool_world import BLIND, BROKEN, INTERNAL, REFUSED, Talk, World, failure, full
 
 
 def probes(world: World) -> list[str]:
@@ -420,3 +420,51 @@ def test_whole_answer_that_has_come_is_not_asked_for_again(resumable: bool) -> N
     world.tell(events.Failed(attempt, BROKEN))
     assert talk.ends == ["answer"]
     assert world.state.stats.attempts == 1
+
+
+# --- images ---
+
+
+def test_call_with_images_goes_on_to_a_replica_that_reads_them_and_the_next_ones_begin_there() -> None:
+    world = World("blind", "sees")
+    talk = world.ask(images=True)
+    assert talk.at == "blind"
+    world.fail(talk, BLIND)
+    assert talk.at == "sees"
+    assert not world.replica("blind").down
+    assert [world.ask(images=True).at for _ in range(3)] == ["sees"] * 3
+    assert world.ask().at == "blind", "text it reads"
+    world.wait(NO_IMAGES_S)
+    assert world.ask(images=True).at == "blind", "it may be another one by now"
+
+
+def test_call_with_images_fails_where_nobody_else_can_take_it() -> None:
+    world = World("blind", "sees")
+    first, second = world.ask(images=True), world.ask(images=True)
+    world.fail(first, BLIND)
+    assert [first.at, second.at] == ["sees", "sees"]
+    world.fail(first, full(5.0))
+    world.fail(second, full(5.0))
+    third = world.ask(images=True)
+    assert third.at == "blind"
+    world.fail(third, BLIND)
+    assert third.ends == ["NoImagesError"]
+
+
+def test_images_that_no_replica_reads_are_tried_once_at_each() -> None:
+    world = World("a", "b", "c")
+    talk = world.ask(images=True)
+    for target in ("a", "b", "c"):
+        assert talk.at == target
+        world.fail(talk, BLIND)
+    assert talk.ends == ["NoImagesError"]
+    assert world.state.stats.attempts == 3
+
+
+def test_replica_that_reads_no_images_is_no_hedge_for_them() -> None:
+    world = World("blind", "sees", hedge_s=0.5)
+    world.fail(world.ask(images=True), BLIND)
+    talk = world.ask(images=True)
+    world.wait(2.0)
+    assert talk.at == "sees"
+    assert talk.call.rival is None

@@ -14,6 +14,7 @@ import pytest
 from skills.runtime.settings import variable
 from skills.skill_draft.catalog import EMBEDDED
 from skills.skill_draft.settings import NAME, Settings
+from skills.skill_draft.vision.grid import grid_of
 
 ROOT = Path(__file__).resolve().parents[3]
 DOCUMENTS = sorted(
@@ -55,3 +56,13 @@ def test_the_catalogue_has_the_hash_and_size_of_what_the_embedded_model_is_made_
     assert file.stat().st_size == entry["size_bytes"]
     with file.open("rb") as opened:
         assert hashlib.file_digest(opened, "sha256").hexdigest() == entry["sha256"]
+
+
+def test_document_on_images_has_the_tokens_that_their_sizes_take() -> None:
+    document = (ROOT / "docs" / "images.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| (\d+) x (\d+) \| (\d+) \| (\d+) \| (\d+) \|$", document, re.MULTILINE)
+    assert len(rows) > 5
+    for row in rows:
+        width, height, *documented = map(int, row)
+        grids = [grid_of(width, height, max_tokens) for max_tokens in (256, 576, 1024)]
+        assert documented == [across * down for across, down in grids]

@@ -12,6 +12,7 @@ from skills import skills_pb2
 
 def figures(finish_reason: str = "stop", tokens: int = 3) -> CallFigures:
     return CallFigures(
+        image_tokens=0,
         tokens=tokens,
         tokens_per_second=10.0,
         latency_ms=5.0,
