@@ -31,6 +31,13 @@ sha256 = "{sha256}"
 license = "MIT"
 cell_bytes = 100
 """
+IMAGES = """
+[models.tiny.images]
+file = "mmproj-Tiny-Q8_0.someone.gguf"
+repository = "{repository}"
+commit = "{commit}"
+source = "{source}"
+"""
 PLUGIN = """
 from core.hookspecs import hookimpl
 from tests.stub_plugin import stub_spec
@@ -79,8 +86,10 @@ class Hub:
         """Return the ranges of all requests that fetched content."""
         return [asked for method, path, asked in self.asked if method == "GET" and path.startswith("/cdn/")]
 
-    def install(self, folder: Path, *, size: int | None = None, sha256: str | None = None) -> None:
-        """Install a package with a plugin whose catalogue has this file."""
+    def install(
+        self, folder: Path, *, size: int | None = None, sha256: str | None = None, images: bool = False
+    ) -> None:
+        """Install a package with a plugin whose catalogue has this file, and perhaps another one that reads images."""
         (folder / "tiny_plugin.py").write_text(PLUGIN)
         package, info = folder / "tiny_catalog", folder / "tiny_plugin-1.dist-info"
         for made in (package, info):
@@ -91,6 +100,7 @@ class Hub:
                 repository=REPOSITORY, commit=COMMIT, source=SOURCE,
                 size=len(self.content) if size is None else size, sha256=self.sha256 if sha256 is None else sha256,
             )
+            + (IMAGES.format(repository=REPOSITORY, commit=COMMIT, source=SOURCE) if images else "")
         )  # fmt: skip
         (info / "METADATA").write_text("Metadata-Version: 2.1\nName: tiny_plugin\nVersion: 1\n")
         (info / "entry_points.txt").write_text("[sarai.skills]\ntiny_plugin = tiny_plugin\n")

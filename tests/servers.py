@@ -16,7 +16,6 @@ from pathlib import Path
 import grpc
 
 from skills import skills_pb2, skills_pb2_grpc
-from skills.skill_draft.vision_process import VISION_MODULE
 
 ROOT = Path(__file__).resolve().parents[1]
 TINY = ROOT / "tests" / "models" / "tiny-qwen3vl-q8_0.gguf"
@@ -47,7 +46,7 @@ class DraftServer:
     def engine_pid(self) -> int:
         """Return the pid of the engine, the server's only child besides the vision process."""
         children = Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children").read_text().split()
-        engines = [pid for pid in children if VISION_MODULE not in Path(f"/proc/{pid}/cmdline").read_text()]
+        engines = [pid for pid in children if "vision" not in Path(f"/proc/{pid}/cmdline").read_text()]
         assert len(engines) == 1, f"one engine, not {engines}"
         return int(engines[0])
 

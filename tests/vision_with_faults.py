@@ -1,4 +1,6 @@
-"""A vision process with faults: `python -m tests.vision_with_faults FD`. The first byte of an image says which one.
+"""A vision process with faults: `python -m tests.vision_with_faults FD`, or with `serve …` a server that uses it.
+
+The first byte of an image says which fault it has.
 
 `R` ends the process while it reads, `E` while it encodes, `S` makes reading slow and `L` encoding; `r` and `e` end the
 first process that reads or encodes the image, and the next one does not mind. What follows it is an image.
@@ -64,6 +66,10 @@ def _spoil_tower() -> None:
 
 
 if __name__ == "__main__":
-    vision.read_pixels = _read
+    if sys.argv[1] == "serve":
+        from skills.skill_draft.server import main
+
+        sys.exit(main(sys.argv[2:], vision_module=MODULE))
+    vars(vision)["read_pixels"] = _read
     _spoil_tower()
     sys.exit(vision.main())

@@ -48,8 +48,8 @@ class _Wanted:
     """An image that is to be encoded."""
 
     source: Source
-    asked: dict[int, bool] = field(default_factory=dict)
-    """The requests that wait for it, and whether the present engine has asked for it."""
+    asked: set[int] = field(default_factory=set)
+    """The requests for which the present engine has asked for it."""
 
 
 class ImageRows:
@@ -86,7 +86,9 @@ class ImageRows:
         # The engine may not have heard of it yet, and would read what comes into the place of the rows.
         asyncio.get_running_loop().call_later(_HEARD_S, self._unpin, id_)
         for key, wanted in list(self._wanted.items()):
-            if wanted.asked.pop(id_, None) is not None and not wanted.asked:
+            wanted.asked.discard(id_)
+            # Another request with this image may be about to ask: after the engine's death, or when it is admitted.
+            if not any(key in sources for sources in self._sources.values()):
                 self._give_up(key)
 
     def _unpin(self, id_: int, key: bytes | None = None) -> None:
@@ -113,7 +115,7 @@ class ImageRows:
             tell(RowsFailed(Failed(id=want.id, kind=FailureKind.INTERNAL, message=message)))
         elif not self._hand_over(want.id, key):
             wanted = self._wanted.setdefault(key, _Wanted(source))
-            wanted.asked[want.id] = True
+            wanted.asked.add(want.id)
             self._tell_progress()
             if self._work is None or self._work.done():
                 self._work = asyncio.create_task(self._encode_all())
@@ -127,7 +129,7 @@ class ImageRows:
                 self._unpin(id_)
             # The encoding goes on: the next engine will want it in a moment.
             for wanted in self._wanted.values():
-                wanted.asked = dict.fromkeys(wanted.asked, False)
+                wanted.asked.clear()
 
     # --- encoding ---
 
@@ -143,7 +145,7 @@ class ImageRows:
     def _give_up(self, key: bytes) -> None:
         if self._encoding is None or self._encoding[0] != key:
             del self._wanted[key]
-        elif self._left_s(key) > _NEARLY_DONE_S:
+        elif not 0 < self._left_s(key) < _NEARLY_DONE_S:  # 0: it takes longer than was expected
             self._encoding[1].cancel()
 
     async def _encode_all(self) -> None:
@@ -185,7 +187,7 @@ class ImageRows:
         region.whole = True
         self.encoded += 1
         self._token_s += (task.result() / n_tokens - self._token_s) * _NEWEST
-        for id_ in [id_ for id_, asked in wanted.asked.items() if asked]:
+        for id_ in sorted(wanted.asked):
             self._hand_over(id_, key)
 
     def _fail(self, wanted: _Wanted, error: BaseException) -> None:
@@ -193,7 +195,7 @@ class ImageRows:
         if not isinstance(error, BadImageError):
             kind, message = FailureKind.INTERNAL, f"the image cannot be encoded: {error}"
             log.error("an image cannot be encoded: %s", error, exc_info=not isinstance(error, VisionError))
-        for id_ in list(wanted.asked):
+        for id_ in sorted(wanted.asked):
             source = self._sources.get(id_, {}).get(wanted.source.image.key)
             path = source.field if source and kind is FailureKind.INVALID else ""
             self._tell(RowsFailed(Failed(id=id_, kind=kind, message=message, field=path)))
@@ -209,7 +211,7 @@ class ImageRows:
         before_s = 0.0
         for key, wanted in list(self._wanted.items()):
             before_s += self._left_s(key)
-            for id_ in [id_ for id_, asked in wanted.asked.items() if asked]:
+            for id_ in sorted(wanted.asked):
                 later = self._later(id_, key)
                 wait_s = before_s + sum(image.n_tokens * self._token_s for image in later)
                 self._tell(Encoding(id_, 1 + len(later), wait_s))

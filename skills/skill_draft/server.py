@@ -52,6 +52,7 @@ from .settings import NAME, PORT, Settings
 from .supervisor import Supervisor
 from .supervisor_state import State
 from .tower_choice import Tower, choose_tower, fitted, fitted_cells
+from .vision_process import VISION_MODULE
 
 # The gRPC status code of each kind of failure.
 CODES = {
@@ -69,15 +70,18 @@ class DraftSkill(BaseSkill, skills_pb2_grpc.SkillsServiceServicer):
     Args:
         settings: the server's settings.
         engine_module: the module that the engine process runs.
+        vision_module: the module that the vision process runs.
     """
 
     services: Sequence[str] = ("SkillsService",)
     measured = (*BaseSkill.measured, *MEASURED)
     features = tuple(feature for feature in Feature if feature is not Feature.IMAGES)
 
-    def __init__(self, settings: Settings, *, engine_module: str = ENGINE_MODULE) -> None:
+    def __init__(
+        self, settings: Settings, *, engine_module: str = ENGINE_MODULE, vision_module: str = VISION_MODULE
+    ) -> None:
         super().__init__(settings, name=NAME, version=VERSION)
-        self._settings, self._engine_module = settings, engine_module
+        self._settings, self._engine_module, self._vision_module = settings, engine_module, vision_module
         self._engine: Supervisor | None = None
         self._tower = Tower()
         self._images: Images | None = None
@@ -123,7 +127,7 @@ class DraftSkill(BaseSkill, skills_pb2_grpc.SkillsServiceServicer):
         s, config = self._settings, _engine_config(self._settings, path)
         self._tower, self._images = tower, None
         if tower.file:
-            self._images = Images(s, path, tower.file)
+            self._images = Images(s, path, tower.file, module=self._vision_module)
             self._images.begin()
             config = dataclasses.replace(
                 config, rows_path=self._images.rows_path, reserved_bytes=reserved_bytes(s, tower.file)
@@ -294,9 +298,11 @@ def _refused(failed: Failed) -> RefusedError:
     )
 
 
-def main(arguments: Sequence[str] | None = None, *, engine_module: str = ENGINE_MODULE) -> int:
+def main(
+    arguments: Sequence[str] | None = None, *, engine_module: str = ENGINE_MODULE, vision_module: str = VISION_MODULE
+) -> int:
     """Run the server, and return the process's exit code."""
-    make = partial(DraftSkill, engine_module=engine_module)
+    make = partial(DraftSkill, engine_module=engine_module, vision_module=vision_module)
     return run_server(make, Settings, name=NAME, port=PORT, arguments=arguments)
 
 

@@ -21,13 +21,14 @@ from google.rpc import error_details_pb2, status_pb2
 from PIL import Image as Picture
 
 from skills import skills_pb2
+from skills.skills_pb2 import Image
 from skills.wire import IMAGE_RESOURCE, Feature
 from tests.drawings import draw
 from tests.pictures import animated, encoded, gif_frame, gradient, png_header, quarters, turned
 from tests.servers import TINY, DraftServer, draft_server
 from tests.vision import MMPROJ, SAMPLES, sample
 
-GenReq, Message, Part, Image = skills_pb2.GenReq, skills_pb2.Message, skills_pb2.Part, skills_pb2.Image
+GenReq, Message, Part = skills_pb2.GenReq, skills_pb2.Message, skills_pb2.Part
 INVALID, NOT_FOUND = grpc.StatusCode.INVALID_ARGUMENT, grpc.StatusCode.NOT_FOUND
 NAMES = sorted(path.stem for path in SAMPLES.glob("*.png"))
 WHAT = "What is in the image?"

@@ -96,6 +96,17 @@ def test_pull_fetches_a_file_once_and_rm_removes_it(sarai: Shell) -> None:
     assert not sarai.whole()
 
 
+def test_pull_brings_the_file_that_reads_images_too(sarai: Shell) -> None:
+    sarai.hub.install(sarai.home, images=True)
+    sarai("pull", "tiny", "--no-images")
+    tower = sarai.models / "mmproj-Tiny-Q8_0.someone.gguf"
+    assert (sarai.whole(), tower.exists()) == (True, False)
+    assert str(tower) in sarai("pull", "tiny")
+    assert tower.read_bytes() == CONTENT
+    sarai("rm", "tiny")
+    assert not tower.exists()
+
+
 @pytest.mark.parametrize("resets", [False, True])
 def test_a_connection_that_is_cut_goes_on_where_it_was(sarai: Shell, resets: bool) -> None:
     sarai.hub.cuts, sarai.hub.resets = [CUT, 1000], resets

@@ -150,7 +150,7 @@ def test_an_image_that_ends_two_processes_is_given_up_and_others_are_not(how: st
     async def test() -> None:
         async with house(vision_with_faults.MODULE) as h:
             bad = how.encode() + CIRCLE
-            deadly = asyncio.create_task(h.vision.read(bad, 576) if how == "R" else h.vision.encode(bad, 576, 0))  # type: ignore[arg-type]
+            deadly = asyncio.create_task(h.vision.read(bad, 576) if how == "R" else h.vision.encode(bad, 576, 0))
             others = [asyncio.create_task(h.vision.read(data, 576)) for data in (CIRCLE, SQUARE)]
             with pytest.raises(BadImageError, match="ended 2 processes"):
                 await deadly

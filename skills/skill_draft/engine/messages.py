@@ -9,6 +9,10 @@ from __future__ import annotations
 import enum
 from dataclasses import dataclass, field
 
+from .config import EngineConfig, Sizes, Stats
+
+__all__ = ["EngineConfig", "Sizes", "Stats"]  # they are messages too
+
 
 class Priority(enum.IntEnum):
     """Scheduling priority of a request; the values are the contract's."""
@@ -135,56 +139,6 @@ class Tokens:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Sizes:
-    """Sizes of an engine's cache, batch and buffers, in tokens unless noted otherwise."""
-
-    n_ctx: int
-    """Context of one sequence, prompt and answer together."""
-    n_cells: int
-    n_batch: int
-    slots: int
-    """Requests that run at once."""
-    n_slots: int
-    """Sequence ids for running requests, prefixes and the cache itself."""
-    n_outputs: int
-    """Rows of logits in one step."""
-    block_cells: int
-    """Cells that are copied at a time when cells move."""
-    parked_bytes: int = 0
-    """Memory for parked prefixes."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class EngineConfig:
-    """What to load and how: the first frame that an engine receives. Sizes are in tokens; 0 lets the engine choose."""
-
-    model: str
-    """Path of the GGUF file."""
-    n_ctx: int = 0
-    kv_cells: int = 0
-    n_batch: int = 512
-    slots: int = 16
-    queue: int = 64
-    prefixes: int = 32
-    gap_ms: float = 250.0
-    """Bound on the inter-token latency that other requests cause."""
-    piece_ms: float = 50.0
-    """Flush interval of streamed pieces."""
-    exact: bool = True
-    threads: int = 1
-    sizes: Sizes | None = None
-    """Sizes that an earlier engine of this server chose under the same memory limit; used unchanged."""
-    memory_kills: int = 0
-    """Engines of this server that the kernel killed for memory; each makes the next one smaller."""
-    rows_path: str = ""
-    """Path of the shared memory that holds encoded images; empty if this server reads none."""
-    reserved_bytes: int = 0
-    """Memory within the limit that is not the engine's: the vision process and the encoded images."""
-    max_image_tokens: int = 1024
-    """The most tokens that an image may have, if this server reads any."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class Request:
     """One request, validated as far as possible without a model."""
 
@@ -227,21 +181,6 @@ class UseCpus:
     """Sets how many CPUs may be used from now on."""
 
     count: int
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Stats:
-    """The engine's figures; totals are since its start."""
-
-    active: int = 0
-    queued: int = 0
-    threads: int = 0
-    kv_used: int = 0
-    steps: int = 0
-    intake_busy_since: float | None = None
-    """When the intake thread (templates, tokenizing, grammars) began its current request; None if it is idle."""
-    lookup_tokens: int = 0
-    lookup_accepted: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
