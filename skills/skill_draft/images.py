@@ -25,7 +25,7 @@ from .uploads import Upload, Uploads
 from .vision_process import VISION_MODULE, BadImageError, Vision, VisionConfig, VisionError
 
 _MIB = 1 << 20
-_TOKEN_S, _TOKEN_WIDTH = 0.04, 1024
+_TOKEN_S, _TOKEN_WIDTH = 0.02, 1024
 """Time of encoding an image token with a tower of this width, until it is measured: that of the 4B's."""
 _DELIMITERS = 2  # tokens before and after an image
 

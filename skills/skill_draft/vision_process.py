@@ -9,6 +9,8 @@ from __future__ import annotations
 import asyncio
 import itertools
 import logging
+import math
+import re
 from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
@@ -127,7 +129,7 @@ class Vision:
         """
         async with self._reading:  # one at a time: none waits for another one as long as its own time limit
             answer = await self._ask({"max_tokens": max_tokens}, data, self._read_timeout_s, "reading")
-        return Image(key=bytes.fromhex(answer["key"]), across=answer["across"], down=answer["down"])
+        return _image(answer, max_tokens)
 
     async def encode(self, data: bytes, max_tokens: int, offset: int) -> float:
         """Write the rows of an image into the rows memory. If this is cancelled, the process is killed.
@@ -148,7 +150,10 @@ class Vision:
         answer = await self._ask(question, data, self._encode_timeout_s, "encoding")
         if why := answer.get("broken"):
             raise VisionError(why)
-        return float(answer["seconds"])
+        seconds = answer.get("seconds")
+        if not isinstance(seconds, float) or not 0 <= seconds < math.inf:
+            raise VisionError("the vision process gave no valid answer")
+        return seconds
 
     async def close(self) -> None:
         """End the process."""
@@ -191,7 +196,7 @@ class Vision:
             process.asked.pop(id_, None)
             self._rest()
         if "fault" in answer:
-            raise BadImageError(answer["message"])
+            raise BadImageError(str(answer.get("message", "cannot be read")))
         return answer
 
     async def _running(self) -> VisionProcess:
@@ -223,6 +228,16 @@ class Vision:
     def _end_if_idle(self) -> None:
         if self._process and not self._process.asked:
             self._process.kill("it was idle")
+
+
+def _image(answer: dict[str, Any], max_tokens: int) -> Image:
+    """Return what an image is read as. The answer is checked: a malicious image may have taken the process over."""
+    key, across, down = answer.get("key"), answer.get("across"), answer.get("down")
+    if isinstance(key, str) and isinstance(across, int) and isinstance(down, int) and re.fullmatch("[0-9a-f]{64}", key):
+        image = Image(key=bytes.fromhex(key), across=across, down=down)
+        if min(across, down) > 0 and image.n_tokens <= max_tokens:
+            return image
+    raise VisionError("the vision process gave no valid answer")
 
 
 def _given_up(process: VisionProcess, ended: Exit | None, what: str) -> BadImageError | VisionError:
