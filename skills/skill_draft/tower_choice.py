@@ -21,7 +21,7 @@ USEFUL_CELLS = 1024
 # What a vision process takes, in bytes; measured with the tower of the 4B, whose width is 1,024.
 _PROCESS = 45e6
 _VOCABULARY = 32e6
-_BUFFERS, _BUFFERS_WIDTH = 195e6, 1024  # at 1,024 image tokens
+_BUFFERS, _BUFFERS_WIDTH = 300e6, 1024  # at 1,024 image tokens, their rows included
 # The server and the engine without a model; and the share of the limit that the engine leaves free.
 _PROCESSES = 130e6
 _SPARE_SHARE = 0.05

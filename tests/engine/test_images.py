@@ -32,6 +32,7 @@ from skills.skill_draft.engine.messages import (
 )
 from skills.skill_draft.engine.prompt import IMAGE_PLACE, PromptBuilder, PromptError
 from skills.skill_draft.engine.sampling import Sampler, Scratch
+from skills.skill_draft.engine.tokens import Embedded
 
 from .harness import TINY, EngineUnderTest, ask
 from .tower import ROW_WIDTH, WHAT, WHAT_TWO, Seeing, about, large, samples
@@ -203,6 +204,33 @@ def test_rows_that_are_not_there_are_the_engines_fault(engine: Seeing, offset: i
     failed = engine.wait_for(id_)
     assert isinstance(failed, Failed)
     assert failed.kind is FailureKind.INTERNAL
+
+
+def test_only_steps_with_images_have_rows_for_input_and_each_has_one_image(
+    engine: Seeing, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    context = engine.loaded.context
+    decode, seen = context.decode_embedded, list[int]()
+
+    def counted(step: Embedded) -> Any:
+        in_image = context.tokens[: len(step.rows)] < 0
+        seen.append(len(np.unique(context.seq_ids[: len(step.rows)][in_image])))
+        return decode(step)
+
+    monkeypatch.setattr(context, "decode_embedded", counted)
+    engine.holds_back = True
+    ids = [engine.submit(about(sample, WHAT)) for sample in samples()]
+    for id_ in ids:
+        engine.wait_for(id_, (WantRows,))
+    for wanted in list(engine.wanted):
+        engine.bring(wanted)
+    assert all(isinstance(engine.wait_for(id_), Done) for id_ in ids)
+    assert set(seen) == {1}
+    assert len(seen) >= len(ids)
+    seen.clear()
+    assert isinstance(engine.answer(about(samples()[0], "Where is it?")), Done)
+    assert isinstance(engine.answer(ask("Count to twenty.")), Done)
+    assert not seen
 
 
 # --- what is refused ---

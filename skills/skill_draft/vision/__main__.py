@@ -70,14 +70,13 @@ class VisionProcess:
 
     def _encode_all(self) -> None:
         """Encode images one after the other: the body of the other thread."""
-        tower, rows = None, _open_rows(self._config["rows_path"])
+        tower, rows = None, memoryview(_open_rows(self._config["rows_path"]))
         while True:
             id_, pixels, offset = self._to_encode.get()
             begin_s = time.monotonic()
             try:
                 tower = tower or self._open_tower()
-                encoded = tower.encode(pixels)
-                rows[offset : offset + len(encoded)] = encoded
+                tower.encode(pixels, rows[offset:])
             except Exception as error:  # noqa: BLE001  # told to the operator; the next image may fare better
                 self._send({"id": id_, "broken": str(error) or type(error).__name__})
                 continue

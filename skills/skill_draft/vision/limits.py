@@ -8,10 +8,10 @@ MIN_TOKENS, MAX_TOKENS = 8, 1024
 """Image tokens that an image is read as. The tower's own minimum is 8,192 pixels."""
 MOST_PIXELS = 40_000_000
 """An image of more pixels is not decoded, whatever its format."""
-DECODING_BYTES = 220_000_000
+DECODING_BYTES = 160_000_000
 """The most memory that decoding an image takes."""
 
-# Bytes that decoding takes for each pixel, measured by the peak of the process with images of 40,000,000 pixels.
+# Bytes that decoding takes for each pixel, measured by the peak of a process with images of 40,000,000 pixels.
 _PIXEL_BYTES = {"png": 9.2, "jpeg": 2.4, "progressive jpeg": 6.7, "webp": 15.4, "gif": 5.3, "bmp": 4.8}
 
 

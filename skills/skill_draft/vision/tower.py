@@ -66,8 +66,12 @@ class Tower:
         if not M.mtmd_support_vision(self._context):
             raise TowerError(f"{mmproj.name} reads no images")
 
-    def encode(self, pixels: Pixels) -> bytes:
-        """Return the rows of an image: float32 of shape (image tokens, row width).
+    def encode(self, pixels: Pixels, into: memoryview) -> None:
+        """Write the rows of an image: float32 of shape (image tokens, row width).
+
+        Args:
+            pixels: The image.
+            into: Where they go, at its beginning.
 
         Raises:
             TowerError: The library failed, or splits the image in another way.
@@ -76,12 +80,15 @@ class Tower:
         data = (ctypes.c_uint8 * len(pixels.data)).from_buffer_copy(pixels.data)
         bitmap, chunks = M.mtmd_bitmap_init(width, height, data), M.mtmd_input_chunks_init()
         try:
-            return self._encode(bitmap, chunks, pixels.across * pixels.down)
+            self._encode(bitmap, chunks, pixels.across * pixels.down)
+            size = pixels.across * pixels.down * self._row_width * _FLOAT_BYTES
+            room = (ctypes.c_char * size).from_buffer(into)
+            ctypes.memmove(room, M.mtmd_get_output_embd(self._context), size)  # no copy between: it has up to 40 MiB
         finally:
             M.mtmd_input_chunks_free(chunks)
             M.mtmd_bitmap_free(bitmap)
 
-    def _encode(self, bitmap: Any, chunks: Any, n_tokens: int) -> bytes:
+    def _encode(self, bitmap: Any, chunks: Any, n_tokens: int) -> None:
         marker = M.mtmd_default_marker()
         text = M.mtmd_input_text(marker, len(marker), False, True)
         code = M.mtmd_tokenize(
@@ -95,7 +102,6 @@ class Tower:
             raise TowerError(f"the tower reads the image as {found} tokens, not {n_tokens}: not of Qwen3-VL's kind")
         if code := M.mtmd_encode_chunk(self._context, image):
             raise TowerError(f"mtmd_encode_chunk returned {code}: {_reason()}")
-        return ctypes.string_at(M.mtmd_get_output_embd(self._context), n_tokens * self._row_width * _FLOAT_BYTES)
 
 
 def _reason() -> str:

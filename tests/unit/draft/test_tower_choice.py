@@ -118,7 +118,7 @@ def test_memory_that_is_missing_is_told_with_the_line_that_gives_it(tmp_path: Pa
     assert fitted(tower, model, reserved=reserved, limit=4 * GIB) is tower
     short = fitted(tower, model, reserved=reserved, limit=3 * GIB)
     assert (short.file, short.short_of_memory) == (None, True)
-    assert short.why_not == "they need 665 MB more memory: mem_limit, with compose SARAI_DRAFT_MEMORY=4g"
+    assert short.why_not == "they need 710 MB more memory: mem_limit, with compose SARAI_DRAFT_MEMORY=4g"
 
 
 def test_engine_that_has_too_few_cells_beside_images_shows_that_memory_is_missing(tmp_path: Path) -> None:
