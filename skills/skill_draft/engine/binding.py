@@ -14,7 +14,7 @@ import sys
 import types
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 # From 8 rows on, K-quant matrices use a tiled kernel whose sums differ from the one-row kernel's. `exact` numerics need
 # it off, so it is off unless the engine asks for `fast`. llama.cpp reads this once, when the library loads.
@@ -24,7 +24,8 @@ if os.environ.get("SKILL_DRAFT_NUMERICS", "exact") != "fast":
 import numpy as np
 import numpy.typing as npt
 
-from .tokens import Embedded
+if TYPE_CHECKING:
+    from .tokens import Embedded
 
 
 def load_bindings(module: str) -> Any:
