@@ -18,10 +18,13 @@ from pathlib import Path
 from tools.llama_wheel import PACKAGE
 from tools.locked import without
 
-# The second copy of the libraries, headers, the bindings' own server, tests and headers of numpy.
+# The second copy of the libraries, headers, the bindings' own server, numpy's tests, headers and random numbers, and
+# what Pillow needs for AVIF, fonts and windows.
 _NEEDLESS = (
     "lib", "include", "bin", "llama_cpp/server", "numpy/*/tests", "numpy/tests", "numpy/f2py", "numpy/_core/include",
-    "numpy/_core/lib", "numpy/random/lib", "numpy/random/_examples", "**/*.pyi",
+    "numpy/_core/lib", "numpy/random", "numpy/distutils", "PIL/_avif.*", "PIL/_imagingft.*", "PIL/_imagingtk.*",
+    "pillow.libs/libavif-*", "pillow.libs/libbrotli*", "pillow.libs/libfreetype-*", "pillow.libs/libharfbuzz-*",
+    "**/*.pyi",
 )  # fmt: skip
 
 
