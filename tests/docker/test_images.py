@@ -27,7 +27,7 @@ def kill_vision(container: SkillContainer) -> None:
     program = (
         "import os, pathlib, signal\n"
         "for p in pathlib.Path('/proc').glob('[0-9]*/cmdline'):\n"
-        "    if b'skills.skill_draft.vision' in p.read_bytes():\n"
+        "    if b'draft.' + b'vision' in p.read_bytes():\n"  # in two parts: this program has a command line too
         "        os.kill(int(p.parent.name), signal.SIGKILL)\n"
     )
     container.exec("python3", "-c", program)
