@@ -29,6 +29,8 @@ How a call fails. Details travel in the trailing metadata `grpc-status-details-b
   NOT_FOUND           The request names images by hashes whose bytes this server does not have (any more).
                       google.rpc.ResourceInfo names each: `resource_type` is `sarai.image`, `resource_name` the
                       hash in hex. Send the request again with the bytes of those images.
+                      With google.rpc.ErrorInfo NOT_KEPT instead, the request asks for a kept answer
+                      (CACHE_MODE_ONLY) and there is none. Do not try again.
   FAILED_PRECONDITION The request has images, and this replica reads none: its model reads text alone, or there is
                       too little memory. The message says which model does, or how many megabytes are missing. Do not
                       try again at this replica.
@@ -49,7 +51,28 @@ from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
 from google.protobuf.internal import containers as _containers
 from skills import types_pb2 as _types_pb2
+from skills.types_pb2 import CACHE_MODE_BYPASS as CACHE_MODE_BYPASS
+from skills.types_pb2 import CACHE_MODE_ONLY as CACHE_MODE_ONLY
+from skills.types_pb2 import CACHE_MODE_REFRESH as CACHE_MODE_REFRESH
+from skills.types_pb2 import CACHE_MODE_UNSPECIFIED as CACHE_MODE_UNSPECIFIED
+from skills.types_pb2 import CACHE_OUTCOME_HIT as CACHE_OUTCOME_HIT
+from skills.types_pb2 import CACHE_OUTCOME_JOINED as CACHE_OUTCOME_JOINED
+from skills.types_pb2 import CACHE_OUTCOME_MISS as CACHE_OUTCOME_MISS
+from skills.types_pb2 import CACHE_OUTCOME_PARTIAL as CACHE_OUTCOME_PARTIAL
+from skills.types_pb2 import CACHE_OUTCOME_UNSPECIFIED as CACHE_OUTCOME_UNSPECIFIED
+from skills.types_pb2 import CACHE_TIER_DISK as CACHE_TIER_DISK
+from skills.types_pb2 import CACHE_TIER_MEMORY as CACHE_TIER_MEMORY
+from skills.types_pb2 import CACHE_TIER_SHARED as CACHE_TIER_SHARED
+from skills.types_pb2 import CACHE_TIER_UNSPECIFIED as CACHE_TIER_UNSPECIFIED
+from skills.types_pb2 import CacheControl as CacheControl
+from skills.types_pb2 import CacheInfo as CacheInfo
+from skills.types_pb2 import CacheMode as CacheMode
+from skills.types_pb2 import CacheOutcome as CacheOutcome
+from skills.types_pb2 import CacheStats as CacheStats
+from skills.types_pb2 import CacheTier as CacheTier
 from skills.types_pb2 import Candidate as Candidate
+from skills.types_pb2 import ClearCacheReq as ClearCacheReq
+from skills.types_pb2 import ClearCacheResp as ClearCacheResp
 from skills.types_pb2 import Continuation as Continuation
 from skills.types_pb2 import EngineStats as EngineStats
 from skills.types_pb2 import FINISH_REASON_CONTEXT_FULL as FINISH_REASON_CONTEXT_FULL
@@ -60,6 +83,7 @@ from skills.types_pb2 import FINISH_REASON_TIME_BUDGET as FINISH_REASON_TIME_BUD
 from skills.types_pb2 import FINISH_REASON_UNSPECIFIED as FINISH_REASON_UNSPECIFIED
 from skills.types_pb2 import FinishReason as FinishReason
 from skills.types_pb2 import Image as Image
+from skills.types_pb2 import Load as Load
 from skills.types_pb2 import Message as Message
 from skills.types_pb2 import PRIORITY_BATCH as PRIORITY_BATCH
 from skills.types_pb2 import PRIORITY_INTERACTIVE as PRIORITY_INTERACTIVE
@@ -113,6 +137,7 @@ class GenReq(_message.Message):
     PRIORITY_FIELD_NUMBER: _builtins.int
     CONTINUATIONS_FIELD_NUMBER: _builtins.int
     LOOKUP_FIELD_NUMBER: _builtins.int
+    CACHE_FIELD_NUMBER: _builtins.int
     HARD_DEADLINE_FIELD_NUMBER: _builtins.int
     PROGRESS_FIELD_NUMBER: _builtins.int
     prompt: _builtins.str
@@ -194,6 +219,10 @@ class GenReq(_message.Message):
         first attempt was given (the pool does that).
         """
 
+    @_builtins.property
+    def cache(self) -> _types_pb2.CacheControl:
+        """Whether a kept answer will do, and whether this one is kept."""
+
     def __init__(
         self,
         *,
@@ -224,12 +253,13 @@ class GenReq(_message.Message):
         priority: _types_pb2.Priority.ValueType = ...,
         continuations: _abc.Iterable[_types_pb2.Continuation] | None = ...,
         lookup: _builtins.bool | None = ...,
+        cache: _types_pb2.CacheControl | None = ...,
         hard_deadline: _builtins.bool = ...,
         progress: _builtins.bool = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_frequency_penalty", b"_frequency_penalty", "_lookup", b"_lookup", "_max_tokens", b"_max_tokens", "_min_p", b"_min_p", "_num_candidates", b"_num_candidates", "_presence_penalty", b"_presence_penalty", "_repeat_penalty", b"_repeat_penalty", "_seed", b"_seed", "_temperature", b"_temperature", "_top_k", b"_top_k", "_top_p", b"_top_p", "constraint", b"constraint", "frequency_penalty", b"frequency_penalty", "grammar", b"grammar", "json_object", b"json_object", "json_schema", b"json_schema", "lark", b"lark", "lookup", b"lookup", "max_tokens", b"max_tokens", "min_p", b"min_p", "num_candidates", b"num_candidates", "presence_penalty", b"presence_penalty", "regex", b"regex", "repeat_penalty", b"repeat_penalty", "seed", b"seed", "temperature", b"temperature", "top_k", b"top_k", "top_p", b"top_p"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_frequency_penalty", b"_frequency_penalty", "_lookup", b"_lookup", "_max_tokens", b"_max_tokens", "_min_p", b"_min_p", "_num_candidates", b"_num_candidates", "_presence_penalty", b"_presence_penalty", "_repeat_penalty", b"_repeat_penalty", "_seed", b"_seed", "_temperature", b"_temperature", "_top_k", b"_top_k", "_top_p", b"_top_p", "cache", b"cache", "constraint", b"constraint", "frequency_penalty", b"frequency_penalty", "grammar", b"grammar", "json_object", b"json_object", "json_schema", b"json_schema", "lark", b"lark", "lookup", b"lookup", "max_tokens", b"max_tokens", "min_p", b"min_p", "num_candidates", b"num_candidates", "presence_penalty", b"presence_penalty", "regex", b"regex", "repeat_penalty", b"repeat_penalty", "seed", b"seed", "temperature", b"temperature", "top_k", b"top_k", "top_p", b"top_p"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_frequency_penalty", b"_frequency_penalty", "_lookup", b"_lookup", "_max_tokens", b"_max_tokens", "_min_p", b"_min_p", "_num_candidates", b"_num_candidates", "_presence_penalty", b"_presence_penalty", "_repeat_penalty", b"_repeat_penalty", "_seed", b"_seed", "_temperature", b"_temperature", "_top_k", b"_top_k", "_top_p", b"_top_p", "allow_weaker_schema", b"allow_weaker_schema", "close_json", b"close_json", "constraint", b"constraint", "continuations", b"continuations", "frequency_penalty", b"frequency_penalty", "grammar", b"grammar", "hard_deadline", b"hard_deadline", "json_object", b"json_object", "json_schema", b"json_schema", "lark", b"lark", "lookup", b"lookup", "max_tokens", b"max_tokens", "messages", b"messages", "min_p", b"min_p", "num_candidates", b"num_candidates", "presence_penalty", b"presence_penalty", "priority", b"priority", "progress", b"progress", "prompt", b"prompt", "raw", b"raw", "regex", b"regex", "repeat_penalty", b"repeat_penalty", "seed", b"seed", "stop", b"stop", "system", b"system", "temperature", b"temperature", "time_budget_ms", b"time_budget_ms", "top_k", b"top_k", "top_logprobs", b"top_logprobs", "top_p", b"top_p"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_frequency_penalty", b"_frequency_penalty", "_lookup", b"_lookup", "_max_tokens", b"_max_tokens", "_min_p", b"_min_p", "_num_candidates", b"_num_candidates", "_presence_penalty", b"_presence_penalty", "_repeat_penalty", b"_repeat_penalty", "_seed", b"_seed", "_temperature", b"_temperature", "_top_k", b"_top_k", "_top_p", b"_top_p", "allow_weaker_schema", b"allow_weaker_schema", "cache", b"cache", "close_json", b"close_json", "constraint", b"constraint", "continuations", b"continuations", "frequency_penalty", b"frequency_penalty", "grammar", b"grammar", "hard_deadline", b"hard_deadline", "json_object", b"json_object", "json_schema", b"json_schema", "lark", b"lark", "lookup", b"lookup", "max_tokens", b"max_tokens", "messages", b"messages", "min_p", b"min_p", "num_candidates", b"num_candidates", "presence_penalty", b"presence_penalty", "priority", b"priority", "progress", b"progress", "prompt", b"prompt", "raw", b"raw", "regex", b"regex", "repeat_penalty", b"repeat_penalty", "seed", b"seed", "stop", b"stop", "system", b"system", "temperature", b"temperature", "time_budget_ms", b"time_budget_ms", "top_k", b"top_k", "top_logprobs", b"top_logprobs", "top_p", b"top_p"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__frequency_penalty: _TypeAlias = _typing.Literal["frequency_penalty"]  # noqa: Y015
     _WhichOneofArgType__frequency_penalty: _TypeAlias = _typing.Literal["_frequency_penalty", b"_frequency_penalty"]  # noqa: Y015
@@ -310,6 +340,7 @@ class GenResp(_message.Message):
     TOP_LOGPROBS_FIELD_NUMBER: _builtins.int
     CONTINUED_TOKENS_FIELD_NUMBER: _builtins.int
     IMAGE_TOKENS_FIELD_NUMBER: _builtins.int
+    CACHE_FIELD_NUMBER: _builtins.int
     text: _builtins.str
     """The first candidate's text."""
     tokens_generated: _builtins.int
@@ -361,6 +392,10 @@ class GenResp(_message.Message):
     def top_logprobs(self) -> _containers.RepeatedCompositeFieldContainer[_types_pb2.TopLogprobs]:
         """For each of them what else might have stood there, where `top_logprobs` was asked for."""
 
+    @_builtins.property
+    def cache(self) -> _types_pb2.CacheInfo:
+        """Whether it was a kept answer."""
+
     def __init__(
         self,
         *,
@@ -386,10 +421,11 @@ class GenResp(_message.Message):
         top_logprobs: _abc.Iterable[_types_pb2.TopLogprobs] | None = ...,
         continued_tokens: _builtins.int = ...,
         image_tokens: _builtins.int = ...,
+        cache: _types_pb2.CacheInfo | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["cache", b"cache"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["cached_tokens", b"cached_tokens", "candidates", b"candidates", "continued_tokens", b"continued_tokens", "finish_reason", b"finish_reason", "image_tokens", b"image_tokens", "latency_ms", b"latency_ms", "lookup_accepted", b"lookup_accepted", "lookup_tokens", b"lookup_tokens", "mean_logprob", b"mean_logprob", "model", b"model", "numerics", b"numerics", "prompt_tokens", b"prompt_tokens", "queue_ms", b"queue_ms", "ram_mb", b"ram_mb", "seed", b"seed", "text", b"text", "time_to_first_token_ms", b"time_to_first_token_ms", "token_ids", b"token_ids", "token_logprobs", b"token_logprobs", "tokens_generated", b"tokens_generated", "tokens_per_second", b"tokens_per_second", "top_logprobs", b"top_logprobs"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cache", b"cache", "cached_tokens", b"cached_tokens", "candidates", b"candidates", "continued_tokens", b"continued_tokens", "finish_reason", b"finish_reason", "image_tokens", b"image_tokens", "latency_ms", b"latency_ms", "lookup_accepted", b"lookup_accepted", "lookup_tokens", b"lookup_tokens", "mean_logprob", b"mean_logprob", "model", b"model", "numerics", b"numerics", "prompt_tokens", b"prompt_tokens", "queue_ms", b"queue_ms", "ram_mb", b"ram_mb", "seed", b"seed", "text", b"text", "time_to_first_token_ms", b"time_to_first_token_ms", "token_ids", b"token_ids", "token_logprobs", b"token_logprobs", "tokens_generated", b"tokens_generated", "tokens_per_second", b"tokens_per_second", "top_logprobs", b"top_logprobs"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -488,6 +524,8 @@ class HealthResp(_message.Message):
     MESSAGE_FIELD_NUMBER: _builtins.int
     FEATURES_FIELD_NUMBER: _builtins.int
     ENGINE_FIELD_NUMBER: _builtins.int
+    CACHE_FIELD_NUMBER: _builtins.int
+    LOAD_FIELD_NUMBER: _builtins.int
     status: _builtins.str
     """A word: SERVING, LOADING, RECOVERING (a new engine is on its way), DRAINING or NOT_SERVING."""
     ram_mb: _builtins.float
@@ -516,12 +554,21 @@ class HealthResp(_message.Message):
 
           resume   it takes `GenReq.continuations`, and its pieces carry their token ids
           images   `Message.parts` may hold images
+          cache    it keeps answers: `GenReq.cache` and ClearCache
           grammar, json_schema, regex, lark, json_object   the constraints of GenReq, by the names of their fields
         """
 
     @_builtins.property
     def engine(self) -> _types_pb2.EngineStats:
         """Figures of its engine; unset where it has none."""
+
+    @_builtins.property
+    def cache(self) -> _types_pb2.CacheStats:
+        """Figures of its kept answers; unset where it keeps none."""
+
+    @_builtins.property
+    def load(self) -> _types_pb2.Load:
+        """How much work it has; unset where it does not say."""
 
     def __init__(
         self,
@@ -539,10 +586,12 @@ class HealthResp(_message.Message):
         message: _builtins.str = ...,
         features: _abc.Iterable[_builtins.str] | None = ...,
         engine: _types_pb2.EngineStats | None = ...,
+        cache: _types_pb2.CacheStats | None = ...,
+        load: _types_pb2.Load | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["engine", b"engine"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["cache", b"cache", "engine", b"engine", "load", b"load"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["active_requests", b"active_requests", "cpu_percent", b"cpu_percent", "engine", b"engine", "features", b"features", "message", b"message", "model", b"model", "queued_requests", b"queued_requests", "ram_mb", b"ram_mb", "status", b"status", "threads", b"threads", "total_requests", b"total_requests", "uptime_s", b"uptime_s", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["active_requests", b"active_requests", "cache", b"cache", "cpu_percent", b"cpu_percent", "engine", b"engine", "features", b"features", "load", b"load", "message", b"message", "model", b"model", "queued_requests", b"queued_requests", "ram_mb", b"ram_mb", "status", b"status", "threads", b"threads", "total_requests", b"total_requests", "uptime_s", b"uptime_s", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

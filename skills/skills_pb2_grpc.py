@@ -4,6 +4,7 @@ import grpc
 import warnings
 
 from skills import skills_pb2 as skills_dot_skills__pb2
+from skills import types_pb2 as skills_dot_types__pb2
 
 GRPC_GENERATED_VERSION = '1.85.1'
 GRPC_VERSION = grpc.__version__
@@ -50,6 +51,11 @@ class SkillsServiceStub:
                 request_serializer=skills_dot_skills__pb2.HealthReq.SerializeToString,
                 response_deserializer=skills_dot_skills__pb2.HealthResp.FromString,
                 _registered_method=True)
+        self.ClearCache = channel.unary_unary(
+                '/SkillsService/ClearCache',
+                request_serializer=skills_dot_types__pb2.ClearCacheReq.SerializeToString,
+                response_deserializer=skills_dot_types__pb2.ClearCacheResp.FromString,
+                _registered_method=True)
 
 
 class SkillsServiceServicer:
@@ -88,6 +94,14 @@ class SkillsServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ClearCache(self, request, context):
+        """Forgets all kept answers: those in memory, and those on disk and in the shared store that this replica would give.
+        Answers that are being written go on.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_SkillsServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -105,6 +119,11 @@ def add_SkillsServiceServicer_to_server(servicer, server):
                     servicer.Health,
                     request_deserializer=skills_dot_skills__pb2.HealthReq.FromString,
                     response_serializer=skills_dot_skills__pb2.HealthResp.SerializeToString,
+            ),
+            'ClearCache': grpc.unary_unary_rpc_method_handler(
+                    servicer.ClearCache,
+                    request_deserializer=skills_dot_types__pb2.ClearCacheReq.FromString,
+                    response_serializer=skills_dot_types__pb2.ClearCacheResp.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -189,6 +208,33 @@ class SkillsService:
             '/SkillsService/Health',
             skills_dot_skills__pb2.HealthReq.SerializeToString,
             skills_dot_skills__pb2.HealthResp.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ClearCache(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/SkillsService/ClearCache',
+            skills_dot_types__pb2.ClearCacheReq.SerializeToString,
+            skills_dot_types__pb2.ClearCacheResp.FromString,
             options,
             channel_credentials,
             insecure,

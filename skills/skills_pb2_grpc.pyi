@@ -29,6 +29,8 @@ How a call fails. Details travel in the trailing metadata `grpc-status-details-b
   NOT_FOUND           The request names images by hashes whose bytes this server does not have (any more).
                       google.rpc.ResourceInfo names each: `resource_type` is `sarai.image`, `resource_name` the
                       hash in hex. Send the request again with the bytes of those images.
+                      With google.rpc.ErrorInfo NOT_KEPT instead, the request asks for a kept answer
+                      (CACHE_MODE_ONLY) and there is none. Do not try again.
   FAILED_PRECONDITION The request has images, and this replica reads none: its model reads text alone, or there is
                       too little memory. The message says which model does, or how many megabytes are missing. Do not
                       try again at this replica.
@@ -47,7 +49,29 @@ Metadata. The words of this contract that are no fields are constants in skills/
 from collections import abc as _abc
 from grpc import aio as _aio
 from skills import skills_pb2 as _skills_pb2
+from skills import types_pb2 as _types_pb2
+from skills.types_pb2 import CACHE_MODE_BYPASS as CACHE_MODE_BYPASS
+from skills.types_pb2 import CACHE_MODE_ONLY as CACHE_MODE_ONLY
+from skills.types_pb2 import CACHE_MODE_REFRESH as CACHE_MODE_REFRESH
+from skills.types_pb2 import CACHE_MODE_UNSPECIFIED as CACHE_MODE_UNSPECIFIED
+from skills.types_pb2 import CACHE_OUTCOME_HIT as CACHE_OUTCOME_HIT
+from skills.types_pb2 import CACHE_OUTCOME_JOINED as CACHE_OUTCOME_JOINED
+from skills.types_pb2 import CACHE_OUTCOME_MISS as CACHE_OUTCOME_MISS
+from skills.types_pb2 import CACHE_OUTCOME_PARTIAL as CACHE_OUTCOME_PARTIAL
+from skills.types_pb2 import CACHE_OUTCOME_UNSPECIFIED as CACHE_OUTCOME_UNSPECIFIED
+from skills.types_pb2 import CACHE_TIER_DISK as CACHE_TIER_DISK
+from skills.types_pb2 import CACHE_TIER_MEMORY as CACHE_TIER_MEMORY
+from skills.types_pb2 import CACHE_TIER_SHARED as CACHE_TIER_SHARED
+from skills.types_pb2 import CACHE_TIER_UNSPECIFIED as CACHE_TIER_UNSPECIFIED
+from skills.types_pb2 import CacheControl as CacheControl
+from skills.types_pb2 import CacheInfo as CacheInfo
+from skills.types_pb2 import CacheMode as CacheMode
+from skills.types_pb2 import CacheOutcome as CacheOutcome
+from skills.types_pb2 import CacheStats as CacheStats
+from skills.types_pb2 import CacheTier as CacheTier
 from skills.types_pb2 import Candidate as Candidate
+from skills.types_pb2 import ClearCacheReq as ClearCacheReq
+from skills.types_pb2 import ClearCacheResp as ClearCacheResp
 from skills.types_pb2 import Continuation as Continuation
 from skills.types_pb2 import EngineStats as EngineStats
 from skills.types_pb2 import FINISH_REASON_CONTEXT_FULL as FINISH_REASON_CONTEXT_FULL
@@ -58,6 +82,7 @@ from skills.types_pb2 import FINISH_REASON_TIME_BUDGET as FINISH_REASON_TIME_BUD
 from skills.types_pb2 import FINISH_REASON_UNSPECIFIED as FINISH_REASON_UNSPECIFIED
 from skills.types_pb2 import FinishReason as FinishReason
 from skills.types_pb2 import Image as Image
+from skills.types_pb2 import Load as Load
 from skills.types_pb2 import Message as Message
 from skills.types_pb2 import PRIORITY_BATCH as PRIORITY_BATCH
 from skills.types_pb2 import PRIORITY_INTERACTIVE as PRIORITY_INTERACTIVE
@@ -114,6 +139,10 @@ class SkillsServiceStub:
     """What this replica does and how it is. Answers at once: also during a long prefill, while the replica loads, and
     while it drains. There is no status but gRPC's own; it may be asked again at any time.
     """
+    ClearCache: _grpc.UnaryUnaryMultiCallable[_types_pb2.ClearCacheReq, _types_pb2.ClearCacheResp]
+    """Forgets all kept answers: those in memory, and those on disk and in the shared store that this replica would give.
+    Answers that are being written go on.
+    """
 
 @_typing.type_check_only
 class SkillsServiceAsyncStub(SkillsServiceStub):
@@ -139,6 +168,10 @@ class SkillsServiceAsyncStub(SkillsServiceStub):
     Health: _aio.UnaryUnaryMultiCallable[_skills_pb2.HealthReq, _skills_pb2.HealthResp]  # type: ignore[assignment]
     """What this replica does and how it is. Answers at once: also during a long prefill, while the replica loads, and
     while it drains. There is no status but gRPC's own; it may be asked again at any time.
+    """
+    ClearCache: _aio.UnaryUnaryMultiCallable[_types_pb2.ClearCacheReq, _types_pb2.ClearCacheResp]  # type: ignore[assignment]
+    """Forgets all kept answers: those in memory, and those on disk and in the shared store that this replica would give.
+    Answers that are being written go on.
     """
 
 class SkillsServiceServicer(metaclass=_abc_1.ABCMeta):
@@ -180,6 +213,16 @@ class SkillsServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_skills_pb2.HealthResp, _abc.Awaitable[_skills_pb2.HealthResp]]:
         """What this replica does and how it is. Answers at once: also during a long prefill, while the replica loads, and
         while it drains. There is no status but gRPC's own; it may be asked again at any time.
+        """
+
+    @_abc_1.abstractmethod
+    def ClearCache(
+        self,
+        request: _types_pb2.ClearCacheReq,
+        context: _ServicerContext,
+    ) -> _typing.Union[_types_pb2.ClearCacheResp, _abc.Awaitable[_types_pb2.ClearCacheResp]]:
+        """Forgets all kept answers: those in memory, and those on disk and in the shared store that this replica would give.
+        Answers that are being written go on.
         """
 
 def add_SkillsServiceServicer_to_server(servicer: SkillsServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -83,6 +83,98 @@ FINISH_REASON_TIME_BUDGET: FinishReason.ValueType  # 5
 """`time_budget_ms` or the gRPC deadline is over; the text is the answer so far."""
 Global___FinishReason: _TypeAlias = FinishReason  # noqa: Y015
 
+class _CacheMode:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _CacheModeEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_CacheMode.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    CACHE_MODE_UNSPECIFIED: _CacheMode.ValueType  # 0
+    """A kept answer will do, and this one is kept. Answers of requests that say how they are drawn alone: greedy, or with
+    a `seed`. The others are computed anew each time.
+    """
+    CACHE_MODE_BYPASS: _CacheMode.ValueType  # 1
+    """The answer is computed for this call alone, and nothing of it or its prompt is kept beyond the replica's memory."""
+    CACHE_MODE_REFRESH: _CacheMode.ValueType  # 2
+    """The answer is computed, and kept in place of the one before."""
+    CACHE_MODE_ONLY: _CacheMode.ValueType  # 3
+    """Only a kept answer will do: else NOT_FOUND, with the reason NOT_KEPT."""
+
+class CacheMode(_CacheMode, metaclass=_CacheModeEnumTypeWrapper):
+    """Whether a kept answer will do. A value that a server does not know is taken as unspecified."""
+
+CACHE_MODE_UNSPECIFIED: CacheMode.ValueType  # 0
+"""A kept answer will do, and this one is kept. Answers of requests that say how they are drawn alone: greedy, or with
+a `seed`. The others are computed anew each time.
+"""
+CACHE_MODE_BYPASS: CacheMode.ValueType  # 1
+"""The answer is computed for this call alone, and nothing of it or its prompt is kept beyond the replica's memory."""
+CACHE_MODE_REFRESH: CacheMode.ValueType  # 2
+"""The answer is computed, and kept in place of the one before."""
+CACHE_MODE_ONLY: CacheMode.ValueType  # 3
+"""Only a kept answer will do: else NOT_FOUND, with the reason NOT_KEPT."""
+Global___CacheMode: _TypeAlias = CacheMode  # noqa: Y015
+
+class _CacheOutcome:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _CacheOutcomeEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_CacheOutcome.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    CACHE_OUTCOME_UNSPECIFIED: _CacheOutcome.ValueType  # 0
+    """Nothing was looked up."""
+    CACHE_OUTCOME_HIT: _CacheOutcome.ValueType  # 1
+    """All of it was kept."""
+    CACHE_OUTCOME_PARTIAL: _CacheOutcome.ValueType  # 2
+    """Its beginning was kept, and the rest was computed."""
+    CACHE_OUTCOME_JOINED: _CacheOutcome.ValueType  # 3
+    """It was just being computed for another call."""
+    CACHE_OUTCOME_MISS: _CacheOutcome.ValueType  # 4
+    """None of it was kept."""
+
+class CacheOutcome(_CacheOutcome, metaclass=_CacheOutcomeEnumTypeWrapper):
+    """Where an answer came from."""
+
+CACHE_OUTCOME_UNSPECIFIED: CacheOutcome.ValueType  # 0
+"""Nothing was looked up."""
+CACHE_OUTCOME_HIT: CacheOutcome.ValueType  # 1
+"""All of it was kept."""
+CACHE_OUTCOME_PARTIAL: CacheOutcome.ValueType  # 2
+"""Its beginning was kept, and the rest was computed."""
+CACHE_OUTCOME_JOINED: CacheOutcome.ValueType  # 3
+"""It was just being computed for another call."""
+CACHE_OUTCOME_MISS: CacheOutcome.ValueType  # 4
+"""None of it was kept."""
+Global___CacheOutcome: _TypeAlias = CacheOutcome  # noqa: Y015
+
+class _CacheTier:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _CacheTierEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_CacheTier.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    CACHE_TIER_UNSPECIFIED: _CacheTier.ValueType  # 0
+    """Nothing did."""
+    CACHE_TIER_MEMORY: _CacheTier.ValueType  # 1
+    """The replica's memory."""
+    CACHE_TIER_DISK: _CacheTier.ValueType  # 2
+    """A file of the replica's host."""
+    CACHE_TIER_SHARED: _CacheTier.ValueType  # 3
+    """A store that replicas share."""
+
+class CacheTier(_CacheTier, metaclass=_CacheTierEnumTypeWrapper):
+    """What kept an answer."""
+
+CACHE_TIER_UNSPECIFIED: CacheTier.ValueType  # 0
+"""Nothing did."""
+CACHE_TIER_MEMORY: CacheTier.ValueType  # 1
+"""The replica's memory."""
+CACHE_TIER_DISK: CacheTier.ValueType  # 2
+"""A file of the replica's host."""
+CACHE_TIER_SHARED: CacheTier.ValueType  # 3
+"""A store that replicas share."""
+Global___CacheTier: _TypeAlias = CacheTier  # noqa: Y015
+
 @_typing.final
 class Message(_message.Message):
     """One turn of a conversation."""
@@ -438,3 +530,225 @@ class EngineStats(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___EngineStats: _TypeAlias = EngineStats  # noqa: Y015
+
+@_typing.final
+class CacheControl(_message.Message):
+    """Whether a kept answer will do, and whether this one is kept."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    MODE_FIELD_NUMBER: _builtins.int
+    MAX_AGE_MS_FIELD_NUMBER: _builtins.int
+    mode: Global___CacheMode.ValueType
+    """What is asked for."""
+    max_age_ms: _builtins.int
+    """A kept answer may have this age at most, milliseconds; 0: any."""
+    def __init__(
+        self,
+        *,
+        mode: Global___CacheMode.ValueType = ...,
+        max_age_ms: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["max_age_ms", b"max_age_ms", "mode", b"mode"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CacheControl: _TypeAlias = CacheControl  # noqa: Y015
+
+@_typing.final
+class CacheInfo(_message.Message):
+    """Where an answer came from. Several candidates are told of as one: the least fortunate outcome, the highest age, the
+    farthest tier, the sum of the tokens.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    OUTCOME_FIELD_NUMBER: _builtins.int
+    AGE_MS_FIELD_NUMBER: _builtins.int
+    TIER_FIELD_NUMBER: _builtins.int
+    SAVED_TOKENS_FIELD_NUMBER: _builtins.int
+    outcome: Global___CacheOutcome.ValueType
+    """How much of it was kept."""
+    age_ms: _builtins.int
+    """Time since it was computed, milliseconds; 0 where nothing of it was kept."""
+    tier: Global___CacheTier.ValueType
+    """What kept it."""
+    saved_tokens: _builtins.int
+    """Tokens, of the prompt and of the answer, that need not be computed for this call."""
+    def __init__(
+        self,
+        *,
+        outcome: Global___CacheOutcome.ValueType = ...,
+        age_ms: _builtins.int = ...,
+        tier: Global___CacheTier.ValueType = ...,
+        saved_tokens: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["age_ms", b"age_ms", "outcome", b"outcome", "saved_tokens", b"saved_tokens", "tier", b"tier"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CacheInfo: _TypeAlias = CacheInfo  # noqa: Y015
+
+@_typing.final
+class CacheStats(_message.Message):
+    """Figures of kept answers. Counts are of candidates of answers, since the start."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ENTRIES_FIELD_NUMBER: _builtins.int
+    BYTES_FIELD_NUMBER: _builtins.int
+    MAX_BYTES_FIELD_NUMBER: _builtins.int
+    HITS_FIELD_NUMBER: _builtins.int
+    PARTIAL_FIELD_NUMBER: _builtins.int
+    JOINED_FIELD_NUMBER: _builtins.int
+    MISSES_FIELD_NUMBER: _builtins.int
+    SAVED_TOKENS_FIELD_NUMBER: _builtins.int
+    SAVED_S_FIELD_NUMBER: _builtins.int
+    RECHECKED_FIELD_NUMBER: _builtins.int
+    RECHECKED_WRONG_FIELD_NUMBER: _builtins.int
+    DISK_HITS_FIELD_NUMBER: _builtins.int
+    SHARED_HITS_FIELD_NUMBER: _builtins.int
+    SHARED_FIELD_NUMBER: _builtins.int
+    entries: _builtins.int
+    """Answers in memory, their bytes, and the bound on these."""
+    bytes: _builtins.int
+    max_bytes: _builtins.int
+    hits: _builtins.int
+    """What was looked up came of it."""
+    partial: _builtins.int
+    joined: _builtins.int
+    misses: _builtins.int
+    saved_tokens: _builtins.int
+    """Tokens that need not be computed, and the seconds that this would have taken, by the engine's own costs."""
+    saved_s: _builtins.float
+    rechecked: _builtins.int
+    """Hits that were computed anew to compare them, and those of them that were not the same to the last bit."""
+    rechecked_wrong: _builtins.int
+    disk_hits: _builtins.int
+    """Hits from the disk and from the shared store."""
+    shared_hits: _builtins.int
+    shared: _builtins.str
+    """How the shared store is: empty where there is none, else `up` or the reason why it is passed over just now."""
+    def __init__(
+        self,
+        *,
+        entries: _builtins.int = ...,
+        bytes: _builtins.int = ...,
+        max_bytes: _builtins.int = ...,
+        hits: _builtins.int = ...,
+        partial: _builtins.int = ...,
+        joined: _builtins.int = ...,
+        misses: _builtins.int = ...,
+        saved_tokens: _builtins.int = ...,
+        saved_s: _builtins.float = ...,
+        rechecked: _builtins.int = ...,
+        rechecked_wrong: _builtins.int = ...,
+        disk_hits: _builtins.int = ...,
+        shared_hits: _builtins.int = ...,
+        shared: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["bytes", b"bytes", "disk_hits", b"disk_hits", "entries", b"entries", "hits", b"hits", "joined", b"joined", "max_bytes", b"max_bytes", "misses", b"misses", "partial", b"partial", "rechecked", b"rechecked", "rechecked_wrong", b"rechecked_wrong", "saved_s", b"saved_s", "saved_tokens", b"saved_tokens", "shared", b"shared", "shared_hits", b"shared_hits"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CacheStats: _TypeAlias = CacheStats  # noqa: Y015
+
+@_typing.final
+class ClearCacheReq(_message.Message):
+    """A question for ClearCache."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ClearCacheReq: _TypeAlias = ClearCacheReq  # noqa: Y015
+
+@_typing.final
+class ClearCacheResp(_message.Message):
+    """What ClearCache did."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ENTRIES_FIELD_NUMBER: _builtins.int
+    BYTES_FIELD_NUMBER: _builtins.int
+    entries: _builtins.int
+    """Answers that were forgotten, and their bytes."""
+    bytes: _builtins.int
+    def __init__(
+        self,
+        *,
+        entries: _builtins.int = ...,
+        bytes: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["bytes", b"bytes", "entries", b"entries"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ClearCacheResp: _TypeAlias = ClearCacheResp  # noqa: Y015
+
+@_typing.final
+class Load(_message.Message):
+    """How much work a replica has, in seconds of its own time by the costs that it has learned."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    WORK_AHEAD_S_FIELD_NUMBER: _builtins.int
+    EXPECTED_WAIT_S_FIELD_NUMBER: _builtins.int
+    PREFILL_TOKENS_WAITING_FIELD_NUMBER: _builtins.int
+    WORK_ARRIVED_S_FIELD_NUMBER: _builtins.int
+    WORK_DONE_S_FIELD_NUMBER: _builtins.int
+    PROMPT_TOKEN_MS_FIELD_NUMBER: _builtins.int
+    OUTPUT_TOKEN_MS_FIELD_NUMBER: _builtins.int
+    IDLE_S_FIELD_NUMBER: _builtins.int
+    START_S_FIELD_NUMBER: _builtins.int
+    work_ahead_s: _builtins.float
+    """Work of the requests that run and wait."""
+    expected_wait_s: _builtins.float
+    """How long a new request would wait before its prompt is read."""
+    prefill_tokens_waiting: _builtins.int
+    """Tokens of prompts that are still to be read."""
+    work_arrived_s: _builtins.float
+    """Work that has arrived and that was done, since the start. What the prefix cache or a kept answer saved is neither."""
+    work_done_s: _builtins.float
+    prompt_token_ms: _builtins.float
+    """What a token of a prompt and one of an answer cost, milliseconds, at the best batch that the gap allows."""
+    output_token_ms: _builtins.float
+    idle_s: _builtins.float
+    """Seconds since the last request ended; 0 while there are any."""
+    start_s: _builtins.float
+    """Seconds from the start of the process until it served."""
+    def __init__(
+        self,
+        *,
+        work_ahead_s: _builtins.float = ...,
+        expected_wait_s: _builtins.float = ...,
+        prefill_tokens_waiting: _builtins.int = ...,
+        work_arrived_s: _builtins.float = ...,
+        work_done_s: _builtins.float = ...,
+        prompt_token_ms: _builtins.float = ...,
+        output_token_ms: _builtins.float = ...,
+        idle_s: _builtins.float = ...,
+        start_s: _builtins.float = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["expected_wait_s", b"expected_wait_s", "idle_s", b"idle_s", "output_token_ms", b"output_token_ms", "prefill_tokens_waiting", b"prefill_tokens_waiting", "prompt_token_ms", b"prompt_token_ms", "start_s", b"start_s", "work_ahead_s", b"work_ahead_s", "work_arrived_s", b"work_arrived_s", "work_done_s", b"work_done_s"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Load: _TypeAlias = Load  # noqa: Y015

@@ -24,7 +24,7 @@ REASON_DOMAIN = "sarai"
 
 
 class Reason(enum.StrEnum):
-    """Why a replica is UNAVAILABLE (google.rpc.ErrorInfo). In each case another replica may take the call."""
+    """Why a replica does not take a call (google.rpc.ErrorInfo). If it is UNAVAILABLE, another replica may take it."""
 
     DRAINING = "DRAINING"
     """It is going away. What it has sent of an answer can be continued elsewhere."""
@@ -32,6 +32,8 @@ class Reason(enum.StrEnum):
     """It is not ready yet."""
     ENGINE_GONE = "ENGINE_GONE"
     """It cannot get ready, or has lost its engine and cannot get another one."""
+    NOT_KEPT = "NOT_KEPT"
+    """NOT_FOUND, not UNAVAILABLE: only a kept answer would do, and there is none."""
 
 
 class Feature(enum.StrEnum):
@@ -41,6 +43,8 @@ class Feature(enum.StrEnum):
     """It takes `GenReq.continuations`, and the pieces of its answers carry their token ids."""
     IMAGES = "images"
     """`Message.parts` may hold images."""
+    CACHE = "cache"
+    """It keeps answers: `GenReq.cache` and the method ClearCache."""
     # Constraints, named like their fields in GenReq.
     GRAMMAR = "grammar"
     JSON_SCHEMA = "json_schema"

@@ -92,6 +92,7 @@ def to_request(
         progress=message.progress,
         budget_end=now + message.time_budget_ms / 1000 if message.time_budget_ms else None,
         so_far=_so_far(message, int(numbers["num_candidates"])),
+        keep=message.cache.mode != skills_pb2.CACHE_MODE_BYPASS,
     )
 
 

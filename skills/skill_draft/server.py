@@ -75,7 +75,7 @@ class DraftSkill(BaseSkill, skills_pb2_grpc.SkillsServiceServicer):
 
     services: Sequence[str] = ("SkillsService",)
     measured = (*BaseSkill.measured, *MEASURED)
-    features = tuple(feature for feature in Feature if feature is not Feature.IMAGES)
+    features = tuple(feature for feature in Feature if feature not in (Feature.IMAGES, Feature.CACHE))
 
     def __init__(
         self, settings: Settings, *, engine_module: str = ENGINE_MODULE, vision_module: str = VISION_MODULE

@@ -167,6 +167,10 @@ class Request:
     """When the answer ends with what is written."""
     so_far: tuple[Tokens, ...] = ()
     """The tokens that each candidate has already; empty for a new request."""
+    tenant: str = ""
+    """Whose request it is. Nothing that was computed for one tenant shortens the work for another."""
+    keep: bool = True
+    """Whether its prompt and answer may be kept beyond the memory of this engine."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
