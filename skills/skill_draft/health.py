@@ -31,6 +31,7 @@ MEASURED = (
     ("work_ahead_seconds", "load.work_ahead_s", "Work of the requests that run and wait"),
     ("expected_wait_seconds", "load.expected_wait_s", "How long a new request would wait"),
     ("prefill_tokens_waiting", "load.prefill_tokens_waiting", "Tokens of prompts that are still to be read"),
+    ("prompts_waiting", "load.prompts_waiting", "Requests whose prompts are still to be read"),
     ("idle_seconds", "load.idle_s", "Since the last request ended; 0 while there are any"),
     ("start_seconds", "load.start_s", "From the start of the process until it served"),
 )
@@ -83,7 +84,8 @@ def tell_load(engine: Supervisor, health: skills_pb2.HealthResp) -> None:
     """Write the engine's load into Health."""
     load, idle_s, told = engine.totals.load, engine.idle_s, health.load
     if not idle_s:
-        told.work_ahead_s, told.expected_wait_s, told.prefill_tokens_waiting = load.ahead_s, load.wait_s, load.to_read
+        told.work_ahead_s, told.expected_wait_s = load.ahead_s, load.wait_s
+        told.prefill_tokens_waiting, told.prompts_waiting = load.to_read, load.prompts
     told.work_arrived_s, told.work_done_s, told.idle_s = load.arrived_s, load.done_s, idle_s
     told.prompt_token_ms, told.output_token_ms = 1000 * load.prompt_token_s, 1000 * load.output_token_s
 

@@ -65,6 +65,8 @@ class Load:
     """How long a new request would wait before its prompt is read."""
     to_read: int = 0
     """Tokens of prompts that are still to be read."""
+    prompts: int = 0
+    """Requests that have such tokens."""
     arrived_s: float = 0.0
     done_s: float = 0.0
     """Work that has arrived and that was done, since the start. What the prefix cache saved is neither."""

@@ -68,7 +68,7 @@ class LoadMeter:
         """Return the load at `now`, seconds of `time.monotonic`."""
         costs = self._threads.costs
         if not costs.known:
-            return Load(to_read=sum(map(_to_read, self._live())))
+            return Load(to_read=sum(map(_to_read, self._live())), prompts=self._prompts())
         prompt_s = costs.ms(_PROMPT_ROWS) / _PROMPT_ROWS / 1000
         output_s = costs.least_row_ms(self._scheduler.max_running, self._gap_ms) / 1000
         for work in (self._arrived, self._done):
@@ -79,11 +79,15 @@ class LoadMeter:
             ahead_s=prompt_s * to_read + output_s * to_write,
             wait_s=self._wait_s(costs, prompt_s, now),
             to_read=to_read,
+            prompts=self._prompts(),
             arrived_s=self._arrived.seconds,
             done_s=self._done.seconds,
             prompt_token_s=prompt_s,
             output_token_s=output_s,
         )
+
+    def _prompts(self) -> int:
+        return len({s.request.id for s in self._live() if _to_read(s) > 0})
 
     def _live(self) -> chain[Sequence]:
         return chain(self._scheduler.running, self._scheduler.waiting)
