@@ -95,7 +95,7 @@ def measure(options: argparse.Namespace) -> dict[str, object]:
         callers.add(1)
         time.sleep(options.one_s)
         callers.add(7)
-        eight_s, second_s, tokens_alone = time.monotonic(), None, 0
+        eight_s, second_s = time.monotonic(), None
         rates: list[tuple[float, int]] = []
         while (now := time.monotonic()) < eight_s + options.eight_s:
             if second_s is None and len(numbered.targets()) > 1:
@@ -113,7 +113,6 @@ def measure(options: argparse.Namespace) -> dict[str, object]:
     half = options.eight_s / 2
     late = [tokens for at, tokens in rates if at >= half]
     early = [tokens for at, tokens in rates if second_s is None or at < second_s]
-    del tokens_alone
     return {
         "cpus": len(os.sched_getaffinity(0)),
         "decided after, s": decided,
@@ -123,7 +122,9 @@ def measure(options: argparse.Namespace) -> dict[str, object]:
         "second gone after, s": round(gone_s, 1) if len(numbered.running()) <= 1 else None,
         "answers": callers.answers, "failed": callers.failed, "different": callers.different,
         "start, s": round(load.start_s, 2),
-        "said": [(round(float(str(each["at"])) - eight_s, 1), each["event"], each["wanted"], each["why"]) for each in said],
+        "said": [
+            (round(float(str(each["at"])) - eight_s, 1), each["event"], each["wanted"], each["why"]) for each in said
+        ],
     }  # fmt: skip
 
 

@@ -14,6 +14,7 @@ from core.local.machine import Machine
 from core.pool.client import SkillClient
 from core.scaling.policy import State, decide
 from core.scaling.samples import Decision, Limits, ReplicaLoad, Sample
+from skills.wire import Reason
 
 if TYPE_CHECKING:
     from core.config import PoolConfig
@@ -57,7 +58,7 @@ class _Seen:
     @property
     def drains(self) -> bool:
         """Whether it drains by itself, as something else has told it to."""
-        return self.health is not None and self.health.status == "DRAINING"
+        return self.health is not None and self.health.status == Reason.DRAINING
 
 
 class Scaler:
