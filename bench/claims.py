@@ -24,6 +24,7 @@ from pathlib import Path
 
 import grpc
 
+from bench.cold_start import evict
 from bench.containers import open_channel, wait_serving
 from bench.shape_model import shape_model
 from bench.sizes import SIZES
@@ -99,13 +100,6 @@ def running(model: Path) -> Iterator[Running]:
     finally:
         process.terminate()
         process.wait(30)
-
-
-def evict(path: Path) -> None:
-    """Drop a file from the page cache."""
-    with path.open("rb") as file:
-        os.fsync(file.fileno())
-        os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
 
 
 def starts(model: Path, count: int, *, cold: bool) -> str:
