@@ -5,9 +5,11 @@ from __future__ import annotations
 import asyncio
 import random
 import tempfile
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import grpc
+import pytest
 
 from skills import skills_pb2
 from skills.runtime.resources import anonymous_bytes
@@ -79,9 +81,14 @@ def held(server: DraftServer) -> tuple[int, int]:
     return len(list(Path(f"/proc/{pid}/fd").iterdir())), anonymous_bytes([pid, server.engine_pid()])
 
 
+@pytest.mark.timeout(600)
 def test_server_answers_or_refuses_damaged_images_and_names_a_whole_one_all_the_while() -> None:
     random_, refusals = random.Random(2), set[tuple[grpc.StatusCode, str]]()
-    with tempfile.TemporaryDirectory() as folder, draft_server(Path(folder), "--uploads-mb", "1") as server:
+    images = [damaged(random_) for _ in range(MANY)]
+    with (
+        tempfile.TemporaryDirectory() as folder, draft_server(Path(folder), "--uploads-mb", "1") as server,
+        ThreadPoolExecutor(4) as callers,
+    ):  # fmt: skip
         engine = server.engine_pid()
 
         def ask(image: bytes, tokens: int) -> str:
@@ -91,18 +98,20 @@ def test_server_answers_or_refuses_damaged_images_and_names_a_whole_one_all_the_
                 GenReq(messages=messages, temperature=0, max_tokens=tokens), timeout=60
             ).text  # fmt: skip
 
-        for i in range(MANY):
-            if i == MANY // 4:
-                warm = held(server)
+        def one(i: int) -> None:
             try:
-                ask(damaged(random_), 1)
+                ask(images[i], 1)
             except grpc.RpcError as error:
                 refusals.add((error.code(), (error.details() or "").partition(":")[0]))
             if i % 20 == 0:
                 drawn = draw(random.Random(i % 200))
                 assert ask(drawn.png, 20) == drawn.name
+
+        list(callers.map(one, range(MANY // 4)))
+        warm = held(server)
+        list(callers.map(one, range(MANY // 4, MANY)))
         assert refusals == {(grpc.StatusCode.INVALID_ARGUMENT, "messages[0].parts[0].image")}
-        assert server.engine_pid() == engine
+        assert server.engine_pid() == engine, server.log.read_text()
         assert not server.health().engine.restarts
         descriptors, memory = held(server)
         assert descriptors <= warm[0] + 2
