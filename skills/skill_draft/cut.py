@@ -53,24 +53,28 @@ class Cut:
             end: What follows them; None if that is not known yet.
             prompt_tokens: Tokens of the prompt.
         """
+        if self.ending:
+            return None
         room = math.inf if self._limited else min(self._request.max_tokens, self._n_ctx - prompt_tokens)
         start = len(self.source.token_ids)
         self._take(tokens.part(start, None if room == math.inf else max(start, int(room))))
+        all_read = len(self.source.token_ids) >= len(tokens.token_ids)
+        if reason := self._why_ended(end if all_read else End.OPEN, room):
+            complete = all_read and end is End.COMPLETE
+            return self.finish(reason, complete=complete, computed=reason is FinishReason.STOP and not complete)
+        return self._piece(*self._text.release()) if len(self.source.token_ids) >= self.n_had else None
+
+    def _why_ended(self, end: End | None, room: float) -> FinishReason | None:
+        """Return why the answer ends with the last token that was read, if it does; `end` is what follows that."""
         n = len(self.source.token_ids)
-        last = n >= len(tokens.token_ids)
-        complete = last and end is End.COMPLETE
         if self._text.stopped:
-            return self.finish(FinishReason.STOP_STRING, complete=complete)
-        if complete:
-            return self.finish(FinishReason.STOP, complete=True)
-        if n >= room and (not last or end is not None or self._request.constraint is None):
-            reached = n >= self._request.max_tokens
-            return self.finish(FinishReason.LENGTH if reached else FinishReason.CONTEXT_FULL)
-        if last and end is End.LIMIT:
-            return self.finish(FinishReason.LENGTH)
-        if last and end is End.ENDED:
-            return self.finish(FinishReason.STOP, computed=True)
-        return self._piece(*self._text.release()) if n >= self.n_had else None
+            return FinishReason.STOP_STRING
+        if end is End.COMPLETE:
+            return FinishReason.STOP
+        # Of the newest token it is not known yet whether it completes a constraint.
+        if n >= room and (end is not None or self._request.constraint is None):
+            return FinishReason.LENGTH if n >= self._request.max_tokens else FinishReason.CONTEXT_FULL
+        return {End.LIMIT: FinishReason.LENGTH, End.ENDED: FinishReason.STOP}.get(end) if end else None
 
     def finish(self, reason: FinishReason, *, complete: bool = False, computed: bool = False) -> Piece | None:
         """End the answer; return what is left to show.

@@ -109,7 +109,8 @@ class KeptAnswers:
     def tell(self, health: skills_pb2.HealthResp) -> None:
         """Write the figures into Health."""
         if self.cache.enabled:
-            health.features.append(Feature.CACHE)
+            if self.identity and self.identity.digest:
+                health.features.append(Feature.CACHE)
             health.cache.CopyFrom(self._figures)
             for name, value in dataclasses.asdict(self.cache.stats).items():
                 setattr(health.cache, name, value)
