@@ -274,7 +274,7 @@ def test_the_loop_run_twice_is_served_from_what_is_kept(server: DraftServer) -> 
         assert after.engine.total_tokens == before.engine.total_tokens
         assert after.cache.hits - before.cache.hits == after.total_requests - before.total_requests > 1
         with pytest.raises(NotKeptError, match="CACHE_MODE_ONLY"):
-            pool.get("draft").Generate(long(cache=ONLY))
+            pool.get_skill_client("draft").Generate(long(cache=ONLY))
 
 
 def test_hits_are_computed_anew_and_compared(tmp_path: Path) -> None:
