@@ -145,7 +145,7 @@ def _parser(kind: type[ServerSettings], skill: str) -> argparse.ArgumentParser:
         parser.add_argument(
             flag(item.name),
             metavar=str(item.type).upper(),
-            help=f"{item.metadata['help']}{shown} [{variable(skill, item.name)}]",
+            help=f"{item.metadata['help']}{shown} [{variable(skill, item.name)}]".replace("%", "%%"),
         )
     parser.add_argument("--lifeline", action="store_true", help="stop when standard input ends")
     return parser
