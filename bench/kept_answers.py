@@ -1,7 +1,7 @@
 """Measure what a kept answer costs while the engine is busy, and what looking for one adds to a call that has none.
 
-`python -m bench.kept_answers`. Hits: equal calls over gRPC while four streams decode, and beside them, in turn, calls of
-Health, which say what gRPC alone takes then. Misses: calls of one token with prompts never seen, in turn at a server that
+`python -m bench.kept_answers`. Hits: equal calls over gRPC while four streams decode, in turn with calls of Health,
+which show what gRPC alone takes then. Misses: calls of one token with prompts never seen, in turn at a server that
 keeps answers and at one that does not, so that other load on the machine affects both. By default with the embedded
 model for the hits, and with the tests' tiny one for the misses, whose steps take a millisecond.
 """
