@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from core.config import PoolConfig
     from core.local.progress import OnProgress, Progress
     from core.model_pool import ModelPool
+    from core.pool.client import SkillClient
     from core.skill import SkillSpec
 
 DEFAULT_SKILL = "draft"
@@ -75,6 +76,21 @@ def open_pool(skill: str, target: str | None) -> Iterator[ModelPool]:
     config = config_with_target(get_plugins().skill(skill), target)
     with ModelPool(config, on_progress=_progress(current_settings())) as pool:
         yield pool
+
+
+@contextlib.contextmanager
+def open_replicas(skill: str, target: str | None) -> Iterator[tuple[SkillSpec, list[SkillClient]]]:
+    """Provide a skill and a client for each of its replicas, at their addresses; none is started."""
+    from core.plugins import get_plugins
+    from core.pool.client import SkillClient
+    from core.pool.targets import resolve_all, split_targets
+
+    spec = get_plugins().skill(skill)
+    config = config_with_target(spec, target)
+    targets = split_targets(config.target_of(spec) or f"127.0.0.1:{spec.port}", spec.target_variable)
+    with contextlib.ExitStack() as stack:
+        addresses = resolve_all(targets) or targets
+        yield spec, [stack.enter_context(SkillClient.at(spec, address, config)) for address in addresses]
 
 
 def _progress(settings: Settings) -> OnProgress:
