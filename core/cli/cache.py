@@ -95,8 +95,8 @@ def clear(*, skill: str, target: str | None, timeout: float, dry_run: bool) -> i
     """Have each replica of SKILL forget all answers that it keeps: in memory, on disk, and in the shared store.
 
     It is never needed for the sake of right answers: a kept answer is found only by a request, a model and a build that
-    are the same in all that decides it. Answers that are being written go on, and are kept when they end. An answer
-    that two places kept counts twice. The exit code is 3 if a replica does not answer.
+    are the same in all that decides it. Answers that are being written go on, and are kept when they end.
+    Counted are those of the place that had most. The exit code is 3 if a replica does not answer.
     """
     settings = start_command()
     with open_replicas(skill, target) as (_, clients):
@@ -111,7 +111,7 @@ def clear(*, skill: str, target: str | None, timeout: float, dry_run: bool) -> i
 
 def kept_answers(figures: dict[str, Any]) -> str:
     """Return a replica's figures, as of Health's `cache`, in one line."""
-    text = f"{figures['entries']}, {_mb(figures['bytes'])} of {_mb(figures['max_bytes'])} in memory"
+    text = f"{figures['entries']}, {_size(figures['bytes'])} of {_size(figures['max_bytes'])} in memory"
     asked = sum(figures[name] for name in ("hits", "partial", "joined", "misses"))
     if asked:
         text += f"; {(asked - figures['misses']) / asked:.0%} of {asked} requests were hits, {_saved(figures)} saved"
@@ -155,7 +155,7 @@ def _outcome(state: dict[str, Any], *, dry_run: bool) -> str:
     figures = state["cache"] if dry_run else state["forgotten"]
     if figures is None:
         return "it keeps no answers"
-    text = f"{figures['entries']} answers, {_mb(figures['bytes'])}"
+    text = f"{figures['entries']} answer{'' if figures['entries'] == 1 else 's'}, {_size(figures['bytes'])}"
     if dry_run:
         return f"would forget {text} in memory"
     if state["shared"] not in ("", "up"):
@@ -169,7 +169,7 @@ def _lines(states: list[dict[str, Any]]) -> Iterator[str]:
         if figures := state.get("cache"):
             counts = (str(figures[name]) for name in ("hits", "partial", "joined", "misses"))
             far = (str(figures[f"{name}_hits"]) for name in ("disk", "shared"))
-            memory = f"{_mb(figures['bytes'])} of {_mb(figures['max_bytes'])}"
+            memory = f"{_size(figures['bytes'])} of {_size(figures['max_bytes'])}"
             rows.append((
                 state["target"], str(figures["entries"]), memory, *counts, _saved(figures), *far, figures["shared"],
             ))  # fmt: skip
@@ -181,8 +181,9 @@ def _lines(states: list[dict[str, Any]]) -> Iterator[str]:
 
 
 def _saved(figures: dict[str, Any]) -> str:
-    return f"{figures['saved_s']:,.0f} s"
+    seconds = figures["saved_s"]
+    return f"{seconds:,.0f} s" if seconds >= 10 else f"{seconds:.2g} s"
 
 
-def _mb(num_bytes: int) -> str:
-    return f"{num_bytes / (1 << 20):.1f} MB"
+def _size(num_bytes: int) -> str:
+    return f"{num_bytes / (1 << 20):.1f} MB" if num_bytes >= 1 << 20 else f"{num_bytes / (1 << 10):.1f} kB"
