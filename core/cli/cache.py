@@ -10,7 +10,7 @@ import click
 
 from core.cli.common import ExitCode, common_options, print_json, start_command
 from core.cli.parameters import Seconds
-from core.cli.pool import DEFAULT_SKILL, complete_skill, open_replicas
+from core.cli.pool import DEFAULT_SKILL, ask_health, complete_skill, open_replicas
 from core.cli.views import View, show, table, watch_options
 
 if TYPE_CHECKING:
@@ -124,8 +124,6 @@ def kept_answers(figures: dict[str, Any]) -> str:
 
 def _ask(client: SkillClient, timeout_s: float) -> dict[str, Any]:
     """Return what a replica says of its kept answers."""
-    from core.cli.health import ask_health
-
     state = ask_health(client, "", timeout_s)
     where = {"skill": client.skill, "target": client.target}
     if state["status"] == "UNREACHABLE":

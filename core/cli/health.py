@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
 from core.cli.cache import kept_answers
-from core.cli.common import ExitCode, common_options, message_dict, start_command
+from core.cli.common import ExitCode, common_options, start_command
 from core.cli.parameters import Seconds
-from core.cli.pool import DEFAULT_SKILL, complete_skill, open_replicas
+from core.cli.pool import DEFAULT_SKILL, ask_health, complete_skill, open_replicas
 from core.cli.views import View, show, watch_options
-
-if TYPE_CHECKING:
-    from core.pool.client import SkillClient
 
 _EPILOG = """\b
 Examples:
@@ -64,26 +61,6 @@ def _lines(state: dict[str, Any]) -> list[str]:
             flat[name] = value
     width = max(map(len, flat))
     return [f"{name:<{width}}  {_plain(value)}" for name, value in flat.items() if value not in ("", [])]
-
-
-def ask_health(client: SkillClient, health_service: str, timeout_s: float) -> dict[str, Any]:
-    """Return what a replica says of itself, `UNREACHABLE` with the reason if it says nothing."""
-    from core.errors import CallError, DeadlineError
-    from core.rpc.health import check_serving
-
-    where = {"skill": client.skill, "target": client.target}
-    try:
-        answer = client.Health(timeout=timeout_s)
-    except DeadlineError:
-        why = f"no answer within {timeout_s:g} s (--timeout); `sarai logs {client.skill}` shows a container's log"
-        return {**where, "status": "UNREACHABLE", "message": why}
-    except CallError as error:
-        return {**where, "status": "UNREACHABLE", "message": str(error)}
-    except AttributeError:  # the skill's own service has no Health, but there is the standard one
-        serving = check_serving(client.target, health_service, timeout_s=timeout_s)
-        message = "" if serving else f"it does not say SERVING; `sarai serve {client.skill}` starts it"
-        return {**where, "status": "SERVING" if serving else "UNREACHABLE", "message": message}
-    return where | message_dict(answer)
 
 
 def _plain(value: Any) -> str:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from core.cli.common import Settings, current_settings
+from core.cli.common import Settings, current_settings, message_dict
 from core.cli.streams import Paint
 
 if TYPE_CHECKING:
@@ -91,6 +91,26 @@ def open_replicas(skill: str, target: str | None) -> Iterator[tuple[SkillSpec, l
     with contextlib.ExitStack() as stack:
         addresses = resolve_all(targets) or targets
         yield spec, [stack.enter_context(SkillClient.at(spec, address, config)) for address in addresses]
+
+
+def ask_health(client: SkillClient, health_service: str, timeout_s: float) -> dict[str, Any]:
+    """Return what a replica says of itself, `UNREACHABLE` with the reason if it says nothing."""
+    from core.errors import CallError, DeadlineError
+    from core.rpc.health import check_serving
+
+    where = {"skill": client.skill, "target": client.target}
+    try:
+        answer = client.Health(timeout=timeout_s)
+    except DeadlineError:
+        why = f"no answer within {timeout_s:g} s (--timeout); `sarai logs {client.skill}` shows a container's log"
+        return {**where, "status": "UNREACHABLE", "message": why}
+    except CallError as error:
+        return {**where, "status": "UNREACHABLE", "message": str(error)}
+    except AttributeError:  # the skill's own service has no Health, but there is the standard one
+        serving = check_serving(client.target, health_service, timeout_s=timeout_s)
+        message = "" if serving else f"it does not say SERVING; `sarai serve {client.skill}` starts it"
+        return {**where, "status": "SERVING" if serving else "UNREACHABLE", "message": message}
+    return where | message_dict(answer)
 
 
 def _progress(settings: Settings) -> OnProgress:
