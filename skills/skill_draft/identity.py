@@ -41,7 +41,10 @@ Stamp = tuple[int, int, int, int]
 
 def cache_folder() -> Path:
     """Return the folder for what can be computed anew: `$XDG_CACHE_HOME/sarai`, else `~/.cache/sarai`."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache", "sarai")
+    try:
+        return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache", "sarai")
+    except RuntimeError:  # a user without a home
+        return Path(os.devnull, "sarai")
 
 
 class FileHashes:
