@@ -151,7 +151,7 @@ def test_limits_and_stop_strings_cut_what_is_kept(server: DraftServer) -> None:
         assert content(answer) == computed(server, cut)
 
 
-def test_whoever_goes_on_with_an_answer_gets_the_rest_of_what_is_kept(server: DraftServer) -> None:
+def test_a_continuation_gets_the_rest_of_what_is_kept(server: DraftServer) -> None:
     request = long(max_tokens=100)
     whole = ask(server, request)
     going_on = but(request, continuations=[skills_pb2.Continuation(token_ids=whole.token_ids[:30])])
@@ -163,7 +163,7 @@ def test_whoever_goes_on_with_an_answer_gets_the_rest_of_what_is_kept(server: Dr
     forged = but(request, continuations=[skills_pb2.Continuation(token_ids=[whole.token_ids[0]] * 3)])
     made_up = ask(server, forged)
     assert made_up.cache.outcome == skills_pb2.CACHE_OUTCOME_UNSPECIFIED
-    assert ask(server, request).text == whole.text, "what goes on from somebody's own tokens is not kept"
+    assert ask(server, request).text == whole.text, "what goes on from made-up tokens is not kept"
 
 
 def test_equal_calls_at_once_are_one_computation(server: DraftServer) -> None:
@@ -234,7 +234,7 @@ def test_each_caller_has_its_own_deadline(tmp_path: Path) -> None:
         assert ask(server, but(request, max_tokens=20)).cache.outcome == HIT
 
 
-def test_who_joins_a_batch_request_does_not_wait_like_one(tmp_path: Path) -> None:
+def test_a_call_that_joins_a_batch_request_does_not_wait_like_one(tmp_path: Path) -> None:
     with draft_server(tmp_path, "--cache-mb", "64", "--slots", "1") as server:
         wait_until_it_keeps(server)
         running = server.stub.GenerateStream(endless(prompt="First.", max_tokens=900))
@@ -252,7 +252,7 @@ def test_who_joins_a_batch_request_does_not_wait_like_one(tmp_path: Path) -> Non
         while len(order) < 3:
             assert time.monotonic() < end
             time.sleep(0.01)
-        assert order[-1] == "next", "it came before the one who joined, but after the request that was joined"
+        assert order[-1] == "next", "it came before the one who joined, but after the one that was joined"
 
 
 def test_fast_numerics_keep_whole_requests_only(tmp_path: Path) -> None:
