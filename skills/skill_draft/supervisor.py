@@ -26,6 +26,9 @@ from .engine.messages import (
     Done,
     EngineConfig,
     Failed,
+    Finish,
+    Identity,
+    Noted,
     Piece,
     Progress,
     Ready,
@@ -57,6 +60,9 @@ from .supervisor_state import (
 )
 
 log = logging.getLogger("sarai.draft")
+
+# Time for an engine to write its prefixes when the server ends.
+_FINISH_S = 3.0
 
 
 class AwaitedFlight(Flight):
@@ -148,6 +154,9 @@ class Supervisor:
         if self._keeper:
             self._keeper.cancel()
         if self._process:
+            if self._config.prefix_dir and self.state is State.SERVING:
+                self._process.send(Finish())
+                await self._process.ended(within_s=_FINISH_S)
             await self._process.end("the server ends")
 
     def next_id(self) -> int:
@@ -168,6 +177,14 @@ class Supervisor:
         self._config = dataclasses.replace(self._config, threads=count)
         if self._process:
             self._process.send(UseCpus(count=count))
+
+    def identify(self, digest: bytes | None) -> None:
+        """Tell this engine, and those that replace it, what determines their cells; None if it is not known."""
+        if not self._config.prefix_dir:
+            return
+        self._config = dataclasses.replace(self._config, identity=digest or b"")
+        if self._process:
+            self._process.send(Identity(digest=digest or b""))
 
     @property
     def state(self) -> State:
@@ -268,6 +285,8 @@ class Supervisor:
             case Ready(notes=notes):
                 for note in notes:
                     log.info("%s", note)
+            case Noted(text=text):
+                log.warning("%s", text)
             case Beat(sent=sent):
                 self.way_back.note_delay((now := time.monotonic()) - sent, now)
 

@@ -53,7 +53,7 @@ class EngineUnderTest:
         self.engine = Engine(self.loaded, self.config, send=self._on_events)
         self._preparer = Preparer(
             self.loaded.model, Scratch(self.loaded.model.vocab.n_tokens),
-            n_ctx=self.loaded.sizes.n_ctx, max_image=self.loaded.max_image,
+            keeping=self.engine.keeping, n_ctx=self.loaded.sizes.n_ctx, max_image=self.loaded.max_image,
         )  # fmt: skip
         self._changed = threading.Condition()
         self.events: dict[int, list[Event]] = {}

@@ -9,9 +9,10 @@ from __future__ import annotations
 import enum
 from dataclasses import dataclass, field
 
-from .config import EngineConfig, Sizes, Stats
+from .config import EngineConfig, Finish, Identity, Noted, Sizes, Stats
 
-__all__ = ["EngineConfig", "Sizes", "Stats"]  # they are messages too
+# They are messages too.
+__all__ = ["EngineConfig", "Finish", "Identity", "Noted", "Sizes", "Stats"]
 
 
 class Priority(enum.IntEnum):
@@ -341,5 +342,7 @@ class RowsRead:
     key: bytes
 
 
-Command = Request | Cancel | UseCpus | Rows
-Event = Ready | NotReady | Queued | Admitted | Progress | Piece | Ended | Done | Failed | Beat | WantRows | RowsRead
+Command = Request | Cancel | UseCpus | Rows | Identity | Finish
+Event = (
+    Ready | NotReady | Queued | Admitted | Progress | Piece | Ended | Done | Failed | Beat | WantRows | RowsRead | Noted
+)
