@@ -48,7 +48,7 @@ class Populated:
         address = self._memory.ctypes.data
         while not self.ready:
             start = (address + self._done) // mmap.PAGESIZE * mmap.PAGESIZE
-            end = min(self._done + _CHUNK, len(self._memory))
+            end = min(self._done + _CHUNK, self._wanted)
             if self._madvise(start, address + end - start, _POPULATE_WRITE):  # which takes no lock of Python's
                 end = len(self._memory)  # an older kernel: pages are made when they are written, as ever
             self._done = end
