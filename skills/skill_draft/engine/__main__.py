@@ -24,6 +24,7 @@ from .messages import (
     Failed,
     FailureKind,
     Finish,
+    Hurry,
     Identity,
     NotReady,
     Ready,
@@ -42,7 +43,7 @@ def take_in(link: Link, engine: Engine, preparer: Preparer) -> None:
         match frame:
             case None:
                 os._exit(0)
-            case Cancel() | UseCpus() | Rows():
+            case Cancel() | Hurry() | UseCpus() | Rows():
                 engine.inbox.put(frame)
             case Identity(digest=digest):
                 engine.keeping.identify(digest)

@@ -24,6 +24,7 @@ from .messages import (
     Event,
     Failed,
     FailureKind,
+    Hurry,
     Noted,
     Queued,
     Rows,
@@ -46,7 +47,7 @@ IDLE_BEAT_S = 0.5
 # share of its step's expected time.
 BATCHING_DELAY_SHARE = 0.01
 
-Command = Call | Cancel | UseCpus | Rows | Failed | Noted | Woken
+Command = Call | Cancel | Hurry | UseCpus | Rows | Failed | Noted | Woken
 
 
 class Engine:
@@ -119,6 +120,9 @@ class Engine:
             case Cancel():
                 if call := self._calls.get(command.id):
                     self._drop(call)
+            case Hurry():
+                if call := self._calls.get(command.id):
+                    self._scheduler.hurry(call.sequences)
             case UseCpus():
                 self._threads.set_limit(command.count)
             case Rows():
