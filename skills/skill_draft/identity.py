@@ -100,7 +100,7 @@ class Identity:
         *,
         exact: bool,
         hashes: FileHashes | None = None,
-        on_known: Callable[[], None] = lambda: None,
+        on_known: Callable[[], object] = lambda: None,
     ) -> None:
         self._model, self._tower, self._exact = model, tower, exact
         self._hashes, self._on_known = hashes or FileHashes(), on_known

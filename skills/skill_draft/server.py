@@ -18,6 +18,7 @@ if __name__ == "__main__":
 
     start_early(sys.argv[1:])
 
+import asyncio
 import dataclasses
 import os
 import time
@@ -43,6 +44,7 @@ from .engine_process import EngineGoneError
 from .engine_start import ENGINE_MODULE
 from .flight import Flight
 from .health import MEASURED, Totals, tell_engine
+from .identity import FileHashes, Identity
 from .images import Images, reserved_bytes
 from .last_moment import LastMoment
 from .model_file import ModelFileError
@@ -86,6 +88,7 @@ class DraftSkill(BaseSkill, skills_pb2_grpc.SkillsServiceServicer):
         self._tower = Tower()
         self._images: Images | None = None
         self._totals = Totals()
+        self._identity: Identity | None = None
 
     # --- lifecycle of the server (see skills.runtime.skill.BaseSkill) ---
 
@@ -126,6 +129,7 @@ class DraftSkill(BaseSkill, skills_pb2_grpc.SkillsServiceServicer):
         await self.close()
         s, config = self._settings, _engine_config(self._settings, path)
         self._tower, self._images = tower, None
+        config = dataclasses.replace(config, identity=self._begin_identity(path, tower))
         if tower.file:
             self._images = Images(s, path, tower.file, module=self._vision_module)
             self._images.begin()
@@ -142,9 +146,33 @@ class DraftSkill(BaseSkill, skills_pb2_grpc.SkillsServiceServicer):
         )
         return await self._engine.start()
 
+    def _begin_identity(self, model: Path, tower: Tower) -> bytes:
+        """Find out what determines the cells that are kept, if any are; return it if it is known at once."""
+        s, loop = self._settings, asyncio.get_running_loop()
+        if not s.prefix_dir:
+            return b""
+        # Next to what it stands for: a container has no other place that it can write to.
+        hashes = FileHashes(Path(s.prefix_dir) / "hashes.json")
+        self._identity = Identity(
+            model, tower.file.path if tower.file else None, exact=s.numerics == "exact", hashes=hashes,
+            on_known=lambda: loop.call_soon_threadsafe(self._identity_known),
+        )  # fmt: skip
+        self._identity.before_load()
+        return self._identity.digest or b""
+
+    def _identity_known(self) -> None:
+        if self._identity and self._engine:
+            self._engine.identify(self._identity.digest)
+
     async def _on_state(self, state: State) -> None:
         """Report the engine's state. A new engine takes less than a second, so calls wait for it."""
         assert self._engine is not None
+        if self._identity:
+            if state is State.SERVING:
+                self._identity.after_load()
+            else:
+                self._identity.before_load()
+            self._engine.identify(self._identity.digest)
         await self.set_status(Status(state.value), self._engine.message)
 
     def limits_changed(self, now: Limits, before: Limits) -> None:
@@ -160,7 +188,9 @@ class DraftSkill(BaseSkill, skills_pb2_grpc.SkillsServiceServicer):
             self._engine.use_cpus(now.cpus)
 
     async def close(self) -> None:
-        """End the engine and the vision process."""
+        """End the engine, which first writes the prefixes that are to be kept, and the vision process."""
+        if self._identity:
+            self._identity.close()
         if self._engine:
             await self._engine.close()
         if self._images:

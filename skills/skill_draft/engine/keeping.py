@@ -73,9 +73,10 @@ class _Wanted:
     """A prefix to be written."""
 
     tokens: Ints
+    images: PromptImages | None
     tenant: str
-    blocks: list[Block]
     used_ns: int
+    blocks: list[Block] = field(default_factory=list)
     missing: list[int] | None = None
     """Indices of the blocks that have no file yet; None until that was looked up."""
 
@@ -117,7 +118,7 @@ class Keeping:
         self._identity = b""
         self._reader, self._writer = _Worker("prefix reader"), _Worker("prefix writer")
         self._mapped: weakref.WeakValueDictionary[bytes, MappedBlock] = weakref.WeakValueDictionary()
-        self._wanted: OrderedDict[bytes, _Wanted] = OrderedDict()
+        self._wanted: OrderedDict[tuple[str, bytes], _Wanted] = OrderedDict()
         self._writing, self._retry_at, self._complained = False, 0.0, False
         self.identify(config.identity)
 
@@ -187,14 +188,13 @@ class Keeping:
 
     def noticed(self, sequence: Sequence, n: int) -> None:
         """Have the first `n` tokens of a sequence written when there is time: two requests share them."""
-        if self._files is None or not self._identity or n < LEAST_TOKENS:
+        if not self._folder or n < LEAST_TOKENS:
             return
         tenant, tokens = sequence.request.tenant, np.asarray(sequence.tokens[:n], np.int32)
-        blocks = blocks_of(tokens, sequence.images, first_key(self._identity, tenant))
-        if blocks and blocks[-1].end >= LEAST_TOKENS:
-            self._wanted.setdefault(blocks[-1].key, _Wanted(tokens, tenant, blocks, time.time_ns()))
-            if len(self._wanted) > _MOST_WANTED:
-                self._wanted.popitem(last=False)
+        wanted = _Wanted(tokens, sequence.images, tenant, time.time_ns())
+        self._wanted.setdefault((tenant, tokens.tobytes()), wanted)
+        if len(self._wanted) > _MOST_WANTED:
+            self._wanted.popitem(last=False)
 
     def work(self, cells: CellLog) -> bool:
         """Copy one block for the writing thread; return False if there is nothing to do until it wakes the engine."""
@@ -202,6 +202,7 @@ class Keeping:
             return False
         key, wanted = next(iter(self._wanted.items()))
         if wanted.missing is None:
+            wanted.blocks = blocks_of(wanted.tokens, wanted.images, first_key(self._identity, wanted.tenant))
             self._write(lambda files: self._look(files, wanted))
         elif wanted.missing and (data := self._copy(cells, wanted, wanted.blocks[wanted.missing[0]])) is not None:
             self._write(lambda files: self._add(files, wanted, data))
