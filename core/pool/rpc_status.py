@@ -10,6 +10,7 @@ from core.errors import (
     CallError,
     FieldViolation,
     NoImagesError,
+    NotKeptError,
     OverloadedError,
     RequestTooLargeError,
     UnknownImageError,
@@ -48,6 +49,8 @@ def call_error(error: grpc.RpcError, *, skill: str, target: str, has_images: boo
         cls = RequestTooLargeError
     if code is grpc.StatusCode.NOT_FOUND and missing_images(error):
         cls = UnknownImageError
+    if code is grpc.StatusCode.NOT_FOUND and reason == "NOT_KEPT":
+        cls = NotKeptError
     if code is grpc.StatusCode.FAILED_PRECONDITION and has_images:
         cls = NoImagesError
     return cls(

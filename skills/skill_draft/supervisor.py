@@ -21,15 +21,17 @@ from skills.runtime.patience import TICK_S, tick
 from skills.runtime.resources import memory_kills, memory_limit
 from skills.runtime.way_back import WayBack
 
+from .engine import messages
 from .engine.messages import (
     Beat,
     Done,
     EngineConfig,
     Failed,
     Finish,
-    Identity,
+    Hurry,
     Noted,
     Piece,
+    Priority,
     Progress,
     Ready,
     Request,
@@ -42,6 +44,7 @@ from .engine.messages import Event as EngineEvent
 from .engine_process import EngineGoneError, EngineProcess
 from .engine_start import ENGINE_MODULE
 from .flight import Flight
+from .identity import Identity
 from .sizing import Sizing
 from .supervisor_state import (
     Event,
@@ -106,6 +109,7 @@ class Supervisor:
         on_state: called with each new state.
         engine_module: the module that an engine process runs.
         rows: gets the rows of images, if the model reads any.
+        identity: what determines answers, which is noted at each start of an engine.
     """
 
     def __init__(
@@ -117,8 +121,9 @@ class Supervisor:
         on_state: Callable[[State], Awaitable[None]],
         engine_module: str = ENGINE_MODULE,
         rows: RowsSource | None = None,
+        identity: Identity | None = None,
     ) -> None:
-        self._rows = rows
+        self._rows, self._identity = rows, identity
         self.way_back = WayBack()
         self._core = SupervisorState(step_timeout_s=step_timeout_s, start_timeout_s=start_timeout_s)
         self._config, self._module, self._on_state = config, engine_module, on_state
@@ -137,6 +142,10 @@ class Supervisor:
         Raises:
             EngineGoneError: It does not become ready.
         """
+        if self._identity:
+            loop = asyncio.get_running_loop()
+            self._identity.on_known = lambda: loop.call_soon_threadsafe(self._identify)
+            self._identity.before_load()
         self._keeper = asyncio.create_task(self._keep())
         waiting = asyncio.create_task(self._serving.wait())
         try:
@@ -165,8 +174,18 @@ class Supervisor:
 
     def submit(self, request: Request) -> AwaitedFlight:
         """Submit a request; it is done when the events of the returned flight end."""
-        self._decide(Submitted(flight := AwaitedFlight(request)))
+        self.send(flight := AwaitedFlight(request))
         return flight
+
+    def send(self, flight: Flight) -> None:
+        """Submit the request of a flight, which gets its events."""
+        self._decide(Submitted(flight))
+
+    def hurry(self, flight: Flight) -> None:
+        """Make a batch request interactive."""
+        flight.request = dataclasses.replace(flight.request, priority=Priority.INTERACTIVE)
+        if self._process and self.state is State.SERVING:
+            self._process.send(Hurry(id=flight.request.id))
 
     def leave(self, flight: Flight) -> None:
         """Release a flight: its caller has finished with it, or has gone. Idempotent."""
@@ -178,13 +197,14 @@ class Supervisor:
         if self._process:
             self._process.send(UseCpus(count=count))
 
-    def identify(self, digest: bytes | None) -> None:
-        """Tell this engine, and those that replace it, what determines their cells; None if it is not known."""
-        if not self._config.prefix_dir:
+    def _identify(self) -> None:
+        """Tell this engine, and those that replace it, what determines their cells, if they keep any."""
+        if not self._config.prefix_dir or not self._identity:
             return
-        self._config = dataclasses.replace(self._config, identity=digest or b"")
+        digest = self._identity.digest or b""
+        self._config = dataclasses.replace(self._config, identity=digest)
         if self._process:
-            self._process.send(Identity(digest=digest or b""))
+            self._process.send(messages.Identity(digest=digest))
 
     @property
     def state(self) -> State:
@@ -276,6 +296,11 @@ class Supervisor:
         before = self.state
         self._decide(event)
         if self.state is not before:
+            if self._identity and self.state is State.SERVING:
+                self._identity.after_load()
+            elif self._identity and self.state is State.REPLAYING:
+                self._identity.before_load()
+            self._identify()
             await self._on_state(self.state)
             if self.state is State.SERVING:
                 self._serving.set()

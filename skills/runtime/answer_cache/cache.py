@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass
+from pathlib import Path
 
 from skills.runtime.resources import memory_limit
-from skills.runtime.settings import CachingSettings
+from skills.runtime.settings import CachingSettings, SettingsError
 
+from .disk import DiskTier
 from .kept import KEY_BYTES, Entry, FarTier, Kept, Tier
 from .memory import Memory, best_memory
+from .shared import SharedTier
 
 MOST_OF_MEMORY = 0.05
 """The largest share of the memory limit for kept answers."""
+LEAST_SECRET_BYTES = 16
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,13 +44,21 @@ class AnswerCache:
         settings: which tiers, and their bounds.
 
     Raises:
-        SettingsError: The deployment's secret cannot be read.
+        SettingsError: The deployment's secret cannot be read, or the shared store's address is wrong.
     """
 
     def __init__(self, settings: CachingSettings) -> None:
         max_bytes = int(min(settings.cache_mb * (1 << 20), MOST_OF_MEMORY * memory_limit()))
         self._memory: Memory | None = best_memory(max_bytes) if max_bytes else None
+        secret = _secret(settings.cache_secret_file) if settings.cache_secret_file else None
         self._far: list[FarTier] = []
+        self._shared: SharedTier | None = None
+        if self._memory and settings.cache_disk:
+            disk = DiskTier(Path(settings.cache_disk), int(settings.cache_disk_mb * (1 << 20)), secret)
+            self._far.append(disk)
+        if self._memory and settings.cache_shared:
+            self._shared = _shared_tier(settings.cache_shared, secret or b"")
+            self._far.append(self._shared)
         self._hits = {Tier.DISK: 0, Tier.SHARED: 0}
         # Counts removals: what was read from a farther tier before one of them must not come back into a nearer tier.
         self._removals = 0
@@ -66,7 +78,7 @@ class AnswerCache:
             max_bytes=self._memory.max_bytes if self._memory else 0,
             disk_hits=self._hits[Tier.DISK],
             shared_hits=self._hits[Tier.SHARED],
-            shared="",
+            shared=self._shared.state if self._shared else "",
         )
 
     async def start(self) -> None:
@@ -150,6 +162,25 @@ class AnswerCache:
             more_entries, more_bytes = await tier.clear()
             entries, num_bytes = entries + more_entries, num_bytes + more_bytes
         return entries, num_bytes
+
+
+def _secret(path: str) -> bytes:
+    try:
+        secret = Path(path).read_bytes().strip()
+    except OSError as error:
+        raise SettingsError(f"--cache-secret-file {path} cannot be read: {error.strerror}") from None
+    if len(secret) < LEAST_SECRET_BYTES:
+        raise SettingsError(f"--cache-secret-file {path} must hold at least {LEAST_SECRET_BYTES} bytes")
+    return secret
+
+
+def _shared_tier(url: str, secret: bytes) -> SharedTier:
+    try:
+        return SharedTier(url, secret)
+    except ImportError:
+        raise SettingsError("--cache-shared needs the library `valkey`: pip install valkey") from None
+    except ValueError as error:
+        raise SettingsError(f"--cache-shared is wrong: {error}") from None
 
 
 def _kept(entry: Entry | None, tier: Tier, max_age_s: float | None) -> Kept | None:

@@ -252,7 +252,7 @@ class Ending:
     reason: FinishReason
     tokens: Tokens
     complete: bool = False
-    """Whether nothing could follow its last token in its constraint, so that it ended at once (STOP)."""
+    """Whether its last token completed its constraint, so that nothing can follow."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

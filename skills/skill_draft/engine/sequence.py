@@ -83,7 +83,7 @@ class Sequence:
             self.sampler.accept(token)
             self.tokens.append(token)
             if reason := self._after_token(token):
-                self._end(reason, complete=reason is FinishReason.STOP)
+                self._end(reason, complete=self.sampler.is_complete)
                 return
         self.replayed, released = self._text.release()
         self._released += released
@@ -135,7 +135,7 @@ class Sequence:
         if self.lookup:
             self.lookup.push()
         if reason := self._after_token(choice.token):
-            return self._end(reason, complete=reason is FinishReason.STOP)
+            return self._end(reason, complete=self.sampler.is_complete)
         return self._piece(*self._text.release())
 
     def end_early(self) -> Piece | None:
