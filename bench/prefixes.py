@@ -26,7 +26,7 @@ from skills import skills_pb2, skills_pb2_grpc
 from skills.skill_draft.embedded import make_embedded
 
 MODELS = {"135m": make_embedded, "4b": shape_model}
-_QUIET_S = 2.0  # files are written within this time of each other
+_QUIET_S = 2.0  # the next file is written within this time
 
 
 class First(NamedTuple):
@@ -71,9 +71,9 @@ def ask(address: str, system: str, question: str) -> First:
 def wait_for_files(folder: Path) -> list[Path]:
     """Wait until all files are written, which begins once the model's hash is known."""
     found: list[Path] = []
-    while not found or time.time() - max(path.stat().st_mtime for path in found) < _QUIET_S:
-        time.sleep(0.2)
-        found = sorted(folder.glob("*.kv"))
+    while not found or len(found) < len(list(folder.glob("*.kv"))):
+        found = list(folder.glob("*.kv"))
+        time.sleep(_QUIET_S)
     return found
 
 
