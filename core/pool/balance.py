@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Iterable, Iterator, Sequence
+from hashlib import blake2b
 from typing import Any
 
 from core.pool.latency import Fastest
@@ -61,10 +62,14 @@ class Roster:
 PREFERRED_UNTIL = 2.0
 """A replica with a cached conversation is preferred up to this many times the work of the least busy one."""
 REMEMBERED = 4096
+_KEY_BYTES = 8
 
 
 def choose(call: Call, replicas: Sequence[Replica], affinity: Affinity, now: float) -> Replica | None:
     """Return the replica with the least outstanding work, or the one that has the conversation if it is hardly busier.
+
+    Among equally busy ones the conversation decides, by rendezvous hashing: so equal requests of callers that know
+    nothing of each other meet at the same replica, which computes their answer once.
 
     Returns:
         None if none of them takes calls.
@@ -81,11 +86,20 @@ def choose(call: Call, replicas: Sequence[Replica], affinity: Affinity, now: flo
         return open_[0]
     fastest = Fastest(replica.latency(call.method) for replica in open_)
     expected = {replica: replica.expected(call.method, now, fastest) for replica in open_}
-    least = min(open_, key=lambda replica: expected[replica])
+    work = min(expected.values())
+    least = _rendezvous(call, [replica for replica in open_ if expected[replica] == work])
     holder = affinity.find(call.conversation)
-    if holder in expected and expected[holder] <= PREFERRED_UNTIL * expected[least]:
+    if holder in expected and expected[holder] <= PREFERRED_UNTIL * work:
         return holder
     return least
+
+
+def _rendezvous(call: Call, replicas: Sequence[Replica]) -> Replica:
+    """Return the same one for the same conversation in every process; when one leaves, only its share moves."""
+    if len(replicas) == 1 or not call.conversation:
+        return replicas[0]
+    key = call.conversation[-1].to_bytes(_KEY_BYTES, "big")
+    return max(replicas, key=lambda replica: _digest(key, replica.target.encode()))
 
 
 def choose_rival(call: Call, replicas: Sequence[Replica], now: float) -> Replica | None:
@@ -102,23 +116,32 @@ def choose_rival(call: Call, replicas: Sequence[Replica], now: float) -> Replica
 def conversation_keys(request: Any) -> list[int]:
     """Return a hash of each prefix of the request's conversation, the shortest first; empty if it has none.
 
-    Requests with a common prefix share its hashes, provided their images are hashes too (`RequestImages.request`). A
-    collision only costs a prefill, as all replicas would give the same answer.
+    They are the same in every process, which Python's own `hash` is not. Requests with a common prefix share its
+    hashes, provided their images are hashes too (`RequestImages.request`). A collision only costs a prefill, as all
+    replicas would give the same answer.
     """
     turns = [
-        (turn.role, turn.content, *(part.SerializeToString() for part in turn.parts))
+        (turn.role.encode(), turn.content.encode(), *(part.SerializeToString() for part in turn.parts))
         for turn in getattr(request, "messages", ())
     ]
     prompt = getattr(request, "prompt", "")
     if prompt:
-        turns.append(("user", prompt))
+        turns.append((b"user", prompt.encode()))
     system = getattr(request, "system", "")
     if system:
-        turns.insert(0, ("system", system))
+        turns.insert(0, (b"system", system.encode()))
     keys: list[int] = []
+    digest = b""
     for turn in turns:
-        keys.append(hash((keys[-1] if keys else 0, turn)))
+        digest = _digest(digest, *turn)
+        keys.append(int.from_bytes(digest, "big"))
     return keys
+
+
+def _digest(*parts: bytes) -> bytes:
+    """Return a hash of a list, which depends on where its parts begin and end."""
+    lengths = b"".join([len(part).to_bytes(8, "big") for part in parts])
+    return blake2b(lengths + b"".join(parts), digest_size=_KEY_BYTES).digest()
 
 
 class Affinity:

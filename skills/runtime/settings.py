@@ -71,7 +71,7 @@ class CachingSettings(ServerSettings):
     """The settings of a server that keeps answers (`skills.runtime.answer_cache`)."""
 
     cache_mb: float = setting(
-        64.0, "memory for kept answers, MiB, never more than 5 % of the memory limit; 0: no answer is kept, in no tier",
+        64.0, "memory for kept answers, MiB, at most a twentieth of the memory limit; 0: no answer is kept anywhere",
         low=0, high=65536,
     )  # fmt: skip
     cache_disk: str = setting("", "file (SQLite) that keeps answers beyond the server's end; empty: none")
@@ -145,7 +145,7 @@ def _parser(kind: type[ServerSettings], skill: str) -> argparse.ArgumentParser:
         parser.add_argument(
             flag(item.name),
             metavar=str(item.type).upper(),
-            help=f"{item.metadata['help']}{shown} [{variable(skill, item.name)}]",
+            help=f"{item.metadata['help']}{shown} [{variable(skill, item.name)}]".replace("%", "%%"),
         )
     parser.add_argument("--lifeline", action="store_true", help="stop when standard input ends")
     return parser

@@ -83,9 +83,8 @@ def answer_keys(request: Request, images: Sequence[ImagePart], server: Server) -
         images: Its images as they came, in their order.
         server: What else determines the answer.
     """
-    common = hashlib.sha256()
-    for part in _parts(request, images, server):
-        common.update(len(part).to_bytes(8) + part)
+    parts = _parts(request, images, server)
+    common = hashlib.sha256(b"".join(piece for part in parts for piece in (len(part).to_bytes(8), part)))
     keys = []
     for candidate in range(request.num_candidates):
         key = common.copy()

@@ -225,11 +225,11 @@ class KeptAnswers:
 
     def _heard(self, run: Run, event: Event) -> None:
         self._on_event(run, event)
-        if isinstance(event, Done) and run.keeping and run.admitted:
-            # A moment later: the answer goes to its callers first.
-            asyncio.get_running_loop().call_soon(self._keep, run, run.keeping, event, run.work_s)
+        if isinstance(event, Done) and run.keeping:
+            # At once: a call that comes next can neither join any more nor be without it.
+            self._keep(run, run.keeping, event)
 
-    def _keep(self, run: Run, keeping: Keeping, done: Done, work_s: float) -> None:
+    def _keep(self, run: Run, keeping: Keeping, done: Done) -> None:
         """Keep what a run has computed, if it is more than what was kept."""
         if self.identity is None or self.identity.digest != keeping.identity or run.admitted is None:
             return
@@ -245,7 +245,7 @@ class KeptAnswers:
                 prompt_tokens=run.admitted.prompt_tokens,
                 image_tokens=image_tokens(run.request),
                 top_logprobs=run.request.top_logprobs,
-                work_s=work_s + (before.work_s if before and run.request.so_far else 0.0),
+                work_s=run.work_s + (before.work_s if before and run.request.so_far else 0.0),
             )
             if keeping.replaces or before is None or not trajectory.is_within(before):
                 self.cache.put(key, trajectory.encode())

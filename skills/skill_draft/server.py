@@ -31,7 +31,7 @@ from skills import skills_pb2, skills_pb2_grpc
 from skills.runtime.limits import Limits
 from skills.runtime.pieces import Pieces
 from skills.runtime.program import run_server
-from skills.runtime.resources import anonymous_bytes, memory_size
+from skills.runtime.resources import MemoryMeter, memory_size
 from skills.runtime.skill import BaseSkill, Context, StartError, Status
 from skills.runtime.status import RefusedError
 from skills.types_pb2 import ClearCacheReq, ClearCacheResp
@@ -86,7 +86,7 @@ class DraftSkill(BaseSkill, skills_pb2_grpc.SkillsServiceServicer):
         self._images: Images | None = None
         self._identity: Identity | None = None
         self._kept = KeptAnswers(settings, self._on_event)
-        self._totals = Totals()
+        self._totals, self._memory = Totals(), MemoryMeter()
 
     # --- lifecycle of the server (see skills.runtime.skill.BaseSkill) ---
 
@@ -321,7 +321,7 @@ class DraftSkill(BaseSkill, skills_pb2_grpc.SkillsServiceServicer):
         result = answers.answer(
             flight, done,
             model=self.model or self._model.stem, numerics=self._numerics, image_tokens=image_tokens,
-            ram_bytes=anonymous_bytes(self.pids()),
+            ram_bytes=self._memory.bytes(self.pids()),
         )  # fmt: skip
         if call.keeping:
             result.cache.CopyFrom(call.info())

@@ -1,7 +1,7 @@
 """What is kept of an answer: its trajectory, that is its tokens with all that a call may ask about them, and its end.
 
-A trajectory is not the response to one call. Whoever asks for fewer tokens, or with other stop strings, gets a cut of
-it; whoever asks for more gets it as the beginning (`skills.skill_draft.cut`).
+A trajectory is not the response to one call. A call for fewer tokens, or with other stop strings, gets a cut of it; a
+call for more gets it as the beginning (`skills.skill_draft.cut`).
 """
 
 from __future__ import annotations

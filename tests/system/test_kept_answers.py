@@ -75,7 +75,7 @@ def ask(server: DraftServer, request: GenReq) -> skills_pb2.GenResp:
 
 def content(answer: skills_pb2.GenResp) -> tuple[Any, ...]:
     """Return all that an answer consists of, to the last bit."""
-    answers = (answer, *answer.candidates)
+    answers: tuple[skills_pb2.GenResp | skills_pb2.Candidate, ...] = (answer, *answer.candidates)
     return tuple(
         (a.text, a.finish_reason, *a.token_ids, *a.token_logprobs, *map(str, a.top_logprobs), a.mean_logprob)
         for a in answers
@@ -215,7 +215,7 @@ def test_a_computation_ends_with_its_last_reader(server: DraftServer) -> None:
         next(stream)
     streams[0].cancel()
     streams[1].cancel()
-    assert next(streams[2])
+    assert next(streams[2]).text
     assert server.health().active_requests == 1
     streams[2].cancel()
     server.wait_idle(5)
@@ -236,7 +236,7 @@ def test_the_caller_says_what_is_kept_and_given(server: DraftServer) -> None:
     request = long()
     with pytest.raises(grpc.RpcError) as refused:
         ask(server, but(request, cache=ONLY))
-    assert refused.value.code() is grpc.StatusCode.NOT_FOUND  # type: ignore[attr-defined]
+    assert refused.value.code() is grpc.StatusCode.NOT_FOUND
     assert ask(server, but(request, cache=BYPASS)).cache.outcome == skills_pb2.CACHE_OUTCOME_UNSPECIFIED
     assert ask(server, request).cache.outcome == MISS, "what was not to be kept was not"
     assert ask(server, but(request, cache=ONLY)).cache.outcome == HIT
@@ -274,7 +274,7 @@ def test_the_loop_run_twice_is_served_from_what_is_kept(server: DraftServer) -> 
         assert after.engine.total_tokens == before.engine.total_tokens
         assert after.cache.hits - before.cache.hits == after.total_requests - before.total_requests > 1
         with pytest.raises(NotKeptError, match="CACHE_MODE_ONLY"):
-            pool.get("draft").Generate(long(cache=ONLY))
+            pool.get_skill_client("draft").Generate(long(cache=ONLY))
 
 
 def test_hits_are_computed_anew_and_compared(tmp_path: Path) -> None:
@@ -305,7 +305,7 @@ def test_a_kept_answer_is_given_while_the_model_loads(tmp_path: Path) -> None:
         assert answer.cache.tier == skills_pb2.CACHE_TIER_DISK
         with pytest.raises(grpc.RpcError) as refused:
             ask(server, long())
-        assert refused.value.code() is grpc.StatusCode.UNAVAILABLE  # type: ignore[attr-defined]
+        assert refused.value.code() is grpc.StatusCode.UNAVAILABLE
 
 
 def _or_none(server: DraftServer, request: GenReq) -> skills_pb2.GenResp | None:

@@ -25,6 +25,7 @@ READ_S = 0.1
 MOST_WAITING_BYTES = 16 << 20
 """Values that wait to be written; more are dropped."""
 _CLOSE_S = 2.0
+_CLEAR_S = 30.0
 _BUSY_S = 1.0
 _PAGE_BYTES = 4096
 _LOG_PAGES = 500
@@ -108,7 +109,9 @@ class DiskTier:
 
     async def clear(self) -> tuple[int, int]:
         """Remove all entries."""
-        return await self._submit(lambda: self._do(_clear, (0, 0)))
+        clearing = self._submit(lambda: self._do(_clear, (0, 0)))
+        await asyncio.wait({clearing}, timeout=_CLEAR_S)
+        return clearing.result() if clearing.done() else (0, 0)
 
     def _submit(self, work: Callable[[], _T]) -> asyncio.Future[_T]:
         return asyncio.wrap_future(self._thread.submit(work))
@@ -151,7 +154,7 @@ class DiskTier:
         file = sqlite3.connect(self._path, timeout=_BUSY_S, isolation_level=None)
         try:
             for pragma in ("journal_mode = WAL", "synchronous = NORMAL", f"wal_autocheckpoint = {_LOG_PAGES}",
-                           f"journal_size_limit = {_LOG_PAGES * _PAGE_BYTES}", "secure_delete = FAST"):  # fmt: skip
+                           f"journal_size_limit = {_LOG_PAGES * _PAGE_BYTES}", "secure_delete = ON"):  # fmt: skip
                 file.execute(f"PRAGMA {pragma}")
             _make_tables(file)
             if self._given_secret is None:
