@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import shutil
 import time
 from pathlib import Path
 from typing import Any
@@ -198,6 +200,20 @@ def test_a_folder_that_cannot_be_used_is_noted_once_and_requests_are_answered(tm
             notes = [n.text for n in running.notes]
         assert len(notes) == 1
         assert why in notes[0]
+
+
+def test_a_folder_that_vanishes_is_noted_once_and_requests_are_answered(folder: Path) -> None:
+    request = question("Who are you?")
+    with engine(folder) as running:
+        shutil.rmtree(folder)
+        for _ in range(3):
+            assert told(running, dataclasses.replace(request, id=ask().id))[0] == cold(request)
+        running.idle()
+        end = time.monotonic() + 5
+        while not running.notes:
+            assert time.monotonic() < end
+            time.sleep(0.01)
+    assert [str(folder) in note.text for note in running.notes] == [True]
 
 
 def test_what_was_computed_for_one_tenant_shortens_no_work_for_another(folder: Path) -> None:

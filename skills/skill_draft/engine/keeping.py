@@ -75,10 +75,11 @@ class _Wanted:
     tokens: Ints
     images: PromptImages | None
     tenant: str
-    used_ns: int
     blocks: list[Block] = field(default_factory=list)
     missing: list[int] | None = None
     """Indices of the blocks that have no file yet; None until that was looked up."""
+    used_ns: int = 0
+    """When that was."""
 
 
 class _Worker:
@@ -191,8 +192,7 @@ class Keeping:
         if not self._folder or n < LEAST_TOKENS:
             return
         tenant, tokens = sequence.request.tenant, np.asarray(sequence.tokens[:n], np.int32)
-        wanted = _Wanted(tokens, sequence.images, tenant, time.time_ns())
-        self._wanted.setdefault((tenant, tokens.tobytes()), wanted)
+        self._wanted.setdefault((tenant, tokens.tobytes()), _Wanted(tokens, sequence.images, tenant))
         if len(self._wanted) > _MOST_WANTED:
             self._wanted.popitem(last=False)
 
@@ -202,6 +202,7 @@ class Keeping:
             return False
         key, wanted = next(iter(self._wanted.items()))
         if wanted.missing is None:
+            wanted.used_ns = time.time_ns()
             wanted.blocks = blocks_of(wanted.tokens, wanted.images, first_key(self._identity, wanted.tenant))
             self._write(lambda files: self._look(files, wanted))
         elif wanted.missing and (data := self._copy(cells, wanted, wanted.blocks[wanted.missing[0]])) is not None:

@@ -67,7 +67,10 @@ class PrefixFiles:
 
     def has(self, key: bytes) -> bool:
         """Return whether there is a file for a block, whatever it contains."""
-        return self._path(key).exists()
+        try:
+            return stat.S_ISREG(self._path(key).stat().st_mode)
+        except OSError:
+            return False
 
     def read(self, key: bytes) -> MappedBlock | None:
         """Map a block and verify it; None if there is none. A damaged file is removed."""
