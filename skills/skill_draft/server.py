@@ -46,7 +46,7 @@ from .engine_settings import engine_config
 from .engine_start import ENGINE_MODULE
 from .flight import Flight
 from .health import MEASURED, Totals, tell_engine
-from .identity import Identity
+from .identity import FileHashes, Identity
 from .images import Images, reserved_bytes
 from .kept_answers import Call, KeptAnswers, image_tokens
 from .last_moment import LastMoment
@@ -142,23 +142,20 @@ class DraftSkill(BaseSkill, skills_pb2_grpc.SkillsServiceServicer):
             on_state=self._on_state,
             engine_module=self._engine_module,
             rows=self._images.rows if self._images else None,
+            identity=self._identity,
         )
         return await self._engine.start()
 
     def _identify(self, model: Path, tower: Tower) -> None:
-        file = tower.file.path if tower.file else None
-        self._identity = Identity(model, file, exact=self._settings.numerics == "exact")
-        self._identity.before_load()
+        s, file = self._settings, tower.file.path if tower.file else None
+        # A container has no other place that it can write to.
+        hashes = FileHashes(Path(s.prefix_dir) / "hashes.json") if s.prefix_dir else None
+        self._identity = Identity(model, file, exact=s.numerics == "exact", hashes=hashes)
         self._kept.identity, self._model = self._identity, model
 
     async def _on_state(self, state: State) -> None:
         """Report the engine's state. A new engine takes less than a second, so calls wait for it."""
         assert self._engine is not None
-        assert self._identity is not None
-        if state is State.SERVING:
-            self._identity.after_load()
-        elif state is State.REPLAYING:
-            self._identity.before_load()
         await self.set_status(Status(state.value), self._engine.message)
 
     def limits_changed(self, now: Limits, before: Limits) -> None:
@@ -179,7 +176,7 @@ class DraftSkill(BaseSkill, skills_pb2_grpc.SkillsServiceServicer):
         await self._kept.close()
 
     async def _end_engine(self) -> None:
-        """End the engine and the vision process."""
+        """End the engine, which first writes the prefixes that are to be kept, and the vision process."""
         if self._identity:
             self._identity.close()
         if self._engine:

@@ -44,6 +44,10 @@ class Settings(CachingSettings):
     n_batch: int = setting(512, "most rows in one step", low=16, high=4096)
     slots: int = setting(16, "requests that run at once", low=1, high=128)
     prefixes: int = setting(32, "finished conversations that the KV cache holds; others are parked", low=1, high=120)
+    prefix_dir: str = setting(
+        "", "folder, mode 700, for prefixes that survive a restart and that replicas of one machine share; empty: none"
+    )
+    prefix_mb: float = setting(1024.0, "most bytes of files in it, MiB", low=1, high=1 << 20)
     gap_ms: float = setting(
         250.0,
         "bound on the inter-token latency of a stream, as far as other requests cause it, milliseconds",
