@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from skills.runtime.settings import ServerSettings, setting
+from skills.runtime.settings import CachingSettings, setting
 
 NAME = "draft"
 PORT = 50051
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Settings(ServerSettings):
+class Settings(CachingSettings):
     """The settings of a draft skill. 0 lets the skill choose by what the machine has."""
 
     listen: str = setting(f"127.0.0.1:{PORT}", "address to serve on: HOST:PORT or unix:/PATH")

@@ -26,7 +26,9 @@ from .engine.messages import (
     Done,
     EngineConfig,
     Failed,
+    Hurry,
     Piece,
+    Priority,
     Progress,
     Ready,
     Request,
@@ -156,8 +158,18 @@ class Supervisor:
 
     def submit(self, request: Request) -> AwaitedFlight:
         """Submit a request; it is done when the events of the returned flight end."""
-        self._decide(Submitted(flight := AwaitedFlight(request)))
+        self.send(flight := AwaitedFlight(request))
         return flight
+
+    def send(self, flight: Flight) -> None:
+        """Submit the request of a flight, which gets its events."""
+        self._decide(Submitted(flight))
+
+    def hurry(self, flight: Flight) -> None:
+        """Make a batch request interactive."""
+        flight.request = dataclasses.replace(flight.request, priority=Priority.INTERACTIVE)
+        if self._process and self.state is State.SERVING:
+            self._process.send(Hurry(id=flight.request.id))
 
     def leave(self, flight: Flight) -> None:
         """Release a flight: its caller has finished with it, or has gone. Idempotent."""

@@ -18,7 +18,7 @@ from .binding import ModelError
 from .engine import Engine
 from .images import OutOfIdsError
 from .loading import load
-from .messages import Cancel, EngineConfig, Failed, FailureKind, NotReady, Ready, Request, Rows, UseCpus
+from .messages import Cancel, EngineConfig, Failed, FailureKind, Hurry, NotReady, Ready, Request, Rows, UseCpus
 from .prepare import Preparer
 from .sampling import Scratch
 
@@ -34,7 +34,7 @@ def take_in(link: Link, engine: Engine, preparer: Preparer) -> None:
         match frame:
             case None:
                 os._exit(0)
-            case Cancel() | UseCpus() | Rows():
+            case Cancel() | Hurry() | UseCpus() | Rows():
                 engine.inbox.put(frame)
             case Request():
                 engine.intake_busy_since = time.monotonic()

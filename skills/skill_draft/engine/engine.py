@@ -23,6 +23,7 @@ from .messages import (
     Event,
     Failed,
     FailureKind,
+    Hurry,
     Queued,
     Rows,
     Stats,
@@ -44,7 +45,7 @@ IDLE_BEAT_S = 0.5
 # share of its step's expected time.
 BATCHING_DELAY_SHARE = 0.01
 
-Command = Call | Cancel | UseCpus | Rows | Failed
+Command = Call | Cancel | Hurry | UseCpus | Rows | Failed
 
 
 class Engine:
@@ -113,6 +114,9 @@ class Engine:
             case Cancel():
                 if call := self._calls.get(command.id):
                     self._drop(call)
+            case Hurry():
+                if call := self._calls.get(command.id):
+                    self._scheduler.hurry(call.sequences)
             case UseCpus():
                 self._threads.set_limit(command.count)
             case Rows():

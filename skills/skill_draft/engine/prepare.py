@@ -14,7 +14,8 @@ from .lookup import AcceptanceRates
 from .matcher import Matcher, Matchers
 from .messages import Failed, FailureKind, Request
 from .prompt import PromptBuilder, PromptError, images_of
-from .sampling import Sampler, SamplingError, Scratch, candidate_seed
+from .sampling import Sampler, SamplingError, Scratch
+from .seeds import candidate_seed
 from .sequence import Call, Sequence
 
 
