@@ -47,6 +47,7 @@ class Sequence:
         self.images = images
         self.sampler = sampler
         self.owner = Owner(request.tenant, request.id, request.keep)
+        self.to_read = len(prompt)  # pending tokens that a prefix is not expected to save (see `LoadMeter`)
         self.slot: Slot | None = None
         self.stored: Stored | None = None  # blocks of its prompt that files have, until it starts
         self.leader: tuple[Sequence, int] | None = None  # a sequence to wait for until it has this many cells
