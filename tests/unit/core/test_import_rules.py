@@ -14,13 +14,13 @@ if TYPE_CHECKING:
 ROOT = Path(__file__).parents[3]
 CONTRACT = ("skills.skills_pb2", "skills.skills_pb2_grpc", "skills.types_pb2", "skills.wire")
 BY_NAME = {"import_module", "find_spec", "__import__"}
-GENERATED = {"skills_pb2.py", "skills_pb2_grpc.py", "types_pb2.py"}
+GENERATED = ("_pb2.py", "_pb2_grpc.py")
 
 
 def sources(folder: str) -> list[str]:
     """Return the hand-written Python files under a folder, relative to the root."""
     paths = (ROOT / folder).rglob("*.py")
-    return sorted(str(path.relative_to(ROOT)) for path in paths if path.name not in GENERATED)
+    return sorted(str(path.relative_to(ROOT)) for path in paths if not path.name.endswith(GENERATED))
 
 
 def of_each(paths: Iterable[str]) -> Callable[[Callable[[str], None]], Callable[[], None]]:
@@ -116,6 +116,7 @@ ROOMS: dict[str, tuple[str, ...]] = {
     "core.local": GROUND,
     "core.models": GROUND,
     "core.pool": GROUND,
+    "core.scaling": (*GROUND, "core.pool"),
     "core.model_pool": (*GROUND, "core.plugins", "core.local", "core.pool"),
     "core.loop": (*GROUND, "core.images", "core.plugins", "core.pool"),
     "core.omni_loop": ("core.errors", "core.images", "core.model_pool", "core.pool", "core.loop"),
@@ -127,6 +128,7 @@ ROOMS: dict[str, tuple[str, ...]] = {
         "core.local",
         "core.models",
         "core.pool",
+        "core.scaling",
         "core.model_pool",
         "core.loop",
         "core.omni_loop",

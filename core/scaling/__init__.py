@@ -1,0 +1,1 @@
+"""Autoscaling: how many replicas are wanted, and those who are told."""
