@@ -1,0 +1,313 @@
+"""How many replicas a skill should have: one pure function, for the simulation, the command line and Kubernetes alike.
+
+    state, decision = decide(state, sample, limits)
+
+Work counts, not requests: on a CPU, reading prompts is most of it, and prompts differ by a factor of a hundred. Up at
+once, as a start takes seconds; down one at a time, and only to what was enough for the whole hold time.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field, replace
+from statistics import median
+
+from core.scaling.samples import Decision, Limits, ReplicaLoad, Sample
+
+BETA = 1.5
+"""Square-root staffing: with R + BETA * sqrt(R) replicas 8.5 % of requests find all busy (Halfin and Whitt, 1981)."""
+FAST_S, SLOW_S = 10.0, 60.0
+"""Windows of the offered load: the larger one decides."""
+HOLD_S, HOLD_STARTS = 30.0, 10.0
+"""A replica that was of use stays for this long, or this many times as long as a start takes: keeping it as long as a
+new one would cost is at most twice as dear as knowing the future."""
+FULL_S = 600.0
+"""How long a machine counts as full."""
+GAIN = 0.1
+"""Share of a replica's throughput that another one must bring."""
+FIRST_PAUSE_S, MOST_PAUSE_S = 1.0, 300.0
+"""After a failed start, doubling."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Past:
+    """What is remembered of a sample."""
+
+    at_s: float
+    arrived_s: float
+    requests: int
+    tokens: float
+    wish: int
+    saturated: bool
+
+
+@dataclass(frozen=True, slots=True)
+class _Trial:
+    """Replicas that were added while requests waited: do they bring anything?"""
+
+    since_s: float
+    """When the last one of them began to serve."""
+    replicas: int
+    replicas_before: int
+    tokens_per_s_before: float
+
+
+@dataclass(frozen=True, slots=True)
+class State:
+    """What the policy remembers from one sample to the next. `State()` knows nothing."""
+
+    past: tuple[_Past, ...] = ()
+    counters: dict[str, tuple[float, float, int]] = field(default_factory=dict)
+    arrived_s: float = 0.0
+    tokens: float = 0.0
+    requests: int = 0
+    line_work_s: float = 0.0
+    serving: int = 0
+    start_s: float = 0.0
+    failed_starts: int | None = None
+    failures: int = 0
+    retry_at_s: float = -math.inf
+    trial: _Trial | None = None
+    full_until_s: float = -math.inf
+    full_at: int = 0
+
+    @property
+    def hold_s(self) -> float:
+        """How long what was wanted once holds."""
+        return max(HOLD_S, HOLD_STARTS * self.start_s)
+
+
+def decide(state: State, sample: Sample, limits: Limits) -> tuple[State, Decision]:
+    """Return how many replicas there should be.
+
+    Args:
+        state: What the last call returned; `State()` at first.
+        sample: The replicas now. The next one should come within a second or two.
+        limits: What to keep to.
+    """
+    state = _note_starts(_count(state, sample), sample)
+    load = _load(state, sample.at_s)
+    wish = _wish(sample, limits, load)
+    state = _remember(state, sample, limits, wish)
+    state = _judge(state, sample)
+    there = _serving(sample) + sample.silent + sample.starting
+    wanted, why = _choose(state, sample, limits, there, load)
+    full = sample.at_s < state.full_until_s
+    if wanted > there and full and state.full_at <= there:
+        wanted = max(there, limits.low)
+        why = f"full: the last replica brought less than {GAIN:.0%} of one's throughput; none is added for 10 minutes"
+    state = _begin_trial(state, sample, wanted > there)
+    return state, Decision(wanted, why, load.largest, full)
+
+
+# --- what the samples say ---
+
+
+def _count(state: State, sample: Sample) -> State:
+    """Add up what the counters have gained, across restarts of replicas."""
+    first_s = state.past[0].at_s if state.past else sample.at_s
+    counters: dict[str, tuple[float, float, int]] = {}
+    arrived_s, tokens, requests = state.arrived_s, state.tokens, state.requests
+    for each in sample.replicas:
+        now = (each.work_arrived_s, each.work_done_s, each.total_requests)
+        before = state.counters.get(each.name)
+        if before is None:  # what an adopted replica did in its earlier life is no news
+            before = (0.0, 0.0, 0) if each.uptime_s < sample.at_s - first_s else now
+        elif now[0] < before[0] or now[1] < before[1]:
+            before = (0.0, 0.0, 0)
+        counters[each.name] = now
+        arrived_s += now[0] - before[0]
+        requests += now[2] - before[2]
+        if each.prompt_token_ms > 0:
+            # In tokens: where replicas hinder each other, their seconds bring less.
+            tokens += (now[1] - before[1]) * 1000 / each.prompt_token_ms
+    # One that is silent for a moment has not started anew.
+    counters = {**state.counters, **counters} if sample.silent else counters
+    arrived_s += sample.waiting_work_s - state.line_work_s
+    return replace(
+        state, counters=counters, arrived_s=arrived_s, tokens=tokens, requests=requests,
+        line_work_s=sample.waiting_work_s,
+    )  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class _Load:
+    fast: float
+    slow: float
+    request_s: float
+
+    @property
+    def largest(self) -> float:
+        return max(self.fast, self.slow)
+
+
+def _load(state: State, now: float) -> _Load:
+    """Return the offered load over both windows, and the mean work of a request."""
+    fast, slow = (_since(state, now - window_s) for window_s in (FAST_S, SLOW_S))
+    if fast is None or slow is None:
+        return _Load(0.0, 0.0, 0.0)
+    oldest = state.past[0]
+    requests = state.requests - oldest.requests
+    return _Load(
+        max(0.0, state.arrived_s - fast.arrived_s) / FAST_S,
+        max(0.0, state.arrived_s - slow.arrived_s) / max(FAST_S, min(SLOW_S, now - slow.at_s)),
+        max(0.0, state.arrived_s - oldest.arrived_s) / requests if requests > 0 else 0.0,
+    )
+
+
+def _since(state: State, at_s: float) -> _Past | None:
+    """Return the last sample that is not younger, or the oldest one."""
+    return next((past for past in reversed(state.past) if past.at_s <= at_s), state.past[0] if state.past else None)
+
+
+def _serving(sample: Sample) -> int:
+    return sum(each.serving for each in sample.replicas)
+
+
+def _late(sample: Sample, limits: Limits) -> int:
+    """Return the requests whose wait is over the target; each is worth one more replica at most."""
+    late = sample.waiting_calls
+    for each in sample.replicas:
+        if each.serving and each.expected_wait_s > limits.target_wait_s:
+            late += max(0, each.prompts_waiting - 1, each.requests_waiting)
+    return late
+
+
+def _reads(each: ReplicaLoad) -> bool:
+    """Return whether a replica reads a prompt; one without figures, whether it does anything."""
+    if not each.prompt_token_ms:
+        return each.requests_running + each.requests_waiting > 0
+    return each.prompts_waiting + each.requests_waiting > 0
+
+
+def _wish(sample: Sample, limits: Limits, load: _Load) -> int:
+    """Return how many replicas are of use now."""
+    late = _late(sample, limits)
+    reading = sum(each.serving and _reads(each) for each in sample.replicas)
+    usable = max(reading, load.slow) + late
+    backlog_s = sample.waiting_work_s + sum(each.work_ahead_s for each in sample.replicas)
+    needed = max(load.largest + BETA * math.sqrt(load.largest), backlog_s / FAST_S)
+    unknown = not any(each.prompt_token_ms for each in sample.replicas)
+    wish = math.ceil((usable if unknown else min(needed, usable)) - 1e-6)
+    return max(wish, min(1, late + reading))
+
+
+def _remember(state: State, sample: Sample, limits: Limits, wish: int) -> State:
+    serving = [each for each in sample.replicas if each.serving]
+    saturated = bool(serving) and all(map(_reads, serving)) and _late(sample, limits) > 0
+    new = _Past(sample.at_s, state.arrived_s, state.requests, state.tokens, wish, saturated)
+    oldest_s = sample.at_s - max(SLOW_S, state.hold_s) - FAST_S
+    return replace(state, past=(*(past for past in state.past if past.at_s >= oldest_s), new))
+
+
+def _note_starts(state: State, sample: Sample) -> State:
+    """Learn how long a start takes, and when the next one may be tried after one that failed."""
+    starts_s = [each.start_s for each in sample.replicas if each.start_s > 0]
+    serving, failed = _serving(sample), sample.failed_starts
+    failures, retry_at_s = state.failures, state.retry_at_s
+    if serving > state.serving:
+        failures, retry_at_s = 0, -math.inf
+    if failed > (failed if state.failed_starts is None else state.failed_starts):
+        failures += 1
+        retry_at_s = sample.at_s + min(MOST_PAUSE_S, FIRST_PAUSE_S * 2.0 ** min(failures - 1, 10))
+    return replace(
+        state, serving=serving, failed_starts=failed, failures=failures, retry_at_s=retry_at_s,
+        start_s=median(starts_s) if starts_s else state.start_s,
+    )  # fmt: skip
+
+
+# --- what to do ---
+
+
+def _choose(  # noqa: PLR0911  # a line for each reason
+    state: State, sample: Sample, limits: Limits, there: int, load: _Load
+) -> tuple[int, str]:
+    wish, now = state.past[-1].wish, sample.at_s
+    cap, why_cap = limits.cap
+    low = min(limits.low, cap)
+    if there > cap:
+        return cap, why_cap
+    if there < low:
+        return low, f"at least {low} are wanted"
+    if sample.silent and not sample.replicas:
+        return there, "no replica answers, so nothing changes"
+    if wish > there:
+        late = _late(sample, limits)
+        if there == cap:
+            return there, why_cap
+        if now < state.retry_at_s:
+            return there, f"{_times(state.failures, 'start')} failed; the next one in {state.retry_at_s - now:.0f} s"
+        return min(wish, cap), f"{_times(late, 'request')} would wait more than {limits.target_wait_s:g} s"
+    return _fewer(state, sample, limits, there, load) if there > low else (there, f"at least {low} are wanted")
+
+
+def _fewer(state: State, sample: Sample, limits: Limits, there: int, load: _Load) -> tuple[int, str]:
+    now, hold_s = sample.at_s, state.hold_s
+    if sample.silent or sample.starting:
+        return there, "replicas start, or do not answer"
+    if now - state.past[0].at_s < hold_s:
+        return there, f"watched for less than {hold_s:.0f} s"
+    highest = max(past.wish for past in state.past if past.at_s >= now - hold_s)
+    if highest >= there:
+        return there, f"{_times(highest, 'replica')} had work within {hold_s:.0f} s"
+    wait_s = predicted_wait_s(there - 1, load.slow, load.request_s)
+    if there > 1 and wait_s > limits.target_wait_s / 2:
+        return there, f"with {there - 1} requests would wait {wait_s:.1f} s"
+    return there - 1, f"{_times(highest, 'replica')} would have been enough for {hold_s:.0f} s"
+
+
+def predicted_wait_s(replicas: int, load: float, request_s: float) -> float:
+    """Return the mean wait at this many replicas: Sakasegawa's approximation of M/M/n.
+
+    Args:
+        replicas: How many.
+        load: Offered load, in replicas.
+        request_s: Mean work of a request.
+    """
+    if load <= 0 or request_s <= 0:
+        return 0.0
+    if load >= replicas:
+        return math.inf
+    busy = load / replicas
+    return float(request_s * busy ** (math.sqrt(2 * (replicas + 1)) - 1) / (replicas * (1 - busy)))
+
+
+def _times(number: int, noun: str) -> str:
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+
+
+# --- a machine that is full ---
+
+
+def _begin_trial(state: State, sample: Sample, adds: bool) -> State:
+    """Remember the throughput before replicas are added under backlog."""
+    now = sample.at_s
+    if not adds or state.trial is not None or not state.past[-1].saturated:
+        return state
+    earlier = _since(state, now - FAST_S)
+    assert earlier is not None
+    if now - earlier.at_s < FAST_S / 2:
+        return state
+    rate = (state.tokens - earlier.tokens) / (now - earlier.at_s)
+    return replace(state, trial=_Trial(now, _serving(sample), _serving(sample), rate))
+
+
+def _judge(state: State, sample: Sample) -> State:
+    """Compare the throughput after an addition with that before, if requests have waited all the time."""
+    trial, now, serving = state.trial, sample.at_s, _serving(sample)
+    if trial is None:
+        return state
+    window = [past for past in state.past if past.at_s >= now - FAST_S]
+    if not window[-1].saturated or serving < trial.replicas:
+        return replace(state, trial=None)
+    if serving > trial.replicas:
+        return replace(state, trial=replace(trial, since_s=now, replicas=serving))
+    added = serving - trial.replicas_before
+    if now - trial.since_s < FAST_S or added < max(1, GAIN * trial.replicas_before):
+        return state
+    rate = (state.tokens - window[0].tokens) / (now - window[0].at_s)
+    expected = trial.tokens_per_s_before / trial.replicas_before * added
+    state = replace(state, trial=None)
+    if rate - trial.tokens_per_s_before >= GAIN * expected:
+        return state
+    return replace(state, full_until_s=now + FULL_S, full_at=serving)
