@@ -1,0 +1,174 @@
+"""The manifests in deploy/kubernetes, as far as they can be judged without a cluster."""
+
+from __future__ import annotations
+
+import functools
+import shutil
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import jsonschema
+import kubernetes_validate
+import pytest
+import yaml
+
+from core.scaling import keda
+from skills.runtime.serving import LIVE
+from tests.servers import ROOT
+
+MANIFESTS = ROOT / "deploy" / "kubernetes"
+# Those that get updates: a new Kubernetes version comes every four months, and three of them are maintained.
+VERSIONS = ("1.35", "1.36", "1.37")
+# What each can be made of: the folders of resources, and those of components.
+BUNDLES = {
+    "base": (["base"], []),
+    "hpa": (["hpa"], []),
+    "keda": (["keda"], []),
+    "hpa with a model's image": (["hpa"], ["model-image"]),
+    "keda with a model's claim": (["keda"], ["model-claim"]),
+}
+# The fields of KEDA's ScaledObject (keda.sh/v1alpha1) that are used here, by its documentation.
+SCALED_OBJECT = {
+    "type": "object",
+    "additionalProperties": False,
+    "required": ["scaleTargetRef", "triggers"],
+    "properties": {
+        "scaleTargetRef": {
+            "type": "object",
+            "additionalProperties": False,
+            "required": ["name"],
+            "properties": {name: {"type": "string"} for name in ("apiVersion", "kind", "name")},
+        },
+        **{
+            name: {"type": "integer", "minimum": 0}
+            for name in ("pollingInterval", "cooldownPeriod", "minReplicaCount", "maxReplicaCount")
+        },
+        "advanced": {
+            "type": "object",
+            "additionalProperties": False,
+            "properties": {
+                "horizontalPodAutoscalerConfig": {
+                    "type": "object",
+                    "additionalProperties": False,
+                    "properties": {"behavior": {"type": "object"}},
+                }
+            },
+        },
+        "triggers": {
+            "type": "array",
+            "minItems": 1,
+            "items": {
+                "type": "object",
+                "additionalProperties": False,
+                "required": ["type", "metadata"],
+                "properties": {
+                    "type": {"const": "external-push"},
+                    "metricType": {"enum": ["AverageValue", "Value"]},
+                    "metadata": {
+                        "type": "object",
+                        "required": ["scalerAddress"],
+                        "additionalProperties": {"type": "string"},
+                    },
+                },
+            },
+        },
+    },
+}
+
+pytestmark = pytest.mark.skipif(shutil.which("kubectl") is None, reason="no kubectl, which builds the manifests")
+
+
+@pytest.fixture(scope="module")
+def copy(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a copy of the manifests, where bundles can be put together as users do."""
+    folder = tmp_path_factory.mktemp("kubernetes") / "kubernetes"
+    shutil.copytree(MANIFESTS, folder)
+    for name, (resources, components) in BUNDLES.items():
+        (folder / "own" / name).mkdir(parents=True)
+        wanted = {
+            "apiVersion": "kustomize.config.k8s.io/v1beta1",
+            "kind": "Kustomization",
+            "resources": [f"../../{each}" for each in resources],
+            "components": [f"../../{each}" for each in components],
+        }
+        (folder / "own" / name / "kustomization.yaml").write_text(yaml.safe_dump(wanted))
+    return folder
+
+
+@functools.cache
+def built(folder: Path) -> tuple[dict[str, Any], ...]:
+    done = subprocess.run(["kubectl", "kustomize", str(folder)], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+    return tuple(yaml.safe_load_all(done.stdout))
+
+
+def only(resources: tuple[dict[str, Any], ...], kind: str, name: str = "skill-draft") -> dict[str, Any]:
+    (found,) = (each for each in resources if (each["kind"], each["metadata"]["name"]) == (kind, name))
+    return found
+
+
+def pods(resources: tuple[dict[str, Any], ...]) -> list[dict[str, Any]]:
+    return [each["spec"]["template"]["spec"] for each in resources if each["kind"] == "Deployment"]
+
+
+@pytest.mark.parametrize("name", BUNDLES)
+def test_every_field_exists_in_the_versions_that_are_maintained(copy: Path, name: str) -> None:
+    for resource in built(copy / "own" / name):
+        if resource["kind"] == "ScaledObject":
+            jsonschema.validate(resource["spec"], SCALED_OBJECT)
+            continue
+        for version in VERSIONS:
+            kubernetes_validate.validate(resource, version, strict=True)
+    misspelt = {**only(built(copy / "own" / name), "Deployment"), "spce": {}}
+    with pytest.raises(kubernetes_validate.ValidationError):
+        kubernetes_validate.validate(misspelt, VERSIONS[0], strict=True)
+
+
+def test_the_autoscaler_and_the_scaler_have_the_same_limits(copy: Path) -> None:
+    for name, kind, least, most in (
+        ("hpa", "HorizontalPodAutoscaler", "minReplicas", "maxReplicas"),
+        ("keda", "ScaledObject", "minReplicaCount", "maxReplicaCount"),
+    ):
+        resources = built(copy / "own" / name)
+        limits = only(resources, kind)["spec"]
+        scaler = only(resources, "Deployment", "sarai-scaler")["spec"]["template"]["spec"]["containers"][0]
+        assert {f"--min={limits[least]}", f"--max={limits[most]}"} <= set(scaler["args"])
+        assert "replicas" not in only(resources, "Deployment")["spec"], "an apply would set the number back"
+    hpa = only(built(copy / "own" / "hpa"), "HorizontalPodAutoscaler")["spec"]
+    scaled = only(built(copy / "own" / "keda"), "ScaledObject")["spec"]
+    assert hpa["metrics"][0]["external"]["metric"]["name"] == keda.PROMETHEUS_METRIC
+    assert hpa["behavior"] == scaled["advanced"]["horizontalPodAutoscalerConfig"]["behavior"]
+    assert {rules["tolerance"] for rules in hpa["behavior"].values()} == {"0"}, "0.1 swallows 10 to 11"
+
+
+def test_a_replica_that_goes_has_the_time_that_its_calls_need(copy: Path) -> None:
+    pod = only(built(copy / "own" / "base"), "Deployment")["spec"]["template"]["spec"]
+    (container,) = pod["containers"]
+    grace_s = next(float(each["value"]) for each in container["env"] if each["name"] == "SKILL_DRAFT_GRACE_S")
+    sleep_s = container["lifecycle"]["preStop"]["sleep"]["seconds"]
+    assert pod["terminationGracePeriodSeconds"] >= sleep_s + grace_s + 5
+    assert container["livenessProbe"]["grpc"]["service"] == LIVE, "an engine that is replaced is no reason to kill it"
+
+
+def test_pods_fit_the_strictest_security_standard(copy: Path) -> None:
+    resources = built(copy / "own" / "keda")
+    labels = only(resources, "Namespace", "sarai")["metadata"]["labels"]
+    assert labels["pod-security.kubernetes.io/enforce"] == "restricted"
+    assert len(pods(resources)) == 2
+    for pod in pods(resources):
+        assert pod["securityContext"]["runAsNonRoot"]
+        assert pod["securityContext"]["runAsUser"] > 10_000
+        assert pod["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}
+        assert pod["automountServiceAccountToken"] is False
+        assert {key for volume in pod.get("volumes", []) for key in volume} <= {"name", "emptyDir"}
+        for container in pod["containers"]:
+            own = container["securityContext"]
+            assert own == {
+                "allowPrivilegeEscalation": False,
+                "readOnlyRootFilesystem": True,
+                "capabilities": {"drop": ["ALL"]},
+            }
+    policies = {each["metadata"]["name"]: each["spec"] for each in resources if each["kind"] == "NetworkPolicy"}
+    assert policies.keys() == {"skill-draft", "sarai-scaler"}
+    assert all(each["policyTypes"] == ["Ingress", "Egress"] for each in policies.values())
