@@ -14,6 +14,7 @@ from weakref import WeakSet
 from core.config import PoolConfig
 from core.errors import PluginError, PoolClosedError, SkillStartError
 from core.local.embedded import EmbeddedReplica
+from core.local.numbered import NumberedServers
 from core.local.progress import OnProgress, report
 from core.plugins import Plugins, get_plugins
 from core.pool.backend import AddressReplica
@@ -21,7 +22,7 @@ from core.pool.client import SkillClient
 from core.pool.face import ClientFace
 from core.pool.replica_set import ReplicaSet
 from core.pool.status import SkillStatus
-from core.pool.targets import find_running, names_many, resolve_all, split_targets
+from core.pool.targets import ServersHere, names_many, resolve_all, split_targets
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -208,10 +209,10 @@ class ModelPool:
         text = self._config.target_of(spec)
         if text is not None:
             return self._at_addresses(spec, split_targets(text, spec.target_variable))
-        running = find_running(spec, self._config)
+        running = ServersHere(spec, self._config).find()
         if running:
             scaled = len(running) > 1 or running[0].origin == "container"
-            look = partial(_targets_running, spec, self._config) if scaled else None
+            look = ServersHere(spec, self._config).targets if scaled else None
             return ReplicaSet(spec, self._config, running, look)
         if not self._config.embedded:
             raise SkillStartError(
@@ -220,7 +221,9 @@ class ModelPool:
                 skill=spec.name,
                 log=None,
             )
-        return ReplicaSet(spec, self._config, [EmbeddedReplica(spec, self._config, self._on_progress)])
+        own = EmbeddedReplica(spec, self._config, self._on_progress)
+        look = NumberedServers(spec, self._config).targets if self._config.share_embedded else None
+        return ReplicaSet(spec, self._config, [own], look)
 
     def _at_addresses(self, spec: SkillSpec, targets: tuple[str, ...]) -> ReplicaSet:
         addresses = resolve_all(targets) or targets  # a name without an address is an error when it is called
@@ -264,10 +267,6 @@ class ModelPool:
 
     def __exit__(self, *_: object) -> None:
         self.close()
-
-
-def _targets_running(spec: SkillSpec, config: PoolConfig) -> tuple[str, ...]:
-    return tuple(replica.target for replica in find_running(spec, config))
 
 
 class _ProcessPool:

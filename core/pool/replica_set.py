@@ -56,9 +56,11 @@ class ReplicaSet:
         self._lock = threading.RLock()
         self._events: deque[Event] = deque()
         self._working = False
+        here = self.origin != "address"  # names are not asked for that often
         self._watcher = Watcher(
-            spec, tell=self.tell, due_s=lambda: self._state.due_s, is_watched=self._is_watched, look=look
-        )
+            spec, tell=self.tell, due_s=lambda: self._state.due_s, is_watched=self._is_watched, look=look,
+            looks_often=lambda: here and self.outstanding > 0,
+        )  # fmt: skip
 
     # --- events ---
 

@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from core.skill import SkillSpec
 
 _ANSWER_S = 1.0
+# One that gets a new engine keeps its calls.
+_SERVES = ("SERVING", "RECOVERING")
 # Another name server may know better, or this one a moment later: the name is not said to be unknown.
 _NO_ANSWER = (socket.EAI_AGAIN, socket.EAI_FAIL)
 
@@ -31,10 +33,10 @@ def replica_load(name: str, health: Any) -> ReplicaLoad | None:
     load = health.load
     return ReplicaLoad(
         name=name,
-        serving=health.status == "SERVING",
+        serving=health.status in _SERVES,
         requests_running=health.active_requests,
         requests_waiting=health.queued_requests,
-        prompts_waiting=getattr(load, "prompts_waiting", 0),
+        prompts_waiting=load.prompts_waiting,
         work_ahead_s=load.work_ahead_s,
         expected_wait_s=load.expected_wait_s,
         work_arrived_s=load.work_arrived_s,

@@ -24,6 +24,7 @@ import time
 from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Sequence
 from contextlib import aclosing, asynccontextmanager
 from functools import partial
+from typing import TYPE_CHECKING
 
 import grpc
 
@@ -42,7 +43,7 @@ from .engine.messages import Done, EngineConfig, Failed, FailureKind, Piece, Pro
 from .engine_process import EngineGoneError
 from .engine_start import ENGINE_MODULE
 from .flight import Flight
-from .health import MEASURED, Totals, tell_engine
+from .health import MEASURED, Totals, price_readings, tell_engine, tell_load
 from .images import Images, reserved_bytes
 from .last_moment import LastMoment
 from .model_file import ModelFileError
@@ -53,6 +54,9 @@ from .supervisor import Supervisor
 from .supervisor_state import State
 from .tower_choice import Tower, choose_tower, fitted, fitted_cells
 from .vision_process import VISION_MODULE
+
+if TYPE_CHECKING:
+    from skills.runtime.metrics import Reading
 
 # The gRPC status code of each kind of failure.
 CODES = {
@@ -184,12 +188,18 @@ class DraftSkill(BaseSkill, skills_pb2_grpc.SkillsServiceServicer):
         self._totals.tell(health)
         if self._engine:
             tell_engine(self._engine, health)
+            tell_load(self._engine, health)
+            health.load.start_s = self.start_s
         if self._images:
             health.features.append(Feature.IMAGES)
             health.engine.images, health.engine.images_encoded = self._images.seen, self._images.rows.encoded
         elif self._tower.short_of_memory:
             health.message = health.message or f"reads no images: {self._tower.why_not}"
         return health
+
+    def readings(self) -> list[Reading]:
+        """Return what tokens cost."""
+        return price_readings(self._engine) if self._engine else []
 
     # --- SkillsService ---
 

@@ -38,6 +38,7 @@ from .engine.messages import (
 from .engine.messages import Event as EngineEvent
 from .engine_process import EngineGoneError, EngineProcess
 from .engine_start import ENGINE_MODULE
+from .engine_totals import EngineTotals
 from .flight import Flight
 from .sizing import Sizing
 from .supervisor_state import (
@@ -120,6 +121,7 @@ class Supervisor:
         self._ids = itertools.count(1)
         self._process: EngineProcess | None = None
         self._launch: Launch | None = Launch(0.0)
+        self._busy_s = time.monotonic()
         self._serving = asyncio.Event()
         self._keeper: asyncio.Task[None] | None = None
 
@@ -204,14 +206,23 @@ class Supervisor:
         """The processes of this replica: the server, and the engine if there is one."""
         return [os.getpid(), *([self._process.pid] if self._process else [])]
 
-    def lookup_totals(self) -> tuple[int, int]:
-        """Return how many lookup tokens were tried and accepted since the start, summed over all engines."""
-        return self._core.lookup_totals()
+    @property
+    def totals(self) -> EngineTotals:
+        """The figures of all its engines."""
+        return self._core.totals
+
+    @property
+    def idle_s(self) -> float:
+        """Seconds since the last request ended, or since there is an engine; 0 while there are any requests."""
+        return 0.0 if self._core.flights else time.monotonic() - self._busy_s
 
     # --- performing what the state machine decides ---
 
     def _decide(self, event: Event) -> None:
-        for action in self._core.on(event, time.monotonic()):
+        now = time.monotonic()
+        if self._core.flights or self.state is State.LOADING:
+            self._busy_s = now
+        for action in self._core.on(event, now):
             match action:
                 case Launch():
                     self._launch = action

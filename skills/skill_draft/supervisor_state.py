@@ -24,6 +24,7 @@ from .engine.messages import (
     Stats,
     WantRows,
 )
+from .engine_totals import EngineTotals
 from .flight import Flight
 from .replay import Replay
 from .sizing import Sizing
@@ -151,7 +152,7 @@ class SupervisorState:
         """Why no engine has started; empty once there is one."""
         self.ready: Ready | None = None
         """What the last engine reported when it became ready."""
-        self.stats = Stats()
+        self.totals = EngineTotals()
         self.restarts = 0
         self.sizing = Sizing()
         self.flights: dict[int, Flight] = {}
@@ -160,7 +161,6 @@ class SupervisorState:
         self._replay = Replay()
         self._failed_starts = 0  # since there was an engine
         self._complaint = ""  # why the engine that is being started will not become ready
-        self._lookup_of_dead = (0, 0)
         self._heard = 0  # number of events received from engines
         self._silence, self._intake = Unchanged(), Unchanged()
         self._actions: list[Action] = []
@@ -184,10 +184,10 @@ class SupervisorState:
                 self._on_heard(event, now)
         return self._actions
 
-    def lookup_totals(self) -> tuple[int, int]:
-        """Return how many lookup tokens were tried and accepted since the start, summed over all engines."""
-        tried, right = self._lookup_of_dead
-        return tried + self.stats.lookup_tokens, right + self.stats.lookup_accepted
+    @property
+    def stats(self) -> Stats:
+        """The figures of the current engine."""
+        return self.totals.stats
 
     # --- requests ---
 
@@ -243,7 +243,7 @@ class SupervisorState:
     def _on_heard(self, event: messages.Event, now: float) -> None:
         match event:
             case Beat():
-                self.stats = event.stats
+                self.totals.heard(event.stats)
             case Ready():
                 self._on_ready(event)
             case NotReady():
@@ -265,7 +265,7 @@ class SupervisorState:
                 self._send_next()
 
     def _on_ready(self, ready: Ready) -> None:
-        self.state, self.ready, self.stats, self.message = State.SERVING, ready, Stats(), ""
+        self.state, self.ready, self.message = State.SERVING, ready, ""
         self.sizing.measured(ready.sizes)
         self._send_next()
 
@@ -285,7 +285,7 @@ class SupervisorState:
             Log(f"the engine process is gone ({how}); {len(self.flights)} requests resume in a new one")
         )
         self._actions.append(Release(None))
-        self._lookup_of_dead, self.stats = self.lookup_totals(), Stats()
+        self.totals.ended()
         self.state, self._failed_starts = State.REPLAYING, 0
         if guilty := self._replay.begin(self.flights.values(), nobodys_fault=nobodys_fault):
             self._give_up_request(guilty)

@@ -13,10 +13,10 @@ import time
 
 from sarai import GenReq, get_model_pool
 
-CALLERS = 4
+CALLERS = 6
 # Drawn at random and never at its end: each token costs a step, so that there is always a call to disturb.
 REQUESTS = [
-    GenReq(prompt="Say hello.", grammar="root ::= [a-z] root", max_tokens=600, temperature=5, top_k=0, top_p=1, min_p=0,
+    GenReq(prompt="Say hello.", grammar="root ::= [a-z] root", max_tokens=900, temperature=5, top_k=0, top_p=1, min_p=0,
            seed=seed)
     for seed in range(CALLERS)
 ]  # fmt: skip

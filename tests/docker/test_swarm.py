@@ -28,7 +28,7 @@ SMALL: dict[str, Any] = {
     "services": {
         "skill_draft": {
             "volumes": [{"type": "bind", "source": f"{ROOT}/tests/models", "target": "/models", "read_only": True}],
-            "environment": {"SKILL_DRAFT_THREADS": "1", "SKILL_DRAFT_N_CTX": "1024", "SKILL_DRAFT_GRACE_S": "1"},
+            "environment": {"SKILL_DRAFT_THREADS": "1", "SKILL_DRAFT_N_CTX": "1024", "SKILL_DRAFT_GRACE_S": "0.3"},
             "deploy": {
                 "update_config": {"monitor": "5s"},
                 "rollback_config": {"monitor": "5s"},
@@ -162,7 +162,7 @@ def load_on(stack: Stack) -> Iterator[Load]:
         reader = threading.Thread(target=load.read)
         reader.start()
         try:
-            load.more(8)
+            load.more(12)
             yield load
             assert process.stdin is not None
             process.stdin.close()
@@ -198,7 +198,7 @@ def test_a_rolling_update_under_load_loses_no_call(stack: Stack) -> None:
         assert stack.update("--env-add", "SKILL_DRAFT_LOG_LEVEL=debug") == "completed"
         soon(lambda: len(stack.running()) == 2)
         assert not before & set(stack.running()), "every replica is another one"
-        load.more(8)
+        load.more(12)
 
 
 def test_an_image_that_does_not_serve_is_rolled_back_and_loses_no_call(stack: Stack) -> None:
@@ -207,13 +207,13 @@ def test_an_image_that_does_not_serve_is_rolled_back_and_loses_no_call(stack: St
         assert stack.update("--image", SCALER) == "rollback_completed"
         assert stack.inspect("{{.Spec.TaskTemplate.ContainerSpec.Image}}") == IMAGE
         soon(lambda: len(stack.running()) == 2)
-        load.more(8)
+        load.more(12)
 
 
 def test_three_replicas_become_one_under_load_and_streams_go_on_elsewhere(stack: Stack) -> None:
     stack.scale(3)
     with load_on(stack) as load:
         stack.scale(1)
-        load.more(8)
+        load.more(12)
     # Swarm asks nobody which replica to take; whichever it is, its calls go on at another one.
     assert any(each["continued"] for each in load.calls), "no call was handed over"

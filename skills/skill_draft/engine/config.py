@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -56,6 +56,26 @@ class EngineConfig:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Load:
+    """How much work an engine has, in seconds of its own time by the costs that it has learned."""
+
+    ahead_s: float = 0.0
+    """Work of the requests that run and wait."""
+    wait_s: float = 0.0
+    """How long a new request would wait before its prompt is read."""
+    to_read: int = 0
+    """Tokens of prompts that are still to be read."""
+    prompts: int = 0
+    """Requests that have such tokens."""
+    arrived_s: float = 0.0
+    done_s: float = 0.0
+    """Work that has arrived and that was done, since the start. What the prefix cache saved is neither."""
+    prompt_token_s: float = 0.0
+    output_token_s: float = 0.0
+    """Cost of a token of a prompt and of one of an answer at the best batch; 0 before the first step."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Stats:
     """The engine's figures; totals are since its start."""
 
@@ -68,3 +88,4 @@ class Stats:
     """When the intake thread (templates, tokenizing, grammars) began its current request; None if it is idle."""
     lookup_tokens: int = 0
     lookup_accepted: int = 0
+    load: Load = field(default_factory=Load)

@@ -13,6 +13,7 @@ from .cells import CellLog
 from .contention import ContentionMeter
 from .embedding import Embedder, SharedRows
 from .forecast import LOOK_EVERY_S, Forecast
+from .load_meter import LoadMeter
 from .loading import Loaded
 from .messages import (
     Admitted,
@@ -64,6 +65,7 @@ class Engine:
         )  # fmt: skip
         self._wait = WaitEstimate()
         self._forecast = Forecast(self._scheduler, self._threads, self._wait, n_batch=context.n_batch)
+        self._load = LoadMeter(self._scheduler, self._threads, self._wait, self._cells, gap_ms=config.gap_ms)
         self._admission = Admission(self._scheduler, self._cells, self._forecast, n_batch=context.n_batch)
         self._outbox = Outbox(send, flush_interval_s=config.piece_ms / 1000)
         shared = SharedRows(Path(config.rows_path), loaded.row_width)
@@ -153,6 +155,7 @@ class Engine:
             if sequence.ending:
                 self._end_sequence(call, sequence)
             else:
+                self._load.arrived(sequence)
                 self._scheduler.add(sequence)
         self._finish_if_complete(call)
 
@@ -219,7 +222,7 @@ class Engine:
     def _step(self, shares: list[Share], n_threads: int) -> None:
         self._cells.sweep()
         shares = self._with_room(shares)
-        begin = time.monotonic()
+        begin, read = time.monotonic(), sum(share.n for share in shares if not share.sequence.decodes)
         logits = self._stepper.run(shares, n_threads)
         self._steps += 1
         output = taken = 0
@@ -227,6 +230,7 @@ class Engine:
             if share.complete:
                 taken += self._take(share, logits[output : output + 1 + len(share.speculative)])
                 output += 1 + len(share.speculative)
+        self._load.done(read, taken)
         self._wait.stepped(time.monotonic() - begin, taken, sum(share.complete for share in shares))
 
     def _with_room(self, shares: list[Share]) -> list[Share]:
@@ -335,4 +339,5 @@ class Engine:
             intake_busy_since=self.intake_busy_since,
             lookup_tokens=self._lookup_tokens,
             lookup_accepted=self._lookup_accepted,
+            load=self._load.now(time.monotonic()),
         )

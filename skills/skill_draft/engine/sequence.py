@@ -44,6 +44,7 @@ class Sequence:
         self.n_prompt = len(prompt)
         self.images = images
         self.sampler = sampler
+        self.to_read = len(prompt)  # pending tokens that a prefix is not expected to save (see `LoadMeter`)
         self.slot: Slot | None = None
         self.leader: tuple[Sequence, int] | None = None  # a sequence to wait for until it has this many cells
         self.ending: Ending | None = None

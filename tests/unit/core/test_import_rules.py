@@ -116,9 +116,9 @@ ROOMS: dict[str, tuple[str, ...]] = {
     "core.local": GROUND,
     "core.models": GROUND,
     "core.pool": GROUND,
+    "core.scaling": (*GROUND, "core.local", "core.pool"),
     "core.model_pool": (*GROUND, "core.plugins", "core.local", "core.pool"),
     "core.loop": (*GROUND, "core.images", "core.plugins", "core.pool"),
-    "core.scaling": (*GROUND, "core.plugins", "core.local", "core.pool"),
     "core.omni_loop": ("core.errors", "core.images", "core.model_pool", "core.pool", "core.loop"),
     "core.testing": (*GROUND, "core.plugins", "core.local", "core.pool"),
     "core.cli": (
@@ -128,9 +128,9 @@ ROOMS: dict[str, tuple[str, ...]] = {
         "core.local",
         "core.models",
         "core.pool",
+        "core.scaling",
         "core.model_pool",
         "core.loop",
-        "core.scaling",
         "core.omni_loop",
     ),
 }
