@@ -8,6 +8,7 @@ import threading
 import time
 import urllib.request
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ from core.scaling import keda, scaler_pb2, scaler_pb2_grpc
 from core.scaling.samples import Decision, Limits
 from core.scaling.vendored import externalscaler_pb2 as pb
 from core.scaling.vendored import externalscaler_pb2_grpc
+from skills import skills_pb2
 from skills.skill_draft.plugin import sarai_skills
 from tests.servers import draft_server, free_port
 
@@ -136,6 +138,30 @@ def test_the_number_follows_replicas_that_a_name_lists_and_their_load(tmp_path: 
         # The replicas that it asked for count, though nobody started any yet: no more are wanted meanwhile.
         time.sleep(3 * keda.TICK_S)
         assert found.wanted() == 4
+
+
+def test_prompts_that_wait_at_a_replica_make_another_one_wanted(tmp_path: Path) -> None:
+    with (
+        draft_server(tmp_path, "--threads", "1") as server,
+        scaler(server.target) as found,
+        ThreadPoolExecutor(8) as pool,
+    ):
+        soon(lambda: found.wanted() == 1)
+        over = threading.Event()
+
+        def read_long_prompts(number: int) -> None:
+            while not over.is_set():
+                prompt = f"{number} {time.monotonic()} " + "a few words, never the same, " * 60
+                server.stub.Generate(skills_pb2.GenReq(prompt=prompt, max_tokens=4), timeout=60)
+
+        calls = [pool.submit(read_long_prompts, number) for number in range(8)]
+        try:
+            soon(lambda: found.wanted() > 1, 30)
+            assert any("would wait more than 0.05 s" in each.why for each in found.decisions)
+        finally:
+            over.set()
+        for call in calls:
+            call.result(60)
 
 
 def test_what_is_not_known_is_an_error_and_never_a_zero(monkeypatch: pytest.MonkeyPatch) -> None:
