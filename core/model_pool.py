@@ -35,8 +35,8 @@ class ModelPool:
     """Provides clients for skills, and holds the local servers that it started for them. Thread-safe.
 
     A skill is called at the addresses in `SARAI_<NAME>_TARGET`; or else at its port on this host and the next ones, if
-    servers there report SERVING; or else at a local process, which the pool starts, and releases when it is closed, at
-    the latest when the program ends.
+    servers there report SERVING, or an autoscaler is to bring them (`SARAI_<NAME>_SCALER`); or else at a local process,
+    which the pool starts, and releases when it is closed, at the latest when the program ends.
 
     Args:
         config: The settings, by default those of the environment.
@@ -214,6 +214,9 @@ class ModelPool:
             scaled = len(running) > 1 or running[0].origin == "container"
             look = ServersHere(spec, self._config).targets if scaled else None
             return ReplicaSet(spec, self._config, running, look)
+        if self._config.scaler_of(spec) is not None:
+            first = AddressReplica(f"127.0.0.1:{spec.port}", "container")
+            return ReplicaSet(spec, self._config, [first], ServersHere(spec, self._config).targets)
         if not self._config.embedded:
             raise SkillStartError(
                 f"does not run: no server answers at 127.0.0.1:{spec.port}, {spec.target_variable} is not set, "

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 
 import click
 
+from core.cli.autoscale import autoscale
 from core.cli.chat import chat
 from core.cli.common import ExitCode, Settings, common_options, exit_code_of, print_json, start_command
 from core.cli.containers import down, logs, ps
@@ -127,7 +128,23 @@ def completion(shell: str) -> None:
         sys.stdout.write(script + "\n")
 
 
-for _command in (loop, draft, chat, serve, skills, models, doctor, health, up, down, ps, logs, new_skill, completion):
+for _command in (
+    loop,
+    draft,
+    chat,
+    serve,
+    skills,
+    models,
+    doctor,
+    health,
+    up,
+    down,
+    autoscale,
+    ps,
+    logs,
+    new_skill,
+    completion,
+):
     cli.add_command(_command)
 
 

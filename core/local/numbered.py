@@ -18,7 +18,7 @@ MOST = 32
 
 
 class NumberedServers:
-    """Finds out which of them run, whoever has started them.
+    """Finds out which of them run.
 
     Args:
         spec: The skill.

@@ -54,6 +54,11 @@ class LocalReplicas:
         """See `Actuator`."""
         return len(self._asked)
 
+    @property
+    def draining(self) -> int:
+        """See `Actuator`."""
+        return len(self._draining)
+
     def replicas(self) -> list[Running]:
         """See `Actuator`."""
         with self._lock:

@@ -27,13 +27,20 @@ class Running:
 class Actuator(Protocol):
     """Makes replicas come and go. One thread calls it; nothing here waits for a replica."""
 
-    failed_starts: int
-    """Starts that have failed so far."""
-    starting: int
-    """Replicas that were asked for and are not among `replicas` yet."""
+    @property
+    def failed_starts(self) -> int:
+        """Starts that have failed so far."""
+
+    @property
+    def starting(self) -> int:
+        """Replicas that were asked for and are not among `replicas` yet."""
+
+    @property
+    def draining(self) -> int:
+        """Replicas that drain and are not gone yet."""
 
     def replicas(self) -> list[Running]:
-        """Return the replicas that are there, whoever has started them, except those that drain."""
+        """Return the replicas that are there, also those of other programs, except those that drain."""
 
     def start(self, count: int) -> None:
         """Begin to start this many more."""
