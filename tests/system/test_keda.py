@@ -17,13 +17,16 @@ import grpc
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
+from core.config import PoolConfig
 from core.errors import ConfigError
+from core.model_pool import ModelPool
 from core.scaling import keda, scaler_pb2, scaler_pb2_grpc
 from core.scaling.samples import Decision, Limits
 from core.scaling.vendored import externalscaler_pb2 as pb
 from core.scaling.vendored import externalscaler_pb2_grpc
 from skills import skills_pb2
 from skills.skill_draft.plugin import sarai_skills
+from tests import servers
 from tests.servers import draft_server, free_port
 
 SPEC = sarai_skills()[0]
@@ -108,6 +111,27 @@ def test_the_first_call_at_zero_replicas_is_pushed_to_keda_at_once() -> None:
         assert found.wanted() == 1
         assert found.keda.IsActive(OBJECT, timeout=5).result
         found.report(0)
+        stream.cancel()
+
+
+def test_a_call_at_zero_replicas_is_answered_by_the_one_that_keda_is_told_to_start(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    target = f"127.0.0.1:{(port := free_port())}"
+    monkeypatch.setattr(servers, "free_port", lambda: port)
+    with scaler(target) as found, ThreadPoolExecutor(1) as thread:
+        stream = Stream(found.keda)
+        soon(lambda: len(stream.said) == 1)
+        settings: dict[str, Any] = {
+            "targets": {"SARAI_DRAFT_TARGET": target},
+            "scalers": {"SARAI_DRAFT_SCALER": found.server.address},
+        }
+        with ModelPool(PoolConfig.from_env({}, **settings)) as pool:
+            request = skills_pb2.GenReq(prompt="Count to twenty.", temperature=0, max_tokens=64)
+            call = thread.submit(pool.get_skill_client("draft").Generate, request, timeout=60)
+            soon(lambda: stream.said[-1][1])
+            with draft_server(tmp_path):  # what KEDA does then
+                assert call.result(60).text.startswith("one two three")
         stream.cancel()
 
 
