@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 import subprocess
 import threading
 import time
@@ -45,6 +46,13 @@ def docker(*arguments: str, stdin: int = subprocess.DEVNULL, timeout_s: float = 
     )
     assert done.returncode == 0, f"docker {' '.join(arguments)}: {done.stderr}"
     return done.stdout.strip()
+
+
+def documented(first: str, stack: str) -> str:
+    """Return the command in docs/cluster.md that begins so, for this stack instead of `sarai`."""
+    blocks = re.findall(r"^```sh\n(.*?)^```", (ROOT / "docs" / "cluster.md").read_text(), re.MULTILINE | re.DOTALL)
+    (command,) = (block for block in blocks if first in block)
+    return re.sub(r"\bsarai_", f"{stack}_", command)
 
 
 def soon(holds: Callable[[], bool], within_s: float = 120.0) -> None:
@@ -217,3 +225,27 @@ def test_three_replicas_become_one_under_load_and_streams_go_on_elsewhere(stack:
         load.more(12)
     # Swarm asks nobody which replica to take; whichever it is, its calls go on at another one.
     assert any(each["continued"] for each in load.calls), "no call was handed over"
+
+
+def test_the_service_gets_the_replicas_that_the_scaler_says(stack: Stack) -> None:
+    stack.scale(1)
+    # One call at a time, so that those of six callers have to wait.
+    stack.update("--env-add", "SKILL_DRAFT_SLOTS=1")
+    command = documented("while read", stack.name).replace("docker run", f"docker run --name {stack.name}-scaler")
+    with load_on(stack) as load:
+        following = subprocess.Popen(["bash", "-c", command], stdout=subprocess.PIPE, text=True, start_new_session=True)
+        try:
+            soon(lambda: len(stack.running()) >= 2)
+            load.more(12)
+        finally:
+            subprocess.run(["docker", "rm", "--force", f"{stack.name}-scaler"], capture_output=True, check=False)
+            said, _ = following.communicate(timeout=60)
+    assert re.search(r"^\d\d:\d\d:\d\d  [2-4]  \d+ requests? would wait", said, re.MULTILINE), said
+
+
+def test_the_documented_command_asks_a_replica_of_the_stack(stack: Stack) -> None:
+    command = documented("-m sarai draft", stack.name).partition("docker run")
+    done = subprocess.run(
+        ["bash", "-c", "".join(command[1:])], capture_output=True, text=True, timeout=120, check=False
+    )
+    assert (done.returncode, bool(done.stdout.strip())) == (0, True), done.stderr

@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import json
+import os
 import socket
+import subprocess
+import sys
 import threading
 import time
 import urllib.request
@@ -27,9 +31,10 @@ from core.scaling.vendored import externalscaler_pb2_grpc
 from skills import skills_pb2
 from skills.skill_draft.plugin import sarai_skills
 from tests import servers
-from tests.servers import draft_server, free_port
+from tests.servers import ROOT, draft_server, free_port
 
 SPEC = sarai_skills()[0]
+COMMAND = (sys.executable, "-m", "sarai", "autoscale", "draft")
 OBJECT = pb.ScaledObjectRef(name="skill-draft", namespace="sarai", scalerMetadata={"skill": "draft"})
 
 
@@ -243,3 +248,40 @@ def test_a_wrong_report_is_refused_by_its_field(fields: dict[str, Any], code: gr
 def test_an_address_that_is_taken_is_told() -> None:
     with scaler(f"127.0.0.1:{free_port()}") as found, pytest.raises(ConfigError, match="is it in use"):
         keda.ScalerServer(SPEC, ["127.0.0.1:1"], Limits(), listen=found.server.address)
+
+
+def test_the_command_serves_tells_each_decision_and_ends_at_sigterm() -> None:
+    listen, target = f"127.0.0.1:{free_port()}", f"127.0.0.1:{free_port()}"
+    options = ["--serve", listen, "--target", target, "--min", "0", "--max", "3", "--json"]
+    with (
+        subprocess.Popen([*COMMAND, *options], cwd=ROOT, stdout=subprocess.PIPE, text=True) as process,
+        grpc.insecure_channel(listen) as channel,
+    ):
+        try:
+            assert process.stdout is not None
+            assert json.loads(process.stdout.readline())["wanted"] == 0
+            request = scaler_pb2.ReportWaitingRequest(skill="draft", caller="test", calls=2)
+            scaler_pb2_grpc.ScalerServiceStub(channel).ReportWaiting(request, timeout=10, wait_for_ready=True)
+            told = json.loads(process.stdout.readline())
+            assert (told["event"], told["wanted"], "2 requests" in told["why"]) == ("wanted", 2, True)
+            process.terminate()
+            assert process.wait(10) == 0
+        finally:
+            process.kill()
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (["--serve", "127.0.0.1:0"], "--target, or SARAI_DRAFT_TARGET"),
+        (["--metrics", "127.0.0.1:0"], "--target and --metrics go with --serve"),
+        (["--serve", "127.0.0.1:0", "--target", "a:1", "--stop"], "it starts no replicas"),
+        (["--serve", "127.0.0.1:0", "--target", "a:1", "--min", "2", "--max", "1"], "--min 2 is more than --max 1"),
+    ],
+)
+def test_options_that_do_not_fit_are_refused_in_words(options: list[str], words: str) -> None:
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("SARAI_")}
+    done = subprocess.run(
+        [*COMMAND, *options], cwd=ROOT, env=environment, capture_output=True, text=True, timeout=30, check=False
+    )
+    assert (done.returncode, words in " ".join(done.stderr.split())) == (2, True), done.stderr

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import re
 import shutil
 import subprocess
 from pathlib import Path
@@ -20,14 +21,14 @@ from tests.servers import ROOT
 MANIFESTS = ROOT / "deploy" / "kubernetes"
 # Those that get updates: a new Kubernetes version comes every four months, and three of them are maintained.
 VERSIONS = ("1.35", "1.36", "1.37")
-# What each can be made of: the folders of resources, and those of components.
-BUNDLES = {
-    "base": (["base"], []),
-    "hpa": (["hpa"], []),
-    "keda": (["keda"], []),
-    "hpa with a model's image": (["hpa"], ["model-image"]),
-    "keda with a model's claim": (["keda"], ["model-claim"]),
-}
+BUNDLES = ("base", "hpa", "keda", "own", "documented")
+# One that users may make; the other one is what docs/cluster.md says.
+OWN = """
+apiVersion: kustomize.config.k8s.io/v1beta1
+kind: Kustomization
+resources: [../hpa]
+components: [../model-image]
+"""
 # The fields of KEDA's ScaledObject (keda.sh/v1alpha1) that are used here, by its documentation.
 SCALED_OBJECT = {
     "type": "object",
@@ -84,15 +85,11 @@ def copy(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return a copy of the manifests, where bundles can be put together as users do."""
     folder = tmp_path_factory.mktemp("kubernetes") / "kubernetes"
     shutil.copytree(MANIFESTS, folder)
-    for name, (resources, components) in BUNDLES.items():
-        (folder / "own" / name).mkdir(parents=True)
-        wanted = {
-            "apiVersion": "kustomize.config.k8s.io/v1beta1",
-            "kind": "Kustomization",
-            "resources": [f"../../{each}" for each in resources],
-            "components": [f"../../{each}" for each in components],
-        }
-        (folder / "own" / name / "kustomization.yaml").write_text(yaml.safe_dump(wanted))
+    documented = re.search(r"```yaml\n(.*?)```", (ROOT / "docs" / "cluster.md").read_text(), re.DOTALL)
+    assert documented is not None
+    for name, text in (("own", OWN), ("documented", documented[1])):
+        (folder / name).mkdir()
+        (folder / name / "kustomization.yaml").write_text(text)
     return folder
 
 
@@ -114,13 +111,14 @@ def pods(resources: tuple[dict[str, Any], ...]) -> list[dict[str, Any]]:
 
 @pytest.mark.parametrize("name", BUNDLES)
 def test_every_field_exists_in_the_versions_that_are_maintained(copy: Path, name: str) -> None:
-    for resource in built(copy / "own" / name):
+    resources = built(copy / name)
+    for resource in resources:
         if resource["kind"] == "ScaledObject":
             jsonschema.validate(resource["spec"], SCALED_OBJECT)
             continue
         for version in VERSIONS:
             kubernetes_validate.validate(resource, version, strict=True)
-    misspelt = {**only(built(copy / "own" / name), "Deployment"), "spce": {}}
+    misspelt = {**only(resources, "Deployment"), "spce": {}}
     with pytest.raises(kubernetes_validate.ValidationError):
         kubernetes_validate.validate(misspelt, VERSIONS[0], strict=True)
 
@@ -130,20 +128,20 @@ def test_the_autoscaler_and_the_scaler_have_the_same_limits(copy: Path) -> None:
         ("hpa", "HorizontalPodAutoscaler", "minReplicas", "maxReplicas"),
         ("keda", "ScaledObject", "minReplicaCount", "maxReplicaCount"),
     ):
-        resources = built(copy / "own" / name)
+        resources = built(copy / name)
         limits = only(resources, kind)["spec"]
         scaler = only(resources, "Deployment", "sarai-scaler")["spec"]["template"]["spec"]["containers"][0]
         assert {f"--min={limits[least]}", f"--max={limits[most]}"} <= set(scaler["args"])
         assert "replicas" not in only(resources, "Deployment")["spec"], "an apply would set the number back"
-    hpa = only(built(copy / "own" / "hpa"), "HorizontalPodAutoscaler")["spec"]
-    scaled = only(built(copy / "own" / "keda"), "ScaledObject")["spec"]
+    hpa = only(built(copy / "hpa"), "HorizontalPodAutoscaler")["spec"]
+    scaled = only(built(copy / "keda"), "ScaledObject")["spec"]
     assert hpa["metrics"][0]["external"]["metric"]["name"] == keda.PROMETHEUS_METRIC
     assert hpa["behavior"] == scaled["advanced"]["horizontalPodAutoscalerConfig"]["behavior"]
     assert {rules["tolerance"] for rules in hpa["behavior"].values()} == {"0"}, "0.1 swallows 10 to 11"
 
 
 def test_a_replica_that_goes_has_the_time_that_its_calls_need(copy: Path) -> None:
-    pod = only(built(copy / "own" / "base"), "Deployment")["spec"]["template"]["spec"]
+    pod = only(built(copy / "base"), "Deployment")["spec"]["template"]["spec"]
     (container,) = pod["containers"]
     grace_s = next(float(each["value"]) for each in container["env"] if each["name"] == "SKILL_DRAFT_GRACE_S")
     sleep_s = container["lifecycle"]["preStop"]["sleep"]["seconds"]
@@ -151,8 +149,19 @@ def test_a_replica_that_goes_has_the_time_that_its_calls_need(copy: Path) -> Non
     assert container["livenessProbe"]["grpc"]["service"] == LIVE, "an engine that is replaced is no reason to kill it"
 
 
+def test_a_model_and_a_registry_are_brought_by_ones_own_bundle(copy: Path) -> None:
+    for name, kind, image in (
+        ("own", "image", "sarai-skill-draft:v"),
+        ("documented", "persistentVolumeClaim", "registry.example/sarai-skill-draft:v"),
+    ):
+        pod = only(built(copy / name), "Deployment")["spec"]["template"]["spec"]
+        assert [kind in volume for volume in pod["volumes"]] == [False, True]
+        assert pod["containers"][0]["volumeMounts"][1] == {"name": "models", "mountPath": "/models", "readOnly": True}
+        assert pod["containers"][0]["image"].startswith(image)
+
+
 def test_pods_fit_the_strictest_security_standard(copy: Path) -> None:
-    resources = built(copy / "own" / "keda")
+    resources = built(copy / "keda")
     labels = only(resources, "Namespace", "sarai")["metadata"]["labels"]
     assert labels["pod-security.kubernetes.io/enforce"] == "restricted"
     assert len(pods(resources)) == 2
