@@ -227,25 +227,48 @@ def test_three_replicas_become_one_under_load_and_streams_go_on_elsewhere(stack:
     assert any(each["continued"] for each in load.calls), "no call was handed over"
 
 
+@contextlib.contextmanager
+def following(stack: Stack, *, low: int = 1) -> Iterator[list[str]]:
+    """Run the documented command that has the service follow the scaler; yield what it says, complete at the end."""
+    name = f"{stack.name}-scaler"
+    command = documented("while read", stack.name).replace("docker run", f"docker run --name {name}")
+    command = command.replace("--min 1", f"--min {low}")
+    said: list[str] = []
+    with subprocess.Popen(["bash", "-c", command], stdout=subprocess.PIPE, text=True) as process:
+        try:
+            assert process.stdout is not None
+            said.append(process.stdout.readline())
+            yield said
+        finally:
+            subprocess.run(["docker", "rm", "--force", name], capture_output=True, check=False)
+            said.append(process.communicate(timeout=60)[0])
+
+
+def ask(stack: Stack, *options: str) -> str:
+    """Run the documented command that asks once; return the answer."""
+    _, run, command = documented("-m sarai draft", stack.name).partition("docker run")
+    command = f"{run} {' '.join(options)} {command}"
+    done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 0, done.stderr
+    return done.stdout.strip()
+
+
 def test_the_service_gets_the_replicas_that_the_scaler_says(stack: Stack) -> None:
     stack.scale(1)
     # One call at a time, so that those of six callers have to wait.
     stack.update("--env-add", "SKILL_DRAFT_SLOTS=1")
-    command = documented("while read", stack.name).replace("docker run", f"docker run --name {stack.name}-scaler")
-    with load_on(stack) as load:
-        following = subprocess.Popen(["bash", "-c", command], stdout=subprocess.PIPE, text=True, start_new_session=True)
-        try:
-            soon(lambda: len(stack.running()) >= 2)
-            load.more(12)
-        finally:
-            subprocess.run(["docker", "rm", "--force", f"{stack.name}-scaler"], capture_output=True, check=False)
-            said, _ = following.communicate(timeout=60)
-    assert re.search(r"^\d\d:\d\d:\d\d  [2-4]  \d+ requests? would wait", said, re.MULTILINE), said
+    with following(stack) as said, load_on(stack) as load:
+        soon(lambda: len(stack.running()) >= 2)
+        load.more(12)
+    assert re.search(r"^\d\d:\d\d:\d\d  [2-4]  \d+ requests? would wait", "".join(said), re.MULTILINE), said
 
 
-def test_the_documented_command_asks_a_replica_of_the_stack(stack: Stack) -> None:
-    command = documented("-m sarai draft", stack.name).partition("docker run")
-    done = subprocess.run(
-        ["bash", "-c", "".join(command[1:])], capture_output=True, text=True, timeout=120, check=False
-    )
-    assert (done.returncode, bool(done.stdout.strip())) == (0, True), done.stderr
+def test_a_call_at_zero_replicas_starts_the_first_one_and_is_answered(stack: Stack) -> None:
+    assert ask(stack)
+    stack.scale(0)
+    with following(stack, low=0) as said:
+        begin_s = time.monotonic()
+        assert ask(stack, "-e SARAI_DRAFT_SCALER=scaler:9090")
+        print(f"\nfrom zero: {time.monotonic() - begin_s:.1f} s, the start of the caller's container included")
+    assert len(said) == 2
+    assert stack.running()
