@@ -61,6 +61,11 @@ class Roster:
 PREFERRED_UNTIL = 2.0
 """A replica with a cached conversation is preferred up to this many times the work of the least busy one."""
 REMEMBERED = 4096
+UNREAD = 16
+"""A call whose prompt is being read weighs as much as this many whose answers are being written: it takes nearly all of
+a replica's steps, and the next prompt waits for it, while an answer takes a row of each step."""
+MOVED_AFTER_S = 0.5
+"""A call that has waited this long behind another prompt goes to a replica that reads none."""
 
 
 def choose(call: Call, replicas: Sequence[Replica], affinity: Affinity, now: float) -> Replica | None:
@@ -80,12 +85,33 @@ def choose(call: Call, replicas: Sequence[Replica], affinity: Affinity, now: flo
     if len(open_) == 1:
         return open_[0]
     fastest = Fastest(replica.latency(call.method) for replica in open_)
-    expected = {replica: replica.expected(call.method, now, fastest) for replica in open_}
-    least = min(open_, key=lambda replica: expected[replica])
+    slower = {replica: replica.slower(call.method, now, fastest) for replica in open_}
+    calls = {replica: slower[replica] * (len(replica.attempts) + 1) for replica in open_}
+    work = {replica: calls[replica] + slower[replica] * (UNREAD - 1) * len(replica.unread) for replica in open_}
+    least = min(open_, key=lambda replica: work[replica])
     holder = affinity.find(call.conversation)
-    if holder in expected and expected[holder] <= PREFERRED_UNTIL * expected[least]:
+    if holder in calls and calls[holder] <= PREFERRED_UNTIL * calls[least]:
         return holder
     return least
+
+
+def misplaced(replicas: Sequence[Replica], now: float) -> tuple[Attempt, Replica] | None:
+    """Return a call that waits behind another prompt, and a replica that reads none; None if there is no such pair.
+
+    New replicas and those that have read what they had would help only later calls otherwise. It is the newest call of
+    the replica with most prompts, so that what has been read of it is little or nothing. Each call moves once at most.
+    """
+    free = [each for each in replicas if each.takes_calls(now) and not each.ejected(now) and not each.unread]
+    waiting = [
+        attempt for replica in replicas for attempt in replica.unread[1:]
+        if attempt.call.race is not None and not attempt.call.moved and not (attempt.hedge or attempt.hedged)
+        and now - attempt.began_s >= MOVED_AFTER_S
+    ]  # fmt: skip
+    if not free or not waiting:
+        return None
+    attempt = max(waiting, key=lambda each: (len(each.replica.unread), each.began_s))
+    free = [each for each in free if each.reads(attempt.call, now)]
+    return (attempt, min(free, key=lambda each: len(each.attempts))) if free else None
 
 
 def choose_rival(call: Call, replicas: Sequence[Replica], now: float) -> Replica | None:

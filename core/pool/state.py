@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from core.errors import CallError, PoolClosedError, SaraiError
 from core.pool import events
-from core.pool.balance import Affinity, Roster, choose, choose_rival
+from core.pool.balance import Affinity, Roster, choose, choose_rival, misplaced
 from core.pool.events import Action, Event
 from core.pool.records import Attempt, Call, Replica
 from core.pool.rpc_status import never_arrived
@@ -271,6 +271,12 @@ class PoolState:
         if self._config.hedge_s:
             self._hedge(now)
         self._serve(now)
+        while (pair := misplaced(self.roster.replicas, now)) is not None:
+            attempt, replica = pair
+            attempt.call.moved, attempt.call.last_replica = True, None  # it is no failover
+            self.stats.moves += 1
+            self._end(attempt, "another replica can read its prompt sooner")
+            self._begin(attempt.call, replica, now)
 
     def _check_silent(self, replica: Replica, now: float) -> None:
         silent = [attempt for attempt in replica.attempts if now - attempt.heard_s >= SILENT_S]

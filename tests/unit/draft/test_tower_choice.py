@@ -71,8 +71,8 @@ def test_damaged_file_is_refused(tmp_path: Path, content: bytes) -> None:
 def test_tower_is_the_one_next_to_the_model_or_the_one_that_is_named(tmp_path: Path) -> None:
     model, folder = Path(shutil.copy(TINY, tmp_path)), tmp_path / "models"
     assert "there is no vision tower next to" in choose_tower("", model, folder).why_not
-    beside = Path(shutil.copy(MMPROJ, tmp_path))
-    assert choose_tower("", model, folder).file == TowerFile.read(beside)
+    neighbour = Path(shutil.copy(MMPROJ, tmp_path))
+    assert choose_tower("", model, folder).file == TowerFile.read(neighbour)
     assert choose_tower("off", model, folder) == Tower(why_not="SKILL_DRAFT_MMPROJ is off")
     other = Path(shutil.copy(MMPROJ, tmp_path / "other-mmproj.gguf"))
     assert "choose one of other-mmproj.gguf, tiny-qwen3vl-mmproj.gguf" in choose_tower("", model, folder).why_not
@@ -121,7 +121,7 @@ def test_memory_that_is_missing_is_told_with_the_line_that_gives_it(tmp_path: Pa
     assert short.why_not == "they need 710 MB more memory: mem_limit, with compose SARAI_DRAFT_MEMORY=4g"
 
 
-def test_engine_that_has_too_few_cells_beside_images_shows_that_memory_is_missing(tmp_path: Path) -> None:
+def test_engine_that_has_too_few_cells_with_images_shows_that_memory_is_missing(tmp_path: Path) -> None:
     model = four_b(tmp_path)
     tower = Tower(file=TowerFile.read(four_b_tower(tmp_path / FOUR_B_TOWER)))
 
