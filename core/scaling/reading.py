@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from core.pool.targets import look_up, names_many
 from core.rpc import grpc, open_channel
 from core.scaling.samples import ReplicaLoad
+from skills.wire import Reason
 
 if TYPE_CHECKING:
     from core.skill import SkillSpec
@@ -28,7 +29,7 @@ class NoDataError(Exception):
 
 def replica_load(name: str, health: Any) -> ReplicaLoad | None:
     """Return what a `HealthResp` says about a replica's load; None if the replica drains."""
-    if health.status == "DRAINING":
+    if health.status == Reason.DRAINING:  # the same word
         return None
     load = health.load
     return ReplicaLoad(
