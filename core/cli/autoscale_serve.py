@@ -30,7 +30,7 @@ def serve_number(
     from core.cli.pool import config_with_target
     from core.plugins import get_plugins
     from core.pool.targets import split_targets
-    from core.scaling.keda import ScalerServer
+    from core.scaling.server import ScalerServer
 
     spec = get_plugins().skill(skill)
     text = config_with_target(spec, target).target_of(spec)

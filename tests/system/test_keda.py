@@ -26,6 +26,7 @@ from core.errors import ConfigError
 from core.model_pool import ModelPool
 from core.scaling import keda, scaler_pb2, scaler_pb2_grpc
 from core.scaling.samples import Decision, Limits
+from core.scaling.server import TICK_S, ScalerServer
 from core.scaling.vendored import externalscaler_pb2 as pb
 from core.scaling.vendored import externalscaler_pb2_grpc
 from skills import skills_pb2
@@ -42,7 +43,7 @@ OBJECT = pb.ScaledObjectRef(name="skill-draft", namespace="sarai", scalerMetadat
 class Scaler:
     """A scaler's server, and its clients."""
 
-    server: keda.ScalerServer
+    server: ScalerServer
     channel: grpc.Channel
     decisions: list[Decision]
     keda: externalscaler_pb2_grpc.ExternalScalerStub = field(init=False)
@@ -69,7 +70,7 @@ def scaler(*targets: str, low: int = 0, high: int = 4, metrics: str = "") -> Ite
     limits = Limits(low=low, high=high, target_wait_s=0.05)
     options: dict[str, Any] = {"listen": "127.0.0.1:0", "metrics": metrics, "on_decision": decisions.append}
     with (
-        keda.ScalerServer(SPEC, targets, limits, **options) as server,
+        ScalerServer(SPEC, targets, limits, **options) as server,
         grpc.insecure_channel(server.address) as channel,
     ):
         found = Scaler(server, channel, decisions)
@@ -112,7 +113,7 @@ def test_the_first_call_at_zero_replicas_is_pushed_to_keda_at_once() -> None:
         soon(lambda: len(stream.said) == 2)
         told_s, active = stream.said[1]
         assert active
-        assert told_s - reported_s < keda.TICK_S / 2, "it must not wait for the next look"
+        assert told_s - reported_s < TICK_S / 2, "it must not wait for the next look"
         assert found.wanted() == 1
         assert found.keda.IsActive(OBJECT, timeout=5).result
         found.report(0)
@@ -143,7 +144,7 @@ def test_a_call_at_zero_replicas_is_answered_by_the_one_that_keda_is_told_to_sta
 def test_streams_that_their_clients_leave_make_room_for_others() -> None:
     with scaler(f"127.0.0.1:{free_port()}") as found:
         for _ in range(3):
-            streams = [Stream(found.keda) for _ in range(keda._MOST_STREAMS)]
+            streams = [Stream(found.keda) for _ in range(keda.MOST_STREAMS)]
             soon(lambda: all(stream.said for stream in streams))  # noqa: B023  # used within the round
             with pytest.raises(grpc.RpcError, match="24 streams are open") as refused:
                 next(found.keda.StreamIsActive(OBJECT, timeout=5))
@@ -151,7 +152,7 @@ def test_streams_that_their_clients_leave_make_room_for_others() -> None:
             assert found.wanted() == 0, "streams must not take the threads of other calls"
             for stream in streams:
                 stream.cancel()
-            soon(lambda: found.server._keda._streams._value == keda._MOST_STREAMS)
+            soon(lambda: found.server._keda._streams._value == keda.MOST_STREAMS)
 
 
 def test_the_number_follows_replicas_that_a_name_lists_and_their_load(tmp_path: Path) -> None:
@@ -165,7 +166,7 @@ def test_the_number_follows_replicas_that_a_name_lists_and_their_load(tmp_path: 
         found.report(50, caller="another")
         soon(lambda: found.wanted() == 4)
         # The replicas that it asked for count, though nobody started any yet: no more are wanted meanwhile.
-        time.sleep(3 * keda.TICK_S)
+        time.sleep(3 * TICK_S)
         assert found.wanted() == 4
 
 
@@ -205,7 +206,7 @@ def test_what_is_not_known_is_an_error_and_never_a_zero(monkeypatch: pytest.Monk
     metrics = f"127.0.0.1:{free_port()}"
     options: dict[str, Any] = {"listen": "127.0.0.1:0", "metrics": metrics}
     with (
-        keda.ScalerServer(SPEC, ["dns:///skill-draft:50051"], Limits(), **options) as server,
+        ScalerServer(SPEC, ["dns:///skill-draft:50051"], Limits(), **options) as server,
         grpc.insecure_channel(server.address) as channel,
     ):
         found = Scaler(server, channel, [])
@@ -247,7 +248,7 @@ def test_a_wrong_report_is_refused_by_its_field(fields: dict[str, Any], code: gr
 
 def test_an_address_that_is_taken_is_told() -> None:
     with scaler(f"127.0.0.1:{free_port()}") as found, pytest.raises(ConfigError, match="is it in use"):
-        keda.ScalerServer(SPEC, ["127.0.0.1:1"], Limits(), listen=found.server.address)
+        ScalerServer(SPEC, ["127.0.0.1:1"], Limits(), listen=found.server.address)
 
 
 def test_the_command_serves_tells_each_decision_and_ends_at_sigterm() -> None:

@@ -14,7 +14,7 @@ import kubernetes_validate
 import pytest
 import yaml
 
-from core.scaling import keda
+from core.scaling.server import PROMETHEUS_METRIC
 from skills.runtime.serving import LIVE
 from tests.servers import ROOT
 
@@ -135,7 +135,7 @@ def test_the_autoscaler_and_the_scaler_have_the_same_limits(copy: Path) -> None:
         assert "replicas" not in only(resources, "Deployment")["spec"], "an apply would set the number back"
     hpa = only(built(copy / "hpa"), "HorizontalPodAutoscaler")["spec"]
     scaled = only(built(copy / "keda"), "ScaledObject")["spec"]
-    assert hpa["metrics"][0]["external"]["metric"]["name"] == keda.PROMETHEUS_METRIC
+    assert hpa["metrics"][0]["external"]["metric"]["name"] == PROMETHEUS_METRIC
     assert hpa["behavior"] == scaled["advanced"]["horizontalPodAutoscalerConfig"]["behavior"]
     assert {rules["tolerance"] for rules in hpa["behavior"].values()} == {"0"}, "0.1 swallows 10 to 11"
 
