@@ -218,12 +218,19 @@ def test_an_image_that_does_not_serve_is_rolled_back_and_loses_no_call(stack: St
         load.more(12)
 
 
-def test_three_replicas_become_one_under_load_and_streams_go_on_elsewhere(stack: Stack) -> None:
+def test_three_replicas_become_one_under_load_and_lose_no_call(stack: Stack) -> None:
     stack.scale(3)
     with load_on(stack) as load:
         stack.scale(1)
         load.more(12)
-    # Swarm asks nobody which replica to take; whichever it is, its calls go on at another one.
+
+
+def test_calls_go_on_elsewhere_when_their_replica_is_taken_away(stack: Stack) -> None:
+    stack.scale(1)
+    with load_on(stack) as load:
+        # All calls are at the one that goes, and take longer than its grace.
+        assert stack.update("--force") == "completed"
+        load.more(12)
     assert any(each["continued"] for each in load.calls), "no call was handed over"
 
 
