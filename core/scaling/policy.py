@@ -12,26 +12,27 @@ import math
 from dataclasses import dataclass, field, replace
 from statistics import median
 
+from core.scaling.queueing import burstiness, forecast, predicted_wait_s, staffing
 from core.scaling.samples import Decision, Limits, ReplicaLoad, Sample
 
-BETA = 1.5
-"""Square-root staffing: with R + BETA * sqrt(R) replicas 8.5 % of requests find all busy (Halfin and Whitt, 1981)."""
+TICK_S = 1.0
+"""How often samples come, about."""
 FAST_S, SLOW_S = 10.0, 60.0
-"""Windows of the offered load: the larger one decides."""
+"""Windows of the offered load."""
 HOLD_S, HOLD_STARTS = 30.0, 10.0
-"""A replica that was of use stays for this long, or this many times as long as a start takes: keeping it as long as a
-new one would cost is at most twice as dear as knowing the future."""
+"""A replica that was of use stays for this long, or this many times as long as a start takes. Who keeps something for
+as long as a new one would cost pays at most twice what knowing the future would save (ski rental)."""
 FULL_S = 600.0
-"""How long a machine counts as full."""
+"""How long replicas count as full."""
 GAIN = 0.1
 """Share of a replica's throughput that another one must bring."""
 FIRST_PAUSE_S, MOST_PAUSE_S = 1.0, 300.0
-"""After a failed start, doubling."""
+"""After a start that has failed; doubling."""
 
 
 @dataclass(frozen=True, slots=True)
 class _Past:
-    """What is remembered of a sample."""
+    """What is remembered of a sample. All but the last two are sums over all replicas, since the first sample."""
 
     at_s: float
     arrived_s: float
@@ -49,7 +50,8 @@ class _Trial:
     """When the last one of them began to serve."""
     replicas: int
     replicas_before: int
-    tokens_per_s_before: float
+    rate_before: float
+    """Tokens a second."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,12 +75,12 @@ class State:
 
     @property
     def hold_s(self) -> float:
-        """How long what was wanted once holds."""
+        """How long a wish holds."""
         return max(HOLD_S, HOLD_STARTS * self.start_s)
 
 
 def decide(state: State, sample: Sample, limits: Limits) -> tuple[State, Decision]:
-    """Return how many replicas there should be.
+    """Return how many replicas there should be, those that start included.
 
     Args:
         state: What the last call returned; `State()` at first.
@@ -87,54 +89,51 @@ def decide(state: State, sample: Sample, limits: Limits) -> tuple[State, Decisio
     """
     state = _note_starts(_count(state, sample), sample)
     load = _load(state, sample.at_s)
-    wish = _wish(sample, limits, load)
-    state = _remember(state, sample, limits, wish)
+    state = _remember(state, sample, limits, _wish(state, sample, limits, load))
     state = _judge(state, sample)
     there = _serving(sample) + sample.silent + sample.starting
     wanted, why = _choose(state, sample, limits, there, load)
-    full = sample.at_s < state.full_until_s
-    if wanted > there and full and state.full_at <= there:
-        wanted = max(there, limits.low)
-        why = f"full: the last replica brought less than {GAIN:.0%} of one's throughput; none is added for 10 minutes"
-    state = _begin_trial(state, sample, wanted > there)
-    return state, Decision(wanted, why, load.largest, full)
+    state = _begin_trial(state, sample, adds=wanted > there)
+    return state, Decision(wanted, why, load.largest, sample.at_s < state.full_until_s)
 
 
 # --- what the samples say ---
 
 
 def _count(state: State, sample: Sample) -> State:
-    """Add up what the counters have gained, across restarts of replicas."""
+    """Add up what the counters have gained, whatever restarts."""
     first_s = state.past[0].at_s if state.past else sample.at_s
     counters: dict[str, tuple[float, float, int]] = {}
     arrived_s, tokens, requests = state.arrived_s, state.tokens, state.requests
     for each in sample.replicas:
         now = (each.work_arrived_s, each.work_done_s, each.total_requests)
         before = state.counters.get(each.name)
-        if before is None:  # what an adopted replica did in its earlier life is no news
+        if before is None:  # what an adopted replica has done before is no news
             before = (0.0, 0.0, 0) if each.uptime_s < sample.at_s - first_s else now
-        elif now[0] < before[0] or now[1] < before[1]:
+        elif any(new < old for new, old in zip(now, before, strict=True)):
             before = (0.0, 0.0, 0)
         counters[each.name] = now
         arrived_s += now[0] - before[0]
         requests += now[2] - before[2]
         if each.prompt_token_ms > 0:
-            # In tokens: where replicas hinder each other, their seconds bring less.
+            # In tokens: where replicas hinder each other, a second of theirs brings less.
             tokens += (now[1] - before[1]) * 1000 / each.prompt_token_ms
-    # One that is silent for a moment has not started anew.
-    counters = {**state.counters, **counters} if sample.silent else counters
-    arrived_s += sample.waiting_work_s - state.line_work_s
     return replace(
-        state, counters=counters, arrived_s=arrived_s, tokens=tokens, requests=requests,
-        line_work_s=sample.waiting_work_s,
+        state,
+        # A replica that is silent for a moment has not started anew.
+        counters={**state.counters, **counters} if sample.silent else counters,
+        arrived_s=arrived_s + sample.waiting_work_s - state.line_work_s,
+        tokens=tokens, requests=requests, line_work_s=sample.waiting_work_s,
     )  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
 class _Load:
-    fast: float
-    slow: float
-    request_s: float
+    """Offered load over both windows, in replicas, and the mean work of a request."""
+
+    fast: float = 0.0
+    slow: float = 0.0
+    request_s: float = 0.0
 
     @property
     def largest(self) -> float:
@@ -142,11 +141,9 @@ class _Load:
 
 
 def _load(state: State, now: float) -> _Load:
-    """Return the offered load over both windows, and the mean work of a request."""
-    fast, slow = (_since(state, now - window_s) for window_s in (FAST_S, SLOW_S))
-    if fast is None or slow is None:
-        return _Load(0.0, 0.0, 0.0)
-    oldest = state.past[0]
+    if not state.past:
+        return _Load()
+    fast, slow, oldest = _since(state, now - FAST_S), _since(state, now - SLOW_S), state.past[0]
     requests = state.requests - oldest.requests
     return _Load(
         max(0.0, state.arrived_s - fast.arrived_s) / FAST_S,
@@ -155,41 +152,51 @@ def _load(state: State, now: float) -> _Load:
     )
 
 
-def _since(state: State, at_s: float) -> _Past | None:
-    """Return the last sample that is not younger, or the oldest one."""
-    return next((past for past in reversed(state.past) if past.at_s <= at_s), state.past[0] if state.past else None)
+def _since(state: State, at_s: float) -> _Past:
+    """Return the latest sample before that time, or the oldest one."""
+    return next((past for past in reversed(state.past) if past.at_s <= at_s), state.past[0])
 
 
 def _serving(sample: Sample) -> int:
     return sum(each.serving for each in sample.replicas)
 
 
-def _late(sample: Sample, limits: Limits) -> int:
-    """Return the requests whose wait is over the target; each is worth one more replica at most."""
-    late = sample.waiting_calls
-    for each in sample.replicas:
-        if each.serving and each.expected_wait_s > limits.target_wait_s:
-            late += max(0, each.prompts_waiting - 1, each.requests_waiting)
-    return late
-
-
 def _reads(each: ReplicaLoad) -> bool:
-    """Return whether a replica reads a prompt; one without figures, whether it does anything."""
+    """Return whether a replica reads a prompt; of one without figures, whether it does anything."""
     if not each.prompt_token_ms:
         return each.requests_running + each.requests_waiting > 0
     return each.prompts_waiting + each.requests_waiting > 0
 
 
-def _wish(sample: Sample, limits: Limits, load: _Load) -> int:
-    """Return how many replicas are of use now."""
+def _late(sample: Sample, limits: Limits) -> int:
+    """Return the requests whose wait is over the target; each is worth one more replica at most."""
+    late = sample.waiting_calls
+    for each in sample.replicas:
+        if each.prompts_waiting > 1:
+            wait_s = each.prefill_tokens_waiting * each.prompt_token_ms / 1000 * (1 - 1 / each.prompts_waiting)
+            late += (each.prompts_waiting - 1) * (wait_s > limits.target_wait_s)
+        elif each.expected_wait_s > limits.target_wait_s:
+            late += each.requests_waiting
+    return late
+
+
+def _wish(state: State, sample: Sample, limits: Limits, load: _Load) -> int:
+    """Return how many replicas are of use now, or will be before another one could serve."""
     late = _late(sample, limits)
     reading = sum(each.serving and _reads(each) for each in sample.replicas)
-    usable = max(reading, load.slow) + late
+    if not any(each.prompt_token_ms for each in sample.replicas):
+        # From zero, one: when it serves it says what a call costs. Replicas without figures have only counts.
+        return reading + late if sample.replicas else min(1, late)
     backlog_s = sample.waiting_work_s + sum(each.work_ahead_s for each in sample.replicas)
-    needed = max(load.largest + BETA * math.sqrt(load.largest), backlog_s / FAST_S)
-    unknown = not any(each.prompt_token_ms for each in sample.replicas)
-    wish = math.ceil((usable if unknown else min(needed, usable)) - 1e-6)
-    return max(wish, min(1, late + reading))
+    needed = max(staffing(load.largest), backlog_s / FAST_S)
+    wish = min(needed, max(reading, load.slow) + late)
+    if load.request_s:
+        # Half the target may be spent on waiting for a start; what else comes meanwhile needs replicas that are there.
+        reaction_s = state.start_s + TICK_S
+        ahead_s = max(0.0, min(reaction_s, 2 * reaction_s - limits.target_wait_s))
+        bursts = burstiness([(past.at_s, past.requests) for past in state.past], reaction_s)
+        wish = max(wish, forecast(min(wish, reading + late), load.slow, load.request_s, ahead_s, bursts))
+    return max(math.ceil(wish - 1e-6), min(1, late + reading))
 
 
 def _remember(state: State, sample: Sample, limits: Limits, wish: int) -> State:
@@ -201,17 +208,16 @@ def _remember(state: State, sample: Sample, limits: Limits, wish: int) -> State:
 
 
 def _note_starts(state: State, sample: Sample) -> State:
-    """Learn how long a start takes, and when the next one may be tried after one that failed."""
+    """Learn how long a start takes, and when the next one may be tried after one that has failed."""
     starts_s = [each.start_s for each in sample.replicas if each.start_s > 0]
-    serving, failed = _serving(sample), sample.failed_starts
-    failures, retry_at_s = state.failures, state.retry_at_s
+    serving, failures, retry_at_s = _serving(sample), state.failures, state.retry_at_s
     if serving > state.serving:
         failures, retry_at_s = 0, -math.inf
-    if failed > (failed if state.failed_starts is None else state.failed_starts):
+    if state.failed_starts is not None and sample.failed_starts > state.failed_starts:
         failures += 1
         retry_at_s = sample.at_s + min(MOST_PAUSE_S, FIRST_PAUSE_S * 2.0 ** min(failures - 1, 10))
     return replace(
-        state, serving=serving, failed_starts=failed, failures=failures, retry_at_s=retry_at_s,
+        state, serving=serving, failed_starts=sample.failed_starts, failures=failures, retry_at_s=retry_at_s,
         start_s=median(starts_s) if starts_s else state.start_s,
     )  # fmt: skip
 
@@ -225,24 +231,27 @@ def _choose(  # noqa: PLR0911  # a line for each reason
     wish, now = state.past[-1].wish, sample.at_s
     cap, why_cap = limits.cap
     low = min(limits.low, cap)
-    if there > cap:
-        return cap, why_cap
-    if there < low:
-        return low, f"at least {low} are wanted"
+    if now < state.full_until_s and state.full_at < cap:
+        cap, why_cap = max(low, state.full_at), f"full: more than {state.full_at} brought nothing"
     if sample.silent and not sample.replicas:
         return there, "no replica answers, so nothing changes"
-    if wish > there:
-        late = _late(sample, limits)
-        if there == cap:
-            return there, why_cap
+    if there > cap:
+        return cap, why_cap
+    if there < max(low, min(wish, cap)):
         if now < state.retry_at_s:
             return there, f"{_times(state.failures, 'start')} failed; the next one in {state.retry_at_s - now:.0f} s"
-        return min(wish, cap), f"{_times(late, 'request')} would wait more than {limits.target_wait_s:g} s"
+        if wish <= low:
+            return low, f"at least {low} are wanted"
+        if late := _late(sample, limits):
+            return min(wish, cap), f"{_times(late, 'request')} would wait more than {limits.target_wait_s:g} s"
+        return min(wish, cap), f"at a load of {load.largest:.1f}, {there} could soon be busy"
+    if wish > there:
+        return there, why_cap
     return _fewer(state, sample, limits, there, load) if there > low else (there, f"at least {low} are wanted")
 
 
 def _fewer(state: State, sample: Sample, limits: Limits, there: int, load: _Load) -> tuple[int, str]:
-    now, hold_s = sample.at_s, state.hold_s
+    now, hold_s, low = sample.at_s, state.hold_s, min(limits.low, limits.cap[0])
     if sample.silent or sample.starting:
         return there, "replicas start, or do not answer"
     if now - state.past[0].at_s < hold_s:
@@ -250,46 +259,29 @@ def _fewer(state: State, sample: Sample, limits: Limits, there: int, load: _Load
     highest = max(past.wish for past in state.past if past.at_s >= now - hold_s)
     if highest >= there:
         return there, f"{_times(highest, 'replica')} had work within {hold_s:.0f} s"
-    wait_s = predicted_wait_s(there - 1, load.slow, load.request_s)
-    if there > 1 and wait_s > limits.target_wait_s / 2:
-        return there, f"with {there - 1} requests would wait {wait_s:.1f} s"
-    return there - 1, f"{_times(highest, 'replica')} would have been enough for {hold_s:.0f} s"
-
-
-def predicted_wait_s(replicas: int, load: float, request_s: float) -> float:
-    """Return the mean wait at this many replicas: Sakasegawa's approximation of M/M/n.
-
-    Args:
-        replicas: How many.
-        load: Offered load, in replicas.
-        request_s: Mean work of a request.
-    """
-    if load <= 0 or request_s <= 0:
-        return 0.0
-    if load >= replicas:
-        return math.inf
-    busy = load / replicas
-    return float(request_s * busy ** (math.sqrt(2 * (replicas + 1)) - 1) / (replicas * (1 - busy)))
+    # One at a time; of hundreds, as many as are all gone within the shortest hold.
+    fewer = max(highest, low, there - math.ceil(there / HOLD_S))
+    wait_s = predicted_wait_s(fewer, load.slow, load.request_s)
+    if fewer and wait_s > limits.target_wait_s / 2:
+        return there, f"with {fewer} requests would wait {wait_s:.1f} s"
+    return fewer, f"{_times(highest, 'replica')} would have been enough for {hold_s:.0f} s"
 
 
 def _times(number: int, noun: str) -> str:
     return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
 
 
-# --- a machine that is full ---
+# --- replicas that bring nothing: their cores or their memory's bandwidth are in use ---
 
 
-def _begin_trial(state: State, sample: Sample, adds: bool) -> State:
-    """Remember the throughput before replicas are added under backlog."""
-    now = sample.at_s
-    if not adds or state.trial is not None or not state.past[-1].saturated:
+def _begin_trial(state: State, sample: Sample, *, adds: bool) -> State:
+    """Remember the throughput before replicas are added while requests wait."""
+    earlier = _since(state, sample.at_s - FAST_S)
+    seconds = sample.at_s - earlier.at_s
+    if not adds or state.trial is not None or not state.past[-1].saturated or seconds < FAST_S / 2:
         return state
-    earlier = _since(state, now - FAST_S)
-    assert earlier is not None
-    if now - earlier.at_s < FAST_S / 2:
-        return state
-    rate = (state.tokens - earlier.tokens) / (now - earlier.at_s)
-    return replace(state, trial=_Trial(now, _serving(sample), _serving(sample), rate))
+    serving = _serving(sample)
+    return replace(state, trial=_Trial(sample.at_s, serving, serving, (state.tokens - earlier.tokens) / seconds))
 
 
 def _judge(state: State, sample: Sample) -> State:
@@ -297,17 +289,18 @@ def _judge(state: State, sample: Sample) -> State:
     trial, now, serving = state.trial, sample.at_s, _serving(sample)
     if trial is None:
         return state
-    window = [past for past in state.past if past.at_s >= now - FAST_S]
-    if not window[-1].saturated or serving < trial.replicas:
+    if not state.past[-1].saturated or serving < trial.replicas:
         return replace(state, trial=None)
     if serving > trial.replicas:
         return replace(state, trial=replace(trial, since_s=now, replicas=serving))
     added = serving - trial.replicas_before
     if now - trial.since_s < FAST_S or added < max(1, GAIN * trial.replicas_before):
         return state
-    rate = (state.tokens - window[0].tokens) / (now - window[0].at_s)
-    expected = trial.tokens_per_s_before / trial.replicas_before * added
+    earlier = _since(state, now - FAST_S)
+    gained = (state.tokens - earlier.tokens) / (now - earlier.at_s) - trial.rate_before
+    needed = GAIN * added * trial.rate_before / trial.replicas_before
     state = replace(state, trial=None)
-    if rate - trial.tokens_per_s_before >= GAIN * expected:
+    if gained >= needed:
         return state
-    return replace(state, full_until_s=now + FULL_S, full_at=serving)
+    # Where they hinder each other, back to as many as there were.
+    return replace(state, full_until_s=now + FULL_S, full_at=serving if gained > -needed else trial.replicas_before)

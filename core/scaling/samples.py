@@ -19,8 +19,10 @@ class ReplicaLoad:
     """Requests without a slot."""
     prompts_waiting: int = 0
     """Requests, with a slot or without, whose prompts are still to be read; the one that is being read counts."""
+    prefill_tokens_waiting: int = 0
+    """Tokens of these prompts that are still to be read."""
     work_ahead_s: float = 0.0
-    """Work of all of them."""
+    """Work of all requests that it has."""
     expected_wait_s: float = 0.0
     """How long a new request would wait before its prompt is read."""
     work_arrived_s: float = 0.0

@@ -73,7 +73,12 @@ class ChildProcess(Generic[_Sent, _Received]):
     async def connect(cls, started: Started) -> Self:
         """Take over a process from `child_start.start`."""
         process, connection = started
-        return cls(process, *await asyncio.open_unix_connection(sock=connection))
+        try:
+            return cls(process, *await asyncio.open_unix_connection(sock=connection))
+        except BaseException:  # cancelled, as the server ends: nothing else knows of the process
+            process.kill()
+            process.wait()
+            raise
 
     def send(self, value: _Sent) -> None:
         """Send a value. If the process is gone, `receive` raises."""

@@ -140,6 +140,7 @@ class DraftSkill(BaseSkill, skills_pb2_grpc.SkillsServiceServicer):
             config,
             step_timeout_s=s.step_timeout_s,
             start_timeout_s=s.start_timeout_s,
+            idle_s=s.engine_idle_s,
             on_state=self._on_state,
             engine_module=self._engine_module,
             rows=self._images.rows if self._images else None,

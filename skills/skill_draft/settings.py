@@ -66,6 +66,10 @@ class Settings(ServerSettings):
     vision_idle_s: float = setting(
         60.0, "how long the process that encodes images stays without work, seconds", low=0, high=86400
     )  # fmt: skip
+    engine_idle_s: float = setting(
+        0.0, "how long the engine stays without requests, seconds; the next one waits until the model is loaded again; "
+        "0: always", low=0, high=31_536_000,
+    )  # fmt: skip
     deadline: str = setting(
         "answer", "result of a call whose answer is incomplete at its deadline. answer: the text so far; error: "
         "DEADLINE_EXCEEDED", choices=("answer", "error"),

@@ -41,7 +41,7 @@ from .engine_start import ENGINE_MODULE
 from .engine_totals import EngineTotals
 from .flight import Flight
 from .sizing import Sizing
-from .supervisor_state import (
+from .supervisor_events import (
     Event,
     Fetch,
     Gone,
@@ -50,12 +50,12 @@ from .supervisor_state import (
     Left,
     Log,
     Release,
+    Rest,
     Send,
-    State,
     Submitted,
-    SupervisorState,
     Tick,
 )
+from .supervisor_state import State, SupervisorState
 
 log = logging.getLogger("sarai.draft")
 
@@ -98,6 +98,7 @@ class Supervisor:
         config: the configuration that engines are started with.
         step_timeout_s: how long an engine may go without a step, or spend on preparing one request.
         start_timeout_s: how long an engine may take to load its model.
+        idle_s: after how long without requests the engine ends until the next one; 0: never.
         on_state: called with each new state.
         engine_module: the module that an engine process runs.
         rows: gets the rows of images, if the model reads any.
@@ -109,18 +110,22 @@ class Supervisor:
         *,
         step_timeout_s: float,
         start_timeout_s: float,
+        idle_s: float = 0.0,
         on_state: Callable[[State], Awaitable[None]],
         engine_module: str = ENGINE_MODULE,
         rows: RowsSource | None = None,
     ) -> None:
         self._rows = rows
         self.way_back = WayBack()
-        self._core = SupervisorState(step_timeout_s=step_timeout_s, start_timeout_s=start_timeout_s)
+        self._core = SupervisorState(step_timeout_s=step_timeout_s, start_timeout_s=start_timeout_s, idle_s=idle_s)
         self._config, self._module, self._on_state = config, engine_module, on_state
         self._tick_s = min(TICK_S, step_timeout_s / 4)
         self._ids = itertools.count(1)
         self._process: EngineProcess | None = None
+        self._spare: EngineProcess | None = None  # waits for its model while there is nothing to do
         self._launch: Launch | None = Launch(0.0)
+        self._launched = asyncio.Event()
+        self._launched.set()
         self._busy_s = time.monotonic()
         self._serving = asyncio.Event()
         self._keeper: asyncio.Task[None] | None = None
@@ -149,8 +154,8 @@ class Supervisor:
         """End the engine."""
         if self._keeper:
             self._keeper.cancel()
-        if self._process:
-            await self._process.end("the server ends")
+        for process in filter(None, (self._process, self._spare)):
+            await process.end("the server ends")
 
     def next_id(self) -> int:
         """Return the id for a new request."""
@@ -203,8 +208,8 @@ class Supervisor:
 
     @property
     def pids(self) -> list[int]:
-        """The processes of this replica: the server, and the engine if there is one."""
-        return [os.getpid(), *([self._process.pid] if self._process else [])]
+        """The processes of this replica: the server, and its engine or the one that waits for its model."""
+        return [os.getpid(), *(process.pid for process in (self._process, self._spare) if process)]
 
     @property
     def totals(self) -> EngineTotals:
@@ -216,9 +221,13 @@ class Supervisor:
         """Seconds since the last request ended, or since there is an engine; 0 while there are any requests."""
         return 0.0 if self._core.flights else time.monotonic() - self._busy_s
 
+    @property
+    def _numerics(self) -> str:
+        return "exact" if self._config.exact else "fast"
+
     # --- performing what the state machine decides ---
 
-    def _decide(self, event: Event) -> None:
+    def _decide(self, event: Event) -> None:  # noqa: C901  # a case for each action
         now = time.monotonic()
         if self._core.flights or self.state is State.LOADING:
             self._busy_s = now
@@ -226,11 +235,16 @@ class Supervisor:
             match action:
                 case Launch():
                     self._launch = action
+                    self._launched.set()
                 case Log(text):
                     log.error("%s", text)
                 case Send(command):
                     assert self._process is not None, "there is a process while SERVING"
                     self._process.send(command)
+                case Rest():
+                    assert self._process is not None, "only a tick lets it rest"
+                    log.info("nothing to do: the engine ends until the next request")
+                    self._process.kill("it had nothing to do")
                 case Kill(why):
                     assert self._process is not None, "only ticks and events kill, and both need a process"
                     self._process.kill(why)
@@ -242,16 +256,22 @@ class Supervisor:
                         self._rows.release(read)
 
     async def _keep(self) -> None:
-        """Run one engine after another, until none is to be started."""
-        while launch := self._launch:
-            self._launch = None
+        """Run one engine after another, until none is to be started any more."""
+        while self._launch or self.state is State.RESTING:
+            if not self._launch:  # its imports take longer than loading a small model
+                self._process, self._spare = None, await EngineProcess.start(self._module, self._numerics)
+            await self._launched.wait()
+            launch, self._launch = self._launch, None
+            self._launched.clear()
+            assert launch is not None
             await asyncio.sleep(launch.after_s)
             await self._tell(await self._run_engine())
 
     async def _run_engine(self) -> Gone:
-        """Run an engine from its start to its end."""
+        """Run an engine from its start, or the one that waits for its model, to its end."""
         kills = memory_kills()
-        process = self._process = await EngineProcess.start(self._module, "exact" if self._config.exact else "fast")
+        process = self._process = self._spare or await EngineProcess.start(self._module, self._numerics)
+        self._spare = None
         process.send(self.sizing.of_next(self._config, memory_limit()))
         watch = asyncio.create_task(self._watch())
         try:

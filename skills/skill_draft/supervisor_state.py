@@ -7,7 +7,6 @@ the next engine from the tokens that their callers have, and a request that cras
 from __future__ import annotations
 
 import enum
-from typing import NamedTuple
 
 from .engine import messages
 from .engine.messages import (
@@ -18,7 +17,6 @@ from .engine.messages import (
     FailureKind,
     NotReady,
     Ready,
-    Request,
     Rows,
     RowsRead,
     Stats,
@@ -28,6 +26,23 @@ from .engine_totals import EngineTotals
 from .flight import Flight
 from .replay import Replay
 from .sizing import Sizing
+from .supervisor_events import (
+    Action,
+    Encoding,
+    Event,
+    Fetch,
+    Gone,
+    Kill,
+    Launch,
+    Left,
+    Log,
+    Release,
+    Rest,
+    RowsFailed,
+    Send,
+    Submitted,
+    Tick,
+)
 from .unchanged import Unchanged
 
 RESTART_DELAY_S = (0.0, 0.0, 0.5, 1.0, 2.0, 5.0, 10.0)
@@ -45,97 +60,10 @@ class State(enum.Enum):
     """There is an engine. New requests are sent to it, after those of an engine that has died."""
     REPLAYING = "RECOVERING"
     """An engine has died. Its requests, and new ones, wait for the next engine, which is being started."""
+    RESTING = "RESTING"
+    """The engine has ended, as there was nothing to do. The next request starts another one."""
     DOWN = "NOT_SERVING"
     """Engines fail to start. Another start is tried from time to time, but no request waits for it."""
-
-
-# --- events, in addition to those that the engine sends ---
-
-
-class Submitted(NamedTuple):
-    """A new request."""
-
-    flight: Flight
-
-
-class Left(NamedTuple):
-    """The caller has finished with a request, or has gone."""
-
-    flight: Flight
-
-
-class Gone(NamedTuple):
-    """The engine process has ended."""
-
-    how: str
-    out_of_memory: bool = False
-    """Whether the kernel killed it because memory ran out."""
-
-
-class Tick(NamedTuple):
-    """Time has passed, in seconds. Time in which this process was stopped does not count."""
-
-    passed_s: float
-
-
-class Encoding(NamedTuple):
-    """The rows that a request wants are not there yet."""
-
-    id: int
-    images: int
-    """Images of the request that are still to be encoded."""
-    wait_s: float
-
-
-class RowsFailed(NamedTuple):
-    """The rows that a request wants will not come."""
-
-    failed: Failed
-
-
-Event = messages.Event | Submitted | Left | Gone | Tick | Encoding | RowsFailed | Rows
-
-# --- actions ---
-
-
-class Launch(NamedTuple):
-    """Start an engine after a delay."""
-
-    after_s: float
-
-
-class Send(NamedTuple):
-    """Send a command to the engine."""
-
-    command: Request | Cancel | Rows
-
-
-class Fetch(NamedTuple):
-    """Get the rows that a request wants. `Rows`, `RowsFailed` and `Encoding` are the answers."""
-
-    want: WantRows
-
-
-class Release(NamedTuple):
-    """Release rows that were sent to the engine."""
-
-    read: RowsRead | None
-    """None: all of them, as the engine is gone."""
-
-
-class Kill(NamedTuple):
-    """Kill the engine process."""
-
-    why: str
-
-
-class Log(NamedTuple):
-    """Log an error for the operator."""
-
-    text: str
-
-
-Action = Launch | Send | Kill | Log | Fetch | Release
 
 
 class SupervisorState:
@@ -144,9 +72,10 @@ class SupervisorState:
     Args:
         step_timeout_s: how long an engine may go without a step, or spend on preparing one request.
         start_timeout_s: how long an engine may take to load its model.
+        idle_s: after how long without requests the engine ends; 0: never.
     """
 
-    def __init__(self, *, step_timeout_s: float, start_timeout_s: float) -> None:
+    def __init__(self, *, step_timeout_s: float, start_timeout_s: float, idle_s: float = 0.0) -> None:
         self.state = State.LOADING
         self.message = ""
         """Why no engine has started; empty once there is one."""
@@ -157,7 +86,9 @@ class SupervisorState:
         self.sizing = Sizing()
         self.flights: dict[int, Flight] = {}
         """The requests that have not ended, by id."""
-        self._step_timeout_s, self._start_timeout_s = step_timeout_s, start_timeout_s
+        self._step_timeout_s, self._start_timeout_s, self._idle_s = step_timeout_s, start_timeout_s, idle_s
+        self._quiet, self._latest = Unchanged(), 0  # how long there are no requests; the id of the last one
+        self._ends = False  # whether the process of a resting engine is still there
         self._replay = Replay()
         self._failed_starts = 0  # since there was an engine
         self._complaint = ""  # why the engine that is being started will not become ready
@@ -192,13 +123,14 @@ class SupervisorState:
     # --- requests ---
 
     def _on_submitted(self, flight: Flight) -> None:
-        self.flights[flight.request.id] = flight
+        self.flights[flight.request.id], self._latest = flight, flight.request.id
         if self.state is State.DOWN:
             self._fail(flight, self._no_engine())
         elif self.state is State.SERVING and not self._replay.active:
             self._actions.append(Send(flight.request))
         else:
             self._replay.add(flight)
+            self._wake()
 
     def _on_left(self, flight: Flight) -> None:
         if self.flights.pop(flight.request.id, None) is None:
@@ -271,7 +203,19 @@ class SupervisorState:
 
     # --- replacing the engine ---
 
+    def _wake(self) -> None:
+        """Start an engine for the requests that wait, if the last one rests and its process has gone."""
+        if self.state is State.RESTING and not self._ends and self.flights:
+            self.state, self._failed_starts = State.REPLAYING, 0
+            self._launch(replaces=False)
+
     def _on_gone(self, how: str, *, out_of_memory: bool) -> None:
+        if self.state is State.RESTING:
+            self._ends = False
+            self.totals.ended()
+            self._actions.append(Release(None))
+            self._wake()
+            return
         smaller = out_of_memory and self.sizing.shrink()
         if self.state is State.SERVING:
             self._on_death(how, nobodys_fault=smaller)
@@ -314,10 +258,10 @@ class SupervisorState:
     def _no_engine(self) -> str:
         return f"the engine cannot be started: {self.message}"
 
-    def _launch(self) -> None:
+    def _launch(self, *, replaces: bool = True) -> None:
         self._complaint = ""
-        self._silence, self._intake = Unchanged(), Unchanged()
-        self.restarts += self.state is not State.LOADING
+        self._silence, self._intake, self._quiet = Unchanged(), Unchanged(), Unchanged()
+        self.restarts += replaces and self.state is not State.LOADING
         self._actions.append(Launch(RESTART_DELAY_S[min(self._failed_starts, len(RESTART_DELAY_S) - 1)]))
 
     def _give_up_request(self, flight: Flight) -> None:
@@ -333,7 +277,11 @@ class SupervisorState:
         silent_s = self._silence.for_s(self._heard, passed_s)
         busy_since = self.stats.intake_busy_since
         busy_s = self._intake.for_s(busy_since, passed_s) if busy_since is not None else 0.0
-        if self.state is not State.SERVING:
+        quiet_s = self._quiet.for_s((self._latest, bool(self.flights)), passed_s)
+        if self.state is State.RESTING:
+            if silent_s > self._step_timeout_s:
+                self._actions.append(Kill("it does not end by itself"))
+        elif self.state is not State.SERVING:
             if silent_s > self._start_timeout_s:
                 self._complaint = f"the model did not load within {self._start_timeout_s:g} s"
                 self._kill(self._complaint)
@@ -341,6 +289,9 @@ class SupervisorState:
             self._kill(f"no step for {silent_s:.1f} s")
         elif busy_s > self._step_timeout_s:
             self._kill(f"a request has been prepared for {busy_s:.1f} s")
+        elif self._idle_s and not self.flights and quiet_s >= self._idle_s:
+            self.state, self._ends = State.RESTING, True
+            self._actions.append(Rest())
 
     def _kill(self, why: str) -> None:
         self._actions += [Log(f"{why}: killing the engine"), Kill(why)]

@@ -193,7 +193,7 @@ def test_what_decides_for_the_pool_has_no_clock_no_lock_and_no_wire(path: str) -
 
 
 # The modules that decide how many replicas there should be.
-PURE_SCALING = [f"core/scaling/{name}.py" for name in ("policy", "samples")]
+PURE_SCALING = [f"core/scaling/{name}.py" for name in ("policy", "queueing", "samples")]
 
 
 @of_each(PURE_SCALING)
