@@ -27,10 +27,8 @@ class NoDataError(Exception):
     """It cannot be told which replicas there are; that is not to say that there are none."""
 
 
-def replica_load(name: str, health: Any) -> ReplicaLoad | None:
-    """Return what a `HealthResp` says about a replica's load; None if the replica drains."""
-    if health.status == Reason.DRAINING:  # the same word
-        return None
+def replica_load(name: str, health: Any) -> ReplicaLoad:
+    """Return what a `HealthResp` says about a replica's load."""
     load = health.load
     return ReplicaLoad(
         name=name,
@@ -38,6 +36,7 @@ def replica_load(name: str, health: Any) -> ReplicaLoad | None:
         requests_running=health.active_requests,
         requests_waiting=health.queued_requests,
         prompts_waiting=load.prompts_waiting,
+        prefill_tokens_waiting=load.prefill_tokens_waiting,
         work_ahead_s=load.work_ahead_s,
         expected_wait_s=load.expected_wait_s,
         work_arrived_s=load.work_arrived_s,
@@ -100,8 +99,8 @@ class LoadReader:
                 # One at an address that is written down may not have been started; one that a name lists is there.
                 silent += addresses[address]
                 continue
-            if (load := replica_load(address, health)) is not None:
-                found.append(load)
+            if health.status != Reason.DRAINING:  # the same word
+                found.append(replica_load(address, health))
         return Readings(tuple(found), silent)
 
     def close(self) -> None:
