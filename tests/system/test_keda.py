@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import shutil
 import socket
 import subprocess
 import sys
@@ -216,6 +217,17 @@ def test_what_is_not_known_is_an_error_and_never_a_zero(monkeypatch: pytest.Monk
             assert refused.value.code() is grpc.StatusCode.UNAVAILABLE
         with urllib.request.urlopen(f"http://{metrics}/metrics", timeout=5) as page:
             assert b"sarai_wanted_replicas{" not in page.read()
+
+
+def test_a_client_of_another_language_asks_by_kedas_own_contract(tmp_path: Path) -> None:
+    shutil.copy(ROOT / "core" / "scaling" / "vendored" / "externalscaler.proto", tmp_path)
+    buf = [str(Path(sys.executable).with_name("buf")), "curl", "--protocol", "grpc", "--http2-prior-knowledge"]
+    request = ["--schema", str(tmp_path), "-d", '{"metricName": "wanted_replicas"}']
+    with scaler(f"127.0.0.1:{free_port()}", low=3) as found:
+        address = f"http://{found.server.address}/externalscaler.ExternalScaler/GetMetrics"
+        done = subprocess.run([*buf, *request, address], capture_output=True, text=True, timeout=60, check=True)
+    (value,) = json.loads(done.stdout)["metricValues"]
+    assert (value["metricName"], value["metricValueFloat"]) == ("wanted_replicas", 3)
 
 
 def test_prometheus_reads_the_same_number() -> None:
