@@ -31,7 +31,7 @@ def test_it_reads_what_the_library_reads() -> None:
 def test_every_type_has_the_size_that_the_library_knows() -> None:
     from gguf.constants import GGML_QUANT_SIZES
 
-    from core.models.gguf_file import _TYPES
+    from skills.gguf import _TYPES
 
     known = {kind.value: (kind.name, *sizes) for kind, sizes in GGML_QUANT_SIZES.items()}
     assert all(known[kind] == entry for kind, entry in _TYPES.items())
