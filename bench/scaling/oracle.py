@@ -14,18 +14,18 @@ from bench.scaling.world import POOL_SEES_S, World
 SLOT_S = 10.0
 
 
-def busy_peaks(load: Load) -> Floats:
+def busy_peaks(load: Load, slot_s: float = SLOT_S) -> Floats:
     """Return the most prompts that are read at once in each slot if none ever waits."""
     ends_s = load.at_s + PROMPT_TOKEN_S * load.prompt
     times = np.concatenate((load.at_s, ends_s))
     steps = np.concatenate((np.ones(len(load.at_s)), -np.ones(len(ends_s))))
     order = np.lexsort((steps, times))
     times, busy = times[order], np.cumsum(steps[order])
-    slots = (times / SLOT_S).astype(int)
+    slots = (times / slot_s).astype(int)
     peaks = np.zeros(slots[-1] + 1)
     np.maximum.at(peaks, slots, busy)
     carried = np.zeros_like(peaks)  # what is busy as a slot begins
-    last = np.searchsorted(times, np.arange(len(peaks)) * SLOT_S, side="right") - 1
+    last = np.searchsorted(times, np.arange(len(peaks)) * slot_s, side="right") - 1
     carried[last >= 0] = busy[last[last >= 0]]
     return np.maximum(peaks, carried)
 

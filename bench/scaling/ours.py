@@ -8,9 +8,9 @@ from core.scaling.samples import Limits
 
 
 class Ours:
-    """`core.scaling.policy.decide`, once a second."""
+    """`core.scaling.policy.decide`, twice a second."""
 
-    tick_s = 1.0
+    tick_s = 0.5
 
     def __init__(self, limits: Limits | None = None) -> None:
         self.limits = limits or Limits(low=1, high=10_000)

@@ -68,8 +68,18 @@ MOVED_AFTER_S = 0.5
 """A call that has waited this long behind another prompt goes to a replica that reads none."""
 
 
-def choose(call: Call, replicas: Sequence[Replica], affinity: Affinity, now: float) -> Replica | None:
+def choose(
+    call: Call, replicas: Sequence[Replica], affinity: Affinity, now: float, *, unread: int = 1
+) -> Replica | None:
     """Return the replica with the least outstanding work, or the one that has the conversation if it is hardly busier.
+
+    Args:
+        call: It needs a replica.
+        replicas: Those to choose from.
+        affinity: Where conversations are.
+        now: Seconds on the monotonic clock.
+        unread: Weight of a call without a first token, among calls that have one: `UNREAD`, or 1 if calls have no
+            tokens.
 
     Returns:
         None if none of them takes calls.
@@ -85,12 +95,13 @@ def choose(call: Call, replicas: Sequence[Replica], affinity: Affinity, now: flo
     if len(open_) == 1:
         return open_[0]
     fastest = Fastest(replica.latency(call.method) for replica in open_)
-    slower = {replica: replica.slower(call.method, now, fastest) for replica in open_}
-    calls = {replica: slower[replica] * (len(replica.attempts) + 1) for replica in open_}
-    work = {replica: calls[replica] + slower[replica] * (UNREAD - 1) * len(replica.unread) for replica in open_}
-    least = min(open_, key=lambda replica: work[replica])
+    expected = {replica: replica.expected(call.method, now, fastest, unread=unread) for replica in open_}
+    least = min(open_, key=lambda replica: expected[replica])
     holder = affinity.find(call.conversation)
-    if holder in calls and calls[holder] <= PREFERRED_UNTIL * calls[least]:
+    # Calls of one conversation share the reading of its prompt, so here all calls weigh the same.
+    if holder in expected and holder.expected(call.method, now, fastest) <= PREFERRED_UNTIL * least.expected(
+        call.method, now, fastest
+    ):
         return holder
     return least
 
@@ -104,8 +115,7 @@ def misplaced(replicas: Sequence[Replica], now: float) -> tuple[Attempt, Replica
     free = [each for each in replicas if each.takes_calls(now) and not each.ejected(now) and not each.unread]
     waiting = [
         attempt for replica in replicas for attempt in replica.unread[1:]
-        if attempt.call.race is not None and not attempt.call.moved and not (attempt.hedge or attempt.hedged)
-        and now - attempt.began_s >= MOVED_AFTER_S
+        if not (attempt.call.moved or attempt.hedge or attempt.hedged) and now - attempt.began_s >= MOVED_AFTER_S
     ]  # fmt: skip
     if not free or not waiting:
         return None

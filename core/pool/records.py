@@ -282,10 +282,14 @@ class Replica:
 
     @property
     def unread(self) -> list[Attempt]:
-        """The attempts without a first token, oldest first: their prompts are being read, or wait for that."""
-        return [attempt for attempt in self.attempts if not attempt.tokens]
+        """The attempts that wait for a first token, oldest first: their prompts are being read, or wait for that."""
+        return [attempt for attempt in self.attempts if not attempt.tokens and attempt.call.race is not None]
 
-    def slower(self, method: str, now: float, fastest: Fastest) -> float:
-        """Return how many times as long as the fastest replica it takes for a call; 1 if it is as fast."""
+    def expected(self, method: str, now: float, fastest: Fastest, *, unread: int = 1) -> float:
+        """Return its outstanding work with one more call, in calls of the fastest replica.
+
+        An unread call has the weight `unread`.
+        """
         silent = (now - attempt.heard_s for attempt in self.attempts if attempt.call.method == method)
-        return self.latency(method).slower(fastest, max(silent, default=0.0), now)
+        calls = len(self.attempts) + 1 + ((unread - 1) * len(self.unread) if unread > 1 else 0)
+        return calls * self.latency(method).slower(fastest, max(silent, default=0.0), now)

@@ -15,8 +15,8 @@ from statistics import median
 from core.scaling.queueing import burstiness, forecast, predicted_wait_s, staffing
 from core.scaling.samples import Decision, Limits, ReplicaLoad, Sample
 
-TICK_S = 1.0
-"""How often samples come, about."""
+NOTICE_S = 1.0
+"""How long it takes until all know of a change: samples come every half second, and so often the pool looks."""
 FAST_S, SLOW_S = 10.0, 60.0
 """Windows of the offered load."""
 HOLD_S, HOLD_STARTS = 30.0, 10.0
@@ -84,7 +84,7 @@ def decide(state: State, sample: Sample, limits: Limits) -> tuple[State, Decisio
 
     Args:
         state: What the last call returned; `State()` at first.
-        sample: The replicas now. The next one should come within a second or two.
+        sample: The replicas now. The next one should come half a second later; a second or two do no harm.
         limits: What to keep to.
     """
     state = _note_starts(_count(state, sample), sample)
@@ -189,10 +189,10 @@ def _wish(state: State, sample: Sample, limits: Limits, load: _Load) -> int:
         return reading + late if sample.replicas else min(1, late)
     backlog_s = sample.waiting_work_s + sum(each.work_ahead_s for each in sample.replicas)
     needed = max(staffing(load.largest), backlog_s / FAST_S)
-    wish = min(needed, max(reading, load.slow) + late)
+    wish = min(needed, max(reading + late, load.slow))
     if load.request_s:
         # Half the target may be spent on waiting for a start; what else comes meanwhile needs replicas that are there.
-        reaction_s = state.start_s + TICK_S
+        reaction_s = state.start_s + NOTICE_S
         ahead_s = max(0.0, min(reaction_s, 2 * reaction_s - limits.target_wait_s))
         bursts = burstiness([(past.at_s, past.requests) for past in state.past], reaction_s)
         wish = max(wish, forecast(min(wish, reading + late), load.slow, load.request_s, ahead_s, bursts))
