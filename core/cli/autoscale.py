@@ -78,7 +78,8 @@ def autoscale(
 
     It counts work in seconds of a replica, by the costs that each has learned, and not requests. Each replica gets
     cores of its own. Replicas that run already are adopted, and stay when this command ends, however it ends. A
-    replica that goes finishes its calls or hands them over. There is one autoscaler a user.
+    replica that goes finishes its calls or hands them over. There is one autoscaler a user. The environment variable
+    SARAI_SKILL names the default SKILL.
     """
     from core.config import PoolConfig
     from core.plugins import get_plugins

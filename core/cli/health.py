@@ -63,8 +63,9 @@ def health(*, skill: str, target: str | None, timeout: float, watch: bool, inter
 
 
 def _lines(state: dict[str, Any]) -> list[str]:
-    engine = state.get("engine", {})
-    flat = state | {"engine": ""} | {f"engine.{name}": value for name, value in engine.items()}
+    flat = {}
+    for name, value in state.items():
+        flat |= {f"{name}.{part}": each for part, each in value.items()} if isinstance(value, dict) else {name: value}
     width = max(map(len, flat))
     return [f"{name:<{width}}  {_plain(value)}" for name, value in flat.items() if value not in ("", [])]
 

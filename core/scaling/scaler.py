@@ -52,6 +52,12 @@ class _Seen:
     since_s: float
     served: bool = False
     health: skills_pb2.HealthResp | None = None
+    """Its answer at this look; None if there was none."""
+
+    @property
+    def drains(self) -> bool:
+        """Whether it drains by itself, as something else has told it to."""
+        return self.health is not None and self.health.status == "DRAINING"
 
 
 class Scaler:
@@ -165,12 +171,12 @@ class Scaler:
         seen.served = seen.served or seen.health.status in _SERVES
 
     def _sample(self) -> Sample:
-        ours = [seen for id_, seen in self._seen.items() if id_ not in self._draining]
+        ours = [seen for id_, seen in self._seen.items() if id_ not in self._draining and not seen.drains]
         waiting = self._waiting.total() if self._waiting else None
         return Sample(
             at_s=time.monotonic(),
-            replicas=tuple(_load(seen, seen.health) for seen in ours if seen.health is not None and seen.served),
-            silent=sum(seen.health is None and seen.served for seen in ours),
+            replicas=tuple(_load(seen, seen.health) for seen in ours if seen.served and seen.health is not None),
+            silent=sum(seen.served and seen.health is None for seen in ours),
             starting=sum(not seen.served for seen in ours) + self._actuator.starting,
             failed_starts=self._failed_starts + self._actuator.failed_starts,
             waiting_calls=waiting.calls if waiting else 0,
@@ -215,6 +221,7 @@ def _load(seen: _Seen, health: skills_pb2.HealthResp) -> ReplicaLoad:
         requests_running=health.active_requests,
         requests_waiting=health.queued_requests,
         prompts_waiting=load.prompts_waiting,
+        prefill_tokens_waiting=load.prefill_tokens_waiting,
         work_ahead_s=load.work_ahead_s,
         expected_wait_s=load.expected_wait_s,
         work_arrived_s=load.work_arrived_s,

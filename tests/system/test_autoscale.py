@@ -35,6 +35,8 @@ COMMAND = (sys.executable, "-m", "sarai", "autoscale", "draft")
 def house(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Give this test servers of its own, and end them."""
     monkeypatch.chdir(ROOT)
+    # What other tests have added would make this process's servers others than the command's.
+    monkeypatch.setattr(sys, "path", [entry for entry in sys.path if "pytest-of-" not in entry])
     folder = tempfile.mkdtemp(prefix="sarai-test-", dir="/tmp")
     monkeypatch.setattr(tempfile, "tempdir", folder)
     for name, value in {
