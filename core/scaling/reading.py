@@ -17,8 +17,8 @@ if TYPE_CHECKING:
     from core.skill import SkillSpec
 
 _ANSWER_S = 1.0
-# One that gets a new engine keeps its calls.
-_SERVES = ("SERVING", "RECOVERING")
+SERVES = ("SERVING", "RECOVERING")
+"""What a replica that takes calls says; one that gets a new engine keeps them."""
 # Another name server may know better, or this one a moment later: the name is not said to be unknown.
 _NO_ANSWER = (socket.EAI_AGAIN, socket.EAI_FAIL)
 
@@ -32,7 +32,7 @@ def replica_load(name: str, health: Any) -> ReplicaLoad:
     load = health.load
     return ReplicaLoad(
         name=name,
-        serving=health.status in _SERVES,
+        serving=health.status in SERVES,
         requests_running=health.active_requests,
         requests_waiting=health.queued_requests,
         prompts_waiting=load.prompts_waiting,
