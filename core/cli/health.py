@@ -63,7 +63,7 @@ def health(*, skill: str, target: str | None, timeout: float, watch: bool, inter
 
 
 def _lines(state: dict[str, Any]) -> list[str]:
-    flat = {}
+    flat: dict[str, Any] = {}
     for name, value in state.items():
         flat |= {f"{name}.{part}": each for part, each in value.items()} if isinstance(value, dict) else {name: value}
     width = max(map(len, flat))

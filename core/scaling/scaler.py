@@ -15,6 +15,7 @@ from core.pool.client import SkillClient
 from core.scaling.policy import State, decide
 from core.scaling.reading import SERVES, replica_load
 from core.scaling.samples import Decision, Limits, Sample
+from skills.wire import Reason
 
 if TYPE_CHECKING:
     from core.config import PoolConfig
@@ -57,7 +58,7 @@ class _Seen:
     @property
     def drains(self) -> bool:
         """Whether it drains by itself, as something else has told it to."""
-        return self.health is not None and self.health.status == "DRAINING"
+        return self.health is not None and self.health.status == Reason.DRAINING
 
 
 class Scaler:
