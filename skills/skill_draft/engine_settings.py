@@ -20,6 +20,8 @@ def engine_config(settings: Settings, model: Path) -> EngineConfig:
         slots=settings.slots,
         queue=settings.queue,
         prefixes=settings.prefixes,
+        prefix_dir=settings.prefix_dir,
+        prefix_bytes=int(settings.prefix_mb * (1 << 20)),
         gap_ms=settings.gap_ms,
         piece_ms=settings.piece_ms,
         exact=settings.numerics == "exact",

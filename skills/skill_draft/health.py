@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import time
 from collections import deque
+from typing import TYPE_CHECKING
 
 from skills import skills_pb2
 
 from .engine.messages import Admitted
 from .supervisor import Supervisor
+
+if TYPE_CHECKING:
+    from skills.runtime.metrics import Reading
 
 MEASURED = (
     ("tokens_total", "engine.total_tokens", "Tokens written"),
@@ -36,6 +40,14 @@ MEASURED = (
     ("threads", "threads", "CPU threads in use"),
     ("kv_cells", "engine.kv_cells", "Cells of the KV cache"),
     ("kv_cells_used", "engine.kv_cells_used", "Cells that hold something"),
+    ("work_arrived_seconds_total", "load.work_arrived_s", "Work that has arrived, in seconds of this replica"),
+    ("work_done_seconds_total", "load.work_done_s", "Work that was done, in seconds of this replica"),
+    ("work_ahead_seconds", "load.work_ahead_s", "Work of the requests that run and wait"),
+    ("expected_wait_seconds", "load.expected_wait_s", "How long a new request would wait"),
+    ("prefill_tokens_waiting", "load.prefill_tokens_waiting", "Tokens of prompts that are still to be read"),
+    ("prompts_waiting", "load.prompts_waiting", "Requests whose prompts are still to be read"),
+    ("idle_seconds", "load.idle_s", "Since the last request ended; 0 while there are any"),
+    ("start_seconds", "load.start_s", "From the start of the process until it served"),
 )
 """Metrics: the name after `sarai_draft_`, the path in HealthResp, the description."""
 _SPEED_WINDOW_S = 10.0
@@ -76,7 +88,28 @@ def tell_engine(engine: Supervisor, health: skills_pb2.HealthResp) -> None:
     health.message = health.message or engine.message or engine.sizing.note
     told.kv_cells_used = stats.kv_used
     told.restarts, told.memory_kills = engine.restarts, engine.sizing.kills
-    told.lookup_tokens, told.lookup_accepted = engine.lookup_totals()
+    told.lookup_tokens, told.lookup_accepted = engine.totals.lookup
     if ready := engine.ready:
         told.numerics = ready.numerics
         told.n_ctx, told.kv_cells = ready.sizes.n_ctx, ready.sizes.n_cells
+
+
+def tell_load(engine: Supervisor, health: skills_pb2.HealthResp) -> None:
+    """Write the engine's load into Health."""
+    load, idle_s, told = engine.totals.load, engine.idle_s, health.load
+    if not idle_s:
+        told.work_ahead_s, told.expected_wait_s = load.ahead_s, load.wait_s
+        told.prefill_tokens_waiting, told.prompts_waiting = load.to_read, load.prompts
+    told.work_arrived_s, told.work_done_s, told.idle_s = load.arrived_s, load.done_s, idle_s
+    told.prompt_token_ms, told.output_token_ms = 1000 * load.prompt_token_s, 1000 * load.output_token_s
+
+
+def price_readings(engine: Supervisor) -> list[Reading]:
+    """Return the metrics of what tokens cost, in seconds."""
+    from skills.runtime.metrics import Reading
+
+    load, prefix = engine.totals.load, "sarai_draft_"
+    return [
+        Reading(f"{prefix}prompt_token_seconds", "Cost of a token of a prompt", load.prompt_token_s),
+        Reading(f"{prefix}output_token_seconds", "Cost of a token of an answer", load.output_token_s),
+    ]

@@ -105,10 +105,10 @@ class Identity:
         *,
         exact: bool,
         hashes: FileHashes | None = None,
-        on_known: Callable[[], None] = lambda: None,
+        on_known: Callable[[], object] = lambda: None,
     ) -> None:
         self._model, self._tower, self._exact = model, tower, exact
-        self._hashes, self._on_known = hashes or FileHashes(), on_known
+        self._hashes, self.on_known = hashes or FileHashes(), on_known
         self._stamps: dict[Path, Stamp] = {}
         self._ended = threading.Event()
         self.digest: bytes | None = None
@@ -186,7 +186,7 @@ class Identity:
             read = [_source(folder) for folder in _READS_IMAGES]
             self.image_digest = _digest([_VERSION, hashes[tower], metadata.version("pillow").encode(), *read])
         self.digest = text
-        self._on_known()
+        self.on_known()
 
 
 def _environment(*, exact: bool) -> list[bytes]:

@@ -24,6 +24,7 @@ import time
 from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Sequence
 from contextlib import aclosing, asynccontextmanager
 from functools import partial
+from typing import TYPE_CHECKING
 
 import grpc
 
@@ -45,8 +46,8 @@ from .engine_process import EngineGoneError
 from .engine_settings import engine_config
 from .engine_start import ENGINE_MODULE
 from .flight import Flight
-from .health import MEASURED, Totals, tell_engine
-from .identity import Identity
+from .health import MEASURED, Totals, price_readings, tell_engine, tell_load
+from .identity import FileHashes, Identity
 from .images import Images, reserved_bytes
 from .kept_answers import Call, KeptAnswers, image_tokens
 from .last_moment import LastMoment
@@ -59,6 +60,9 @@ from .supervisor import AwaitedFlight, Supervisor
 from .supervisor_state import State
 from .tower_choice import Tower, choose_tower, fitted, fitted_cells
 from .vision_process import VISION_MODULE
+
+if TYPE_CHECKING:
+    from skills.runtime.metrics import Reading
 
 _LONGEST_CONTEXT = 1 << 20
 
@@ -139,26 +143,24 @@ class DraftSkill(BaseSkill, skills_pb2_grpc.SkillsServiceServicer):
             config,
             step_timeout_s=s.step_timeout_s,
             start_timeout_s=s.start_timeout_s,
+            idle_s=s.engine_idle_s,
             on_state=self._on_state,
             engine_module=self._engine_module,
             rows=self._images.rows if self._images else None,
+            identity=self._identity,
         )
         return await self._engine.start()
 
     def _identify(self, model: Path, tower: Tower) -> None:
-        file = tower.file.path if tower.file else None
-        self._identity = Identity(model, file, exact=self._settings.numerics == "exact")
-        self._identity.before_load()
+        s, file = self._settings, tower.file.path if tower.file else None
+        # A container has no other place that it can write to.
+        hashes = FileHashes(Path(s.prefix_dir) / "hashes.json") if s.prefix_dir else None
+        self._identity = Identity(model, file, exact=s.numerics == "exact", hashes=hashes)
         self._kept.identity, self._model = self._identity, model
 
     async def _on_state(self, state: State) -> None:
         """Report the engine's state. A new engine takes less than a second, so calls wait for it."""
         assert self._engine is not None
-        assert self._identity is not None
-        if state is State.SERVING:
-            self._identity.after_load()
-        elif state is State.REPLAYING:
-            self._identity.before_load()
         await self.set_status(Status(state.value), self._engine.message)
 
     def limits_changed(self, now: Limits, before: Limits) -> None:
@@ -179,7 +181,7 @@ class DraftSkill(BaseSkill, skills_pb2_grpc.SkillsServiceServicer):
         await self._kept.close()
 
     async def _end_engine(self) -> None:
-        """End the engine and the vision process."""
+        """End the engine, which first writes the prefixes that are to be kept, and the vision process."""
         if self._identity:
             self._identity.close()
         if self._engine:
@@ -205,6 +207,8 @@ class DraftSkill(BaseSkill, skills_pb2_grpc.SkillsServiceServicer):
         self._totals.tell(health)
         if self._engine:
             tell_engine(self._engine, health)
+            tell_load(self._engine, health)
+            health.load.start_s = self.start_s
         if self._images:
             health.features.append(Feature.IMAGES)
             health.engine.images, health.engine.images_encoded = self._images.seen, self._images.rows.encoded
@@ -212,6 +216,10 @@ class DraftSkill(BaseSkill, skills_pb2_grpc.SkillsServiceServicer):
             health.message = health.message or f"reads no images: {self._tower.why_not}"
         self._kept.tell(health)
         return health
+
+    def readings(self) -> list[Reading]:
+        """Return what tokens cost."""
+        return price_readings(self._engine) if self._engine else []
 
     # --- SkillsService ---
 

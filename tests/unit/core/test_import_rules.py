@@ -14,14 +14,15 @@ if TYPE_CHECKING:
 ROOT = Path(__file__).parents[3]
 CONTRACT = ("skills.skills_pb2", "skills.skills_pb2_grpc", "skills.types_pb2", "skills.wire")
 SHARED = ("skills.gguf", "skills.runtime.resources")
+SCALER_CONTRACT = ("core.scaling.scaler_pb2", "core.scaling.scaler_pb2_grpc")
 BY_NAME = {"import_module", "find_spec", "__import__"}
-GENERATED = {"skills_pb2.py", "skills_pb2_grpc.py", "types_pb2.py"}
+GENERATED = ("_pb2.py", "_pb2_grpc.py")
 
 
 def sources(folder: str) -> list[str]:
     """Return the hand-written Python files under a folder, relative to the root."""
     paths = (ROOT / folder).rglob("*.py")
-    return sorted(str(path.relative_to(ROOT)) for path in paths if path.name not in GENERATED)
+    return sorted(str(path.relative_to(ROOT)) for path in paths if not path.name.endswith(GENERATED))
 
 
 def of_each(paths: Iterable[str]) -> Callable[[Callable[[str], None]], Callable[[], None]]:
@@ -117,6 +118,7 @@ ROOMS: dict[str, tuple[str, ...]] = {
     "core.local": GROUND,
     "core.models": GROUND,
     "core.pool": GROUND,
+    "core.scaling": (*GROUND, "core.local", "core.pool"),
     "core.model_pool": (*GROUND, "core.plugins", "core.local", "core.pool"),
     "core.loop": (*GROUND, "core.images", "core.plugins", "core.pool"),
     "core.omni_loop": ("core.errors", "core.images", "core.model_pool", "core.pool", "core.loop"),
@@ -128,6 +130,7 @@ ROOMS: dict[str, tuple[str, ...]] = {
         "core.local",
         "core.models",
         "core.pool",
+        "core.scaling",
         "core.model_pool",
         "core.loop",
         "core.omni_loop",
@@ -159,7 +162,7 @@ def test_rooms_stand_above_all_that_they_may_take() -> None:
 def test_rooms_of_core_reach_no_higher(path: str) -> None:
     own = room_of_file(path)
     for name in imports(path):
-        if within(name, "core"):
+        if within(name, "core") and not within(name, *SCALER_CONTRACT):
             assert room_of(name) in (own, *ROOMS[own]), f"{path} imports {name}"
 
 
@@ -188,6 +191,17 @@ def test_what_decides_for_the_pool_has_no_clock_no_lock_and_no_wire(path: str) -
         allowed = ("core/config.py", "core/errors/__init__.py", "core/pool/__init__.py", "core/pool/backend.py",
                    "core/pool/rpc_status.py", "core/rpc/__init__.py", *PURE)  # fmt: skip
         assert core is None or core in allowed, f"{path} imports {name}"
+
+
+# The modules that decide how many replicas there should be.
+PURE_SCALING = [f"core/scaling/{name}.py" for name in ("policy", "queueing", "samples")]
+
+
+@of_each(PURE_SCALING)
+def test_what_decides_for_the_scaler_has_no_clock_no_lock_and_no_wire(path: str) -> None:
+    assert not {"asyncio", "os", "random", "socket", "threading", "time"} & set(top_level(path))
+    for name in imports(path):
+        assert not within(name, "core", "skills") or file_of(name) in PURE_SCALING, f"{path} imports {name}"
 
 
 def file_of(name: str) -> str | None:
