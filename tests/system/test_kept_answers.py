@@ -151,6 +151,25 @@ def test_limits_and_stop_strings_cut_what_is_kept(server: DraftServer) -> None:
         assert content(answer) == computed(server, cut)
 
 
+LIST = '{"type": "array", "items": {"type": "integer"}, "minItems": 3, "maxItems": 9}'
+
+
+@pytest.mark.parametrize(
+    "fields", [{"regex": "[a-z]{9}"}, {"json_schema": LIST}, {"json_schema": LIST, "max_tokens": 3, "close_json": 40}]
+)
+def test_a_constraint_ends_a_kept_answer_like_a_computed_one(server: DraftServer, fields: dict[str, Any]) -> None:
+    request = long(**{"regex": "", **fields})
+    whole = ask(server, request)
+    n = whole.tokens_generated
+    for limit in (request.max_tokens, n, n - 1, n + 1):
+        for stop in ([], [whole.text[-1]], [whole.text[1:3]]):
+            other = but(request, max_tokens=max(1, limit), stop=stop)
+            assert content(ask(server, other)) == computed(server, other), (limit, stop)
+            again = ask(server, other)
+            assert again.cache.outcome == HIT
+            assert content(again) == computed(server, other)
+
+
 def test_a_continuation_gets_the_rest_of_what_is_kept(server: DraftServer) -> None:
     request = long(max_tokens=100)
     whole = ask(server, request)
