@@ -126,24 +126,22 @@ class DiskTier:
             return otherwise
         try:
             return work(self._file)
-        except sqlite3.OperationalError as error:  # full, busy, gone: not the file's fault
-            self._tell(str(error))
-            with contextlib.suppress(sqlite3.Error):
-                self._file.rollback()
-            return otherwise
-        except sqlite3.DatabaseError as error:
-            self._replace(str(error))
+        except sqlite3.Error as error:
+            if _is_damage(error):
+                self._replace(str(error))
+            else:
+                self._tell(str(error))
             return otherwise
 
     def _open(self) -> None:
         for _ in range(2):
             try:
                 self._file = self._opened()
-            except (sqlite3.OperationalError, OSError) as error:
+            except (sqlite3.Error, OSError) as error:
+                if _is_damage(error):
+                    self._replace(str(error))
+                    continue
                 self._tell(str(error))
-            except sqlite3.DatabaseError as error:
-                self._replace(str(error))
-                continue
             return
 
     def _opened(self) -> sqlite3.Connection:
@@ -225,6 +223,11 @@ class DiskTier:
             if not oldest:
                 return
             file.executemany("DELETE FROM answers WHERE key = ?", oldest)
+
+
+def _is_damage(error: Exception) -> bool:
+    """Return whether an error is about the file's content: only then it has no more special type."""
+    return type(error) is sqlite3.DatabaseError
 
 
 def _make_tables(file: sqlite3.Connection) -> None:

@@ -95,13 +95,10 @@ class SharedTier:
 
     async def get(self, key: bytes) -> Entry | None:
         """Return an entry, if the store answers in time."""
-        try:
-            async with asyncio.timeout(TURN_S):
-                await self._turns.acquire()
-        except TimeoutError:
+        if not self._may_ask() or not await self._turn():
             return None
         try:
-            if self._breaker.reason or len(self._reads) >= MOST_ABANDONED:
+            if not self._may_ask():  # any more
                 return None
             reading = self._read(self._prefix + key.hex())
             await asyncio.wait({reading}, timeout=READ_S)
@@ -144,6 +141,17 @@ class SharedTier:
         except Exception as error:  # noqa: BLE001  # the library's errors have no common base
             log.warning("kept answers: those in %s were not all removed: %s", self._name, _in_words(error))
         return entries, num_bytes
+
+    def _may_ask(self) -> bool:
+        return not self._breaker.reason and len(self._reads) < MOST_ABANDONED
+
+    async def _turn(self) -> bool:
+        """Wait for a turn to ask; return False if it does not come in time."""
+        try:
+            async with asyncio.timeout(TURN_S):
+                return await self._turns.acquire()
+        except TimeoutError:
+            return False
 
     def _read(self, name: str) -> asyncio.Task[bytes | None]:
         """Read in a task that ends on its own: by the reply, or by closing its connection after a second."""
