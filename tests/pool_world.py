@@ -193,7 +193,8 @@ class World:
             assert call.rival is None or (runs and call.rival in leased)
         assert len(waiting) <= self.config.queue_limit
         elapsed_s = self.now - self.began_s
-        assert state.stats.attempts <= (1 + RATIO) * state.stats.calls + FLOOR + 1 + elapsed_s
+        assert state.stats.moves == sum(talk.call.moved for talk in self.talks), "a call moves once at most"
+        assert state.stats.attempts - state.stats.moves <= (1 + RATIO) * state.stats.calls + FLOOR + 1 + elapsed_s
         if self.running:
             assert state.due_s <= self.now + TICK_S
         for call in waiting:

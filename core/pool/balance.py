@@ -62,14 +62,29 @@ class Roster:
 PREFERRED_UNTIL = 2.0
 """A replica with a cached conversation is preferred up to this many times the work of the least busy one."""
 REMEMBERED = 4096
+UNREAD = 16
+"""A call whose prompt is being read weighs as much as this many whose answers are being written: it takes nearly all of
+a replica's steps, and the next prompt waits for it, while an answer takes a row of each step."""
+MOVED_AFTER_S = 0.5
+"""A call that has waited this long behind another prompt goes to a replica that reads none."""
 _KEY_BYTES = 8
 
 
-def choose(call: Call, replicas: Sequence[Replica], affinity: Affinity, now: float) -> Replica | None:
+def choose(
+    call: Call, replicas: Sequence[Replica], affinity: Affinity, now: float, *, unread: int = 1
+) -> Replica | None:
     """Return the replica with the least outstanding work, or the one that has the conversation if it is hardly busier.
 
     Among equally busy ones the conversation decides, by rendezvous hashing: so equal requests of callers that know
     nothing of each other meet at the same replica, which computes their answer once.
+
+    Args:
+        call: It needs a replica.
+        replicas: Those to choose from.
+        affinity: Where conversations are.
+        now: Seconds on the monotonic clock.
+        unread: Weight of a call without a first token, among calls that have one: `UNREAD`, or 1 if calls have no
+            tokens.
 
     Returns:
         None if none of them takes calls.
@@ -85,11 +100,14 @@ def choose(call: Call, replicas: Sequence[Replica], affinity: Affinity, now: flo
     if len(open_) == 1:
         return open_[0]
     fastest = Fastest(replica.latency(call.method) for replica in open_)
-    expected = {replica: replica.expected(call.method, now, fastest) for replica in open_}
+    expected = {replica: replica.expected(call.method, now, fastest, unread=unread) for replica in open_}
     work = min(expected.values())
     least = _rendezvous(call, [replica for replica in open_ if expected[replica] == work])
     holder = affinity.find(call.conversation)
-    if holder in expected and expected[holder] <= PREFERRED_UNTIL * work:
+    # Calls of one conversation share the reading of its prompt, so here all calls weigh the same.
+    if holder in expected and holder.expected(call.method, now, fastest) <= PREFERRED_UNTIL * least.expected(
+        call.method, now, fastest
+    ):
         return holder
     return least
 
@@ -100,6 +118,32 @@ def _rendezvous(call: Call, replicas: Sequence[Replica]) -> Replica:
         return replicas[0]
     key = call.conversation[-1].to_bytes(_KEY_BYTES, "big")
     return max(replicas, key=lambda replica: _digest(key, replica.target.encode()))
+
+
+def _behind(replica: Replica, now: float) -> Iterator[Attempt]:
+    """Yield the calls of a replica that wait behind another prompt, and not for the answer to the same question."""
+    unread = replica.unread
+    for number, attempt in enumerate(unread):
+        question = attempt.call.conversation
+        shared = bool(question) and any(other.call.conversation == question for other in unread[:number])
+        stays = attempt.call.moved or attempt.hedge or attempt.hedged
+        if number and not shared and not stays and now - attempt.began_s >= MOVED_AFTER_S:
+            yield attempt
+
+
+def misplaced(replicas: Sequence[Replica], now: float) -> tuple[Attempt, Replica] | None:
+    """Return a call that waits behind another prompt, and a replica that reads none; None if there is no such pair.
+
+    New replicas and those that have read what they had would help only later calls otherwise. It is the newest call of
+    the replica with most prompts, so that what has been read of it is little or nothing. Each call moves once at most.
+    """
+    free = [each for each in replicas if each.takes_calls(now) and not each.ejected(now) and not each.unread]
+    waiting = [attempt for replica in replicas for attempt in _behind(replica, now)]
+    if not free or not waiting:
+        return None
+    attempt = max(waiting, key=lambda each: (len(each.replica.unread), each.began_s))
+    free = [each for each in free if each.reads(attempt.call, now)]
+    return (attempt, min(free, key=lambda each: len(each.attempts))) if free else None
 
 
 def choose_rival(call: Call, replicas: Sequence[Replica], now: float) -> Replica | None:

@@ -81,6 +81,8 @@ class Call:
         self.waiting_since_s = 0.0
         self.failing_since_s = math.inf
         self.not_before_s = 0.0
+        self.moved = False
+        """Whether it was sent to another replica before its prompt was read, to be read sooner."""
         self.out_of_time = False
         """Whether it has failed because it cannot be completed before its deadline."""
 
@@ -278,7 +280,16 @@ class Replica:
         wait_s = max(attempt.longest_wait_s, now - attempt.heard_s)
         self.latency(attempt.call.method).note(now - attempt.began_s, attempt.tokens, wait_s, now)
 
-    def expected(self, method: str, now: float, fastest: Fastest) -> float:
-        """Return its outstanding work with one more call, in calls of the fastest replica."""
+    @property
+    def unread(self) -> list[Attempt]:
+        """The attempts that wait for a first token, oldest first: their prompts are being read, or wait for that."""
+        return [attempt for attempt in self.attempts if not attempt.tokens and attempt.call.race is not None]
+
+    def expected(self, method: str, now: float, fastest: Fastest, *, unread: int = 1) -> float:
+        """Return its outstanding work with one more call, in calls of the fastest replica.
+
+        An unread call has the weight `unread`.
+        """
         silent = (now - attempt.heard_s for attempt in self.attempts if attempt.call.method == method)
-        return (len(self.attempts) + 1) * self.latency(method).slower(fastest, max(silent, default=0.0), now)
+        calls = len(self.attempts) + 1 + ((unread - 1) * len(self.unread) if unread > 1 else 0)
+        return calls * self.latency(method).slower(fastest, max(silent, default=0.0), now)

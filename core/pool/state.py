@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from core.errors import CallError, PoolClosedError, SaraiError
 from core.pool import events
-from core.pool.balance import Affinity, Roster, choose, choose_rival
+from core.pool.balance import UNREAD, Affinity, Roster, choose, choose_rival, misplaced
 from core.pool.events import Action, Event
 from core.pool.records import Attempt, Call, Replica
 from core.pool.rpc_status import never_arrived
@@ -50,6 +50,8 @@ class PoolState:
         self._affinity = Affinity()
         self._budget = RetryBudget()
         self._started = self._closed = False
+        self._resumes = False
+        """Whether answers come token by token. Other calls have no first token that tells that a prompt is read."""
         self._actions: list[Action] = []
 
     @property
@@ -64,6 +66,7 @@ class PoolState:
             case events.Heard(attempt, tokens, resumable):
                 if not attempt.over:
                     attempt.call.resumable = resumable
+                    self._resumes |= resumable and tokens > 0
                     self._hear(attempt, tokens, now)
             case events.Succeeded(attempt, tokens):
                 self._on_succeeded(attempt, tokens, now)
@@ -127,7 +130,8 @@ class PoolState:
         for call in list(self.line):
             if call.not_before_s > now:
                 continue
-            replica = choose(call, self.roster.replicas, self._affinity, now)
+            unread = UNREAD if self._resumes else 1
+            replica = choose(call, self.roster.replicas, self._affinity, now, unread=unread)
             if replica is None:
                 return
             self.line.serve(call)
@@ -271,6 +275,15 @@ class PoolState:
         if self._config.hedge_s:
             self._hedge(now)
         self._serve(now)
+        while self._resumes and (pair := misplaced(self.roster.replicas, now)) is not None:
+            self._move(*pair, now)
+
+    def _move(self, attempt: Attempt, replica: Replica, now: float) -> None:
+        """Send a call whose prompt waits behind another one to a replica that reads it sooner."""
+        attempt.call.moved, attempt.call.last_replica = True, None  # it is no failover
+        self.stats.moves += 1
+        self._end(attempt, "another replica can read its prompt sooner")
+        self._begin(attempt.call, replica, now)
 
     def _check_silent(self, replica: Replica, now: float) -> None:
         silent = [attempt for attempt in replica.attempts if now - attempt.heard_s >= SILENT_S]

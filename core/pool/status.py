@@ -23,6 +23,8 @@ class CallStats:
     """Further attempts at another replica."""
     hedges: int = 0
     """Attempts at another replica while the first one was still running."""
+    moves: int = 0
+    """Calls that were sent to another replica because their prompts waited behind others."""
 
     def attempt(self, call: Call, replica: Replica, *, hedge: bool) -> None:
         """Count an attempt of a call at a replica."""

@@ -119,6 +119,7 @@ ROOMS: dict[str, tuple[str, ...]] = {
     "core.pool": GROUND,
     "core.model_pool": (*GROUND, "core.plugins", "core.local", "core.pool"),
     "core.loop": (*GROUND, "core.images", "core.plugins", "core.pool"),
+    "core.scaling": (*GROUND, "core.plugins", "core.local"),
     "core.omni_loop": ("core.errors", "core.images", "core.model_pool", "core.pool", "core.loop"),
     "core.testing": (*GROUND, "core.plugins", "core.local", "core.pool"),
     "core.cli": (
@@ -130,6 +131,7 @@ ROOMS: dict[str, tuple[str, ...]] = {
         "core.pool",
         "core.model_pool",
         "core.loop",
+        "core.scaling",
         "core.omni_loop",
     ),
 }
@@ -188,6 +190,17 @@ def test_what_decides_for_the_pool_has_no_clock_no_lock_and_no_wire(path: str) -
         allowed = ("core/config.py", "core/errors/__init__.py", "core/pool/__init__.py", "core/pool/backend.py",
                    "core/pool/rpc_status.py", "core/rpc/__init__.py", *PURE)  # fmt: skip
         assert core is None or core in allowed, f"{path} imports {name}"
+
+
+# The modules that decide how many replicas there should be.
+PURE_SCALING = [f"core/scaling/{name}.py" for name in ("policy", "queueing", "samples")]
+
+
+@of_each(PURE_SCALING)
+def test_what_decides_for_the_scaler_has_no_clock_no_lock_and_no_wire(path: str) -> None:
+    assert not {"asyncio", "os", "random", "socket", "threading", "time"} & set(top_level(path))
+    for name in imports(path):
+        assert not within(name, "core", "skills") or file_of(name) in PURE_SCALING, f"{path} imports {name}"
 
 
 def file_of(name: str) -> str | None:

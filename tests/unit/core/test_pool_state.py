@@ -6,7 +6,8 @@ import pytest
 
 from core.errors import CallError
 from core.pool import events
-from core.pool.records import EJECT_AFTER, EJECT_S, NO_IMAGES_S
+from core.pool.balance import MOVED_AFTER_S
+from core.pool.records import EJECT_AFTER, EJECT_S, NO_IMAGES_S, Attempt
 from core.pool.state import SILENT_S, TICK_S
 from core.pool.verdicts import NEVER_SEEN_ATTEMPTS, NEVER_SEEN_S
 from core.pool.waiting import FLOOR, RetryBudget
@@ -49,6 +50,88 @@ def test_conversation_stays_where_it_is_until_that_is_much_busier() -> None:
         assert world.answer(world.ask(about=1)) == home
     talks = [world.ask(about=1) for _ in range(4)]
     assert [talk.at for talk in talks].count(home) < 4
+
+
+def reading(world: World, *, hedge: bool = True) -> list[Talk]:
+    """Let two replicas read three prompts, after an answer that came token by token."""
+    world.piece(attempt_of(first := world.ask()))
+    world.answer(first)
+    return [world.ask(hedge=hedge) for _ in range(3)]
+
+
+def attempt_of(talk: Talk) -> Attempt:
+    assert talk.call.attempt is not None
+    return talk.call.attempt
+
+
+def test_prompt_that_is_read_weighs_more_than_answers_that_are_written() -> None:
+    world = World("a", "b")
+    writing = [world.ask() for _ in range(4)]
+    for talk in writing:
+        world.piece(attempt_of(talk))
+    world.answer(next(talk for talk in writing if talk.at == "b"))
+    assert world.ask().at == "b"
+    assert world.ask().at == "a"
+
+
+def test_calls_without_tokens_all_weigh_the_same() -> None:
+    world = World("a", "b")
+    talks = [world.ask(hedge=False) for _ in range(3)]
+    assert sorted(talk.at for talk in talks) == ["a", "a", "b"]
+    for talk in talks:
+        world.piece(attempt_of(talk), resumable=False)
+    assert [world.ask(hedge=False).at for _ in range(2)] == ["b", "a"]
+
+
+def test_call_behind_another_prompt_moves_once_to_a_replica_that_reads_none() -> None:
+    world = World("a", "b")
+    first, second, third = reading(world)
+    assert third.at == first.at != second.at
+    world.wait(MOVED_AFTER_S)
+    assert world.state.stats.moves == 0, "no replica reads nothing"
+    world.answer(second)
+    world.wait(TICK_S)
+    assert third.at != first.at
+    world.answer(first)
+    world.ask()
+    world.wait(60.0)
+    assert (third.ends, world.state.stats.moves, world.state.stats.failovers) == ([], 1, 0)
+    world.answer(third)
+    assert third.pieces == [0]
+
+
+def test_new_replica_gets_a_call_that_waits_behind_another_prompt() -> None:
+    world = World("a", changing=True)
+    talks = reading(world)
+    world.tell(events.Targets(["a", "b"]))
+    world.wait(MOVED_AFTER_S + TICK_S)
+    assert sorted(talk.at for talk in talks) == ["a", "a", "b"]
+
+
+def test_call_that_waits_for_the_answer_to_the_same_question_stays_with_it() -> None:
+    world = World("a", changing=True)
+    world.piece(attempt_of(first := world.ask()))
+    world.answer(first)
+    same, other = [world.ask(about=1) for _ in range(2)], world.ask(about=2)
+    world.tell(events.Targets(["a", "b"]))
+    world.wait(30.0)
+    assert [talk.at for talk in (*same, other)] == ["a", "a", "b"]
+
+
+def test_call_that_has_a_token_or_that_has_none_to_expect_stays() -> None:
+    for hedge in (True, False):
+        world = World("a", "b")
+        first, second, third = reading(world, hedge=hedge)
+        if hedge:
+            world.piece(attempt_of(third))
+        world.answer(second)
+        world.wait(30.0)
+        assert third.at == first.at
+    world = World("a", changing=True)
+    talks = [world.ask(), world.ask()]
+    world.tell(events.Targets(["a", "b"]))
+    world.wait(30.0)
+    assert [talk.at for talk in talks] == ["a", "a"], "nothing is known yet of how answers come"
 
 
 # --- failures ---

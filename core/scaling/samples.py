@@ -1,0 +1,104 @@
+"""What the policy knows, is allowed and decides. Plain data: no clock, no I/O."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReplicaLoad:
+    """What a replica says about its load: `sarai.v1.Load` and the figures of `HealthResp` that belong to it."""
+
+    name: str
+    """What identifies it as long as it lives."""
+    serving: bool = True
+    """Whether it takes calls: False while it starts, recovers or drains."""
+    requests_running: int = 0
+    requests_waiting: int = 0
+    """Requests without a slot."""
+    prompts_waiting: int = 0
+    """Requests, with a slot or without, whose prompts are still to be read; the one that is being read counts."""
+    prefill_tokens_waiting: int = 0
+    """Tokens of these prompts that are still to be read."""
+    work_ahead_s: float = 0.0
+    """Work of all requests that it has."""
+    expected_wait_s: float = 0.0
+    """How long a new request would wait before its prompt is read."""
+    work_arrived_s: float = 0.0
+    work_done_s: float = 0.0
+    total_requests: int = 0
+    """Counters since its start."""
+    idle_s: float = 0.0
+    """Seconds since its last request ended; 0 while there are any."""
+    start_s: float = 0.0
+    """Seconds that its start took; 0 while unknown."""
+    uptime_s: float = math.inf
+    """Seconds since its start."""
+    prompt_token_ms: float = 0.0
+    output_token_ms: float = 0.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sample:
+    """The replicas of a skill at one time."""
+
+    at_s: float
+    """Seconds on any clock that never goes back."""
+    replicas: tuple[ReplicaLoad, ...] = ()
+    """Those that have answered. Replicas that drain are left out: they are no longer ours."""
+    silent: int = 0
+    """Replicas that are there, as far as is known, but did not answer this time."""
+    starting: int = 0
+    """Replicas that were asked for, have not failed, and do not serve yet; in `replicas` or not."""
+    failed_starts: int = 0
+    """Counter of starts that have failed, since any time."""
+    waiting_calls: int = 0
+    """Calls in the pools' own lines, which no replica has seen."""
+    waiting_work_s: float = 0.0
+    """Their work as far as the pools can tell; 0 if they cannot."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Limits:
+    """What the policy is to keep to."""
+
+    low: int = 0
+    """Fewest replicas."""
+    high: int = 1000
+    """Most replicas."""
+    target_wait_s: float = 2.0
+    """How long a request may wait before its prompt is read."""
+    cores: float | None = None
+    """Cores for all replicas; None for as many as it takes."""
+    threads: int = 1
+    """Threads of a replica, which need a core each."""
+    memory_bytes: int | None = None
+    """Memory for all replicas; None for as much as it takes."""
+    replica_bytes: int = 0
+    """Memory of a replica."""
+
+    @property
+    def cap(self) -> tuple[int, str]:
+        """The most replicas that there may be, and what limits them."""
+        caps = [(self.high, f"at most {self.high} are allowed")]
+        if self.cores is not None:
+            fit = int(self.cores / max(1, self.threads))
+            caps.append((fit, f"{self.cores:g} cores are enough for {fit}"))
+        if self.memory_bytes is not None and self.replica_bytes > 0:
+            fit = self.memory_bytes // self.replica_bytes
+            caps.append((fit, f"memory is enough for {fit}"))
+        return min(caps)
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """How many replicas there should be."""
+
+    wanted: int
+    why: str
+    """The reason, a sentence for people."""
+    load: float = 0.0
+    """Offered load: replicas that would be busy all the time with what arrives."""
+    full: bool = False
+    """Whether more replicas would bring nothing here."""
