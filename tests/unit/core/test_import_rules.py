@@ -13,8 +13,8 @@ if TYPE_CHECKING:
 
 ROOT = Path(__file__).parents[3]
 CONTRACT = ("skills.skills_pb2", "skills.skills_pb2_grpc", "skills.types_pb2", "skills.wire")
-SCALER_CONTRACT = ("core.scaling.scaler_pb2", "core.scaling.scaler_pb2_grpc")
 SHARED = ("skills.gguf", "skills.runtime.resources")
+SCALER_CONTRACT = ("core.scaling.scaler_pb2", "core.scaling.scaler_pb2_grpc")
 BY_NAME = {"import_module", "find_spec", "__import__"}
 GENERATED = ("_pb2.py", "_pb2_grpc.py")
 
