@@ -59,7 +59,7 @@ class Kind:
         if self.ours:
             python = str(ROOT / ".venv" / "bin" / "python")
             return [python, "-m", "skills.skill_draft.server", "--listen", f"127.0.0.1:{port}", "--model", str(model),
-                    "--threads", str(threads), "--log-level", "warning", *more]  # fmt: skip
+                    "--threads", str(threads), "--log-level", "warning", "--cache-mb", "0", *more]  # fmt: skip
         if self.name == "python":
             return [sys.executable, "-c", _PYTHON_SERVER, "--host", "127.0.0.1", "--port", str(port),
                     "--model", str(model), "--n_threads", str(threads), "--n_threads_batch", str(threads),

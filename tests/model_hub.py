@@ -16,13 +16,13 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
-REPOSITORY = "someone/Tiny-GGUF"
+REPOSITORY = "publisher/Tiny-GGUF"
 SOURCE = "tiny.gguf"
 
 CATALOG = """
 [models.tiny]
 summary = "a test's own"
-file = "Tiny-Q8_0.someone.gguf"
+file = "Tiny-Q8_0.publisher.gguf"
 repository = "{repository}"
 commit = "{commit}"
 source = "{source}"
@@ -33,7 +33,7 @@ cell_bytes = 100
 """
 IMAGES = """
 [models.tiny.images]
-file = "mmproj-Tiny-Q8_0.someone.gguf"
+file = "mmproj-Tiny-Q8_0.publisher.gguf"
 repository = "{repository}"
 commit = "{commit}"
 source = "{source}"

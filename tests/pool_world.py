@@ -111,7 +111,7 @@ class World:
     def ask(
         self, timeout_s: float = 60.0, *, caller: str = "", about: int = 0, hedge: bool = True, images: bool = False
     ) -> Talk:
-        """Somebody calls; calls about the same thing share a prefix."""
+        """Start a call; calls about the same thing share a prefix."""
         conversation = [about] if about else []
         call = Call(
             METHOD, self.now + timeout_s, caller=caller, owner=caller, conversation=conversation, has_images=images

@@ -8,6 +8,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -81,14 +82,20 @@ def draft_server(
     model: Path | str = TINY,
     module: tuple[str, ...] = SERVER,
     environment: dict[str, str] | None = None,
+    until: str = "SERVING",
 ) -> Iterator[DraftServer]:
-    """Start a server, wait until it serves, and end it and its engine whatever happens."""
+    """Start a server, wait until it serves, or has another status, and end it and its engine whatever happens.
+
+    It keeps no answers unless the arguments say so: many tests ask the same again to see what the engine does.
+    """
     target = f"127.0.0.1:{free_port()}"
     log = folder / f"server-{target.rsplit(':', 1)[1]}.log"
     command = [sys.executable, *module, "--listen", target, "--model", str(model), *arguments]
     clean = {k: v for k, v in os.environ.items() if not k.startswith(("SKILL_DRAFT_", "SARAI_"))}
     # The tiny model writes an answer within one flush interval; with 0, tests can interrupt it between two pieces.
     clean["SKILL_DRAFT_PIECE_MS"] = "0"
+    clean["SKILL_DRAFT_CACHE_MB"] = "0"
+    clean["XDG_CACHE_HOME"] = str(Path(tempfile.gettempdir(), f"sarai-tests-{os.getuid()}"))
     with log.open("wb") as stream:
         process = subprocess.Popen(command, cwd=ROOT, stderr=stream, env={**clean, **(environment or {})})
     channel = grpc.insecure_channel(target)
@@ -96,7 +103,7 @@ def draft_server(
     try:
         grpc.channel_ready_future(channel).result(timeout=30)
         end = time.monotonic() + 60
-        while server.health().status != "SERVING":
+        while server.health().status != until:
             assert process.poll() is None, log.read_text()
             assert time.monotonic() < end, log.read_text()
             time.sleep(0.02)

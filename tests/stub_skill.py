@@ -31,7 +31,7 @@ from typing import Any, NoReturn, Self
 import grpc
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 
-from skills import skills_pb2, skills_pb2_grpc
+from skills import skills_pb2, skills_pb2_grpc, types_pb2
 from skills.runtime.pieces import Pieces
 from skills.wire import IMAGE_RESOURCE, Feature
 
@@ -196,6 +196,7 @@ class _Servicer(skills_pb2_grpc.SkillsServiceServicer):
         self._next = 0
         self.calls: list[Call] = []
         self.images = KeptImages()
+        self.kept: types_pb2.CacheStats | None = None
 
     def restart(self, script: Script | None) -> None:
         """Answer from the beginning of another script."""
@@ -277,7 +278,18 @@ class _Servicer(skills_pb2_grpc.SkillsServiceServicer):
             return skills_pb2.HealthResp(
                 status="SERVING", ram_mb=1.0, total_requests=total, model="stub", version="0",
                 features=[Feature.RESUME, Feature.IMAGES], engine=skills_pb2.EngineStats(numerics="exact"),
+                cache=self.kept,
             )  # fmt: skip
+
+    def ClearCache(  # noqa: N802
+        self, request: types_pb2.ClearCacheReq, context: grpc.ServicerContext
+    ) -> types_pb2.ClearCacheResp:
+        with _Ended(self._arrive("ClearCache", request, context), context):
+            if self.kept is None:
+                context.abort(grpc.StatusCode.UNIMPLEMENTED, "it keeps no answers")
+            forgotten = types_pb2.ClearCacheResp(entries=self.kept.entries, bytes=self.kept.bytes)
+            self.kept.entries = self.kept.bytes = 0
+            return forgotten
 
 
 def _wait(gone: threading.Event, reply: Reply, seconds: float, progress: int) -> Iterator[skills_pb2.GenChunk]:
@@ -377,6 +389,10 @@ class StubSkill:
     def images(self) -> KeptImages:
         """Return the images that it was sent."""
         return self._servicer.images
+
+    def keep(self, figures: types_pb2.CacheStats) -> None:
+        """Tell these figures of kept answers from now on."""
+        self._servicer.kept = figures
 
     def script(self, script: Script | None) -> None:
         """Use another script from now on."""

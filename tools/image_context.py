@@ -23,6 +23,7 @@ NEEDED = (
     "kernels/*",
     "skills/*.py",
     "skills/runtime/*.py",
+    "skills/runtime/answer_cache/*.py",
     "skills/runtime/pictures/*.py",
     "skills/runtime/health_probe.c",
     "tools/__init__.py",

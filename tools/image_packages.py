@@ -18,13 +18,17 @@ from pathlib import Path
 from tools.llama_wheel import PACKAGE
 from tools.locked import without
 
-# The second copy of the libraries, headers, the bindings' own server, numpy's tests, headers and random numbers, and
-# what Pillow needs for AVIF, fonts and windows.
+# The second copy of the libraries, headers, the bindings' own server, parts of numpy that are loaded only if they are
+# used, what Pillow needs for AVIF, fonts and windows, Google's protocols that are not gRPC's, and the commands of
+# modules that stores of kept answers do not have.
 _NEEDLESS = (
     "lib", "include", "bin", "llama_cpp/server", "numpy/*/tests", "numpy/tests", "numpy/f2py", "numpy/_core/include",
-    "numpy/_core/lib", "numpy/random", "numpy/distutils", "PIL/_avif.*", "PIL/_imagingft.*", "PIL/_imagingtk.*",
-    "pillow.libs/libavif-*", "pillow.libs/libbrotli*", "pillow.libs/libfreetype-*", "pillow.libs/libharfbuzz-*",
-    "**/*.pyi",
+    "numpy/_core/lib", "numpy/random", "numpy/distutils", "numpy/fft", "numpy/ma", "numpy/polynomial", "numpy/testing",
+    "PIL/_avif.*", "PIL/_imagingft.*", "PIL/_imagingtk.*", "pillow.libs/libavif-*", "pillow.libs/libbrotli*",
+    "pillow.libs/libfreetype-*", "pillow.libs/libharfbuzz-*", "google/api", "google/cloud", "google/gapic",
+    "google/logging", "google/longrunning", "google/type", "diskcache/cli.py", "diskcache/djangocache.py",
+    "valkey/commands/bf", "valkey/commands/graph", "valkey/commands/json", "valkey/commands/search",
+    "valkey/commands/timeseries", "valkey/ocsp.py", "moka_py-*.dist-info/sboms", "**/*.pyi",
 )  # fmt: skip
 
 

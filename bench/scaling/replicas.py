@@ -10,6 +10,8 @@ import heapq
 import math
 from dataclasses import dataclass, field
 
+from core.scaling.samples import ReplicaLoad
+
 # A step of the 4B on two cores: 48, 83, 135 and 255 ms over 1, 4, 8 and 16 rows (bench/README.md, "Kernels").
 STEP_MS, ROW_MS = 34.0, 13.8
 GAP_MS, QUIET_MS = 250.0, 1000.0
@@ -91,6 +93,8 @@ class Replica:
     arrived_s: float = 0.0
     done_s: float = 0.0
     requests: int = 0
+    report: ReplicaLoad | None = None
+    reported: int = -1
 
     @property
     def load(self) -> int:

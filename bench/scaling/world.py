@@ -285,6 +285,7 @@ class World:
     def _reset(self, replica: Replica) -> None:
         replica.arrived_s = replica.done_s = 0.0
         replica.requests = 0
+        replica.report = None
 
     # --- what a scaler sees ---
 
@@ -309,11 +310,14 @@ class World:
         )  # fmt: skip
 
     def _report(self, replica: Replica) -> ReplicaLoad:
+        if replica.report is not None and replica.reported == replica.version and not replica.load:
+            return replica.report  # nothing but its idle time has changed
         now = self.now
         replica.advance(now)
         to_read = sum(each.to_read for each in replica.prompts) + sum(each.prompt for each in replica.queue)
         load, speed = replica.load, replica.speed
-        return ReplicaLoad(
+        replica.reported = replica.version
+        replica.report = ReplicaLoad(
             name=replica.name,
             requests_running=len(replica.prompts) + len(replica.streams),
             requests_waiting=len(replica.queue),
@@ -330,6 +334,7 @@ class World:
             prompt_token_ms=PROMPT_TOKEN_S * 1000 / speed,
             output_token_ms=OUTPUT_TOKEN_S * 1000 / speed,
         )
+        return replica.report
 
 
 def run(load: Load, scaler: Scaler, **options: Any) -> Outcome:

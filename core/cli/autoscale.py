@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from core.skill import SkillSpec
 
 _LOOK_EVERY_S = 0.1
+_MOST_SERVED = 100
 _EPILOG = """\b
 Examples:
   sarai autoscale
@@ -33,6 +34,7 @@ Examples:
   sarai autoscale draft --on compose --target-wait 5
   sarai autoscale --dry-run --json | jq -r .why
   sarai autoscale --stop
+  sarai autoscale draft --serve 0.0.0.0:9090 --target dns:///skill-draft:50051 --max 8
 """
 
 
@@ -46,7 +48,9 @@ Examples:
     help="Replicas are processes of this user, or containers of the compose project. Default: local.",
 )
 @click.option("--min", "low", type=Whole(0), default=1, metavar="N", help="Fewest replicas. Default: 1.")
-@click.option("--max", "high", type=Whole(1), metavar="N", help="Most replicas. Default: one for each core.")
+@click.option(
+    "--max", "high", type=Whole(1), metavar="N", help="Most replicas. Default: one for each core; with --serve 100."
+)
 @click.option(
     "--target-wait",
     type=Seconds(),
@@ -54,12 +58,21 @@ Examples:
     help="How long a request may wait before its prompt is read, seconds. Default: 2.",
 )
 @click.option("--listen", metavar="HOST:PORT", help="Where callers report calls that wait (SARAI_<NAME>_SCALER).")
+@click.option(
+    "--serve",
+    metavar="HOST:PORT",
+    help="Start and drain nothing: only tell KEDA and others, there, how many replicas are wanted (docs/cluster.md).",
+)
+@click.option(
+    "--target", metavar="ADDRESSES", help="With --serve: where the replicas are. Default: SARAI_<NAME>_TARGET."
+)
+@click.option("--metrics", metavar="HOST:PORT", help="With --serve: where Prometheus reads the number.")
 @click.option("--stop", is_flag=True, help="Drain all replicas that run, and end when they have gone.")
 @click.option("--dry-run", is_flag=True, help="Only tell what would be done.")
 @common_options
 def autoscale(
-    *, skill: str, where: str, low: int, high: int | None, target_wait: float, listen: str | None, stop: bool,
-    dry_run: bool,
+    *, skill: str, where: str, low: int, high: int | None, target_wait: float, listen: str | None, serve: str | None,
+    target: str | None, metrics: str | None, stop: bool, dry_run: bool,
 ) -> int:  # fmt: skip
     """Start and drain replicas of SKILL on this machine, by the work that they have, until Ctrl-C.
 
@@ -77,6 +90,15 @@ def autoscale(
     from core.scaling.waiting import WaitingCalls
 
     settings = start_command()
+    if serve is not None:
+        from core.cli.autoscale_serve import serve_number
+
+        if stop or dry_run or listen or where != "local":
+            raise click.UsageError("--serve goes without --on, --listen, --stop and --dry-run: it starts no replicas.")
+        limits = Limits(low=low, high=_MOST_SERVED if high is None else high, target_wait_s=target_wait)
+        return serve_number(settings, skill, target, limits, listen=serve, metrics=metrics or "")
+    if target or metrics:
+        raise click.UsageError("--target and --metrics go with --serve.")
     cores = len(usable_cores())
     config, spec = PoolConfig.from_env(), get_plugins().skill(skill)
     ports = len(config.ports_of(spec)) if where == "compose" else cores

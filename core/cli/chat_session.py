@@ -6,7 +6,9 @@ import hashlib
 import json
 from typing import TYPE_CHECKING, Any
 
+from core.cli.images import refused_images
 from core.cli.parameters import EscapeError, escape, unescape
+from core.errors import ImageFileError, NoImagesError, SaraiError
 from core.images import read_image, user_turn
 from core.loop.conversation import turn_of
 from skills import skills_pb2
@@ -65,7 +67,7 @@ class ChatSession:
         self._client = client
         self._template = template
         self._image_tokens = image_tokens
-        self._images: list[skills_pb2.Image] = []  # for the next turn
+        self._images: list[tuple[Path, skills_pb2.Image]] = []  # for the next turn
         self._timeout_s = timeout_s
         self._watch = watch
         self.messages: list[skills_pb2.Message] = []
@@ -78,19 +80,20 @@ class ChatSession:
         Raises:
             ImageFileError: It cannot be read.
         """
-        self._images.append(read_image(path, max_tokens=self._image_tokens))
+        self._images.append((path, read_image(path, max_tokens=self._image_tokens)))
 
     def ask(self, text: str) -> Generator[str, None, None]:
         """Ask, and yield the answer piece by piece.
 
         Closing the iterator ends the answer, and the conversation keeps what came of it. A turn without any answer is
-        removed; its images go with the next one.
+        removed; its images go with the next one, except those that the skill has refused.
 
         Raises:
+            ImageFileError: The skill has refused an image.
             SaraiError: The call failed.
         """
         self.last = None
-        question = user_turn(text, images=self._images)
+        question = user_turn(text, images=[image for _, image in self._images])
         request = skills_pb2.GenReq()
         request.CopyFrom(self._template)
         request.messages.extend([*self.messages, question])
@@ -105,6 +108,14 @@ class ChatSession:
                         answer = turn_of(chunk.result)
                     if chunk.text:
                         yield chunk.text
+        except NoImagesError:
+            self._images.clear()
+            raise
+        except SaraiError as error:
+            for place, why in refused_images(error, turn=len(self.messages)):
+                path, _ = self._images.pop(place)
+                raise ImageFileError(f"{path}: {why}") from error
+            raise
         finally:
             if answer.content:
                 self.messages += [question, answer]

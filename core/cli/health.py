@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
-from core.cli.common import ExitCode, common_options, message_dict, start_command
+from core.cli.cache import kept_answers
+from core.cli.common import ExitCode, common_options, start_command
 from core.cli.parameters import Seconds
-from core.cli.pool import DEFAULT_SKILL, complete_skill, config_with_target
+from core.cli.pool import DEFAULT_SKILL, ask_health, complete_skill, open_replicas
 from core.cli.views import View, show, watch_options
-
-if TYPE_CHECKING:
-    from core.pool.client import SkillClient
 
 _EPILOG = """\b
 Examples:
@@ -37,20 +34,11 @@ def health(*, skill: str, target: str | None, timeout: float, watch: bool, inter
     The exit code is 0 if one is SERVING, or else 3. The environment variable SARAI_SKILL
     names the default SKILL, SARAI_<NAME>_TARGET its address.
     """
-    from core.plugins import get_plugins
-    from core.pool.client import SkillClient
-    from core.pool.targets import resolve_all, split_targets
-
     settings = start_command()
-    spec = get_plugins().skill(skill)
-    config = config_with_target(spec, target)
-    targets = split_targets(config.target_of(spec) or f"127.0.0.1:{spec.port}", spec.target_variable)
-    with contextlib.ExitStack() as stack:
-        addresses = resolve_all(targets) or targets
-        clients = [stack.enter_context(SkillClient.at(spec, address, config)) for address in addresses]
+    with open_replicas(skill, target) as (spec, clients):
 
         def look() -> View:
-            states = [_ask(client, spec.health_service, timeout) for client in clients]
+            states = [ask_health(client, spec.health_service, timeout) for client in clients]
             serves = any(state["status"] == "SERVING" for state in states)
             code = ExitCode.OK if serves else ExitCode.UNAVAILABLE
             if settings.json:
@@ -65,28 +53,14 @@ def health(*, skill: str, target: str | None, timeout: float, watch: bool, inter
 def _lines(state: dict[str, Any]) -> list[str]:
     flat: dict[str, Any] = {}
     for name, value in state.items():
-        flat |= {f"{name}.{part}": each for part, each in value.items()} if isinstance(value, dict) else {name: value}
+        if name == "cache":
+            flat["kept answers"] = kept_answers(value)
+        elif isinstance(value, dict):
+            flat |= {f"{name}.{figure}": each for figure, each in value.items()}
+        else:
+            flat[name] = value
     width = max(map(len, flat))
     return [f"{name:<{width}}  {_plain(value)}" for name, value in flat.items() if value not in ("", [])]
-
-
-def _ask(client: SkillClient, health_service: str, timeout_s: float) -> dict[str, Any]:
-    from core.errors import CallError, DeadlineError
-    from core.rpc.health import check_serving
-
-    where = {"skill": client.skill, "target": client.target}
-    try:
-        answer = client.Health(timeout=timeout_s)
-    except DeadlineError:
-        why = f"no answer within {timeout_s:g} s (--timeout); `sarai logs {client.skill}` shows a container's log"
-        return {**where, "status": "UNREACHABLE", "message": why}
-    except CallError as error:
-        return {**where, "status": "UNREACHABLE", "message": str(error)}
-    except AttributeError:  # the skill's own service has no Health, but there is the standard one
-        serving = check_serving(client.target, health_service, timeout_s=timeout_s)
-        message = "" if serving else f"it does not say SERVING; `sarai serve {client.skill}` starts it"
-        return {**where, "status": "SERVING" if serving else "UNREACHABLE", "message": message}
-    return where | message_dict(answer)
 
 
 def _plain(value: Any) -> str:

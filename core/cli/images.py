@@ -72,20 +72,20 @@ def refusals_by_name(paths: Sequence[Path]) -> Iterator[None]:
     try:
         yield
     except SaraiError as error:
-        for place, why in _refused(error):
+        for place, why in refused_images(error, turn=0):
             if place < len(paths):
                 name = "standard input" if paths[place] == STDIN else paths[place]
                 raise ImageFileError(f"{name}: {why}") from error
         raise
 
 
-def _refused(error: SaraiError) -> Iterator[tuple[int, str]]:
-    """Yield the places of images in their turn that a skill has refused, and why."""
+def refused_images(error: SaraiError, *, turn: int) -> Iterator[tuple[int, str]]:
+    """Yield the places of images in a turn that a skill has refused, and why."""
     from core.errors import CallError, LoopError
 
     cause = error.error if isinstance(error, LoopError) else error
     for violation in cause.field_violations if isinstance(cause, CallError) else ():
-        if place := re.match(r"messages\[\d+\]\.parts\[(\d+)\]\.image", violation.field):
+        if place := re.match(rf"messages\[{turn}\]\.parts\[(\d+)\]\.image", violation.field):
             yield int(place[1]), violation.description
 
 

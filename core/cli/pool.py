@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from core.cli.common import Settings, current_settings
+from core.cli.common import Settings, current_settings, message_dict
 from core.cli.streams import Paint
 
 if TYPE_CHECKING:
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from core.config import PoolConfig
     from core.local.progress import OnProgress, Progress
     from core.model_pool import ModelPool
+    from core.pool.client import SkillClient
     from core.skill import SkillSpec
 
 DEFAULT_SKILL = "draft"
@@ -75,6 +76,41 @@ def open_pool(skill: str, target: str | None) -> Iterator[ModelPool]:
     config = config_with_target(get_plugins().skill(skill), target)
     with ModelPool(config, on_progress=_progress(current_settings())) as pool:
         yield pool
+
+
+@contextlib.contextmanager
+def open_replicas(skill: str, target: str | None) -> Iterator[tuple[SkillSpec, list[SkillClient]]]:
+    """Provide a skill and a client for each of its replicas, at their addresses; none is started."""
+    from core.plugins import get_plugins
+    from core.pool.client import SkillClient
+    from core.pool.targets import resolve_all, split_targets
+
+    spec = get_plugins().skill(skill)
+    config = config_with_target(spec, target)
+    targets = split_targets(config.target_of(spec) or f"127.0.0.1:{spec.port}", spec.target_variable)
+    with contextlib.ExitStack() as stack:
+        addresses = resolve_all(targets) or targets
+        yield spec, [stack.enter_context(SkillClient.at(spec, address, config)) for address in addresses]
+
+
+def ask_health(client: SkillClient, health_service: str, timeout_s: float) -> dict[str, Any]:
+    """Return what a replica says of itself, `UNREACHABLE` with the reason if it says nothing."""
+    from core.errors import CallError, DeadlineError
+    from core.rpc.health import check_serving
+
+    where = {"skill": client.skill, "target": client.target}
+    try:
+        answer = client.Health(timeout=timeout_s)
+    except DeadlineError:
+        why = f"no answer within {timeout_s:g} s (--timeout); `sarai logs {client.skill}` shows a container's log"
+        return {**where, "status": "UNREACHABLE", "message": why}
+    except CallError as error:
+        return {**where, "status": "UNREACHABLE", "message": str(error)}
+    except AttributeError:  # the skill's own service has no Health, but there is the standard one
+        serving = check_serving(client.target, health_service, timeout_s=timeout_s)
+        message = "" if serving else f"it does not say SERVING; `sarai serve {client.skill}` starts it"
+        return {**where, "status": "SERVING" if serving else "UNREACHABLE", "message": message}
+    return where | message_dict(answer)
 
 
 def _progress(settings: Settings) -> OnProgress:

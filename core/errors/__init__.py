@@ -23,6 +23,7 @@
         │   ├── RequestTooLargeError
         │   ├── UnknownImageError     an image is named by its hash, and the replica does not have its bytes
         │   └── NoImagesError         the replica reads no images
+        ├── NotKeptError          NOT_FOUND: only a kept answer would do, and there is none
         ├── AccessDeniedError     UNAUTHENTICATED, PERMISSION_DENIED
         ├── OverloadedError       RESOURCE_EXHAUSTED
         ├── UnavailableError      UNAVAILABLE, ABORTED
@@ -67,6 +68,7 @@ if TYPE_CHECKING:
         FieldViolation,
         InvalidRequestError,
         NoImagesError,
+        NotKeptError,
         OverloadedError,
         RequestTooLargeError,
         SkillFailedError,
@@ -107,6 +109,7 @@ __all__ = [
     "ModelFileError",
     "NoComposeError",
     "NoImagesError",
+    "NotKeptError",
     "OverloadedError",
     "PluginError",
     "PoolClosedError",

@@ -158,6 +158,12 @@ class NoImagesError(InvalidRequestError):
     advice = "serve a model that reads images, with enough memory, or ask without images"
 
 
+class NotKeptError(CallError):
+    """The request asks for a kept answer alone (`CACHE_MODE_ONLY`), and the replica has none."""
+
+    advice = "ask without CACHE_MODE_ONLY, and it is computed"
+
+
 class AccessDeniedError(CallError):
     """The skill does not admit this caller."""
 

@@ -7,8 +7,6 @@ from dataclasses import dataclass
 from core.models.gguf_file import GgufFile
 
 # The same figures as in the engine (`skills/skill_draft/engine/memory.py`); a test compares them.
-_K_BYTES, _V_BYTES = 34 / 32, 2
-"""Bytes of a value in the KV cache with exact numerics: K in Q8_0, V in F16."""
 _WORD_BYTES = 260
 """A token of the vocabulary, as constraints need it."""
 _OUTPUT_BYTES = 4
@@ -57,16 +55,11 @@ def needs_of(file: GgufFile, n_batch: int = 512) -> Needs | None:
         file: The file.
         n_batch: Rows of the largest step.
     """
-    n_embd, n_head = _number(file, "embedding_length"), _number(file, "attention.head_count")
-    kv = file.about("attention.head_count_kv")
-    n_layer = _number(file, "block_count")
-    if not (n_embd and n_head and n_layer):
+    if not file.cell_bytes:
         return None
-    head = n_embd / n_head
-    key, value = (_number(file, f"attention.{part}_length") or head for part in ("key", "value"))
-    kv_heads = sum(kv) if isinstance(kv, list) else n_layer * (kv if isinstance(kv, int) else n_head)
+    n_embd = file.number("embedding_length")
     n_vocab = file.lengths.get("tokenizer.ggml.tokens", 0)
-    n_ff = _number(file, "feed_forward_length") or 4 * n_embd
+    n_ff = file.number("feed_forward_length") or 4 * n_embd
     weights = sum(tensor.size_bytes for tensor in file.tensors)
     sizes = {tensor.name: tensor.size_bytes for tensor in file.tensors}
     # Of the embeddings one row is read, unless they are the output matrix as well.
@@ -74,11 +67,6 @@ def needs_of(file: GgufFile, n_batch: int = 512) -> Needs | None:
     rows = n_batch * 4.0 * (3 * n_ff + 6 * n_embd)
     outputs = _N_OUTPUTS * _OUTPUT_BYTES * n_vocab
     return Needs(
-        weights=weights, cell=kv_heads * (key * _K_BYTES + value * _V_BYTES), vocabulary=_WORD_BYTES * n_vocab,
-        buffers=rows + 2 * outputs, read_per_token=weights - unread,
+        weights=weights, cell=file.cell_bytes, vocabulary=_WORD_BYTES * n_vocab, buffers=rows + 2 * outputs,
+        read_per_token=weights - unread,
     )  # fmt: skip
-
-
-def _number(file: GgufFile, key: str) -> int:
-    value = file.about(key)
-    return value if isinstance(value, int) else 0

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Iterable, Iterator, Sequence
+from hashlib import blake2b
 from typing import Any
 
 from core.pool.latency import Fastest
@@ -66,12 +67,16 @@ UNREAD = 16
 a replica's steps, and the next prompt waits for it, while an answer takes a row of each step."""
 MOVED_AFTER_S = 0.5
 """A call that has waited this long behind another prompt goes to a replica that reads none."""
+_KEY_BYTES = 8
 
 
 def choose(
     call: Call, replicas: Sequence[Replica], affinity: Affinity, now: float, *, unread: int = 1
 ) -> Replica | None:
     """Return the replica with the least outstanding work, or the one that has the conversation if it is hardly busier.
+
+    Among equally busy ones the conversation decides, by rendezvous hashing: so equal requests of callers that know
+    nothing of each other meet at the same replica, which computes their answer once.
 
     Args:
         call: It needs a replica.
@@ -96,7 +101,8 @@ def choose(
         return open_[0]
     fastest = Fastest(replica.latency(call.method) for replica in open_)
     expected = {replica: replica.expected(call.method, now, fastest, unread=unread) for replica in open_}
-    least = min(open_, key=lambda replica: expected[replica])
+    work = min(expected.values())
+    least = _rendezvous(call, [replica for replica in open_ if expected[replica] == work])
     holder = affinity.find(call.conversation)
     # Calls of one conversation share the reading of its prompt, so here all calls weigh the same.
     if holder in expected and holder.expected(call.method, now, fastest) <= PREFERRED_UNTIL * least.expected(
@@ -106,6 +112,25 @@ def choose(
     return least
 
 
+def _rendezvous(call: Call, replicas: Sequence[Replica]) -> Replica:
+    """Return the same one for the same conversation in every process; when one leaves, only its share moves."""
+    if len(replicas) == 1 or not call.conversation:
+        return replicas[0]
+    key = call.conversation[-1].to_bytes(_KEY_BYTES, "big")
+    return max(replicas, key=lambda replica: _digest(key, replica.target.encode()))
+
+
+def _behind(replica: Replica, now: float) -> Iterator[Attempt]:
+    """Yield the calls of a replica that wait behind another prompt, and not for the answer to the same question."""
+    unread = replica.unread
+    for number, attempt in enumerate(unread):
+        question = attempt.call.conversation
+        shared = bool(question) and any(other.call.conversation == question for other in unread[:number])
+        stays = attempt.call.moved or attempt.hedge or attempt.hedged
+        if number and not shared and not stays and now - attempt.began_s >= MOVED_AFTER_S:
+            yield attempt
+
+
 def misplaced(replicas: Sequence[Replica], now: float) -> tuple[Attempt, Replica] | None:
     """Return a call that waits behind another prompt, and a replica that reads none; None if there is no such pair.
 
@@ -113,10 +138,7 @@ def misplaced(replicas: Sequence[Replica], now: float) -> tuple[Attempt, Replica
     the replica with most prompts, so that what has been read of it is little or nothing. Each call moves once at most.
     """
     free = [each for each in replicas if each.takes_calls(now) and not each.ejected(now) and not each.unread]
-    waiting = [
-        attempt for replica in replicas for attempt in replica.unread[1:]
-        if not (attempt.call.moved or attempt.hedge or attempt.hedged) and now - attempt.began_s >= MOVED_AFTER_S
-    ]  # fmt: skip
+    waiting = [attempt for replica in replicas for attempt in _behind(replica, now)]
     if not free or not waiting:
         return None
     attempt = max(waiting, key=lambda each: (len(each.replica.unread), each.began_s))
@@ -138,23 +160,32 @@ def choose_rival(call: Call, replicas: Sequence[Replica], now: float) -> Replica
 def conversation_keys(request: Any) -> list[int]:
     """Return a hash of each prefix of the request's conversation, the shortest first; empty if it has none.
 
-    Requests with a common prefix share its hashes, provided their images are hashes too (`RequestImages.request`). A
-    collision only costs a prefill, as all replicas would give the same answer.
+    They are the same in every process, which Python's own `hash` is not. Requests with a common prefix share its
+    hashes, provided their images are hashes too (`RequestImages.request`). A collision only costs a prefill, as all
+    replicas would give the same answer.
     """
     turns = [
-        (turn.role, turn.content, *(part.SerializeToString() for part in turn.parts))
+        (turn.role.encode(), turn.content.encode(), *(part.SerializeToString() for part in turn.parts))
         for turn in getattr(request, "messages", ())
     ]
     prompt = getattr(request, "prompt", "")
     if prompt:
-        turns.append(("user", prompt))
+        turns.append((b"user", prompt.encode()))
     system = getattr(request, "system", "")
     if system:
-        turns.insert(0, ("system", system))
+        turns.insert(0, (b"system", system.encode()))
     keys: list[int] = []
+    digest = b""
     for turn in turns:
-        keys.append(hash((keys[-1] if keys else 0, turn)))
+        digest = _digest(digest, *turn)
+        keys.append(int.from_bytes(digest, "big"))
     return keys
+
+
+def _digest(*parts: bytes) -> bytes:
+    """Return a hash of a list, which depends on where its parts begin and end."""
+    lengths = b"".join([len(part).to_bytes(8, "big") for part in parts])
+    return blake2b(lengths + b"".join(parts), digest_size=_KEY_BYTES).digest()
 
 
 class Affinity:

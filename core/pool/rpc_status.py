@@ -10,6 +10,7 @@ from core.errors import (
     CallError,
     FieldViolation,
     NoImagesError,
+    NotKeptError,
     OverloadedError,
     RequestTooLargeError,
     UnknownImageError,
@@ -48,6 +49,8 @@ def call_error(error: grpc.RpcError, *, skill: str, target: str, has_images: boo
         cls = RequestTooLargeError
     if code is grpc.StatusCode.NOT_FOUND and missing_images(error):
         cls = UnknownImageError
+    if code is grpc.StatusCode.NOT_FOUND and _is_not_kept(reason):
+        cls = NotKeptError
     if code is grpc.StatusCode.FAILED_PRECONDITION and has_images:
         cls = NoImagesError
     return cls(
@@ -103,6 +106,13 @@ def missing_images(error: grpc.RpcError) -> frozenset[bytes]:
             with contextlib.suppress(ValueError):
                 hashes.add(bytes.fromhex(detail.resource_name))
     return frozenset(hashes)
+
+
+def _is_not_kept(reason: str) -> bool:
+    """Return whether a request asked for a kept answer alone and there is none."""
+    from skills.wire import Reason
+
+    return reason == Reason.NOT_KEPT
 
 
 def _details(trailing: tuple[tuple[str, str | bytes], ...]) -> list[Any]:

@@ -57,17 +57,25 @@ def names_many(target: str) -> bool:
 
 
 def resolve(target: str) -> tuple[str, ...]:
-    """Return the addresses of a target: for `dns:///name:port` all current ones of the name, none if it is unknown.
+    """Return the addresses of a target: for `dns:///name:port` all current ones of the name, none if it is unknown."""
+    try:
+        return look_up(target)
+    except OSError:
+        return ()
+
+
+def look_up(target: str) -> tuple[str, ...]:
+    """Return the addresses of a target: for `dns:///name:port` all current ones of the name.
 
     If a name has IPv4 and IPv6 addresses, the IPv4 ones are used, as both are the same replicas.
+
+    Raises:
+        OSError: The name is unknown, or no name server answers; `socket.gaierror` says which.
     """
     name = _DNS.fullmatch(target)
     if name is None:
         return (target,)
-    try:
-        found = socket.getaddrinfo(name["host"].strip("[]"), int(name["port"]), type=socket.SOCK_STREAM)
-    except OSError:
-        return ()
+    found = socket.getaddrinfo(name["host"].strip("[]"), int(name["port"]), type=socket.SOCK_STREAM)
     family = min((each[0] for each in found), key=lambda family: family != socket.AF_INET)
     hosts = dict.fromkeys(str(each[4][0]) for each in found if each[0] == family)
     return tuple(f"[{host}]:{name['port']}" if ":" in host else f"{host}:{name['port']}" for host in hosts)

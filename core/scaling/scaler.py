@@ -13,7 +13,8 @@ from core.errors import SaraiError
 from core.local.machine import Machine
 from core.pool.client import SkillClient
 from core.scaling.policy import State, decide
-from core.scaling.samples import Decision, Limits, ReplicaLoad, Sample
+from core.scaling.reading import SERVES, replica_load
+from core.scaling.samples import Decision, Limits, Sample
 from skills.wire import Reason
 
 if TYPE_CHECKING:
@@ -27,7 +28,6 @@ _log = logging.getLogger(__name__)
 
 LOOK_EVERY_S = 0.5
 _ANSWERS_WITHIN_S = 1.0
-_SERVES = ("SERVING", "RECOVERING")
 _SPARE_MEMORY = 0.1
 """Share of the available memory that is left to others."""
 
@@ -169,14 +169,16 @@ class Scaler:
         except SaraiError as error:
             _log.debug("%s does not answer: %s", seen.running.name, error)
             return
-        seen.served = seen.served or seen.health.status in _SERVES
+        seen.served = seen.served or seen.health.status in SERVES
 
     def _sample(self) -> Sample:
         ours = [seen for id_, seen in self._seen.items() if id_ not in self._draining and not seen.drains]
         waiting = self._waiting.total() if self._waiting else None
         return Sample(
             at_s=time.monotonic(),
-            replicas=tuple(_load(seen, seen.health) for seen in ours if seen.served and seen.health is not None),
+            replicas=tuple(
+                replica_load(seen.running.id, seen.health) for seen in ours if seen.served and seen.health is not None
+            ),
             silent=sum(seen.served and seen.health is None for seen in ours),
             starting=sum(not seen.served for seen in ours) + self._actuator.starting,
             failed_starts=self._failed_starts + self._actuator.failed_starts,
@@ -212,25 +214,3 @@ def _idleness(seen: _Seen) -> tuple[bool, float, float, int]:
     assert health is not None
     load = health.load
     return seen.served, load.work_ahead_s, -round(load.idle_s), health.engine.kv_cells_used
-
-
-def _load(seen: _Seen, health: skills_pb2.HealthResp) -> ReplicaLoad:
-    load = health.load
-    return ReplicaLoad(
-        name=seen.running.id,
-        serving=health.status in _SERVES,
-        requests_running=health.active_requests,
-        requests_waiting=health.queued_requests,
-        prompts_waiting=load.prompts_waiting,
-        prefill_tokens_waiting=load.prefill_tokens_waiting,
-        work_ahead_s=load.work_ahead_s,
-        expected_wait_s=load.expected_wait_s,
-        work_arrived_s=load.work_arrived_s,
-        work_done_s=load.work_done_s,
-        total_requests=health.total_requests,
-        idle_s=load.idle_s,
-        start_s=load.start_s,
-        uptime_s=health.uptime_s,
-        prompt_token_ms=load.prompt_token_ms,
-        output_token_ms=load.output_token_ms,
-    )

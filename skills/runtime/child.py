@@ -90,17 +90,22 @@ class Link:
         self._socket.sendall(self._codec.encode(value))
 
 
-def link_to_server(codec: Codec) -> Link:
+def link_to_server(codec: Codec, *, oom_score_adj: int = 1000) -> Link:
     """Set up this process as a child, and return its link to the server that started it.
 
     From then on the kernel kills this process when the server dies, even if it is stopped or hung by then. When memory
     runs out, the kernel kills this process and not the server, which can start another one. Ctrl-C is the server's
     business.
+
+    Args:
+        codec: The same as the server's.
+        oom_score_adj: What the kernel adds to this process's share of memory, in thousandths, when memory runs out and
+            it chooses the process with the highest sum. With 1000, it is the first to go, whatever its size.
     """
     import ctypes  # 5 ms, which the server is spared
 
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     with contextlib.suppress(OSError):
-        Path("/proc/self/oom_score_adj").write_text("1000", encoding="ascii")
+        Path("/proc/self/oom_score_adj").write_text(str(oom_score_adj), encoding="ascii")
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     return Link(socket.socket(fileno=int(sys.argv[1])), codec)

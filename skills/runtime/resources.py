@@ -40,9 +40,9 @@ def _number(path: Path) -> float:
         return math.inf
 
 
-def usable_cpus() -> int:
-    """Return how many CPUs this process may keep busy by its affinity and the cgroup's quota, at least 1."""
-    quotas = [math.inf]
+def cpu_quota() -> float:
+    """Return how many CPUs this process may keep busy, by its affinity and the cgroup's quota."""
+    quotas = [float(len(os.sched_getaffinity(0)))]
     for folder in _cgroup_folders("cpu"):
         try:
             quota, period = (folder / "cpu.max").read_text().split()
@@ -51,8 +51,12 @@ def usable_cpus() -> int:
             micros = _number(folder / "cpu.cfs_quota_us")
             if micros > 0:
                 quotas.append(micros / _number(folder / "cpu.cfs_period_us"))
-    cpus = len(os.sched_getaffinity(0))
-    return max(1, min(cpus, math.floor(min(quotas) + 0.01) if min(quotas) < cpus else cpus))
+    return min(quotas)
+
+
+def usable_cpus() -> int:
+    """Return the same in whole CPUs, at least 1."""
+    return max(1, math.floor(cpu_quota() + 0.01))
 
 
 def memory_limit() -> float:
@@ -150,6 +154,20 @@ def cpu_seconds(pids: Iterable[int]) -> float:
             continue
         total += (int(fields[11]) + int(fields[12])) / _TICKS
     return total
+
+
+class MemoryMeter:
+    """Memory that processes hold, read a few times a second at most: it takes a tenth of a millisecond."""
+
+    def __init__(self) -> None:
+        self._at, self._last = -math.inf, 0
+
+    def bytes(self, pids: Iterable[int]) -> int:
+        """Return `anonymous_bytes`; a reading within 0.25 s repeats the last one."""
+        now = time.monotonic()
+        if now - self._at >= 0.25:
+            self._at, self._last = now, anonymous_bytes(pids)
+        return self._last
 
 
 def process_age_s() -> float:

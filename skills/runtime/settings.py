@@ -63,6 +63,46 @@ class WorkerSettings(ServerSettings):
     workers: int = setting(0, "requests to process at once; 0: one for each CPU", low=0, high=256)
 
 
+_STORES = ("valkey", "redis", "rediss", "unix")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CachingSettings(ServerSettings):
+    """The settings of a server that keeps answers (`skills.runtime.answer_cache`)."""
+
+    cache_mb: float = setting(
+        64.0, "memory for kept answers, MiB, at most a twentieth of the memory limit; 0: no answer is kept anywhere",
+        low=0, high=65536,
+    )  # fmt: skip
+    cache_disk: str = setting("", "file (SQLite) that keeps answers beyond the server's end; empty: none")
+    cache_disk_mb: float = setting(1024.0, "size of that file, MiB", low=1, high=1 << 20)
+    cache_shared: str = setting(
+        "", "store (Valkey or Redis) that replicas share: valkey://HOST:PORT, redis://, rediss:// for TLS, or "
+        "unix:///PATH; empty: none",
+    )  # fmt: skip
+    cache_secret_file: str = setting(
+        "", "file with the deployment's secret, at least 16 bytes, by which replicas know each other's kept answers; "
+        "required with --cache-shared",
+    )  # fmt: skip
+    cache_recheck: int = setting(
+        1000, "one of this many hits is computed anew and compared, bit by bit; 0: none", low=0, high=1 << 30
+    )  # fmt: skip
+
+    def __post_init__(self) -> None:
+        # Without arguments `super` looks for the class before `slots` made another one of it.
+        ServerSettings.__post_init__(self)
+        if not self.cache_shared:
+            return
+        scheme, separator, _ = self.cache_shared.partition("://")
+        if not separator or scheme not in _STORES:
+            # The rest may hold a password.
+            raise SettingsError(f"--cache-shared must begin with {', '.join(f'{each}://' for each in _STORES)}")
+        if not self.cache_secret_file:
+            raise SettingsError(
+                "--cache-shared needs --cache-secret-file: who can write to the store must not be able to write answers"
+            )
+
+
 _Settings = typing.TypeVar("_Settings", bound=ServerSettings)
 
 
@@ -105,7 +145,7 @@ def _parser(kind: type[ServerSettings], skill: str) -> argparse.ArgumentParser:
         parser.add_argument(
             flag(item.name),
             metavar=str(item.type).upper(),
-            help=f"{item.metadata['help']}{shown} [{variable(skill, item.name)}]",
+            help=f"{item.metadata['help']}{shown} [{variable(skill, item.name)}]".replace("%", "%%"),
         )
     parser.add_argument("--lifeline", action="store_true", help="stop when standard input ends")
     return parser

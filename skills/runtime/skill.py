@@ -169,19 +169,18 @@ class BaseSkill:
         return self._status not in (Status.LOADING, Status.NOT_SERVING)
 
     @asynccontextmanager
-    async def call(self, context: Context) -> AsyncIterator[None]:
+    async def call(self, context: Context, *, at_any_time: bool = False) -> AsyncIterator[None]:
         """Count a call that does the skill's work, or refuse it while this replica cannot serve.
 
         An exception inside becomes a status, as in every method (`skills.runtime.guard`).
 
         Args:
             context: the call's context.
+            at_any_time: do not refuse it here: the call itself does (`refuse_unless_ready`) before it needs what is
+                not there yet.
         """
-        if not self._takes_calls:
-            why, reason = "is not ready yet: wait until Health is SERVING", Reason.LOADING
-            if self._status is Status.NOT_SERVING:
-                why, reason = f"cannot serve: {self._message}", Reason.ENGINE_GONE
-            await abort(context, grpc.StatusCode.UNAVAILABLE, f"this replica {why}", reason=reason)
+        if not at_any_time:
+            await self.refuse_unless_ready(context)
         self._total_requests += 1
         begin_s = time.monotonic()
         try:
@@ -189,6 +188,15 @@ class BaseSkill:
         finally:
             if self.metrics:
                 self.metrics.finished(duration_s=time.monotonic() - begin_s)
+
+    async def refuse_unless_ready(self, context: Context) -> None:
+        """End a call with a status while this replica cannot do its work."""
+        if self._takes_calls:
+            return
+        why, reason = "is not ready yet: wait until Health is SERVING", Reason.LOADING
+        if self._status is Status.NOT_SERVING:
+            why, reason = f"cannot serve: {self._message}", Reason.ENGINE_GONE
+        await abort(context, grpc.StatusCode.UNAVAILABLE, f"this replica {why}", reason=reason)
 
     async def Health(self, request: skills_pb2.HealthReq, context: Context) -> skills_pb2.HealthResp:  # noqa: N802, ARG002
         """Return how this replica is, without waiting for its work."""

@@ -13,7 +13,7 @@ from typing import Protocol
 
 import grpc
 
-from skills import skills_pb2, skills_pb2_grpc
+from skills import skills_pb2, skills_pb2_grpc, types_pb2
 
 from .pieces import Pieces
 from .program import run_server
@@ -90,6 +90,15 @@ class TextSkill(WorkerSkill, skills_pb2_grpc.SkillsServiceServicer):
                     yield chunk
             for chunk in out.put(skills_pb2.GenChunk(result=self._whole(texts, begin_s))):
                 yield chunk
+
+    async def ClearCache(  # noqa: N802 - gRPC's name
+        self,
+        request: types_pb2.ClearCacheReq,  # noqa: ARG002 - it has nothing to say
+        context: Context,
+    ) -> types_pb2.ClearCacheResp:
+        """Refuse: a function of any kind may give other answers each time, so none is kept."""
+        await context.abort(grpc.StatusCode.UNIMPLEMENTED, "this skill keeps no answers")
+        raise AssertionError("abort raises")
 
     async def _pieces(self, request: skills_pb2.GenReq) -> AsyncGenerator[str, None]:
         if not request.prompt and not request.messages:

@@ -1,4 +1,4 @@
-"""Convert what the engine sends to wire messages: pieces to chunks, endings to answers."""
+"""Convert what the engine sends to wire messages: pieces to chunks, endings to answers, failures to statuses."""
 
 from __future__ import annotations
 
@@ -6,14 +6,29 @@ import math
 import time
 from collections.abc import Sequence
 
-from skills import skills_pb2
+import grpc
 
-from .engine.messages import Done, Ending, Image, Piece, Progress, Ready, TokenLogprob
+from skills import skills_pb2
+from skills.runtime.status import RefusedError
+from skills.wire import Reason
+
+from .engine.messages import Done, Ending, Failed, FailureKind, Piece, Progress, TokenLogprob
 from .flight import Flight
 
+# The gRPC status code of each kind of failure.
+CODES = {
+    FailureKind.INVALID: grpc.StatusCode.INVALID_ARGUMENT,
+    FailureKind.FULL: grpc.StatusCode.RESOURCE_EXHAUSTED,
+    FailureKind.DEADLINE: grpc.StatusCode.DEADLINE_EXCEEDED,
+    FailureKind.INTERNAL: grpc.StatusCode.INTERNAL,
+    FailureKind.UNAVAILABLE: grpc.StatusCode.UNAVAILABLE,
+}
 
-def chunk(piece: Piece | Progress) -> skills_pb2.GenChunk:
-    """Convert a piece, or the progress before the first one, to a chunk."""
+
+def chunk(piece: Piece | Progress | skills_pb2.GenResp) -> skills_pb2.GenChunk:
+    """Convert a piece, the progress before the first one, or the whole answer, to a chunk."""
+    if isinstance(piece, skills_pb2.GenResp):
+        return skills_pb2.GenChunk(result=piece)
     if isinstance(piece, Progress):
         progress = skills_pb2.Progress(
             queue_position=piece.place, expected_wait_s=piece.wait_s,
@@ -28,15 +43,26 @@ def chunk(piece: Piece | Progress) -> skills_pb2.GenChunk:
     )
 
 
-def answer(flight: Flight, done: Done, ready: Ready, *, ram_bytes: int) -> skills_pb2.GenResp:
-    """Return the whole answer of a call."""
+def answer(
+    flight: Flight, done: Done, *, model: str, numerics: str, image_tokens: int, ram_bytes: int
+) -> skills_pb2.GenResp:
+    """Return the whole answer of a call.
+
+    Args:
+        flight: What its caller has read.
+        done: How it ended.
+        model: The model's name.
+        numerics: `exact` or `fast`.
+        image_tokens: Tokens of its prompt that images take.
+        ram_bytes: Memory of the replica's processes.
+    """
     request, now = flight.request, time.monotonic()
     first, *others = candidates = [_candidate(ending) for ending in done.endings]
     begun = flight.first_token_at or now
     writing_s = (flight.last_token_at or now) - begun
-    written = flight.written
-    speed = (written - 1) / writing_s if written > 1 and writing_s > 0 else written / max(1e-6, now - request.arrived)
     continued = sum(len(tokens.token_ids) for tokens in request.so_far)
+    written = max(0, sum(len(ending.tokens.token_ids) for ending in done.endings) - continued)
+    speed = (written - 1) / writing_s if written > 1 and writing_s > 0 else written / max(1e-6, now - request.arrived)
     return skills_pb2.GenResp(
         text=first.text,
         tokens_generated=continued + written,
@@ -46,12 +72,12 @@ def answer(flight: Flight, done: Done, ready: Ready, *, ram_bytes: int) -> skill
         ram_mb=ram_bytes / 1e6,
         finish_reason=first.finish_reason,
         prompt_tokens=flight.admitted.prompt_tokens if flight.admitted else 0,
-        image_tokens=sum(part.n_tokens for turn in request.turns for part in turn.parts if isinstance(part, Image)),
+        image_tokens=image_tokens,
         cached_tokens=flight.admitted.cached_tokens if flight.admitted else 0,
         queue_ms=flight.admitted.queue_s * 1000 if flight.admitted else 0,
         time_to_first_token_ms=(begun - request.arrived) * 1000,
         mean_logprob=first.mean_logprob,
-        model=ready.model,
+        model=model,
         candidates=candidates if others else (),
         token_ids=first.token_ids,
         token_logprobs=first.token_logprobs,
@@ -59,7 +85,7 @@ def answer(flight: Flight, done: Done, ready: Ready, *, ram_bytes: int) -> skill
         seed=request.sampling.seed,
         lookup_tokens=done.lookup_tokens,
         lookup_accepted=done.lookup_accepted,
-        numerics=ready.numerics,
+        numerics=numerics,
     )
 
 
@@ -77,3 +103,14 @@ def _candidate(ending: Ending) -> skills_pb2.Candidate:
 
 def _tokens(place: Sequence[TokenLogprob]) -> list[skills_pb2.TokenLogprob]:
     return [skills_pb2.TokenLogprob(token_id=t.token_id, text=t.text, logprob=t.logprob) for t in place]
+
+
+def refused(failed: Failed) -> RefusedError:
+    """Return the status of a call that got no answer."""
+    return RefusedError(
+        failed.message,
+        code=CODES[failed.kind],
+        field=failed.field,
+        retry_after_s=failed.retry_after_s,
+        reason=Reason.ENGINE_GONE if failed.kind is FailureKind.UNAVAILABLE else None,
+    )

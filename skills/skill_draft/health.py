@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from skills import skills_pb2
 
+from .engine.messages import Admitted
 from .supervisor import Supervisor
 
 if TYPE_CHECKING:
@@ -23,6 +24,19 @@ MEASURED = (
     ("engine_memory_kills_total", "engine.memory_kills", "Engines that the kernel killed as memory ran out"),
     ("images_total", "engine.images", "Images of requests"),
     ("images_encoded_total", "engine.images_encoded", "Images that had to be encoded"),
+    ("cache_hits_total", "cache.hits", "Answers that were kept"),
+    ("cache_partial_total", "cache.partial", "Answers whose beginning was kept"),
+    ("cache_joined_total", "cache.joined", "Answers that were just being computed for another call"),
+    ("cache_misses_total", "cache.misses", "Answers that were looked up and not kept"),
+    ("cache_saved_tokens_total", "cache.saved_tokens", "Tokens that need not be computed, as answers were kept"),
+    ("cache_saved_seconds_total", "cache.saved_s", "Time that computing them would have taken"),
+    ("cache_rechecked_total", "cache.rechecked", "Kept answers that were computed anew to compare them"),
+    ("cache_rechecked_wrong_total", "cache.rechecked_wrong", "Those of them that were not the same to the last bit"),
+    ("cache_disk_hits_total", "cache.disk_hits", "Kept answers from the disk"),
+    ("cache_shared_hits_total", "cache.shared_hits", "Kept answers from the shared store"),
+    ("cache_entries", "cache.entries", "Kept answers in memory"),
+    ("cache_bytes", "cache.bytes", "Bytes of kept answers in memory"),
+    ("cache_max_bytes", "cache.max_bytes", "The bound on these bytes"),
     ("threads", "threads", "CPU threads in use"),
     ("kv_cells", "engine.kv_cells", "Cells of the KV cache"),
     ("kv_cells_used", "engine.kv_cells_used", "Cells that hold something"),
@@ -54,10 +68,10 @@ class Totals:
         while self._recent[0][0] < now - _SPEED_WINDOW_S:
             self._recent.popleft()
 
-    def answered(self, answer: skills_pb2.GenResp) -> None:
-        """Count the prompt of an answer."""
-        self._prompt_tokens += answer.prompt_tokens
-        self._cached_tokens += answer.cached_tokens
+    def read(self, admitted: Admitted) -> None:
+        """Count the prompt of an answer that was computed."""
+        self._prompt_tokens += admitted.prompt_tokens
+        self._cached_tokens += admitted.cached_tokens
 
     def tell(self, health: skills_pb2.HealthResp) -> None:
         """Write the counts and the speed into Health."""

@@ -32,25 +32,31 @@ from skills import skills_pb2, skills_pb2_grpc
 from skills.runtime.limits import Limits
 from skills.runtime.pieces import Pieces
 from skills.runtime.program import run_server
-from skills.runtime.resources import anonymous_bytes, memory_size, usable_cpus
+from skills.runtime.resources import MemoryMeter, memory_size
 from skills.runtime.skill import BaseSkill, Context, StartError, Status
 from skills.runtime.status import RefusedError
+from skills.types_pb2 import ClearCacheReq, ClearCacheResp
 from skills.wire import HARD_DEADLINES, Feature, Reason
 
 from . import VERSION, answers
 from .catalog import ModelNotFoundError, find_model, models_dir
-from .engine.messages import Done, EngineConfig, Failed, FailureKind, Piece, Progress, Ready, Request
+from .engine.messages import Done, Failed, Piece, Progress, Ready, Request
+from .engine.messages import Event as EngineEvent
 from .engine_process import EngineGoneError
+from .engine_settings import engine_config
 from .engine_start import ENGINE_MODULE
 from .flight import Flight
 from .health import MEASURED, Totals, price_readings, tell_engine, tell_load
+from .identity import FileHashes, Identity
 from .images import Images, reserved_bytes
+from .kept_answers import Call, KeptAnswers, image_tokens
 from .last_moment import LastMoment
 from .model_file import ModelFileError
 from .request_images import has_images, image_parts
 from .requests import to_request
+from .runs import Run
 from .settings import NAME, PORT, Settings
-from .supervisor import Supervisor
+from .supervisor import AwaitedFlight, Supervisor
 from .supervisor_state import State
 from .tower_choice import Tower, choose_tower, fitted, fitted_cells
 from .vision_process import VISION_MODULE
@@ -58,14 +64,7 @@ from .vision_process import VISION_MODULE
 if TYPE_CHECKING:
     from skills.runtime.metrics import Reading
 
-# The gRPC status code of each kind of failure.
-CODES = {
-    FailureKind.INVALID: grpc.StatusCode.INVALID_ARGUMENT,
-    FailureKind.FULL: grpc.StatusCode.RESOURCE_EXHAUSTED,
-    FailureKind.DEADLINE: grpc.StatusCode.DEADLINE_EXCEEDED,
-    FailureKind.INTERNAL: grpc.StatusCode.INTERNAL,
-    FailureKind.UNAVAILABLE: grpc.StatusCode.UNAVAILABLE,
-}
+_LONGEST_CONTEXT = 1 << 20
 
 
 class DraftSkill(BaseSkill, skills_pb2_grpc.SkillsServiceServicer):
@@ -89,7 +88,9 @@ class DraftSkill(BaseSkill, skills_pb2_grpc.SkillsServiceServicer):
         self._engine: Supervisor | None = None
         self._tower = Tower()
         self._images: Images | None = None
-        self._totals = Totals()
+        self._identity: Identity | None = None
+        self._kept = KeptAnswers(settings, self._on_event)
+        self._totals, self._memory = Totals(), MemoryMeter()
 
     # --- lifecycle of the server (see skills.runtime.skill.BaseSkill) ---
 
@@ -100,6 +101,7 @@ class DraftSkill(BaseSkill, skills_pb2_grpc.SkillsServiceServicer):
     async def prepare(self) -> None:
         """Load the model in an engine process."""
         s = self._settings
+        await self._kept.cache.start()
         try:
             path = find_model(s.model, folder := models_dir(s.models_dir))
         except ModelNotFoundError as error:
@@ -127,9 +129,10 @@ class DraftSkill(BaseSkill, skills_pb2_grpc.SkillsServiceServicer):
 
     async def _start(self, path: Path, tower: Tower) -> Ready:
         """Start an engine, and what reads images for it if there is a vision tower."""
-        await self.close()
-        s, config = self._settings, _engine_config(self._settings, path)
+        await self._end_engine()
+        s, config = self._settings, engine_config(self._settings, path)
         self._tower, self._images = tower, None
+        self._identify(path, tower)
         if tower.file:
             self._images = Images(s, path, tower.file, module=self._vision_module)
             self._images.begin()
@@ -144,8 +147,16 @@ class DraftSkill(BaseSkill, skills_pb2_grpc.SkillsServiceServicer):
             on_state=self._on_state,
             engine_module=self._engine_module,
             rows=self._images.rows if self._images else None,
+            identity=self._identity,
         )
         return await self._engine.start()
+
+    def _identify(self, model: Path, tower: Tower) -> None:
+        s, file = self._settings, tower.file.path if tower.file else None
+        # A container has no other place that it can write to.
+        hashes = FileHashes(Path(s.prefix_dir) / "hashes.json") if s.prefix_dir else None
+        self._identity = Identity(model, file, exact=s.numerics == "exact", hashes=hashes)
+        self._kept.identity, self._model = self._identity, model
 
     async def _on_state(self, state: State) -> None:
         """Report the engine's state. A new engine takes less than a second, so calls wait for it."""
@@ -165,7 +176,14 @@ class DraftSkill(BaseSkill, skills_pb2_grpc.SkillsServiceServicer):
             self._engine.use_cpus(now.cpus)
 
     async def close(self) -> None:
-        """End the engine and the vision process."""
+        """End everything."""
+        await self._end_engine()
+        await self._kept.close()
+
+    async def _end_engine(self) -> None:
+        """End the engine, which first writes the prefixes that are to be kept, and the vision process."""
+        if self._identity:
+            self._identity.close()
         if self._engine:
             await self._engine.close()
         if self._images:
@@ -196,6 +214,7 @@ class DraftSkill(BaseSkill, skills_pb2_grpc.SkillsServiceServicer):
             health.engine.images, health.engine.images_encoded = self._images.seen, self._images.rows.encoded
         elif self._tower.short_of_memory:
             health.message = health.message or f"reads no images: {self._tower.why_not}"
+        self._kept.tell(health)
         return health
 
     def readings(self) -> list[Reading]:
@@ -206,7 +225,7 @@ class DraftSkill(BaseSkill, skills_pb2_grpc.SkillsServiceServicer):
 
     async def Generate(self, request: skills_pb2.GenReq, context: Context) -> skills_pb2.GenResp:  # noqa: N802 - gRPC's
         """Generate an answer and return it in one message."""
-        async with self.call(context), aclosing(self._run(request, context)) as events:
+        async with self.call(context, at_any_time=True), aclosing(self._run(request, context)) as events:
             async for event in events:
                 if isinstance(event, skills_pb2.GenResp):
                     return event
@@ -217,46 +236,81 @@ class DraftSkill(BaseSkill, skills_pb2_grpc.SkillsServiceServicer):
     ) -> AsyncIterator[skills_pb2.GenChunk]:
         """Generate an answer in pieces; the last chunk has the result."""
         pieces = Pieces(context, request)
-        async with self.call(context), aclosing(self._run(request, context)) as events:
+        async with self.call(context, at_any_time=True), aclosing(self._run(request, context)) as events:
             async for event in events:
-                chunk = (
-                    skills_pb2.GenChunk(result=event) if isinstance(event, skills_pb2.GenResp) else answers.chunk(event)
-                )
-                for sent in pieces.put(chunk):
+                for sent in pieces.put(answers.chunk(event)):
                     yield sent
+
+    async def ClearCache(self, request: ClearCacheReq, context: Context) -> ClearCacheResp:  # noqa: N802, ARG002
+        """Forget all kept answers."""
+        entries, num_bytes = await self._kept.cache.clear()
+        return ClearCacheResp(entries=entries, bytes=num_bytes)
 
     async def _run(
         self, message: skills_pb2.GenReq, context: Context
     ) -> AsyncGenerator[Progress | Piece | skills_pb2.GenResp, None]:
-        engine, hard = self._engine, self._settings.deadline == "error"
-        assert engine is not None, "no call is accepted before the engine is ready"
-        assert engine.ready is not None
-        remaining: float | None = context.time_remaining()  # None where there is no deadline, despite its declared type
-        deadline = None if remaining is None else time.monotonic() + remaining
-        request = to_request(
-            message, id_=engine.next_id(), n_ctx=engine.ready.sizes.n_ctx, deadline=deadline, hard_deadline=hard
-        )
-        if hard:
+        if self._identity is None:
+            await self.refuse_unless_ready(context)
+        request, n_ctx = self._request(message, context)
+        if self._settings.deadline == "error":
             await context.send_initial_metadata((HARD_DEADLINES,))
-        async with self._with_images(request, message, engine.ready.sizes.n_ctx) as whole:
-            flight = engine.submit(whole)
+        call = await self._kept.call(message, request, exact=self._numerics == "exact", n_ctx=n_ctx)
+        if reader := call.whole:
+            async for event in self._read(reader, call, reader.image_tokens):
+                yield event
+            return
+        if call.mode == skills_pb2.CACHE_MODE_ONLY:
+            raise RefusedError("no answer to it is kept", code=grpc.StatusCode.NOT_FOUND, reason=Reason.NOT_KEPT)
+        await self.refuse_unless_ready(context)
+        engine = self._engine
+        assert engine is not None, "no call is accepted before the engine is ready"
+        async with self._with_images(request, message, n_ctx) as whole:
+            flight = self._kept.enter(engine, call, whole)
             try:
                 with LastMoment(flight, engine.way_back, context.peer()):
-                    async for event in flight.events():
-                        match event:
-                            case Progress():
-                                if request.progress:
-                                    yield event
-                            case Piece():
-                                self._totals.wrote(len(event.tokens.token_ids))
-                                yield event
-                            case Done():
-                                yield self._answer(engine, flight, event)
-                            case Failed():
-                                raise _refused(event)
+                    async for event in self._read(flight, call, image_tokens(whole)):
+                        yield event
             finally:
                 # Also when the caller has gone or its deadline has passed: this generator is cancelled or closed then.
-                engine.leave(flight)
+                self._kept.leave(engine, call)
+
+    def _request(self, message: skills_pb2.GenReq, context: Context) -> tuple[Request, int]:
+        """Return the request of a call, and the context length by which it is judged."""
+        engine, hard = self._engine, self._settings.deadline == "error"
+        remaining: float | None = context.time_remaining()  # None where there is no deadline, despite its declared type
+        deadline = None if remaining is None else time.monotonic() + remaining
+        # While no engine has told it yet, only what is kept can be given, and that has been short enough for others.
+        n_ctx = engine.ready.sizes.n_ctx if engine and engine.ready else self._settings.n_ctx or _LONGEST_CONTEXT
+        id_ = engine.next_id() if engine else 0
+        return to_request(message, id_=id_, n_ctx=n_ctx, deadline=deadline, hard_deadline=hard), n_ctx
+
+    async def _read(
+        self, flight: AwaitedFlight, call: Call, image_tokens: int
+    ) -> AsyncGenerator[Progress | Piece | skills_pb2.GenResp, None]:
+        """Yield what a call reads; the last event is its answer."""
+        async for event in flight.events():
+            match event:
+                case Progress():
+                    if call.request.progress:
+                        yield event
+                case Piece():
+                    yield event
+                case Done():
+                    if call.whole and self._engine:
+                        self._kept.perhaps_recheck(self._engine, call, event)
+                    yield self._answer(flight, call, event, image_tokens)
+                case Failed():
+                    raise answers.refused(event)
+
+    def _on_event(self, run: Run, event: EngineEvent) -> None:
+        """Count what the engine computes."""
+        match event:
+            case Piece():
+                n, again = len(event.tokens.token_ids), run.repeated[event.candidate]
+                run.repeated[event.candidate] = max(0, again - n)
+                self._totals.wrote(max(0, n - again))
+            case Done() if run.admitted:
+                self._totals.read(run.admitted)
 
     @asynccontextmanager
     async def _with_images(self, request: Request, message: skills_pb2.GenReq, n_ctx: int) -> AsyncIterator[Request]:
@@ -270,43 +324,26 @@ class DraftSkill(BaseSkill, skills_pb2_grpc.SkillsServiceServicer):
             async with self._images.held(request, image_parts(message), n_ctx) as whole:
                 yield whole
 
-    def _answer(self, engine: Supervisor, flight: Flight, done: Done) -> skills_pb2.GenResp:
-        assert engine.ready is not None
-        result = answers.answer(flight, done, engine.ready, ram_bytes=anonymous_bytes(self.pids()))
-        self._totals.answered(result)
-        if self.metrics:
+    @property
+    def _numerics(self) -> str:
+        return self._engine.ready.numerics if self._engine and self._engine.ready else self._settings.numerics
+
+    def _answer(self, flight: Flight, call: Call, done: Done, image_tokens: int) -> skills_pb2.GenResp:
+        result = answers.answer(
+            flight, done,
+            model=self.model or self._model.stem, numerics=self._numerics, image_tokens=image_tokens,
+            ram_bytes=self._memory.bytes(self.pids()),
+        )  # fmt: skip
+        if call.keeping:
+            result.cache.CopyFrom(call.info())
+            self._kept.answered(call, result.cache)
+        if self.metrics and call.run:
             self.metrics.written(
                 first_token_s=result.time_to_first_token_ms / 1000,
                 tokens=result.tokens_generated - result.continued_tokens,
                 duration_s=result.latency_ms / 1000,
             )
         return result
-
-
-def _engine_config(settings: Settings, model: Path) -> EngineConfig:
-    return EngineConfig(
-        model=str(model),
-        n_ctx=settings.n_ctx,
-        kv_cells=settings.kv_cells,
-        n_batch=settings.n_batch,
-        slots=settings.slots,
-        queue=settings.queue,
-        prefixes=settings.prefixes,
-        gap_ms=settings.gap_ms,
-        piece_ms=settings.piece_ms,
-        exact=settings.numerics == "exact",
-        threads=settings.threads or usable_cpus(),
-    )
-
-
-def _refused(failed: Failed) -> RefusedError:
-    return RefusedError(
-        failed.message,
-        code=CODES[failed.kind],
-        field=failed.field,
-        retry_after_s=failed.retry_after_s,
-        reason=Reason.ENGINE_GONE if failed.kind is FailureKind.UNAVAILABLE else None,
-    )
 
 
 def main(

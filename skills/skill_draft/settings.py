@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from skills.runtime.settings import ServerSettings, setting
+from skills.runtime.settings import CachingSettings, setting
 
 NAME = "draft"
 PORT = 50051
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Settings(ServerSettings):
+class Settings(CachingSettings):
     """The settings of a draft skill. 0 lets the skill choose by what the machine has."""
 
     listen: str = setting(f"127.0.0.1:{PORT}", "address to serve on: HOST:PORT or unix:/PATH")
@@ -44,6 +44,10 @@ class Settings(ServerSettings):
     n_batch: int = setting(512, "most rows in one step", low=16, high=4096)
     slots: int = setting(16, "requests that run at once", low=1, high=128)
     prefixes: int = setting(32, "finished conversations that the KV cache holds; others are parked", low=1, high=120)
+    prefix_dir: str = setting(
+        "", "folder, mode 700, for prefixes that survive a restart and that replicas of one machine share; empty: none"
+    )
+    prefix_mb: float = setting(1024.0, "most bytes of files in it, MiB", low=1, high=1 << 20)
     gap_ms: float = setting(
         250.0,
         "bound on the inter-token latency of a stream, as far as other requests cause it, milliseconds",

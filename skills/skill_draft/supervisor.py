@@ -21,12 +21,17 @@ from skills.runtime.patience import TICK_S, tick
 from skills.runtime.resources import memory_kills, memory_limit
 from skills.runtime.way_back import WayBack
 
+from .engine import messages
 from .engine.messages import (
     Beat,
     Done,
     EngineConfig,
     Failed,
+    Finish,
+    Hurry,
+    Noted,
     Piece,
+    Priority,
     Progress,
     Ready,
     Request,
@@ -40,6 +45,7 @@ from .engine_process import EngineGoneError, EngineProcess
 from .engine_start import ENGINE_MODULE
 from .engine_totals import EngineTotals
 from .flight import Flight
+from .identity import Identity
 from .sizing import Sizing
 from .supervisor_events import (
     Event,
@@ -58,6 +64,9 @@ from .supervisor_events import (
 from .supervisor_state import State, SupervisorState
 
 log = logging.getLogger("sarai.draft")
+
+# Time for an engine to write its prefixes when the server ends.
+_FINISH_S = 3.0
 
 
 class AwaitedFlight(Flight):
@@ -102,6 +111,7 @@ class Supervisor:
         on_state: called with each new state.
         engine_module: the module that an engine process runs.
         rows: gets the rows of images, if the model reads any.
+        identity: what determines answers, which is noted at each start of an engine.
     """
 
     def __init__(
@@ -114,8 +124,9 @@ class Supervisor:
         on_state: Callable[[State], Awaitable[None]],
         engine_module: str = ENGINE_MODULE,
         rows: RowsSource | None = None,
+        identity: Identity | None = None,
     ) -> None:
-        self._rows = rows
+        self._rows, self._identity = rows, identity
         self.way_back = WayBack()
         self._core = SupervisorState(step_timeout_s=step_timeout_s, start_timeout_s=start_timeout_s, idle_s=idle_s)
         self._config, self._module, self._on_state = config, engine_module, on_state
@@ -138,6 +149,10 @@ class Supervisor:
         Raises:
             EngineGoneError: It does not become ready.
         """
+        if self._identity:
+            loop = asyncio.get_running_loop()
+            self._identity.on_known = lambda: loop.call_soon_threadsafe(self._identify)
+            self._identity.before_load()
         self._keeper = asyncio.create_task(self._keep())
         waiting = asyncio.create_task(self._serving.wait())
         try:
@@ -154,6 +169,9 @@ class Supervisor:
         """End the engine."""
         if self._keeper:
             self._keeper.cancel()
+        if self._process and self._config.prefix_dir and self.state is State.SERVING:
+            self._process.send(Finish())
+            await self._process.ended(within_s=_FINISH_S)
         for process in filter(None, (self._process, self._spare)):
             await process.end("the server ends")
 
@@ -163,8 +181,18 @@ class Supervisor:
 
     def submit(self, request: Request) -> AwaitedFlight:
         """Submit a request; it is done when the events of the returned flight end."""
-        self._decide(Submitted(flight := AwaitedFlight(request)))
+        self.send(flight := AwaitedFlight(request))
         return flight
+
+    def send(self, flight: Flight) -> None:
+        """Submit the request of a flight, which gets its events."""
+        self._decide(Submitted(flight))
+
+    def hurry(self, flight: Flight) -> None:
+        """Make a batch request interactive."""
+        flight.request = dataclasses.replace(flight.request, priority=Priority.INTERACTIVE)
+        if self._process and self.state is State.SERVING:
+            self._process.send(Hurry(id=flight.request.id))
 
     def leave(self, flight: Flight) -> None:
         """Release a flight: its caller has finished with it, or has gone. Idempotent."""
@@ -175,6 +203,15 @@ class Supervisor:
         self._config = dataclasses.replace(self._config, threads=count)
         if self._process:
             self._process.send(UseCpus(count=count))
+
+    def _identify(self) -> None:
+        """Tell this engine, and those that replace it, what determines their cells, if they keep any."""
+        if not self._config.prefix_dir or not self._identity:
+            return
+        digest = self._identity.digest or b""
+        self._config = dataclasses.replace(self._config, identity=digest)
+        if self._process:
+            self._process.send(messages.Identity(digest=digest))
 
     @property
     def state(self) -> State:
@@ -290,6 +327,11 @@ class Supervisor:
         before = self.state
         self._decide(event)
         if self.state is not before:
+            if self._identity and self.state is State.SERVING:
+                self._identity.after_load()
+            elif self._identity and self.state is State.REPLAYING:
+                self._identity.before_load()
+            self._identify()
             await self._on_state(self.state)
             if self.state is State.SERVING:
                 self._serving.set()
@@ -299,6 +341,8 @@ class Supervisor:
             case Ready(notes=notes):
                 for note in notes:
                     log.info("%s", note)
+            case Noted(text=text):
+                log.warning("%s", text)
             case Beat(sent=sent):
                 self.way_back.note_delay((now := time.monotonic()) - sent, now)
 

@@ -15,6 +15,7 @@ from .engine.messages import (
     Done,
     Failed,
     FailureKind,
+    Noted,
     NotReady,
     Ready,
     Rows,
@@ -188,6 +189,8 @@ class SupervisorState:
                     self._send_next()
             case RowsRead():
                 self._actions.append(Release(event))
+            case Noted():
+                pass
             case _:
                 if flight := self.flights.get(event.id):
                     flight.take(event, now)

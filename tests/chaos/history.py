@@ -118,8 +118,8 @@ def problems_of(outcome: Outcome, nonces: frozenset[str]) -> list[str]:
         problems += _differences("pieces", joined, wanted)
     texts = " ".join(candidate.text for candidate in candidates_of(outcome.answer))
     own = " ".join((outcome.question.nonce, *(c.text for c in wanted)))
-    if strangers := [nonce for nonce in nonces if nonce in texts and nonce not in own]:
-        problems.append(f"holds the nonces of others: {strangers}")
+    if foreign := [nonce for nonce in nonces if nonce in texts and nonce not in own]:
+        problems.append(f"holds the nonces of others: {foreign}")
     return problems
 
 

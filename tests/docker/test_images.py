@@ -1,4 +1,4 @@
-"""Images in a container: named right by the tiny model, beside text, also after the vision process was killed."""
+"""Images in a container: named right by the tiny model, next to text, also after the vision process was killed."""
 
 from __future__ import annotations
 

@@ -107,7 +107,7 @@ def test_server_does_not_start(folder: Path, as_user: list[str]) -> None:
 
 def test_engine_tells_a_file_that_cannot_be_read_from_one_that_is_no_gguf(tmp_path: Path) -> None:
     (tmp_path / "text.gguf").write_text("text")
-    with pytest.raises(ModelError, match="not a GGUF file"):
+    with pytest.raises(ModelError, match="no GGUF file"):
         tensor_types(tmp_path / "text.gguf")
     with pytest.raises(ModelError, match=r"cannot read .*: Is a directory"):
         tensor_types(tmp_path)

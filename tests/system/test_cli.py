@@ -469,6 +469,22 @@ def expect(descriptor: int, text: str) -> None:
         seen += os.read(descriptor, 1).decode(errors="replace")
 
 
+def converse(
+    environ: dict[str, str], target: str, *lines: tuple[bytes | str, str], options: tuple[str, ...] = ()
+) -> None:
+    """Type lines into `sarai chat` on a terminal, wait for what appears after each, and quit."""
+    ours, theirs = pty.openpty()
+    command = [*SARAI, "chat", "--target", target, *options]
+    with subprocess.Popen(command, env=environ, cwd=ROOT, stdin=theirs, stdout=theirs, stderr=theirs) as chat:
+        os.close(theirs)
+        for typed, answer in (*lines, ("/quit\n", "/quit")):
+            expect(ours, "> ")
+            os.write(ours, typed.encode() if isinstance(typed, str) else typed)
+            expect(ours, answer)
+        assert chat.wait(10) == 0
+    os.close(ours)
+
+
 @pytest.mark.parametrize("arguments", [["--help"], ["loop", "--help"], ["--version"], ["draft", "--frob"]])
 def test_help_costs_no_grpc(environ: dict[str, str], arguments: list[str]) -> None:
     probe = (

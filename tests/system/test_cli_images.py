@@ -5,8 +5,6 @@ from __future__ import annotations
 import hashlib
 import itertools
 import json
-import os
-import pty
 import random
 import subprocess
 from pathlib import Path
@@ -18,7 +16,7 @@ from core.loop.events import CallProgress
 from core.loop.result import Stage
 from skills import skills_pb2
 from tests.stub_skill import Failure, Reply, StubSkill, images_of, text_of
-from tests.system.test_cli import ROOT, SARAI, environ, expect, on_terminal, sarai
+from tests.system.test_cli import ROOT, SARAI, converse, environ, on_terminal, sarai
 
 __all__ = ["environ"]
 
@@ -202,51 +200,59 @@ def test_image_that_cannot_be_shown_ends_a_piped_chat(environ: dict[str, str], l
 
 
 def test_image_stays_for_the_next_turn_if_its_own_got_no_answer(environ: dict[str, str], photo: str) -> None:
-    ours, theirs = pty.openpty()
     failing = Failure(code=grpc.StatusCode.INTERNAL, details="its engine has failed")
     with StubSkill([failing, "a red circle"]) as skill:
-        command = [*SARAI, "chat", "--target", skill.target]
-        with subprocess.Popen(
-            command, env=environ, cwd=ROOT, stdin=theirs, stdout=subprocess.PIPE, stderr=theirs
-        ) as chat:
-            os.close(theirs)
-            for typed, answer in (
-                (b"/help\n", "/image FILE"),
-                (b"/image missing.png\n", "there is no such file"),
-                (f"/image {photo}\n".encode(), "photo.png"),
-                (b"What is this?\n", "its engine has failed"),
-                (b"What is it?\n", "it?"),
-                (b"/quit\n", "/quit"),
-            ):
-                expect(ours, "> ")
-                os.write(ours, typed)
-                expect(ours, answer)
-            assert chat.wait(10) == 0
-            assert chat.stdout is not None
-            assert chat.stdout.read() == b"a red circle\n"
+        converse(
+            environ, skill.target,
+            ("/help\n", "/image FILE"),
+            ("/image missing.png\n", "there is no such file"),
+            (f"/image {photo}\n", "photo.png"),
+            ("What is this?\n", "its engine has failed"),
+            ("What is it?\n", "a red circle"),
+        )  # fmt: skip
         assert [len(images_of(request)) for request in skill.requests] == [1, 1]
         assert [len(request.messages) for request in skill.requests] == [1, 1]
-    os.close(ours)
+
+
+def test_chat_names_the_file_of_a_refused_image_and_goes_on_without_it(
+    environ: dict[str, str], photo: str, other: str
+) -> None:
+    field = "messages[2].parts[1].image"
+    broken = Failure(
+        code=grpc.StatusCode.INVALID_ARGUMENT, details=f"{field}: is broken", fields=((field, "is broken"),)
+    )
+    blind = Failure(code=grpc.StatusCode.FAILED_PRECONDITION, details="it reads text alone")
+    with StubSkill(["Hello", broken, "red", blind, "bye"]) as skill:
+        converse(
+            environ, skill.target,
+            ("Hi\n", "Hello"),
+            (f"/image {photo}\n", "photo.png"),
+            (f"/image {other}\n", "other.png"),
+            ("What is this?\n", "other.png: is broken"),
+            ("What is that?\n", "red"),
+            (f"/image {photo}\n", "photo.png"),
+            ("Or this?\n", "it reads text alone"),
+            ("Go away\n", "bye"),
+        )  # fmt: skip
+        images = [[image.sha256 or image.data for image in images_of(request)] for request in skill.requests]
+    one, two = bytes.fromhex(hex_of(SAMPLE)), bytes.fromhex(hex_of(OTHER))
+    assert [[hashed(image) for image in turn] for turn in images] == [[], [one, two], [one], [one, one], [one]]
+
+
+def hashed(image: bytes) -> bytes:
+    return image if len(image) == 32 else hashlib.sha256(image).digest()
 
 
 def test_tab_completes_the_name_of_an_image(environ: dict[str, str], photo: str) -> None:
-    ours, theirs = pty.openpty()
     with StubSkill(saw) as skill:
-        command = [*SARAI, "chat", "--target", skill.target, "--no-markdown"]
-        with subprocess.Popen(command, env=environ, cwd=ROOT, stdin=theirs, stdout=theirs, stderr=theirs) as chat:
-            os.close(theirs)
-            for typed, answer in (
-                (f"/image {photo.removesuffix('hoto.png')}\t\n".encode(), "a photo.png"),
-                (b"a\tb\n", f"saw [{hex_of(SAMPLE)[:8]}]a"),
-                (b"/quit\n", "/quit"),
-            ):
-                expect(ours, "> ")
-                os.write(ours, typed)
-                expect(ours, answer)
-            assert chat.wait(10) == 0
+        converse(
+            environ, skill.target,
+            (f"/image {photo.removesuffix('hoto.png')}\t\n", "a photo.png"),
+            ("a\tb\n", f"saw [{hex_of(SAMPLE)[:8]}]a"),
+            options=("--no-markdown",),
+        )  # fmt: skip
         (request,) = skill.requests
         assert request.messages[0].parts[1].text == "a\tb"
-    os.close(ours)
 
 
 @pytest.mark.parametrize("command", ["draft", "loop", "chat"])

@@ -62,7 +62,7 @@ def test_it_looks_at_everything_and_names_the_command_that_fetches_a_model(tmp_p
     found = doctor(tmp_path)
     assert {"cpu", "cores", "memory", "bandwidth", "containers", "models", "port"} <= set(found)
     assert "sarai models pull tiny" in [finding["repair"] for finding in found["models"]]
-    (tmp_path / "models" / "Tiny-Q8_0.someone.gguf").write_bytes(b"GGUF")
+    (tmp_path / "models" / "Tiny-Q8_0.publisher.gguf").write_bytes(b"GGUF")
     assert "tiny: tiny" in [finding["text"] for finding in doctor(tmp_path)["models"]]
 
 

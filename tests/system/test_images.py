@@ -264,6 +264,17 @@ def test_answer_is_the_same_after_a_death(server: DraftServer, module: str) -> N
     assert (after.text, list(after.token_logprobs)) == (before.text, list(before.token_logprobs))
 
 
+def test_out_of_memory_the_vision_process_goes_before_the_engine_and_both_before_the_server(
+    server: DraftServer,
+) -> None:
+    server.stub.Generate(ask(encoded(gradient(300, 300)), WHAT), timeout=60)  # a vision process is there
+    engine, vision = (child(server, f"skills.skill_draft.{name}") for name in ("engine", "vision"))
+    ours, engines, visions = (
+        int(Path(f"/proc/{pid}/oom_score_adj").read_text()) for pid in (server.process.pid, engine, vision)
+    )
+    assert ours + 100 <= engines <= visions - 800, "an engine may have 0.8 of the memory more than the vision process"
+
+
 def test_stream_tells_how_many_images_are_still_to_be_encoded(server: DraftServer) -> None:
     request = ask(encoded(gradient(1000, 900)), encoded(gradient(900, 1000)), WHAT, progress=True)
     for part in request.messages[0].parts[:2]:

@@ -5,10 +5,13 @@ The model is tiny and trained: it names the images in `tests/models/tiny-qwen3vl
 
 from __future__ import annotations
 
+import hashlib
 import io
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
+import grpc
 import pytest
 from PIL import Image
 
@@ -20,6 +23,7 @@ from sarai import GenReq, Message, user_turn
 from skills import skills_pb2
 from tests.both_clients import BOTH, User, sync_user
 from tests.servers import ROOT, DraftServer, draft_server
+from tests.slow_engine import SLOW
 from tests.system.test_cli import environ, sarai
 from tests.system.test_replicas import replicas
 
@@ -118,6 +122,36 @@ def test_server_that_was_replaced_is_sent_the_image_again(tmp_path: Path) -> Non
         assert client.ask(request).text == "a red circle"
         assert figures(other)[0] == 1
         assert made.stats.calls == 2
+
+
+def test_answer_about_an_image_goes_on_at_another_replica_with_the_same_bits(
+    tmp_path: Path, server: DraftServer
+) -> None:
+    sampled: dict[str, Any] = {"temperature": 4, "top_k": 0, "top_p": 1, "min_p": 0, "seed": 7, "max_tokens": 300}
+    request = GenReq(messages=[user_turn(WHAT, images=[CIRCLE])], top_logprobs=3, **sampled)
+    known = GenReq(messages=request.messages)
+    known.messages[0].parts[0].image.sha256 = hashlib.sha256(CIRCLE.read_bytes()).digest()
+    slow: dict[str, Any] = {"module": SLOW, "environment": {"SLOW_ROW_MS": "5"}}
+    undisturbed = server.stub.Generate(request, timeout=60)
+    assert len(undisturbed.token_ids) > 100
+    with (
+        draft_server(tmp_path, **slow) as first, draft_server(tmp_path, **slow) as second,
+        replicas(first.target, second.target) as made, sync_user(made) as client,
+    ):  # fmt: skip
+        for replica in (first, second):
+            with pytest.raises(grpc.RpcError, match="NOT_FOUND"):
+                replica.stub.Generate(known, timeout=10)
+        stream = client.begin(request)
+        chunks = [next(stream) for _ in range(30)]
+        home, other = (first, second) if first.health().active_requests else (second, first)
+        home.process.kill()
+        chunks += stream
+        assert (made.stats.attempts, made.stats.failovers) == (2, 1)
+        assert figures(other) == (1, 1)
+        assert other.stub.Generate(known, timeout=10).text, "it was sent the bytes"
+    assert [id_ for chunk in chunks for id_ in chunk.token_ids] == list(undisturbed.token_ids)
+    assert [number for chunk in chunks for number in chunk.token_logprobs] == list(undisturbed.token_logprobs)
+    assert "".join(chunk.text for chunk in chunks) == undisturbed.text
 
 
 def test_errors_of_a_real_server_are_clear(server: DraftServer) -> None:

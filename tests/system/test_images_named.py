@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import random
+import signal
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import pytest
 
@@ -67,6 +70,64 @@ def test_two_images_of_one_size_in_a_row_are_two_images(server: DraftServer, dra
         answer = server.stub.Generate(about(one.png, other.png, question=question), timeout=60)
         right += answer.text == f"{one.name} and {other.name}"
     assert right >= 18
+
+
+@pytest.fixture(scope="module")
+def questions(server: DraftServer) -> list[tuple[skills_pb2.GenReq, str]]:
+    """Return questions about one or two images of one size that no two share a name, and their right answers."""
+    random_ = random.Random(18)
+    by_name = {drawing.name: drawing for drawing in (draw(random_, side=96) for _ in range(200))}
+    singles = list(by_name.values())
+    pairs = [random_.sample(singles, 2) for _ in range(60)]
+    asked = [(about(one.png), one.name) for one in singles] + [
+        (about(one.png, other.png, question="What is in the images?"), f"{one.name} and {other.name}")
+        for one, other in pairs
+    ]
+    right = [(request, name) for request, name in asked if server.stub.Generate(request, timeout=60).text == name]
+    assert len(right) > 50
+    return right
+
+
+def test_no_answer_shows_an_image_of_another_request_whatever_is_preempted_parked_cancelled_or_dies(
+    questions: list[tuple[skills_pb2.GenReq, str]], tmp_path: Path
+) -> None:
+    # Eight requests of about fifty cells each: some are preempted.
+    options = ("--n-ctx", "128", "--kv-cells", "128", "--prefixes", "2", "--mmproj", str(MMPROJ), "--threads", "1")
+    random_ = random.Random(19)
+    wrong, done = [], 0
+    with draft_server(tmp_path, *options) as small, ThreadPoolExecutor(8) as callers:
+
+        def ask(number: int) -> tuple[str, str] | None:
+            request, name = questions[number]
+            if number % 5:
+                return small.stub.Generate(request, timeout=60).text, name
+            stream = small.stub.GenerateStream(request, timeout=60)
+            next(stream)
+            stream.cancel()
+            return None
+
+        for module in ("engine", "vision", "engine", "vision"):
+            answers = [callers.submit(ask, random_.randrange(len(questions))) for _ in range(60)]
+            answers[20].result()
+            os.kill(children(small)[module], signal.SIGKILL)
+            found = [answer for call in answers if (answer := call.result())]
+            wrong += [(text, name) for text, name in found if text != name]
+            done += len(found)
+        engine = small.health().engine
+    assert (wrong, engine.restarts) == ([], 2)
+    assert done > 150
+    assert engine.cached_tokens > 500, "few images came from the cache: the test shows nothing"
+
+
+def children(server: DraftServer) -> dict[str, int]:
+    """Return the process ids of the engine and the vision process."""
+    pids = Path(f"/proc/{server.process.pid}/task/{server.process.pid}/children").read_text().split()
+    return {
+        name: int(pid)
+        for pid in pids
+        for name in ("engine", "vision")
+        if f"skill_draft.{name}" in Path(f"/proc/{pid}/cmdline").read_text()
+    }
 
 
 def test_the_second_question_about_an_image_encodes_nothing(server: DraftServer) -> None:

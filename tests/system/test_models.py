@@ -23,7 +23,7 @@ import pytest
 from tests.model_hub import Hub, model_bytes, running_hub
 from tests.servers import ROOT
 
-FILE = "Tiny-Q8_0.someone.gguf"
+FILE = "Tiny-Q8_0.publisher.gguf"
 CONTENT = model_bytes(32)  # the library writes, and resumes, in blocks of 10 MiB
 CUT = 15 << 20
 
@@ -99,7 +99,7 @@ def test_pull_fetches_a_file_once_and_rm_removes_it(sarai: Shell) -> None:
 def test_pull_brings_the_file_that_reads_images_too(sarai: Shell) -> None:
     sarai.hub.install(sarai.home, images=True)
     sarai("pull", "tiny", "--no-images")
-    tower = sarai.models / "mmproj-Tiny-Q8_0.someone.gguf"
+    tower = sarai.models / "mmproj-Tiny-Q8_0.publisher.gguf"
     assert (sarai.whole(), tower.exists()) == (True, False)
     assert str(tower) in sarai("pull", "tiny")
     assert tower.read_bytes() == CONTENT
@@ -177,7 +177,7 @@ def test_a_page_instead_of_a_model_is_refused(sarai: Shell) -> None:
 def test_a_refusal_of_the_hub_is_told(sarai: Shell, status: int, said: str) -> None:
     sarai.hub.status = status
     told = sarai("pull", "tiny", code=1)
-    assert "error: cannot fetch someone/Tiny-GGUF/tiny.gguf: " in told
+    assert "error: cannot fetch publisher/Tiny-GGUF/tiny.gguf: " in told
     assert said in told
 
 
@@ -253,7 +253,7 @@ def test_names_that_are_not_there_are_wrong_usage(sarai: Shell) -> None:
 
 def test_a_catalogue_that_is_wrong_is_told(sarai: Shell) -> None:
     sarai.hub.install(sarai.home, sha256="12")
-    assert "sha256 of Tiny-Q8_0.someone.gguf must be 64 hexadecimal digits" in sarai("list", code=2)
+    assert "sha256 of Tiny-Q8_0.publisher.gguf must be 64 hexadecimal digits" in sarai("list", code=2)
 
 
 def test_show_says_what_a_file_is_and_needs(sarai: Shell) -> None:

@@ -323,3 +323,17 @@ def test_call_on_a_dead_connection_goes_on_over_a_new_one(user: User, num_replic
         started_s = time.monotonic()
         assert client.ask(REQUEST).text == text
         assert time.monotonic() - started_s < 10
+
+
+@pytest.mark.usefixtures("by_content")
+def test_equal_requests_of_different_clients_meet_at_one_replica() -> None:
+    prompts = [f"prompt {number}" for number in range(40)]
+    with StubSkill() as first, StubSkill() as second:
+        for order in ((first, second), (second, first)):
+            for prompt in prompts:
+                with client_of(*order) as client:
+                    client.Generate(skills_pb2.GenReq(prompt=prompt), timeout=10)
+        seen = [sorted(request.prompt for request in skill.requests) for skill in (first, second)]
+    assert sorted(seen[0] + seen[1]) == sorted(2 * prompts)
+    assert not set(seen[0]) & set(seen[1])
+    assert min(map(len, seen)) > 10, "both have their share"

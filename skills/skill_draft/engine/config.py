@@ -53,6 +53,32 @@ class EngineConfig:
     """Memory within the limit that is not the engine's: the vision process and the encoded images."""
     max_image_tokens: int = 1024
     """The most tokens that an image may have, if this server reads any."""
+    prefix_dir: str = ""
+    """Folder of prefixes that outlive engines; empty if none do."""
+    prefix_bytes: int = 1 << 30
+    """The most bytes of files in it."""
+    identity: bytes = b""
+    """What `Identity` tells, if it is known before the engine is started."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Identity:
+    """Tells an engine what determines the cells of its prefixes, as soon as that is known."""
+
+    digest: bytes
+    """Of the model, the numerics and all that computes with them; empty if it is not known any more."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Finish:
+    """Ends the engine once it has written the prefixes that are to be kept."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Noted:
+    """A line for the operator."""
+
+    text: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

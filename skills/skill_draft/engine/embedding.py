@@ -54,10 +54,11 @@ class TokenTable:
         table = next(tensor for tensor in tensors(model.path) if tensor.name == _TABLE)
         lib = L._lib  # noqa: SLF001 - the bindings lack these functions
         lib.ggml_get_type_traits.restype = ctypes.POINTER(_TypeTraits)
-        traits = lib.ggml_get_type_traits(table.type).contents
-        self._to_float = traits.to_float if table.type != _F32 else None
+        traits = lib.ggml_get_type_traits(table.type_number).contents
+        self._to_float = traits.to_float if table.type_number != _F32 else None
         self._n_embd, row_bytes = model.n_embd, model.n_embd // traits.blck_size * traits.type_size
-        self._rows = _mapped(model.path)[table.offset :][: table.rows * row_bytes].reshape(table.rows, row_bytes)
+        rows = _mapped(model.path)[table.offset :][: table.size_bytes]
+        self._rows = rows.reshape(-1, row_bytes)
 
     def read(self, token: int, row: Floats) -> None:
         """Write a token's row, by the function with which llama.cpp looks it up."""

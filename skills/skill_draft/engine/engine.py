@@ -13,6 +13,7 @@ from .cells import CellLog
 from .contention import ContentionMeter
 from .embedding import Embedder, SharedRows
 from .forecast import LOOK_EVERY_S, Forecast
+from .keeping import Keeping, Woken
 from .load_meter import LoadMeter
 from .loading import Loaded
 from .messages import (
@@ -24,6 +25,8 @@ from .messages import (
     Event,
     Failed,
     FailureKind,
+    Hurry,
+    Noted,
     Queued,
     Rows,
     Stats,
@@ -45,7 +48,7 @@ IDLE_BEAT_S = 0.5
 # share of its step's expected time.
 BATCHING_DELAY_SHARE = 0.01
 
-Command = Call | Cancel | UseCpus | Rows | Failed
+Command = Call | Cancel | Hurry | UseCpus | Rows | Failed | Noted | Woken
 
 
 class Engine:
@@ -65,8 +68,9 @@ class Engine:
         )  # fmt: skip
         self._wait = WaitEstimate()
         self._forecast = Forecast(self._scheduler, self._threads, self._wait, n_batch=context.n_batch)
+        self.keeping = Keeping(config, tell=self.inbox.put)
+        self._admission = Admission(self._scheduler, self._cells, self._forecast, self.keeping, n_batch=context.n_batch)
         self._load = LoadMeter(self._scheduler, self._threads, self._wait, self._cells, gap_ms=config.gap_ms)
-        self._admission = Admission(self._scheduler, self._cells, self._forecast, n_batch=context.n_batch)
         self._outbox = Outbox(send, flush_interval_s=config.piece_ms / 1000)
         shared = SharedRows(Path(config.rows_path), loaded.row_width)
         self._rows = RowsInUse(shared, self._outbox.put)
@@ -78,7 +82,7 @@ class Engine:
         self._waits = True  # whether nothing is left to do until a command comes
 
     def run(self) -> None:
-        """Run until `None` is put into the inbox."""
+        """Run until `None` is put into the inbox; then write the prefixes that are to be kept."""
         while self._take_commands():
             now = time.monotonic()
             self._expire(now)
@@ -92,13 +96,16 @@ class Engine:
             self._outbox.flush(self.stats, next_in_s=self._expected_s(shares))
             if shares:
                 self._step(shares, n_threads)
+        self.keeping.finish(self._cells)
 
     # --- commands ---
 
     def _take_commands(self) -> bool:
         timeout = 0.0
         if self._waits and not self._outbox.holds_any:
-            timeout = LOOK_EVERY_S if self._calls else IDLE_BEAT_S
+            timeout = (
+                LOOK_EVERY_S if self._calls else self.keeping.work_while(self._cells, self.inbox.empty, IDLE_BEAT_S)
+            )
         while timeout or not self.inbox.empty():  # cheaper than an exception in each step
             try:
                 command = self.inbox.get(timeout=timeout)
@@ -115,11 +122,14 @@ class Engine:
             case Cancel():
                 if call := self._calls.get(command.id):
                     self._drop(call)
+            case Hurry():
+                if call := self._calls.get(command.id):
+                    self._scheduler.hurry(call.sequences)
             case UseCpus():
                 self._threads.set_limit(command.count)
             case Rows():
                 self._take_rows(command)
-            case Failed():
+            case Failed() | Noted():
                 self._outbox.put(command)
             case Call():
                 self._enqueue(command)

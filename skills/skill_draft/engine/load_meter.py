@@ -50,12 +50,12 @@ class LoadMeter:
     def _shared(self, sequence: Sequence) -> int:
         """Return how many of its tokens are in the cache already, or will be once others have been read."""
         tokens = np.asarray(sequence.tokens[:-1], np.int32)
-        longest, _ = self._cells.longest_match(tokens)
+        longest, _ = self._cells.longest_match(tokens, sequence.request.tenant)
         begin = sequence.tokens[:_SHARED]
         for other in chain(self._scheduler.running, self._scheduler.waiting):
             if longest >= len(tokens):
                 break
-            if other.tokens[:_SHARED] == begin:
+            if other.tokens[:_SHARED] == begin and other.request.tenant == sequence.request.tenant:
                 longest = max(longest, common_length(np.asarray(other.tokens, np.int32), tokens))
         return longest
 

@@ -9,9 +9,11 @@ from __future__ import annotations
 import enum
 from dataclasses import dataclass, field
 
-from .config import EngineConfig, Sizes, Stats
+from .answered import TokenLogprob, Tokens
+from .config import EngineConfig, Finish, Identity, Noted, Sizes, Stats
 
-__all__ = ["EngineConfig", "Sizes", "Stats"]  # they are messages too
+# They are messages too.
+__all__ = ["EngineConfig", "Finish", "Identity", "Noted", "Sizes", "Stats", "TokenLogprob", "Tokens"]
 
 
 class Priority(enum.IntEnum):
@@ -114,31 +116,6 @@ class Constraint:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class TokenLogprob:
-    """An alternative token with its bytes and its log-probability."""
-
-    token_id: int
-    text: bytes
-    logprob: float
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Tokens:
-    """Tokens of an answer with their figures. All tuples have the same length, except that `top` may be empty."""
-
-    token_ids: tuple[int, ...] = ()
-    logprobs: tuple[float, ...] = ()
-    top: tuple[tuple[TokenLogprob, ...], ...] = ()
-
-    def __add__(self, other: Tokens) -> Tokens:
-        return Tokens(
-            token_ids=self.token_ids + other.token_ids,
-            logprobs=self.logprobs + other.logprobs,
-            top=self.top + other.top,
-        )
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class Request:
     """One request, validated as far as possible without a model."""
 
@@ -176,6 +153,13 @@ class Request:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Cancel:
     """Cancels a request, whose caller has gone."""
+
+    id: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Hurry:
+    """Makes a batch request interactive: a caller who waits for the same answer has joined."""
 
     id: int
 
@@ -267,6 +251,8 @@ class Ending:
     text: str
     reason: FinishReason
     tokens: Tokens
+    complete: bool = False
+    """Whether its last token completed its constraint, so that nothing can follow."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -341,5 +327,7 @@ class RowsRead:
     key: bytes
 
 
-Command = Request | Cancel | UseCpus | Rows
-Event = Ready | NotReady | Queued | Admitted | Progress | Piece | Ended | Done | Failed | Beat | WantRows | RowsRead
+Command = Request | Cancel | Hurry | UseCpus | Rows | Identity | Finish
+Event = (
+    Ready | NotReady | Queued | Admitted | Progress | Piece | Ended | Done | Failed | Beat | WantRows | RowsRead | Noted
+)

@@ -18,11 +18,10 @@ from .drawing import draw
 from .ending import ending
 from .matcher import Matcher
 from .messages import ConstraintKind, Sampling, TokenLogprob
+from .seeds import uniform
 
 _JSON = (ConstraintKind.JSON_SCHEMA, ConstraintKind.JSON_OBJECT)
 PENALTY_WINDOW = 64  # tokens, llama.cpp's default
-_MASK = (1 << 64) - 1
-_GOLDEN = 0x9E3779B97F4A7C15
 
 
 class SamplingError(Exception):
@@ -31,19 +30,6 @@ class SamplingError(Exception):
     def __init__(self, message: str, fault: str = "") -> None:
         super().__init__(message)
         self.fault = fault
-
-
-def uniform(seed: int, k: int) -> float:
-    """Return the k-th random number of a seed, in [0, 1). SplitMix64 (Steele, Lea and Flood 2014) has random access."""
-    z = (seed * 0xD1342543DE82EF95 + (k + 1) * _GOLDEN) & _MASK
-    z = ((z ^ (z >> 30)) * 0xBF58476D1CE4E5B9) & _MASK
-    z = ((z ^ (z >> 27)) * 0x94D049BB133111EB) & _MASK
-    return ((z ^ (z >> 31)) >> 11) * 2.0**-53
-
-
-def candidate_seed(seed: int, candidate: int) -> int:
-    """Return the seed of a request's i-th candidate; the first uses the request's own, as a single answer does."""
-    return seed if candidate == 0 else (seed + candidate * _GOLDEN) & _MASK
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -168,8 +154,9 @@ class Sampler:
     def _most_probable(self, logits: npt.NDArray[np.float32], log_total: float) -> tuple[TokenLogprob, ...]:
         if not self._top:
             return ()
-        best = np.argpartition(logits, -self._top)[-self._top :]
-        best = best[np.lexsort((best, -logits[best]))]
+        least = np.partition(logits, -self._top)[-self._top]
+        best = np.flatnonzero(logits >= least)  # also those equal to the least: fewer are then a part of more
+        best = best[np.lexsort((best, -logits[best]))][: self._top]
         return tuple(
             TokenLogprob(token_id=int(t), text=self._vocab.piece(int(t)), logprob=float(logits[t]) - log_total)
             for t in best

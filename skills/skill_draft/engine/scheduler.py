@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from bisect import insort
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from itertools import groupby
 
@@ -88,6 +88,13 @@ class Scheduler:
         """Move a sequence from the queue to the running ones."""
         self.waiting.remove(sequence)
         insort(self.running, sequence, key=lambda s: s.queue_key)
+
+    def hurry(self, sequences: Iterable[Sequence]) -> None:
+        """Make sequences interactive, and move them in the queue accordingly."""
+        for sequence in sequences:
+            sequence.hurry()
+        for home in (self.waiting, self.running):
+            home.sort(key=lambda s: s.queue_key)
 
     def remove(self, sequence: Sequence) -> None:
         """Remove a sequence, waiting or running. Idempotent."""

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from .cells import Slot
 from .guided import Guided, Speculator
 from .images import PromptImages, Run
+from .keeping import Stored
 from .lookup import AcceptanceRates, Lookup
 from .messages import Ending, FinishReason, Piece, Priority, Request, TokenLogprob, Tokens
 from .sampling import Choice, Sampler
+from .slots import Owner, Slot
 from .text import TextAssembler
 from .tokens import Ints
 
@@ -44,16 +46,19 @@ class Sequence:
         self.n_prompt = len(prompt)
         self.images = images
         self.sampler = sampler
+        self.owner = Owner(request.tenant, request.id, request.keep)
         self.to_read = len(prompt)  # pending tokens that a prefix is not expected to save (see `LoadMeter`)
         self.slot: Slot | None = None
+        self.stored: Stored | None = None  # blocks of its prompt that files have, until it starts
         self.leader: tuple[Sequence, int] | None = None  # a sequence to wait for until it has this many cells
         self.ending: Ending | None = None
         self._limit: FinishReason | None = None  # the limit after which only planned tokens are written
         self.queue_key = self.key_of(request, candidate)
-        self._text = TextAssembler(piece, request.stop)
+        self._text, self._piece_of = TextAssembler(request.stop), piece
         self._end_tokens, self._n_ctx = end_tokens, n_ctx
         self._logprobs: list[float] = []
         self._top: list[tuple[TokenLogprob, ...]] = []
+        self._spelling: list[bytes] = []
         self._released = 0
         self.replayed = ""
         """The text of the answer that was continued; empty for a new one."""
@@ -79,7 +84,7 @@ class Sequence:
             self.sampler.accept(token)
             self.tokens.append(token)
             if reason := self._after_token(token):
-                self._end(reason)
+                self._end(reason, complete=self.sampler.is_complete)
                 return
         self.replayed, released = self._text.release()
         self._released += released
@@ -115,6 +120,11 @@ class Sequence:
         """Whether the next step yields the next token of an answer that has begun."""
         return self.pending == 1 and self.n_answered > 0
 
+    def hurry(self) -> None:
+        """Make it interactive. The caller restores the order of the list that it is in."""
+        self.request = dataclasses.replace(self.request, priority=Priority.INTERACTIVE)
+        self.queue_key = self.key_of(self.request, self.candidate)
+
     def take(self, choice: Choice) -> Piece | None:
         """Add a chosen token, setting `ending` if the answer ends with it; return what can be shown now."""
         if choice.token in self._end_tokens:
@@ -126,7 +136,7 @@ class Sequence:
         if self.lookup:
             self.lookup.push()
         if reason := self._after_token(choice.token):
-            return self._end(reason)
+            return self._end(reason, complete=self.sampler.is_complete)
         return self._piece(*self._text.release())
 
     def end_early(self) -> Piece | None:
@@ -146,7 +156,8 @@ class Sequence:
         return len(self.sampler.planned) or self.request.max_tokens - self.n_answered
 
     def _after_token(self, token: int) -> FinishReason | None:
-        if self._text.push(token):
+        self._spelling.append(piece := self._piece_of(token))
+        if self._text.push(piece):
             return FinishReason.STOP_STRING
         if self._limit:
             return None if self.closes else self._limit
@@ -164,9 +175,10 @@ class Sequence:
             return None
         return limit
 
-    def _end(self, reason: FinishReason) -> Piece | None:
+    def _end(self, reason: FinishReason, *, complete: bool = False) -> Piece | None:
         last = self._piece(*self._text.release(final=True))
-        self.ending = Ending(text=self._text.text, reason=reason, tokens=self._answer(0, self.n_answered))
+        tokens = self._answer(0, self.n_answered)
+        self.ending = Ending(text=self._text.text, reason=reason, tokens=tokens, complete=complete)
         return last
 
     def _piece(self, text: str, count: int) -> Piece | None:
@@ -183,6 +195,7 @@ class Sequence:
             token_ids=tuple(self.tokens[self.n_prompt + start : self.n_prompt + end]),
             logprobs=tuple(self._logprobs[start:end]),
             top=tuple(self._top[start:end]),
+            spelling=tuple(self._spelling[start:end]),
         )
 
 

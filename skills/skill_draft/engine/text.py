@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import codecs
-from collections.abc import Callable
+from bisect import bisect_left
+from collections.abc import Sequence
+from itertools import accumulate
 
 
 def decode_whole(raw: bytes) -> str:
@@ -19,8 +21,7 @@ class TextAssembler:
     needs to continue.
     """
 
-    def __init__(self, piece: Callable[[int], bytes], stop: tuple[str, ...]) -> None:
-        self._piece = piece
+    def __init__(self, stop: tuple[str, ...]) -> None:
         self._stop = tuple(s.encode() for s in stop)
         self._longest = max(map(len, self._stop), default=0)
         self._raw = bytearray()
@@ -28,16 +29,27 @@ class TextAssembler:
         self._cut: int | None = None  # where the stop string that ended the text begins
         self._released = 0  # number of tokens
 
-    def push(self, token: int) -> bool:
-        """Add a token; return True if it completes a stop string, before which the text ends."""
-        searched = len(self._raw)
-        self._raw += self._piece(token)
-        self._ends.append(len(self._raw))
-        if self._longest:
-            start = max(0, searched - self._longest + 1)
-            found = [at for s in self._stop if (at := self._raw.find(s, start)) >= 0]
-            if found:
-                self._cut = min(found)
+    def push(self, piece: bytes) -> bool:
+        """Add a token by its bytes; return True if it completes a stop string, before which the text ends."""
+        self.extend((piece,))
+        return self.stopped
+
+    def extend(self, pieces: Sequence[bytes]) -> int:
+        """Add tokens by their bytes, up to the one that completes a stop string; return how many were added."""
+        before, searched = len(self._ends), len(self._raw)
+        self._raw += b"".join(pieces)
+        self._ends.extend(searched + end for end in accumulate(map(len, pieces)))
+        start = max(0, searched - self._longest + 1)
+        found = [(at + len(s), at) for s in self._stop if (at := self._raw.find(s, start)) >= 0]
+        if found:
+            last = bisect_left(self._ends, min(found)[0], before)
+            self._cut = min(at for end, at in found if end <= self._ends[last])
+            del self._ends[last + 1 :], self._raw[self._ends[last] :]
+        return len(self._ends) - before
+
+    @property
+    def stopped(self) -> bool:
+        """Whether a stop string has ended the text."""
         return self._cut is not None
 
     def release(self, *, final: bool = False) -> tuple[str, int]:

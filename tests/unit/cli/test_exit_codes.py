@@ -33,6 +33,7 @@ EXPECTED = {
     errors.RequestTooLargeError: ExitCode.USAGE,
     errors.UnknownImageError: ExitCode.USAGE,
     errors.NoImagesError: ExitCode.USAGE,
+    errors.NotKeptError: ExitCode.FAILED,
     errors.AccessDeniedError: ExitCode.FAILED,
     errors.OverloadedError: ExitCode.UNAVAILABLE,
     errors.UnavailableError: ExitCode.UNAVAILABLE,

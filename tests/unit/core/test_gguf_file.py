@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import random
 import struct
 import time
 from pathlib import Path
@@ -12,15 +11,11 @@ from gguf import GGUFReader
 
 from core.errors import ModelFileError
 from core.models.gguf_file import read_gguf
-from skills.skill_draft.catalog import EMBEDDED, catalog, find_model
 from tests.servers import TINY
 
-EMBEDDED_SOURCE = find_model(catalog()[EMBEDDED].made_from, Path("/nonexistent"))
 
-
-@pytest.mark.parametrize("path", [TINY, EMBEDDED_SOURCE], ids=lambda path: path.name)
-def test_it_reads_what_the_library_reads(path: Path) -> None:
-    ours, theirs = read_gguf(path), GGUFReader(path)
+def test_it_reads_what_the_library_reads() -> None:
+    ours, theirs = read_gguf(TINY), GGUFReader(TINY)
     assert [(each.name, each.type, list(each.shape), each.size_bytes) for each in ours.tensors] == [
         (each.name, each.tensor_type.name, each.shape.tolist(), each.n_bytes) for each in theirs.tensors
     ]
@@ -36,7 +31,7 @@ def test_it_reads_what_the_library_reads(path: Path) -> None:
 def test_every_type_has_the_size_that_the_library_knows() -> None:
     from gguf.constants import GGML_QUANT_SIZES
 
-    from core.models.gguf_file import _TYPES
+    from skills.gguf import _TYPES
 
     known = {kind.value: (kind.name, *sizes) for kind, sizes in GGML_QUANT_SIZES.items()}
     assert all(known[kind] == entry for kind, entry in _TYPES.items())
@@ -50,14 +45,6 @@ def refused(path: Path, content: bytes) -> str:
     assert time.process_time() - begin < 10
     assert "\n" not in str(error.value)
     return str(error.value)
-
-
-def test_a_file_that_is_cut_off_anywhere_is_an_error(tmp_path: Path) -> None:
-    whole = TINY.read_bytes()
-    places = [*range(4, 400), *random.Random(1).sample(range(400, len(whole)), 300), len(whole) - 1]
-    for place in places:
-        assert "cut off" in refused(tmp_path / "cut.gguf", whole[:place])
-    assert f"it has {len(whole) - 1:,} of {len(whole):,} bytes" in refused(tmp_path / "cut.gguf", whole[:-1])
 
 
 @pytest.mark.parametrize("content", [b"", b"GG", b"PK\x03\x04", b"# text", b"\x00" * 100, b"GGUF" + b"\xff" * 100])
@@ -94,27 +81,8 @@ HUGE = 2**63 - 1
         head(text(b"t"), struct.pack("<IQIQ", 1, 0, 0, 0), tensors=1, values=0),
         head(text(b"t"), struct.pack("<IQIQ", 1, 32, 77, 0), tensors=1, values=0),
         head(text(b"t"), struct.pack("<IQIQ", 1, 32, 0, HUGE), tensors=1, values=0),
-        head(text(b"k"), struct.pack("<IIQ", 9, 8, 5_000_000), b"\x00" * 41_000_000),
     ],
-    ids=range(16),
+    ids=range(15),
 )
 def test_a_file_that_is_made_to_do_harm_is_an_error(tmp_path: Path, content: bytes) -> None:
     refused(tmp_path / "bad.gguf", content)
-
-
-def test_bytes_that_changed_anywhere_give_an_error_or_a_head(tmp_path: Path) -> None:
-    whole, dice = TINY.read_bytes(), random.Random(2)
-    start = min(len(whole), 20_000)
-    path = tmp_path / "changed.gguf"
-    outcomes = set()
-    for _ in range(400):
-        changed = bytearray(whole)
-        for place in dice.choices(range(start), k=dice.choice((1, 1, 4))):
-            changed[place] = dice.randrange(256)
-        path.write_bytes(changed)
-        try:
-            read_gguf(path)
-            outcomes.add("head")
-        except ModelFileError:
-            outcomes.add("error")
-    assert outcomes == {"head", "error"}

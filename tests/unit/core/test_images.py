@@ -14,13 +14,14 @@ import pytest
 from PIL import Image, ImageChops, ImageStat
 
 from core.errors import ImageFileError, SaraiError
-from core.images import DEFAULT_TOKENS, MAX_FILE_BYTES, PIXELS_PER_TOKEN, SMALL_BYTES, SPARE, read_image, user_turn
+from core.images import MAX_FILE_BYTES, PIXELS_PER_TOKEN, SMALL_BYTES, SPARE, read_image, user_turn
 from skills import skills_pb2
 from tests.servers import ROOT
 
-ROOM = SPARE * DEFAULT_TOKENS * PIXELS_PER_TOKEN
-LARGE = (2400, 1600)
-"""A size with more than four times the pixels that are read."""
+TOKENS = 32
+ROOM = SPARE * TOKENS * PIXELS_PER_TOKEN
+LARGE = (600, 400)
+"""A size with more than four times the pixels that are read as `TOKENS`."""
 ORIENTATION = 0x0112
 RED, BLUE = (220, 30, 30), (30, 30, 220)
 
@@ -81,12 +82,12 @@ def test_small_file_travels_as_it_is_whatever_its_name(tmp_path: Path, format_: 
 def test_large_image_is_scaled_down_and_looks_the_same(format_: str, mode: str, travels_as: tuple[str, str]) -> None:
     image = Image.new("I;16", LARGE, 40_000) if mode == "I;16" else drawing(LARGE, mode)
     data = file_of(image, format_)
-    travels = read_image(data)
+    travels = read_image(data, max_tokens=TOKENS)
     scaled = opened(travels)
     assert (scaled.format, scaled.mode) == travels_as
     assert 0.98 * ROOM < math.prod(scaled.size) <= ROOM
     assert scaled.width / scaled.height == pytest.approx(LARGE[0] / LARGE[1], rel=0.01)
-    assert read_image(data) == travels, "the same bytes always, so that their hash is known"
+    assert read_image(data, max_tokens=TOKENS) == travels, "the same bytes always, so that their hash is known"
     if mode == "I;16":
         assert scaled.getpixel((9, 9)) == 40_000
     else:
@@ -94,8 +95,9 @@ def test_large_image_is_scaled_down_and_looks_the_same(format_: str, mode: str, 
 
 
 def test_more_tokens_leave_more_pixels() -> None:
-    sizes = [math.prod(opened(read_image(drawing((4000, 3000)), max_tokens=tokens)).size) for tokens in (64, 576, 1024)]
-    assert sizes == pytest.approx([SPARE * tokens * PIXELS_PER_TOKEN for tokens in (64, 576, 1024)], rel=0.02)
+    image, bounds = drawing((1300, 1000)), (16, 64, 576)
+    sizes = [math.prod(opened(read_image(image, max_tokens=tokens)).size) for tokens in bounds]
+    assert sizes == pytest.approx([SPARE * tokens * PIXELS_PER_TOKEN for tokens in bounds], rel=0.03)
 
 
 def test_file_of_many_bytes_is_scaled_down_unless_that_makes_it_larger() -> None:
@@ -117,7 +119,7 @@ def test_image_is_never_scaled_up() -> None:
 def test_scaled_image_is_turned_as_its_exif_data_say_and_says_so_no_more(format_: str) -> None:
     exif = Image.Exif()
     exif[ORIENTATION] = 6  # a quarter turn to the right: what is on the left is shown at the top
-    scaled = opened(read_image(file_of(drawing(LARGE), format_, exif=exif)))
+    scaled = opened(read_image(file_of(drawing(LARGE), format_, exif=exif), max_tokens=TOKENS))
     assert scaled.width < scaled.height
     assert not scaled.getexif()
     top, bottom = (scaled.convert("RGB").getpixel((scaled.width // 2, y)) for y in (10, scaled.height - 10))
@@ -130,14 +132,14 @@ def test_colour_profile_stays() -> None:
 
     profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
     for format_ in ("JPEG", "PNG"):
-        scaled = opened(read_image(file_of(drawing(LARGE), format_, icc_profile=profile)))
+        scaled = opened(read_image(file_of(drawing(LARGE), format_, icc_profile=profile), max_tokens=TOKENS))
         assert scaled.info["icc_profile"] == profile
 
 
 def test_transparent_colour_stays_transparent() -> None:
     image = drawing(LARGE, "P")
     clear = image.getpixel((0, 0))
-    scaled = opened(read_image(file_of(image, "PNG", transparency=clear)))
+    scaled = opened(read_image(file_of(image, "PNG", transparency=clear), max_tokens=TOKENS))
     assert scaled.mode == "RGBA"
     assert [scaled.getpixel((x, 9))[3] for x in (9, scaled.width - 9)] == [0, 255]  # type: ignore[index]
 
@@ -202,16 +204,16 @@ def test_what_is_no_image_is_refused_with_its_name_and_kind(tmp_path: Path, data
 
 
 @pytest.mark.parametrize("format_", ["JPEG", "WEBP", "GIF", "BMP"])
-@pytest.mark.parametrize("size", [(640, 480), LARGE])
-def test_image_that_is_cut_off_is_refused(format_: str, size: tuple[int, int]) -> None:
-    data = file_of(noise(size), format_)
+@pytest.mark.parametrize("tokens", [576, TOKENS])
+def test_image_that_is_cut_off_is_refused(format_: str, tokens: int) -> None:
+    data = file_of(noise(LARGE), format_)
     for end in (20, len(data) // 2):
         with pytest.raises(ImageFileError, match=r"^the image: this \w+ image is broken or cut off \("):
-            read_image(data[:end])
+            read_image(data[:end], max_tokens=tokens)
 
 
 def test_png_that_pillow_refuses_is_left_to_the_skill_which_knows_more() -> None:
-    data = file_of(noise((640, 480)), "PNG")[:9000]
+    data = file_of(noise((320, 240)), "PNG")[:9000]
     assert read_image(data).data == data
 
 

@@ -1,20 +1,11 @@
-"""The host sees the same CPUs and memory as the skills' servers."""
+"""The host sees its CPUs; its memory is measured."""
 
 from __future__ import annotations
 
 import os
 
-import pytest
-
 from core.local.machine import Machine
 from core.models.bandwidth import measure_bandwidth
-from skills.runtime.resources import memory_available, usable_cpus
-
-
-def test_it_sees_what_a_server_sees() -> None:
-    machine = Machine.here()
-    assert max(1, int(machine.quota + 0.01)) == usable_cpus()
-    assert machine.memory_bytes == pytest.approx(memory_available(), rel=0.05)
 
 
 def test_it_sees_the_cpus_that_this_process_may_use() -> None:

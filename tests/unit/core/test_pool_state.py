@@ -108,6 +108,16 @@ def test_new_replica_gets_a_call_that_waits_behind_another_prompt() -> None:
     assert sorted(talk.at for talk in talks) == ["a", "a", "b"]
 
 
+def test_call_that_waits_for_the_answer_to_the_same_question_stays_with_it() -> None:
+    world = World("a", changing=True)
+    world.piece(attempt_of(first := world.ask()))
+    world.answer(first)
+    same, other = [world.ask(about=1) for _ in range(2)], world.ask(about=2)
+    world.tell(events.Targets(["a", "b"]))
+    world.wait(30.0)
+    assert [talk.at for talk in (*same, other)] == ["a", "a", "b"]
+
+
 def test_call_that_has_a_token_or_that_has_none_to_expect_stays() -> None:
     for hedge in (True, False):
         world = World("a", "b")

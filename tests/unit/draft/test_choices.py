@@ -9,7 +9,7 @@ import pytest
 from skills.skill_draft.engine.contention import LOOK_EVERY_S, Reading
 from skills.skill_draft.engine.costs import StepCosts
 from skills.skill_draft.engine.lookup import AcceptanceRates, Lookup
-from skills.skill_draft.engine.sampling import candidate_seed, uniform
+from skills.skill_draft.engine.seeds import candidate_seed, uniform
 from skills.skill_draft.engine.threads import Threads
 
 

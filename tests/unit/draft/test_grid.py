@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from skills.runtime.pictures.errors import BadPictureError
+from skills.skill_draft.vision import limits
 from skills.skill_draft.vision.grid import grid_of
 from skills.skill_draft.vision.limits import FORMATS, MAX_TOKENS, MIN_TOKENS
 from skills.skill_draft.vision.pixels import read_pixels
@@ -104,13 +105,14 @@ def test_what_is_no_image_is_refused_with_its_reason(image: bytes, says: str) ->
 @pytest.mark.parametrize(
     ("kind", "options", "size", "fits"),
     [
-        ("JPEG", {}, (7000, 5000), True), ("JPEG", {"progressive": True}, (7000, 5000), False),
-        ("PNG", {}, (4000, 4000), True), ("PNG", {}, (5000, 4000), False), ("WEBP", {}, (5000, 3000), False),
+        ("JPEG", {}, (700, 500), True), ("JPEG", {"progressive": True}, (700, 500), False),
+        ("PNG", {}, (400, 400), True), ("PNG", {}, (500, 400), False), ("WEBP", {}, (500, 300), False),
     ],
 )  # fmt: skip
 def test_pixels_are_bounded_by_the_memory_that_their_format_takes(
-    kind: str, options: dict[str, bool], size: tuple[int, int], fits: bool
+    kind: str, options: dict[str, bool], size: tuple[int, int], fits: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(limits, "DECODING_BYTES", limits.DECODING_BYTES // 100)  # of what is allowed, a hundredth
     image = encoded(Image.new("RGB", size), kind, **options)
     if fits:
         assert read_pixels(image, 64).across

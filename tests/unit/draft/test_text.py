@@ -21,10 +21,10 @@ def cut(text: str, sizes: list[int]) -> list[bytes]:
 
 
 def run(pieces: list[bytes], stop: tuple[str, ...]) -> tuple[list[tuple[str, int]], TextAssembler, bool]:
-    assembler = TextAssembler(lambda token: pieces[token], stop)
+    assembler = TextAssembler(stop)
     shown = []
-    for token in range(len(pieces)):
-        if assembler.push(token):
+    for piece in pieces:
+        if assembler.push(piece):
             shown.append(assembler.release(final=True))
             return shown, assembler, True
         shown.append(assembler.release())

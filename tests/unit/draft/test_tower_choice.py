@@ -10,7 +10,7 @@ import pytest
 
 from skills.skill_draft.engine.messages import Ready, Sizes
 from skills.skill_draft.images import reserved_bytes
-from skills.skill_draft.model_file import ModelFileError, TowerFile, cell_bytes, read_values, row_width
+from skills.skill_draft.model_file import ModelFileError, TowerFile, cell_bytes, row_width
 from skills.skill_draft.settings import Settings
 from skills.skill_draft.tower_choice import Tower, choose_tower, fitted, fitted_cells
 from tests.servers import TINY
@@ -64,15 +64,23 @@ def test_metadata_is_read() -> None:
 def test_damaged_file_is_refused(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "damaged.gguf"
     path.write_bytes(content)
-    with pytest.raises(ModelFileError, match="is no GGUF file, or is damaged"):
-        read_values(path)
+    with pytest.raises(ModelFileError, match=r"GGUF|cut off"):
+        row_width(path)
+
+
+def test_what_comes_after_the_vocabulary_is_read_too(tmp_path: Path) -> None:
+    model = gguf(
+        tmp_path / "model.gguf", 500, tokenizer__ggml__bos_token_id=1, general__architecture="qwen3vl",
+        qwen3vl__embedding_length=64, qwen3vl__n_deepstack_layers=2,
+    )  # fmt: skip
+    assert row_width(model) == 192
 
 
 def test_tower_is_the_one_next_to_the_model_or_the_one_that_is_named(tmp_path: Path) -> None:
     model, folder = Path(shutil.copy(TINY, tmp_path)), tmp_path / "models"
     assert "there is no vision tower next to" in choose_tower("", model, folder).why_not
-    beside = Path(shutil.copy(MMPROJ, tmp_path))
-    assert choose_tower("", model, folder).file == TowerFile.read(beside)
+    neighbour = Path(shutil.copy(MMPROJ, tmp_path))
+    assert choose_tower("", model, folder).file == TowerFile.read(neighbour)
     assert choose_tower("off", model, folder) == Tower(why_not="SKILL_DRAFT_MMPROJ is off")
     other = Path(shutil.copy(MMPROJ, tmp_path / "other-mmproj.gguf"))
     assert "choose one of other-mmproj.gguf, tiny-qwen3vl-mmproj.gguf" in choose_tower("", model, folder).why_not
@@ -121,7 +129,7 @@ def test_memory_that_is_missing_is_told_with_the_line_that_gives_it(tmp_path: Pa
     assert short.why_not == "they need 710 MB more memory: mem_limit, with compose SARAI_DRAFT_MEMORY=4g"
 
 
-def test_engine_that_has_too_few_cells_beside_images_shows_that_memory_is_missing(tmp_path: Path) -> None:
+def test_engine_that_has_too_few_cells_with_images_shows_that_memory_is_missing(tmp_path: Path) -> None:
     model = four_b(tmp_path)
     tower = Tower(file=TowerFile.read(four_b_tower(tmp_path / FOUR_B_TOWER)))
 

@@ -48,7 +48,7 @@ def deflated(num_bytes: int) -> bytes:
 
 
 def long_profile(num_bytes: int) -> bytes:
-    """A profile with so many more bytes in it, which do not deflate."""
+    """Return a profile with this many more bytes in it, which do not deflate."""
     profile = swapped_profile() + random.Random(1).randbytes(num_bytes)
     return struct.pack(">I", len(profile)) + profile[4:]
 
@@ -99,7 +99,7 @@ ASIDE: dict[str, list[bytes]] = {
 
 @pytest.mark.parametrize("at", [1, -1], ids=["before the pixels", "after them"])
 @pytest.mark.parametrize("name", ASIDE)
-def test_whole_picture_is_taken_whatever_is_beside_it(name: str, at: int) -> None:
+def test_whole_picture_is_taken_whatever_else_the_file_has(name: str, at: int) -> None:
     _, image = normalize(with_chunks(WHOLE, *ASIDE[name], at=at), JOB)
     assert decoded(image).tobytes() == quarters().tobytes()
 
@@ -139,7 +139,7 @@ def test_clear_colour_with_a_wrong_checksum_is_clear() -> None:
     ],
     ids=["text", "international text", "profile"],
 )
-def test_bomb_beside_the_pixels_costs_no_more_memory_than_a_long_profile(part: bytes) -> None:
+def test_bomb_next_to_the_pixels_costs_no_more_memory_than_a_long_profile(part: bytes) -> None:
     image = with_chunks(WHOLE, part)
     tracemalloc.start()
     try:
@@ -150,7 +150,7 @@ def test_bomb_beside_the_pixels_costs_no_more_memory_than_a_long_profile(part: b
     assert most < 3 * MOST_INFLATED
 
 
-def test_many_bombs_beside_the_pixels_cost_the_time_of_one() -> None:
+def test_many_bombs_next_to_the_pixels_cost_the_time_of_one() -> None:
     image = with_chunks(WHOLE, *[profile_chunk(bytes(MOST_INFLATED))] * 300)
     begin_s = time.process_time()
     normalize(image, JOB)
