@@ -30,7 +30,8 @@ from .engine.messages import (
     Tokens,
 )
 from .engine.text import TextAssembler
-from .supervisor import AwaitedFlight, Supervisor
+from .flight import AwaitedFlight
+from .supervisor import Supervisor
 from .trajectory import Trajectory, end_of
 
 Keys = tuple[bytes, ...]

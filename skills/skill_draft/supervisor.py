@@ -14,7 +14,7 @@ import logging
 import os
 import signal
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import Awaitable, Callable
 from typing import Protocol
 
 from skills.runtime.patience import TICK_S, tick
@@ -24,15 +24,11 @@ from skills.runtime.way_back import WayBack
 from .engine import messages
 from .engine.messages import (
     Beat,
-    Done,
     EngineConfig,
-    Failed,
     Finish,
     Hurry,
     Noted,
-    Piece,
     Priority,
-    Progress,
     Ready,
     Request,
     RowsRead,
@@ -44,7 +40,7 @@ from .engine.messages import Event as EngineEvent
 from .engine_process import EngineGoneError, EngineProcess
 from .engine_start import ENGINE_MODULE
 from .engine_totals import EngineTotals
-from .flight import Flight
+from .flight import AwaitedFlight, Flight
 from .identity import Identity
 from .sizing import Sizing
 from .supervisor_events import (
@@ -67,27 +63,6 @@ log = logging.getLogger("sarai.draft")
 
 # Time for an engine to write its prefixes when the server ends.
 _FINISH_S = 3.0
-
-
-class AwaitedFlight(Flight):
-    """A flight whose caller waits for its events."""
-
-    def __init__(self, request: Request) -> None:
-        super().__init__(request)
-        self._events: asyncio.Queue[EngineEvent] = asyncio.Queue()
-
-    def deliver(self, event: EngineEvent) -> None:
-        """Queue an event for the caller."""
-        self._events.put_nowait(event)
-
-    async def events(self) -> AsyncIterator[Progress | Piece | Done | Failed]:
-        """Yield progress and pieces as they arrive; the last event is `Done` or `Failed`."""
-        while True:
-            event = await self._events.get()
-            if isinstance(event, Progress | Piece | Done | Failed):
-                yield event
-            if isinstance(event, Done | Failed):
-                return
 
 
 class RowsSource(Protocol):
@@ -281,7 +256,10 @@ class Supervisor:
                 case Rest():
                     assert self._process is not None, "only a tick lets it rest"
                     log.info("nothing to do: the engine ends until the next request")
-                    self._process.kill("it had nothing to do")
+                    if self._config.prefix_dir:
+                        self._process.send(Finish())  # it writes its prefixes first
+                    else:
+                        self._process.kill("it had nothing to do")
                 case Kill(why):
                     assert self._process is not None, "only ticks and events kill, and both need a process"
                     self._process.kill(why)
