@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import asyncio
 import dataclasses
 import hashlib
-from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 
 from .engine.messages import (
@@ -141,24 +139,3 @@ class Flight:
         """A hash that identifies the request in the log without revealing its text."""
         content = dataclasses.replace(self.request, id=0, arrived=0, deadline=None, budget_end=None, so_far=())
         return hashlib.sha256(repr(content).encode()).hexdigest()[:16]
-
-
-class AwaitedFlight(Flight):
-    """A flight whose caller waits for its events."""
-
-    def __init__(self, request: Request) -> None:
-        super().__init__(request)
-        self._events: asyncio.Queue[Event] = asyncio.Queue()
-
-    def deliver(self, event: Event) -> None:
-        """Queue an event for the caller."""
-        self._events.put_nowait(event)
-
-    async def events(self) -> AsyncIterator[Progress | Piece | Done | Failed]:
-        """Yield progress and pieces as they arrive; the last event is `Done` or `Failed`."""
-        while True:
-            event = await self._events.get()
-            if isinstance(event, Progress | Piece | Done | Failed):
-                yield event
-            if isinstance(event, Done | Failed):
-                return

@@ -15,8 +15,8 @@ from skills.runtime.answer_cache import AnswerCache, Kept
 from skills.wire import Feature
 
 from .answer_key import Server, answer_keys, depends_on_limits, file_bytes, repeats
+from .awaited_flight import AwaitedFlight
 from .engine.messages import Done, Event, Image, Priority, Request
-from .flight import AwaitedFlight
 from .identity import Identity
 from .request_images import has_images, image_parts
 from .runs import Keeping, Reader, Run, Runs

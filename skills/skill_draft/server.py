@@ -38,13 +38,14 @@ from skills.types_pb2 import ClearCacheReq, ClearCacheResp
 from skills.wire import HARD_DEADLINES, Feature, Reason
 
 from . import VERSION, answers
+from .awaited_flight import AwaitedFlight
 from .catalog import ModelNotFoundError, find_model, models_dir
 from .engine.messages import Done, Failed, Piece, Progress, Ready, Request
 from .engine.messages import Event as EngineEvent
 from .engine_process import EngineGoneError
 from .engine_settings import engine_config
 from .engine_start import ENGINE_MODULE
-from .flight import AwaitedFlight, Flight
+from .flight import Flight
 from .health import MEASURED, Totals, tell_engine, tell_load
 from .identity import FileHashes, Identity
 from .images import Images, reserved_bytes

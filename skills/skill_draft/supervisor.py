@@ -21,6 +21,7 @@ from skills.runtime.patience import TICK_S, tick
 from skills.runtime.resources import memory_kills, memory_limit
 from skills.runtime.way_back import WayBack
 
+from .awaited_flight import AwaitedFlight
 from .engine import messages
 from .engine.messages import (
     Beat,
@@ -40,7 +41,7 @@ from .engine.messages import Event as EngineEvent
 from .engine_process import EngineGoneError, EngineProcess
 from .engine_start import ENGINE_MODULE
 from .engine_totals import EngineTotals
-from .flight import AwaitedFlight, Flight
+from .flight import Flight
 from .identity import Identity
 from .sizing import Sizing
 from .supervisor_events import (
