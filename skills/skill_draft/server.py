@@ -39,9 +39,9 @@ from skills.types_pb2 import ClearCacheReq, ClearCacheResp
 from skills.wire import HARD_DEADLINES, Feature, Reason
 
 from . import VERSION, answers
+from .awaited_flight import AwaitedFlight
 from .catalog import ModelNotFoundError, find_model, models_dir
 from .engine.messages import Done, Failed, Piece, Progress, Ready, Request
-from .engine.messages import Event as EngineEvent
 from .engine_process import EngineGoneError
 from .engine_settings import engine_config
 from .engine_start import ENGINE_MODULE
@@ -54,9 +54,8 @@ from .last_moment import LastMoment
 from .model_file import ModelFileError
 from .request_images import has_images, image_parts
 from .requests import to_request
-from .runs import Run
 from .settings import NAME, PORT, Settings
-from .supervisor import AwaitedFlight, Supervisor
+from .supervisor import Supervisor
 from .supervisor_state import State
 from .tower_choice import Tower, choose_tower, fitted, fitted_cells
 from .vision_process import VISION_MODULE
@@ -89,8 +88,8 @@ class DraftSkill(BaseSkill, skills_pb2_grpc.SkillsServiceServicer):
         self._tower = Tower()
         self._images: Images | None = None
         self._identity: Identity | None = None
-        self._kept = KeptAnswers(settings, self._on_event)
         self._totals, self._memory = Totals(), MemoryMeter()
+        self._kept = KeptAnswers(settings, self._totals.heard)
 
     # --- lifecycle of the server (see skills.runtime.skill.BaseSkill) ---
 
@@ -301,16 +300,6 @@ class DraftSkill(BaseSkill, skills_pb2_grpc.SkillsServiceServicer):
                     yield self._answer(flight, call, event, image_tokens)
                 case Failed():
                     raise answers.refused(event)
-
-    def _on_event(self, run: Run, event: EngineEvent) -> None:
-        """Count what the engine computes."""
-        match event:
-            case Piece():
-                n, again = len(event.tokens.token_ids), run.repeated[event.candidate]
-                run.repeated[event.candidate] = max(0, again - n)
-                self._totals.wrote(max(0, n - again))
-            case Done() if run.admitted:
-                self._totals.read(run.admitted)
 
     @asynccontextmanager
     async def _with_images(self, request: Request, message: skills_pb2.GenReq, n_ctx: int) -> AsyncIterator[Request]:

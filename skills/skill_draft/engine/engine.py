@@ -341,13 +341,8 @@ class Engine:
         """Return the engine's current figures."""
         active = sum(call.admitted_at is not None for call in self._calls.values())
         return Stats(
-            active=active,
-            queued=len(self._calls) - active,
-            threads=self._threads.current,
-            kv_used=self._cells.used,
-            steps=self._steps,
-            intake_busy_since=self.intake_busy_since,
-            lookup_tokens=self._lookup_tokens,
-            lookup_accepted=self._lookup_accepted,
+            active=active, queued=len(self._calls) - active, threads=self._threads.current,
+            kv_used=self._cells.used, steps=self._steps, intake_busy_since=self.intake_busy_since,
+            lookup_tokens=self._lookup_tokens, lookup_accepted=self._lookup_accepted,
             load=self._load.now(time.monotonic()),
-        )
+        )  # fmt: skip
