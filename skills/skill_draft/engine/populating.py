@@ -7,6 +7,7 @@ parked, and no more of them than that.
 
 from __future__ import annotations
 
+import _thread
 import contextlib
 import ctypes
 import mmap
@@ -26,16 +27,16 @@ class Populated:
     def __init__(self, memory: Bytes) -> None:
         self._memory = memory
         self._wanted = self._done = 0
-        self._thread: threading.Thread | None = None
+        self._works = False
         self._madvise = ctypes.CDLL(None).madvise
         self._madvise.argtypes = (ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int)
 
     def want(self, size: int) -> None:
         """Have the pages of the first `size` bytes made."""
         self._wanted = max(self._wanted, min(size, len(self._memory)))
-        if not self.ready and (self._thread is None or not self._thread.is_alive()):
-            self._thread = threading.Thread(target=self._work, name="populating", daemon=True)
-            self._thread.start()
+        if not self.ready and not self._works:
+            self._works = True
+            _thread.start_new_thread(self._work, ())  # `Thread.start` would wait until it runs: 10 ms on a busy machine
 
     @property
     def ready(self) -> bool:
@@ -46,9 +47,14 @@ class Populated:
         with contextlib.suppress(OSError):
             os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), _NICE)  # of this thread alone
         address = self._memory.ctypes.data
-        while not self.ready:
-            start = (address + self._done) // mmap.PAGESIZE * mmap.PAGESIZE
-            end = min(self._done + _CHUNK, self._wanted)
-            if self._madvise(start, address + end - start, _POPULATE_WRITE):  # which takes no lock of Python's
-                end = len(self._memory)  # an older kernel: pages are made when they are written, as ever
-            self._done = end
+        while self._done < self._wanted:
+            while self._done < self._wanted:
+                self._populate(address)
+            self._works = False  # what is wanted from here on starts another thread, or is seen by this one
+
+    def _populate(self, address: int) -> None:
+        start = (address + self._done) // mmap.PAGESIZE * mmap.PAGESIZE
+        end = min(self._done + _CHUNK, self._wanted)
+        if self._madvise(start, address + end - start, _POPULATE_WRITE):  # which takes no lock of Python's
+            end = len(self._memory)  # an older kernel: pages are made when they are written, as ever
+        self._done = end
