@@ -15,12 +15,13 @@ from skills.runtime.answer_cache import AnswerCache, Kept
 from skills.wire import Feature
 
 from .answer_key import Server, answer_keys, depends_on_limits, file_bytes, repeats
+from .awaited_flight import AwaitedFlight
 from .engine.messages import Done, Event, Image, Priority, Request
 from .identity import Identity
 from .request_images import has_images, image_parts
 from .runs import Keeping, Reader, Run, Runs
 from .settings import Settings
-from .supervisor import AwaitedFlight, Supervisor
+from .supervisor import Supervisor
 from .trajectory import DamagedError, Trajectory, end_of
 
 log = logging.getLogger("sarai.draft")

@@ -12,6 +12,7 @@ import dataclasses
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
 
+from .awaited_flight import AwaitedFlight
 from .cut import Cut
 from .engine.messages import (
     Admitted,
@@ -30,7 +31,7 @@ from .engine.messages import (
     Tokens,
 )
 from .engine.text import TextAssembler
-from .supervisor import AwaitedFlight, Supervisor
+from .supervisor import Supervisor
 from .trajectory import Trajectory, end_of
 
 Keys = tuple[bytes, ...]

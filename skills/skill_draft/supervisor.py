@@ -14,25 +14,22 @@ import logging
 import os
 import signal
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import Awaitable, Callable
 from typing import Protocol
 
 from skills.runtime.patience import TICK_S, tick
 from skills.runtime.resources import memory_kills, memory_limit
 from skills.runtime.way_back import WayBack
 
+from .awaited_flight import AwaitedFlight
 from .engine import messages
 from .engine.messages import (
     Beat,
-    Done,
     EngineConfig,
-    Failed,
     Finish,
     Hurry,
     Noted,
-    Piece,
     Priority,
-    Progress,
     Ready,
     Request,
     RowsRead,
@@ -67,27 +64,6 @@ log = logging.getLogger("sarai.draft")
 
 # Time for an engine to write its prefixes when the server ends.
 _FINISH_S = 3.0
-
-
-class AwaitedFlight(Flight):
-    """A flight whose caller waits for its events."""
-
-    def __init__(self, request: Request) -> None:
-        super().__init__(request)
-        self._events: asyncio.Queue[EngineEvent] = asyncio.Queue()
-
-    def deliver(self, event: EngineEvent) -> None:
-        """Queue an event for the caller."""
-        self._events.put_nowait(event)
-
-    async def events(self) -> AsyncIterator[Progress | Piece | Done | Failed]:
-        """Yield progress and pieces as they arrive; the last event is `Done` or `Failed`."""
-        while True:
-            event = await self._events.get()
-            if isinstance(event, Progress | Piece | Done | Failed):
-                yield event
-            if isinstance(event, Done | Failed):
-                return
 
 
 class RowsSource(Protocol):
