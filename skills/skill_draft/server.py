@@ -18,7 +18,6 @@ if __name__ == "__main__":
 
     start_early(sys.argv[1:])
 
-import dataclasses
 import os
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Sequence
@@ -43,11 +42,11 @@ from .awaited_flight import AwaitedFlight
 from .catalog import ModelNotFoundError, find_model, models_dir
 from .engine.messages import Done, Failed, Piece, Progress, Ready, Request
 from .engine_process import EngineGoneError
-from .engine_settings import engine_config
+from .engine_settings import engine_config, identity_of
 from .engine_start import ENGINE_MODULE
 from .flight import Flight
 from .health import MEASURED, Totals, price_readings, tell_engine, tell_load
-from .identity import FileHashes, Identity
+from .identity import Identity
 from .images import Images, reserved_bytes
 from .kept_answers import Call, KeptAnswers, image_tokens
 from .last_moment import LastMoment
@@ -129,17 +128,14 @@ class DraftSkill(BaseSkill, skills_pb2_grpc.SkillsServiceServicer):
     async def _start(self, path: Path, tower: Tower) -> Ready:
         """Start an engine, and what reads images for it if there is a vision tower."""
         await self._end_engine()
-        s, config = self._settings, engine_config(self._settings, path)
-        self._tower, self._images = tower, None
-        self._identify(path, tower)
+        s, self._tower, self._images = self._settings, tower, None
+        self._identity = self._kept.identity = identity_of(s, path, tower)
+        self._model = path
         if tower.file:
             self._images = Images(s, path, tower.file, module=self._vision_module)
             self._images.begin()
-            config = dataclasses.replace(
-                config, rows_path=self._images.rows_path, reserved_bytes=reserved_bytes(s, tower.file)
-            )
         self._engine = Supervisor(
-            config,
+            engine_config(s, path, self._images),
             step_timeout_s=s.step_timeout_s,
             start_timeout_s=s.start_timeout_s,
             idle_s=s.engine_idle_s,
@@ -149,13 +145,6 @@ class DraftSkill(BaseSkill, skills_pb2_grpc.SkillsServiceServicer):
             identity=self._identity,
         )
         return await self._engine.start()
-
-    def _identify(self, model: Path, tower: Tower) -> None:
-        s, file = self._settings, tower.file.path if tower.file else None
-        # A container has no other place that it can write to.
-        hashes = FileHashes(Path(s.prefix_dir) / "hashes.json") if s.prefix_dir else None
-        self._identity = Identity(model, file, exact=s.numerics == "exact", hashes=hashes)
-        self._kept.identity, self._model = self._identity, model
 
     async def _on_state(self, state: State) -> None:
         """Report the engine's state. A new engine takes less than a second, so calls wait for it."""
