@@ -1,11 +1,12 @@
-"""A flight whose caller waits for what it brings."""
+"""A request in flight whose caller waits for its events."""
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
 
-from .engine.messages import Done, Event, Failed, Piece, Progress, Request
+from .engine.messages import Done, Failed, Piece, Progress, Request
+from .engine.messages import Event as EngineEvent
 from .flight import Flight
 
 
@@ -14,9 +15,9 @@ class AwaitedFlight(Flight):
 
     def __init__(self, request: Request) -> None:
         super().__init__(request)
-        self._events: asyncio.Queue[Event] = asyncio.Queue()
+        self._events: asyncio.Queue[EngineEvent] = asyncio.Queue()
 
-    def deliver(self, event: Event) -> None:
+    def deliver(self, event: EngineEvent) -> None:
         """Queue an event for the caller."""
         self._events.put_nowait(event)
 

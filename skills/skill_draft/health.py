@@ -7,7 +7,8 @@ from collections import deque
 
 from skills import skills_pb2
 
-from .engine.messages import Admitted
+from .engine.messages import Done, Event, Piece
+from .runs import Run
 from .supervisor import Supervisor
 
 MEASURED = (
@@ -58,18 +59,23 @@ class Totals:
         self._tokens = self._prompt_tokens = self._cached_tokens = 0
         self._recent: deque[tuple[float, int]] = deque()
 
-    def wrote(self, tokens: int) -> None:
-        """Count tokens that were just written."""
+    def heard(self, run: Run, event: Event) -> None:
+        """Count what an engine computes, by an event of a request: pieces as they come, the prompt at the end."""
+        match event:
+            case Piece():
+                n, again = len(event.tokens.token_ids), run.repeated[event.candidate]
+                run.repeated[event.candidate] = max(0, again - n)
+                self._wrote(max(0, n - again))
+            case Done() if run.admitted:
+                self._prompt_tokens += run.admitted.prompt_tokens
+                self._cached_tokens += run.admitted.cached_tokens
+
+    def _wrote(self, tokens: int) -> None:
         now = time.monotonic()
         self._tokens += tokens
         self._recent.append((now, tokens))
         while self._recent[0][0] < now - _SPEED_WINDOW_S:
             self._recent.popleft()
-
-    def read(self, admitted: Admitted) -> None:
-        """Count the prompt of an answer that was computed."""
-        self._prompt_tokens += admitted.prompt_tokens
-        self._cached_tokens += admitted.cached_tokens
 
     def tell(self, health: skills_pb2.HealthResp) -> None:
         """Write the counts and the speed into Health."""

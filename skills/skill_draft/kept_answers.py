@@ -163,9 +163,8 @@ class KeptAnswers:
         found = [near(key) for key in keys]
         if not all(found) and not self._runs.can_join(reader):
             far = [await self.cache.get(key, max_age_s=max_age_s) for key in keys]
-            found = [
-                kept or near(key) for key, kept in zip(keys, far, strict=True)
-            ]  # computed by another call meanwhile
+            # Another call may have computed it meanwhile.
+            found = [kept or near(key) for key, kept in zip(keys, far, strict=True)]
         known = [self._decoded(key, kept) for key, kept in zip(keys, found, strict=True)]
         call.keeping = reader.keeping = dataclasses.replace(reader.keeping, known=known)
         used = [t if t and cut.fits(t) else None for cut, t in zip(reader.cuts, known, strict=True)]

@@ -23,13 +23,19 @@ from tests.servers import ROOT
 pytestmark = [pytest.mark.timeout(600, func_only=True)]
 SCALER = f"sarai-scaler:{IMAGE.rpartition(':')[2]}"
 STACK = ROOT / "deploy" / "swarm" / "stack.yml"
-# The stack as it is, but small and quick: the tiny model, and a grace so short that calls have to be handed over.
+# The stack as it is, but small and quick: the tiny model, a grace so short that calls have to be handed over, and no
+# kept answers, as the same few questions are asked all the time.
 SMALL: dict[str, Any] = {
     "version": "3.8",
     "services": {
         "skill_draft": {
             "volumes": [{"type": "bind", "source": f"{ROOT}/tests/models", "target": "/models", "read_only": True}],
-            "environment": {"SKILL_DRAFT_THREADS": "1", "SKILL_DRAFT_N_CTX": "1024", "SKILL_DRAFT_GRACE_S": "0.3"},
+            "environment": {
+                "SKILL_DRAFT_THREADS": "1",
+                "SKILL_DRAFT_N_CTX": "1024",
+                "SKILL_DRAFT_GRACE_S": "0.3",
+                "SKILL_DRAFT_CACHE_MB": "0",
+            },
             "deploy": {
                 "update_config": {"monitor": "5s"},
                 "rollback_config": {"monitor": "5s"},

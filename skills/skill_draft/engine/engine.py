@@ -36,7 +36,7 @@ from .outbox import Outbox
 from .parking import Parking
 from .rows import RowsInUse
 from .sampling import SamplingError
-from .scheduler import QUIET_STEP_MS, Scheduler, Share
+from .scheduler import Scheduler, Share
 from .sequence import Call, Sequence
 from .step import Stepper, slot_of
 from .threads import Threads
@@ -44,9 +44,6 @@ from .tokens import Floats
 from .waiting import WaitEstimate
 
 IDLE_BEAT_S = 0.5
-# Prompts that arrive together are prefilled together: after the first one arrives, the loop waits for others for this
-# share of its step's expected time.
-BATCHING_DELAY_SHARE = 0.01
 
 Command = Call | Cancel | Hurry | UseCpus | Rows | Failed | Noted | Woken
 
@@ -133,16 +130,8 @@ class Engine:
                 self._outbox.put(command)
             case Call():
                 self._enqueue(command)
-                return self._batching_delay_s()
+                return self._forecast.batching_delay_s()
         return 0.0
-
-    def _batching_delay_s(self) -> float:
-        """Return how long to wait for further requests before starting those in the queue, in seconds."""
-        waiting = self._scheduler.waiting
-        if self._scheduler.running or not 0 < len(waiting) < self._scheduler.max_running:
-            return 0.0
-        rows = min(sum(s.pending for s in waiting), self._context.n_batch)
-        return BATCHING_DELAY_SHARE * min(self._threads.costs.recent_ms(rows), QUIET_STEP_MS) / 1000
 
     def _take_rows(self, rows: Rows) -> None:
         call = self._calls.get(rows.id)
@@ -152,9 +141,7 @@ class Engine:
     def _enqueue(self, call: Call) -> None:
         queued = sum(c.admitted_at is None for c in self._calls.values())
         if queued >= self._max_queued and not call.request.so_far:
-            wait_s = self._wait.until_start_s(
-                1, self._scheduler.running, self._threads.costs, self._context.n_batch, time.monotonic()
-            )
+            wait_s = self._forecast.until_start_s(1, time.monotonic())
             message = f"{queued} requests are waiting already; try again in {wait_s:.1f} s"
             self._fail(call, FailureKind.FULL, message, wait_s=wait_s)
             return
@@ -337,13 +324,8 @@ class Engine:
         """Return the engine's current figures."""
         active = sum(call.admitted_at is not None for call in self._calls.values())
         return Stats(
-            active=active,
-            queued=len(self._calls) - active,
-            threads=self._threads.current,
-            kv_used=self._cells.used,
-            steps=self._steps,
-            intake_busy_since=self.intake_busy_since,
-            lookup_tokens=self._lookup_tokens,
-            lookup_accepted=self._lookup_accepted,
+            active=active, queued=len(self._calls) - active, threads=self._threads.current,
+            kv_used=self._cells.used, steps=self._steps, intake_busy_since=self.intake_busy_since,
+            lookup_tokens=self._lookup_tokens, lookup_accepted=self._lookup_accepted,
             load=self._load.now(time.monotonic()),
-        )
+        )  # fmt: skip
