@@ -17,7 +17,7 @@ export LOOP_PROMPT := $(value PROMPT)
 
 .DEFAULT_GOAL := help
 .PHONY: help setup loop serve test test-unit chaos soak bench lint format types stubs stubs-check proto-lint proto-breaking proto-release docs docs-check \
-	kernels image base-image context context-check lock lock-check check hooks clean
+	kernels image image-scaler base-image context context-check lock lock-check check hooks clean
 
 help: ## This list
 	@sed -n 's/^\([a-z-]*\):[^#]*## \(.*\)/  make \1\t\2/p' $(firstword $(MAKEFILE_LIST)) | expand -t 24
@@ -58,6 +58,9 @@ kernels: setup ## Compiles only our kernels and puts them into .venv: seconds in
 image: ## Builds the draft skill's image, sarai-skill-draft:v2.16
 	@$(PYTHON) -m tools.skill_image --folder skills/skill_draft --tag sarai-skill-draft:v2.16
 
+image-scaler: ## Builds the image of the scaler, for clusters: sarai-scaler:v2.16
+	@docker build --tag sarai-scaler:v2.16 --file deploy/scaler/Dockerfile .
+
 base-image: ## Makes debian:bookworm-slim from Debian's packages where it cannot be pulled
 	@$(PYTHON) -m tools.base_image
 
@@ -73,7 +76,7 @@ lint: setup proto-lint ## Linters of Python, the contract, shell scripts and Doc
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
 	@$(BIN)/shellcheck .ci/run tools/*.sh
-	@$(BIN)/hadolint skills/*/Dockerfile
+	@$(BIN)/hadolint skills/*/Dockerfile deploy/*/Dockerfile
 
 format: setup ## Formats, and repairs what can be repaired
 	@$(BIN)/ruff check --fix .

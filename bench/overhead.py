@@ -101,7 +101,9 @@ def _measure(
         engine = Engine(loaded, config, send=send)
         thread = threading.Thread(target=engine.run, daemon=True)
         thread.start()
-        preparer = Preparer(loaded.model, Scratch(loaded.model.vocab.n_tokens), n_ctx=loaded.sizes.n_ctx)
+        preparer = Preparer(
+            loaded.model, Scratch(loaded.model.vocab.n_tokens), keeping=engine.keeping, n_ctx=loaded.sizes.n_ctx
+        )
         prompts = Prompts(loaded.model.vocab, str(n))
         for i in range(n):
             turns = (Turn(role="user", content=f"{prompts.of_length(64)} Explain at great length."),)

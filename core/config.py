@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import os
 import re
@@ -17,8 +18,15 @@ if TYPE_CHECKING:
 
     from core.skill import SkillSpec
 
+MAX_REPLICAS_HERE = 8
+"""Number of ports that docker-compose.scale.yml publishes replicas at, unless `SARAI_<NAME>_PORTS` is set."""
 _PREFIX = "SARAI_"
-_TARGET = re.compile(r"SARAI_[A-Z0-9_]+_TARGET")
+_MOST_PORT = 65_535
+_MOST_PORTS = 256
+_OF_SKILLS = {
+    name: re.compile(rf"SARAI_[A-Z0-9_]+_{what}")
+    for name, what in (("targets", "TARGET"), ("ports", "PORTS"), ("scalers", "SCALER"))
+}
 _WORDS = {"1": True, "true": True, "yes": True, "on": True, "0": False, "false": False, "no": False, "off": False}
 
 
@@ -69,6 +77,11 @@ class PoolConfig:
     """Folder for the logs of local servers. Default `$XDG_STATE_HOME/sarai/logs`, `~/.local/state/sarai/logs`."""
     targets: Mapping[str, str] = field(default_factory=dict)
     """Addresses of skills by variable (`SARAI_DRAFT_TARGET`), each a gRPC target (`host:port`, `unix:/path`, …)."""
+    ports: Mapping[str, str] = field(default_factory=dict)
+    """Ports of skills on this host by variable (`SARAI_DRAFT_PORTS`), `FIRST-LAST`, where containers of
+    docker-compose.scale.yml are published and looked for. By default the skill's port and the next seven."""
+    scalers: Mapping[str, str] = field(default_factory=dict)
+    """Addresses of autoscalers by variable (`SARAI_DRAFT_SCALER`), which are told of calls that wait for a replica."""
 
     def __post_init__(self) -> None:
         for name in ("call_timeout_s", "health_timeout_s", "connect_timeout_s", "probe_timeout_s", "startup_timeout_s",
@@ -78,7 +91,10 @@ class PoolConfig:
             self._check(name, lambda value: math.isfinite(value) and value >= 0, "a finite number of seconds from 0 on")
         for name in ("restart_limit", "queue_limit"):
             self._check(name, lambda value: value >= 0, "a whole number from 0 on")
-        object.__setattr__(self, "targets", MappingProxyType(dict(self.targets)))
+        for name in _OF_SKILLS:
+            object.__setattr__(self, name, MappingProxyType(dict(getattr(self, name))))
+        for variable, text in self.ports.items():
+            _ports(variable, text)
 
     def _check(self, name: str, holds: Callable[[Any], bool], allowed: str) -> None:
         value = getattr(self, name)
@@ -94,20 +110,31 @@ class PoolConfig:
         """
         environ = os.environ if environ is None else environ
         read: dict[str, Any] = {
-            "targets": {
-                name: _text(name, value) for name, value in environ.items() if _TARGET.fullmatch(name) and value
-            },
-            "log_dir": _state_dir(environ) / "logs",
+            of_skills: {
+                name: _text(name, value) for name, value in environ.items() if pattern.fullmatch(name) and value
+            }
+            for of_skills, pattern in _OF_SKILLS.items()
         }
+        read["log_dir"] = _state_dir(environ) / "logs"
         for setting in fields(cls):
             variable = _PREFIX + setting.name.upper()
-            if setting.name != "targets" and environ.get(variable):
+            if setting.name not in _OF_SKILLS and environ.get(variable):
                 read[setting.name] = _READERS[str(setting.type)](variable, environ[variable])
         return cls(**(read | settings))
 
     def target_of(self, spec: SkillSpec) -> str | None:
         """Return the address that is set for a skill, None if there is none."""
         return self.targets.get(spec.target_variable)
+
+    def ports_of(self, spec: SkillSpec) -> range:
+        """Return the ports of a skill's containers on this host."""
+        if (text := self.ports.get(spec.ports_variable)) is not None:
+            return _ports(spec.ports_variable, text)
+        return range(spec.port, min(spec.port + MAX_REPLICAS_HERE, _MOST_PORT + 1))
+
+    def scaler_of(self, spec: SkillSpec) -> str | None:
+        """Return the address of a skill's autoscaler, None if there is none."""
+        return self.scalers.get(spec.scaler_variable)
 
 
 _SHOWN = 12
@@ -141,6 +168,15 @@ def _whole(variable: str, text: str) -> int:
         return int(text)
     except ValueError:
         raise ConfigError(f"{variable} must be a whole number, not {text!r}") from None
+
+
+def _ports(variable: str, text: str) -> range:
+    first, _, last = text.partition("-")
+    with contextlib.suppress(ValueError):
+        ports = range(int(first), int(last or first) + 1)
+        if ports and 0 < ports[0] <= ports[-1] <= _MOST_PORT and len(ports) <= _MOST_PORTS:
+            return ports
+    raise ConfigError(f"{variable} must be FIRST-LAST, {_MOST_PORTS} ports at most, not {text!r}")
 
 
 def _switch(variable: str, text: str) -> bool:

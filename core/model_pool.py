@@ -14,6 +14,7 @@ from weakref import WeakSet
 from core.config import PoolConfig
 from core.errors import PluginError, PoolClosedError, SkillStartError
 from core.local.embedded import EmbeddedReplica
+from core.local.numbered import NumberedServers
 from core.local.progress import OnProgress, report
 from core.plugins import Plugins, get_plugins
 from core.pool.backend import AddressReplica
@@ -21,7 +22,7 @@ from core.pool.client import SkillClient
 from core.pool.face import ClientFace
 from core.pool.replica_set import ReplicaSet
 from core.pool.status import SkillStatus
-from core.pool.targets import find_running, names_many, resolve_all, split_targets
+from core.pool.targets import ServersHere, names_many, resolve_all, split_targets
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -34,8 +35,8 @@ class ModelPool:
     """Provides clients for skills, and holds the local servers that it started for them. Thread-safe.
 
     A skill is called at the addresses in `SARAI_<NAME>_TARGET`; or else at its port on this host and the next ones, if
-    servers there report SERVING; or else at a local process, which the pool starts, and releases when it is closed, at
-    the latest when the program ends.
+    servers there report SERVING, or an autoscaler is to bring them (`SARAI_<NAME>_SCALER`); or else at a local process,
+    which the pool starts, and releases when it is closed, at the latest when the program ends.
 
     Args:
         config: The settings, by default those of the environment.
@@ -208,11 +209,14 @@ class ModelPool:
         text = self._config.target_of(spec)
         if text is not None:
             return self._at_addresses(spec, split_targets(text, spec.target_variable))
-        running = find_running(spec, self._config)
+        running = ServersHere(spec, self._config).find()
         if running:
             scaled = len(running) > 1 or running[0].origin == "container"
-            look = partial(_targets_running, spec, self._config) if scaled else None
+            look = ServersHere(spec, self._config).targets if scaled else None
             return ReplicaSet(spec, self._config, running, look)
+        if self._config.scaler_of(spec) is not None:
+            first = AddressReplica(f"127.0.0.1:{spec.port}", "container")
+            return ReplicaSet(spec, self._config, [first], ServersHere(spec, self._config).targets)
         if not self._config.embedded:
             raise SkillStartError(
                 f"does not run: no server answers at 127.0.0.1:{spec.port}, {spec.target_variable} is not set, "
@@ -220,7 +224,9 @@ class ModelPool:
                 skill=spec.name,
                 log=None,
             )
-        return ReplicaSet(spec, self._config, [EmbeddedReplica(spec, self._config, self._on_progress)])
+        own = EmbeddedReplica(spec, self._config, self._on_progress)
+        look = NumberedServers(spec, self._config).targets if self._config.share_embedded else None
+        return ReplicaSet(spec, self._config, [own], look)
 
     def _at_addresses(self, spec: SkillSpec, targets: tuple[str, ...]) -> ReplicaSet:
         addresses = resolve_all(targets) or targets  # a name without an address is an error when it is called
@@ -264,10 +270,6 @@ class ModelPool:
 
     def __exit__(self, *_: object) -> None:
         self.close()
-
-
-def _targets_running(spec: SkillSpec, config: PoolConfig) -> tuple[str, ...]:
-    return tuple(replica.target for replica in find_running(spec, config))
 
 
 class _ProcessPool:

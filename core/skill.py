@@ -86,6 +86,11 @@ class SkillSpec:
         return self._variable("PORTS")
 
     @property
+    def scaler_variable(self) -> str:
+        """Environment variable for the address of its autoscaler, `SARAI_DRAFT_SCALER`."""
+        return self._variable("SCALER")
+
+    @property
     def models_dir_variable(self) -> str:
         """Environment variable for the folder of its model files, `SKILL_DRAFT_MODELS_DIR`; its server reads it too."""
         return f"SKILL_{self.name.upper().replace('-', '_')}_MODELS_DIR"

@@ -716,6 +716,7 @@ class Load(_message.Message):
     OUTPUT_TOKEN_MS_FIELD_NUMBER: _builtins.int
     IDLE_S_FIELD_NUMBER: _builtins.int
     START_S_FIELD_NUMBER: _builtins.int
+    PROMPTS_WAITING_FIELD_NUMBER: _builtins.int
     work_ahead_s: _builtins.float
     """Work of the requests that run and wait."""
     expected_wait_s: _builtins.float
@@ -732,6 +733,8 @@ class Load(_message.Message):
     """Seconds since the last request ended; 0 while there are any."""
     start_s: _builtins.float
     """Seconds from the start of the process until it served."""
+    prompts_waiting: _builtins.int
+    """Requests whose prompts are still to be read; the one that is being read counts."""
     def __init__(
         self,
         *,
@@ -744,10 +747,11 @@ class Load(_message.Message):
         output_token_ms: _builtins.float = ...,
         idle_s: _builtins.float = ...,
         start_s: _builtins.float = ...,
+        prompts_waiting: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["expected_wait_s", b"expected_wait_s", "idle_s", b"idle_s", "output_token_ms", b"output_token_ms", "prefill_tokens_waiting", b"prefill_tokens_waiting", "prompt_token_ms", b"prompt_token_ms", "start_s", b"start_s", "work_ahead_s", b"work_ahead_s", "work_arrived_s", b"work_arrived_s", "work_done_s", b"work_done_s"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["expected_wait_s", b"expected_wait_s", "idle_s", b"idle_s", "output_token_ms", b"output_token_ms", "prefill_tokens_waiting", b"prefill_tokens_waiting", "prompt_token_ms", b"prompt_token_ms", "prompts_waiting", b"prompts_waiting", "start_s", b"start_s", "work_ahead_s", b"work_ahead_s", "work_arrived_s", b"work_arrived_s", "work_done_s", b"work_done_s"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -42,7 +42,7 @@ from skills.skill_draft.engine.messages import (
 )
 from skills.skill_draft.flight import Flight
 from skills.skill_draft.sizing import MAX_STEPS
-from skills.skill_draft.supervisor_state import (
+from skills.skill_draft.supervisor_events import (
     Action,
     Event,
     Fetch,
@@ -52,13 +52,13 @@ from skills.skill_draft.supervisor_state import (
     Left,
     Log,
     Release,
+    Rest,
     RowsFailed,
     Send,
-    State,
     Submitted,
-    SupervisorState,
     Tick,
 )
+from skills.skill_draft.supervisor_state import State, SupervisorState
 
 STEP_TIMEOUT_S, START_TIMEOUT_S = 2.0, 5.0
 READ_STEPS = 2
@@ -120,6 +120,8 @@ class Engine:
     unread: dict[int, int] = field(default_factory=dict)
     """How many steps of prefill each request still needs."""
     ready: bool = False
+    ends: bool = False
+    """Whether it was told to end, as there is nothing to do."""
     refuses: bool = False
     frozen_until: float = 0.0
     stuck: bool = False
@@ -132,9 +134,11 @@ class Engine:
 class World:
     """Engines, their callers, and a clock."""
 
-    def __init__(self, *failures: str) -> None:
+    def __init__(self, *failures: str, idle_s: float = 0.0) -> None:
         self.now = 1000.0
-        self.state = SupervisorState(step_timeout_s=STEP_TIMEOUT_S, start_timeout_s=START_TIMEOUT_S)
+        self.state = SupervisorState(step_timeout_s=STEP_TIMEOUT_S, start_timeout_s=START_TIMEOUT_S, idle_s=idle_s)
+        self.rests = 0
+        """How many engines have ended because there was nothing to do."""
         self.engine: Engine | None = None
         self.launch_at: float | None = self.now
         self.failures = list(failures)
@@ -180,6 +184,12 @@ class World:
                 self.fetching.setdefault(want.id, self.now + (ENCODE_S if want.id not in self.encoded else 0.0))
             case Release(None):
                 self.released += 1
+            case Rest():
+                assert engine is not None
+                assert not any(caller.open for caller in self.callers)
+                assert not engine.running
+                engine.ends, engine.ready = True, False
+                self.rests += 1
             case Kill(why):
                 assert engine is not None
                 silent = engine.hidden_s >= (STEP_TIMEOUT_S if engine.ready else START_TIMEOUT_S) - LATE_S
@@ -219,6 +229,9 @@ class World:
             self.now += TICK_S
             if self.launch_at is not None and self.launch_at <= self.now:
                 self._start()
+            elif self.engine is not None and self.engine.ends:
+                self.engine = None
+                self.tell(Gone("it had nothing to do"))
             elif self.engine is not None:
                 self._work()
             self._encode()
@@ -362,6 +375,8 @@ class World:
         if self.state.state is State.DOWN:
             assert not self.state.flights, "a request waits for an engine that does not start"
         assert (self.engine is not None and self.engine.ready) == (self.state.state is State.SERVING)
+        if self.state.state is State.RESTING and open_:
+            assert self.engine is not None, "a request waits, and no engine is started for it"
         if self.engine is not None and self.engine.ready:
             assert self.engine.unproven or open_ <= self.engine.sent, "a request waits although no other is on trial"
 
@@ -400,14 +415,13 @@ class World:
         last = self.submit(max_tokens=3) if self.state.state is not State.DOWN else None
         for _ in range(100):
             self.wait(5.0)
-            if not any(caller.open for caller in self.callers) and self.state.state is State.SERVING:
+            if not any(caller.open for caller in self.callers) and self.state.state in (State.SERVING, State.RESTING):
                 break
-        assert self.state.state is State.SERVING
+        assert self.state.state in (State.SERVING, State.RESTING)
         assert last is None or last.ends
         last = self.submit(max_tokens=3)
         self.wait(2.0)
         assert isinstance(last.ends[0], Done), "a new request was not answered"
         assert last.engines_lost == 0
         assert all(caller.left or len(caller.ends) == 1 for caller in self.callers), "a request did not end once"
-        assert self.engine is not None
-        assert not self.engine.running, "the engine works for a caller that has left"
+        assert self.engine is None or not self.engine.running, "the engine works for a caller that has left"

@@ -21,16 +21,17 @@ class StoreServer:
 
     Args:
         folder: for its socket and its log.
+        options: of the server, in addition.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, *options: str) -> None:
         try:
             self._command, self._environment = redis_server.command()
         except debian.UnavailableError as error:
             if containers.are_required():
                 raise
             pytest.skip(f"no store can be tested: {error}")
-        self._folder = folder
+        self._folder, self._options = folder, options
         self.port = free_port()
         self.url = f"valkey://127.0.0.1:{self.port}"
         self.socket_url = f"unix://{folder}/store.sock"
@@ -48,7 +49,7 @@ class StoreServer:
         with (self._folder / "store.log").open("wb") as log:
             self._process = subprocess.Popen(
                 [*self._command, "--port", str(self.port), "--unixsocket", f"{self._folder}/store.sock",
-                 "--save", "", "--appendonly", "no", "--dir", str(self._folder)],
+                 "--save", "", "--appendonly", "no", "--dir", str(self._folder), *self._options],
                 env=os.environ | self._environment, stdout=log, stderr=log,
             )  # fmt: skip
         end_s = time.monotonic() + 20

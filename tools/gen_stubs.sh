@@ -1,13 +1,14 @@
 #!/usr/bin/env bash
-# Writes the gRPC stubs and their types from the contract (skills/*.proto) and the skills' own protos.
+# Writes the gRPC stubs and their types from the contract (skills/*.proto), the skills' own protos, and the scaler's.
 # With --check it writes nothing, and fails where what is committed is not current.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 bin=$PWD/.venv/bin
 
 generate() {  # into the folder $1
-  protoc "--python_out=$1" "--mypy_out=quiet:$1" skills/types.proto skills/skills.proto skills/skill_*/*.proto
-  protoc "--grpc_python_out=$1" "--mypy_grpc_out=quiet:$1" skills/skills.proto skills/skill_*/*.proto
+  local scaler=(core/scaling/scaler.proto core/scaling/vendored/*.proto)
+  protoc "--python_out=$1" "--mypy_out=quiet:$1" skills/types.proto skills/skills.proto skills/skill_*/*.proto "${scaler[@]}"
+  protoc "--grpc_python_out=$1" "--mypy_grpc_out=quiet:$1" skills/skills.proto skills/skill_*/*.proto "${scaler[@]}"
 }
 
 protoc() {

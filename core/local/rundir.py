@@ -203,6 +203,11 @@ def share_key(spec: SkillSpec, environment: Mapping[str, str]) -> str:
     return base64.urlsafe_b64encode(digest[:NAME_BYTES]).decode()
 
 
+def numbered(name: str, number: int) -> str:
+    """Return the name of one of several equal servers."""
+    return f"{name}.{number}" if number else name
+
+
 def _namespace(kind: str) -> str:
     try:
         return str(Path(f"/proc/self/ns/{kind}").readlink())

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Literal
 from core.errors import SkillRestartLimitError, SkillStartError
 from core.local.lifeline import Lifeline, close_held, is_read, make_lifeline
 from core.local.process import ServerProcess, end_of, kill_group, log_tail, new_log, server_environment
-from core.local.rundir import Record, RunDir, share_key
+from core.local.rundir import Record, RunDir, numbered, share_key
 from core.rpc.faults import HeldInterrupts
 
 if TYPE_CHECKING:
@@ -40,14 +40,18 @@ class SharedServer:
     Args:
         spec: The skill.
         config: The settings.
+        number: Which of several equal servers it is; 0 is the one that programs start by themselves.
+        kept: Whether the server, if it is started here, stays when its last user has left, until it is told to end.
     """
 
-    def __init__(self, spec: SkillSpec, config: PoolConfig) -> None:
+    def __init__(self, spec: SkillSpec, config: PoolConfig, *, number: int = 0, kept: bool = False) -> None:
         self._spec = spec
         self._config = config
+        self._kept = kept
         # Read once, so that a restart gives the same server although the environment may have changed.
         self._environment = server_environment()
-        self._dir = RunDir(share_key(spec, self._environment) if config.share_embedded else None)
+        name = numbered(share_key(spec, self._environment), number) if config.share_embedded else None
+        self._dir = RunDir(name)
         self.socket = self._dir.socket
         self.target = f"unix:{self.socket}"
         self.record: Record | None = None
@@ -120,6 +124,18 @@ class SharedServer:
                 return attached
             pause()
 
+    def join(self, pause: Callable[[], None]) -> bool:
+        """Join the server if it runs; return whether it does.
+
+        Args:
+            pause: As for `attach`.
+
+        Raises:
+            OSError: As `RunDir.locked`.
+        """
+        with self._dir.locked(pause):
+            return self._join() is not None
+
     def _join(self) -> Attached | None:
         try:
             with HeldInterrupts():
@@ -169,7 +185,7 @@ class SharedServer:
         record = Record(log=str(log), started_s=now, gives_up_s=now + self._config.startup_timeout_s, restarts=restarts)
         with HeldInterrupts():
             record.write(self._dir.record)  # without the previous process id
-            reading = make_lifeline(self._dir.lifeline)
+            reading = make_lifeline(self._dir.lifeline, kept=self._kept)
             try:
                 lifeline = Lifeline(self._dir.lifeline)
                 try:

@@ -14,6 +14,7 @@ from core.pool import events
 from core.pool.backend import AddressReplica
 from core.pool.images import SentImages
 from core.pool.records import Replica
+from core.pool.reports import WaitingReports
 from core.pool.state import PoolState
 from core.pool.status import ReplicaStatus, SkillStatus
 from core.pool.watcher import Look, Watcher
@@ -49,16 +50,21 @@ class ReplicaSet:
         """The source of the addresses, the same for all."""
         self.images = SentImages()
         """The images that were sent to any of the replicas."""
-        known, local = self.origin != "address", self.origin == "embedded"
+        scaler, local = config.scaler_of(spec), self.origin == "embedded"
+        self._reports = WaitingReports(spec, scaler) if scaler is not None else None
+        # An autoscaler brings them, if there are none just now.
+        known = self.origin != "address" or scaler is not None
         replicas = [Replica(target, known=known, starts_itself=local) for target in self._backends]
         self._state = PoolState(spec.name, config, replicas, changing=look is not None)
         # Reentrant, as a signal handler may run in the same thread at any point.
         self._lock = threading.RLock()
         self._events: deque[Event] = deque()
         self._working = False
+        here = self.origin != "address"  # names are not asked for that often
         self._watcher = Watcher(
-            spec, tell=self.tell, due_s=lambda: self._state.due_s, is_watched=self._is_watched, look=look
-        )
+            spec, tell=self.tell, due_s=lambda: self._state.due_s, is_watched=self._is_watched, look=look,
+            looks_often=lambda: here and self.outstanding > 0,
+        )  # fmt: skip
 
     # --- events ---
 
@@ -75,6 +81,8 @@ class ReplicaSet:
                         self._safely_do(action)
             finally:
                 self._working = False
+            if self._reports is not None:
+                self._reports.note(len(self._state.line))
             self._watcher.wake_by(self._state.due_s)
 
     def tell_later(self, event: Event) -> None:

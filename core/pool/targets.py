@@ -15,8 +15,6 @@ if TYPE_CHECKING:
     from core.config import PoolConfig
     from core.skill import SkillSpec
 
-MAX_REPLICAS_HERE = 8
-"""Number of ports that docker-compose.scale.yml publishes replicas at."""
 _DNS = re.compile(r"dns:(?:///)?(?P<host>\[[^\]]+\]|[^:/\[\]]+):(?P<port>\d+)")
 _MOST_PORT = 65_535
 
@@ -59,17 +57,25 @@ def names_many(target: str) -> bool:
 
 
 def resolve(target: str) -> tuple[str, ...]:
-    """Return the addresses of a target: for `dns:///name:port` all current ones of the name, none if it is unknown.
+    """Return the addresses of a target: for `dns:///name:port` all current ones of the name, none if it is unknown."""
+    try:
+        return look_up(target)
+    except OSError:
+        return ()
+
+
+def look_up(target: str) -> tuple[str, ...]:
+    """Return the addresses of a target: for `dns:///name:port` all current ones of the name.
 
     If a name has IPv4 and IPv6 addresses, the IPv4 ones are used, as both are the same replicas.
+
+    Raises:
+        OSError: The name is unknown, or no name server answers; `socket.gaierror` says which.
     """
     name = _DNS.fullmatch(target)
     if name is None:
         return (target,)
-    try:
-        found = socket.getaddrinfo(name["host"].strip("[]"), int(name["port"]), type=socket.SOCK_STREAM)
-    except OSError:
-        return ()
+    found = socket.getaddrinfo(name["host"].strip("[]"), int(name["port"]), type=socket.SOCK_STREAM)
     family = min((each[0] for each in found), key=lambda family: family != socket.AF_INET)
     hosts = dict.fromkeys(str(each[4][0]) for each in found if each[0] == family)
     return tuple(f"[{host}]:{name['port']}" if ":" in host else f"{host}:{name['port']}" for host in hosts)
@@ -80,20 +86,45 @@ def resolve_all(targets: Sequence[str]) -> tuple[str, ...]:
     return tuple(dict.fromkeys(address for target in targets for address in resolve(target)))
 
 
-def find_running(spec: SkillSpec, config: PoolConfig) -> list[AddressReplica]:
-    """Return the skill's servers on this host that report SERVING: at its port, and replicas at the next ones.
+class ServersHere:
+    """The skill's servers at its ports on this host.
 
-    A plain connection shows within microseconds that no server listens; gRPC would take milliseconds.
+    Args:
+        spec: The skill.
+        config: The settings.
     """
-    found = []
-    for port in range(spec.port, min(spec.port + MAX_REPLICAS_HERE, 65_536)):
+
+    def __init__(self, spec: SkillSpec, config: PoolConfig) -> None:
+        self._spec, self._config = spec, config
+        self._served: set[int] = set()
+
+    def find(self) -> list[AddressReplica]:
+        """Return those that report SERVING: at the skill's port, and replicas at the next ones."""
+        listening = filter(self._listens, self._config.ports_of(self._spec))
+        return [replica for port in listening if (replica := self._ask(port)) is not None]
+
+    def targets(self) -> tuple[str, ...]:
+        """Return the addresses of those that listen and have reported SERVING at this look or an earlier one.
+
+        Their health is watched, so that they need not be asked again.
+        """
+        listening = set(filter(self._listens, self._config.ports_of(self._spec)))
+        new = {port for port in listening - self._served if self._ask(port) is not None}
+        self._served = self._served & listening | new
+        return tuple(f"127.0.0.1:{port}" for port in sorted(self._served))
+
+    def _listens(self, port: int) -> bool:
+        """Return whether a server listens. A plain connection shows that within microseconds, gRPC in milliseconds."""
         try:
-            socket.create_connection(("127.0.0.1", port), timeout=config.connect_timeout_s).close()
+            socket.create_connection(("127.0.0.1", port), timeout=self._config.connect_timeout_s).close()
         except OSError:
-            continue
+            return False
+        return True
+
+    def _ask(self, port: int) -> AddressReplica | None:
         target = f"127.0.0.1:{port}"
-        answer = ask_health(target, spec.health_service, timeout_s=config.probe_timeout_s)
+        answer = ask_health(target, self._spec.health_service, timeout_s=self._config.probe_timeout_s)
         # The next ports may be another skill's: a server there must report that it is this one.
-        if answer.serving and (port == spec.port or answer.skill == spec.name):
-            found.append(AddressReplica(target, "container" if answer.in_container else "running"))
-    return found
+        if answer.serving and (port == self._spec.port or answer.skill == self._spec.name):
+            return AddressReplica(target, "container" if answer.in_container else "running")
+        return None

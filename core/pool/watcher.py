@@ -31,6 +31,8 @@ Look = Callable[[], Sequence[str]]
 """Resolves the current addresses."""
 
 LOOK_EVERY_S = 5.0
+LOOK_HERE_EVERY_S = 0.5
+"""How often servers on this host are looked for while there are calls."""
 CHECK_TIMEOUT_S = 2.0
 _FIRST_WAIT_S = 0.1
 _MOST_WAIT_S = 1.0
@@ -45,6 +47,7 @@ class Watcher:
         due_s: Returns when the next `Tick` must come.
         is_watched: Returns whether to watch a replica's health.
         look: Resolves the current targets; None if they do not change.
+        looks_often: Returns whether a new target would be of use at once.
     """
 
     def __init__(
@@ -55,7 +58,9 @@ class Watcher:
         due_s: Callable[[], float],
         is_watched: Callable[[Replica], bool],
         look: Look | None,
+        looks_often: Callable[[], bool],
     ) -> None:
+        self._looks_often = looks_often
         self._spec, self._tell, self._due_s, self._is_watched, self._look = spec, tell, due_s, is_watched, look
         self._lock = threading.Lock()
         self._watched: dict[Replica, HealthFeed | None] = {}
@@ -101,8 +106,11 @@ class Watcher:
             self._safely(partial(self._tell, Tick()))
 
     def _look_up(self, look: Look) -> None:
-        while not self._closing.wait(LOOK_EVERY_S):
-            self._safely(lambda: self._tell(Targets(look())))
+        looked_s = time.monotonic()
+        while not self._closing.wait(LOOK_HERE_EVERY_S):
+            if self._looks_often() or time.monotonic() >= looked_s + LOOK_EVERY_S:
+                looked_s = time.monotonic()
+                self._safely(lambda: self._tell(Targets(look())))
 
     def _safely(self, step: Callable[[], _T]) -> _T | None:
         """Run a step of a thread that must survive any error; return None if it failed."""

@@ -1,1 +1,1 @@
-"""Autoscaling: how many replicas of a skill are wanted, and what makes them come and go."""
+"""Autoscaling: how many replicas of a skill are wanted, who is told, and what makes them come and go."""

@@ -73,7 +73,12 @@ class ChildProcess(Generic[_Sent, _Received]):
     async def connect(cls, started: Started) -> Self:
         """Take over a process from `child_start.start`."""
         process, connection = started
-        return cls(process, *await asyncio.open_unix_connection(sock=connection))
+        try:
+            return cls(process, *await asyncio.open_unix_connection(sock=connection))
+        except BaseException:  # cancelled, as the server ends: nothing else knows of the process
+            process.kill()
+            process.wait()
+            raise
 
     def send(self, value: _Sent) -> None:
         """Send a value. If the process is gone, `receive` raises."""
@@ -112,10 +117,10 @@ class ChildProcess(Generic[_Sent, _Received]):
             self._killed_because = self._killed_because or because
             self._process.kill()
 
-    async def ended(self) -> Exit:
-        """Wait for the end of a process whose socket has ended. One that goes on without it is killed."""
+    async def ended(self, within_s: float = _EXIT_S) -> Exit:
+        """Wait for the end of a process whose socket has ended, or that was told to end. One that goes on is killed."""
         with contextlib.suppress(subprocess.TimeoutExpired):
-            await asyncio.to_thread(self._process.wait, _EXIT_S)
+            await asyncio.to_thread(self._process.wait, within_s)
         return await self.end("it closed its socket")
 
     async def end(self, because: str) -> Exit:

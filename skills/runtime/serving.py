@@ -29,6 +29,10 @@ from .skill import BaseSkill, StartError, Status
 
 log = logging.getLogger("sarai.runtime")
 
+# The health service's name for the process itself: SERVING for as long as it answers, also while it loads, recovers or
+# cannot serve. Kubernetes' livenessProbe asks for it; one that asked for the skill would kill whatever is recovering.
+LIVE = "live"
+
 # The marks that docker and podman leave in their containers.
 IN_CONTAINER = any(Path(mark).exists() for mark in ("/.dockerenv", "/run/.containerenv"))
 # How often clients may ping. gRPC's default of 300 s would disconnect livelier ones with too_many_pings.
@@ -72,6 +76,7 @@ class Serving:
         status = health_pb2.HealthCheckResponse.SERVING if serving else health_pb2.HealthCheckResponse.NOT_SERVING
         for name in self._names:
             await self.servicer.set(name, status)
+        await self.servicer.set(LIVE, health_pb2.HealthCheckResponse.SERVING)
 
     async def shut_down(self) -> None:
         """Report NOT_SERVING from now on."""

@@ -17,7 +17,7 @@ from skills import skills_pb2
 from skills.wire import Feature, Reason
 
 from .limits import Limits
-from .resources import CpuMeter, anonymous_bytes, usable_cpus
+from .resources import CpuMeter, anonymous_bytes, process_age_s, usable_cpus
 from .settings import ServerSettings, WorkerSettings, variable
 from .status import abort
 from .work import Work
@@ -73,6 +73,8 @@ class BaseSkill:
         self.metrics: Metrics | None = None
         self._cpu = CpuMeter()
         self._started_s = time.monotonic()
+        self.start_s = 0.0
+        """Seconds from the start of the process until it served; 0 before that."""
         self._tell_serving: Callable[[bool], Awaitable[None]] | None = None
         self._status, self._message = Status.LOADING, ""
         self._total_requests = 0
@@ -137,6 +139,7 @@ class BaseSkill:
         await self.prepare()
         if not self._takes_calls:  # unless `prepare` has reported a status itself
             await self.set_status(Status.SERVING)
+        self.start_s = process_age_s()
         self.log.info("serving %s after %.2f s", self.model or self.name, time.monotonic() - self._started_s)
 
     async def set_status(self, status: Status, message: str = "") -> None:
@@ -219,8 +222,13 @@ class BaseSkill:
         from .metrics import Reading
 
         health, prefix = self.health(), f"sarai_{self.name}_"
-        told = [Reading(prefix + name, what, float(attrgetter(field)(health))) for name, field, what in self.measured]
+        told = [Reading(prefix + name, what, _value(health, field)) for name, field, what in self.measured]
         return told + self.readings()
+
+
+def _value(health: skills_pb2.HealthResp, field: str) -> float:
+    """Return a figure as metrics have it: times in seconds."""
+    return float(attrgetter(field)(health)) / (1000 if field.endswith("_ms") else 1)
 
 
 class WorkerSkill(BaseSkill):

@@ -7,7 +7,8 @@ from collections import deque
 
 from skills import skills_pb2
 
-from .engine.messages import Admitted
+from .engine.messages import Done, Event, Piece
+from .runs import Run
 from .supervisor import Supervisor
 
 MEASURED = (
@@ -36,6 +37,16 @@ MEASURED = (
     ("threads", "threads", "CPU threads in use"),
     ("kv_cells", "engine.kv_cells", "Cells of the KV cache"),
     ("kv_cells_used", "engine.kv_cells_used", "Cells that hold something"),
+    ("work_arrived_seconds_total", "load.work_arrived_s", "Work that has arrived, in seconds of this replica"),
+    ("work_done_seconds_total", "load.work_done_s", "Work that was done, in seconds of this replica"),
+    ("work_ahead_seconds", "load.work_ahead_s", "Work of the requests that run and wait"),
+    ("expected_wait_seconds", "load.expected_wait_s", "How long a new request would wait"),
+    ("prompt_token_seconds", "load.prompt_token_ms", "Cost of a token of a prompt"),
+    ("output_token_seconds", "load.output_token_ms", "Cost of a token of an answer"),
+    ("prefill_tokens_waiting", "load.prefill_tokens_waiting", "Tokens of prompts that are still to be read"),
+    ("prompts_waiting", "load.prompts_waiting", "Requests whose prompts are still to be read"),
+    ("idle_seconds", "load.idle_s", "Since the last request ended; 0 while there are any"),
+    ("start_seconds", "load.start_s", "From the start of the process until it served"),
 )
 """Metrics: the name after `sarai_draft_`, the path in HealthResp, the description."""
 _SPEED_WINDOW_S = 10.0
@@ -48,18 +59,23 @@ class Totals:
         self._tokens = self._prompt_tokens = self._cached_tokens = 0
         self._recent: deque[tuple[float, int]] = deque()
 
-    def wrote(self, tokens: int) -> None:
-        """Count tokens that were just written."""
+    def heard(self, run: Run, event: Event) -> None:
+        """Count what an engine computes, by an event of a request: pieces as they come, the prompt at the end."""
+        match event:
+            case Piece():
+                n, again = len(event.tokens.token_ids), run.repeated[event.candidate]
+                run.repeated[event.candidate] = max(0, again - n)
+                self._wrote(max(0, n - again))
+            case Done() if run.admitted:
+                self._prompt_tokens += run.admitted.prompt_tokens
+                self._cached_tokens += run.admitted.cached_tokens
+
+    def _wrote(self, tokens: int) -> None:
         now = time.monotonic()
         self._tokens += tokens
         self._recent.append((now, tokens))
         while self._recent[0][0] < now - _SPEED_WINDOW_S:
             self._recent.popleft()
-
-    def read(self, admitted: Admitted) -> None:
-        """Count the prompt of an answer that was computed."""
-        self._prompt_tokens += admitted.prompt_tokens
-        self._cached_tokens += admitted.cached_tokens
 
     def tell(self, health: skills_pb2.HealthResp) -> None:
         """Write the counts and the speed into Health."""
@@ -76,7 +92,18 @@ def tell_engine(engine: Supervisor, health: skills_pb2.HealthResp) -> None:
     health.message = health.message or engine.message or engine.sizing.note
     told.kv_cells_used = stats.kv_used
     told.restarts, told.memory_kills = engine.restarts, engine.sizing.kills
-    told.lookup_tokens, told.lookup_accepted = engine.lookup_totals()
+    told.lookup_tokens, told.lookup_accepted = engine.totals.lookup
     if ready := engine.ready:
         told.numerics = ready.numerics
         told.n_ctx, told.kv_cells = ready.sizes.n_ctx, ready.sizes.n_cells
+
+
+def tell_load(engine: Supervisor, health: skills_pb2.HealthResp, *, start_s: float) -> None:
+    """Write the engine's load into Health."""
+    load, idle_s, told = engine.totals.load, engine.idle_s, health.load
+    if not idle_s:
+        told.work_ahead_s, told.expected_wait_s = load.ahead_s, load.wait_s
+        told.prefill_tokens_waiting, told.prompts_waiting = load.to_read, load.prompts
+    told.start_s = start_s
+    told.work_arrived_s, told.work_done_s, told.idle_s = load.arrived_s, load.done_s, idle_s
+    told.prompt_token_ms, told.output_token_ms = 1000 * load.prompt_token_s, 1000 * load.output_token_s

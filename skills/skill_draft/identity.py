@@ -41,15 +41,19 @@ Stamp = tuple[int, int, int, int]
 
 def cache_folder() -> Path:
     """Return the folder for what can be computed anew: `$XDG_CACHE_HOME/sarai`, else `~/.cache/sarai`."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache", "sarai")
+    try:
+        return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache", "sarai")
+    except RuntimeError:  # a user without a home
+        return Path(os.devnull, "sarai")
 
 
 class FileHashes:
-    """SHA-256 of files, remembered in a small file. Where that cannot be written, nothing is remembered."""
+    """SHA-256 of files, remembered in a small file. Where that cannot be written, this object remembers them."""
 
     def __init__(self, memory: Path | None = None) -> None:
         """`memory` is `hashes.json` in the user's cache folder by default."""
         self._memory = memory or cache_folder() / "hashes.json"
+        self._found: dict[str, object] = {}
 
     def recall(self, path: Path, stamp: Stamp) -> bytes | None:
         """Return the hash of a file if it is known."""
@@ -63,6 +67,7 @@ class FileHashes:
     def remember(self, found: dict[Path, tuple[Stamp, bytes]]) -> None:
         """Add hashes, and drop the oldest ones."""
         new = {str(path): [*stamp, digest.hex()] for path, (stamp, digest) in found.items()}
+        self._found |= new
         entries = {**{path: entry for path, entry in self._entries().items() if path not in new}, **new}
         kept = dict(list(entries.items())[-_MOST_REMEMBERED:])
         with contextlib.suppress(OSError):
@@ -75,8 +80,8 @@ class FileHashes:
         try:
             entries = json.loads(self._memory.read_bytes())
         except (OSError, ValueError):
-            return {}
-        return entries if isinstance(entries, dict) else {}
+            entries = {}
+        return {**(entries if isinstance(entries, dict) else {}), **self._found}
 
 
 class Identity:
@@ -100,10 +105,10 @@ class Identity:
         *,
         exact: bool,
         hashes: FileHashes | None = None,
-        on_known: Callable[[], None] = lambda: None,
+        on_known: Callable[[], object] = lambda: None,
     ) -> None:
         self._model, self._tower, self._exact = model, tower, exact
-        self._hashes, self._on_known = hashes or FileHashes(), on_known
+        self._hashes, self.on_known = hashes or FileHashes(), on_known
         self._stamps: dict[Path, Stamp] = {}
         self._ended = threading.Event()
         self.digest: bytes | None = None
@@ -181,7 +186,7 @@ class Identity:
             read = [_source(folder) for folder in _READS_IMAGES]
             self.image_digest = _digest([_VERSION, hashes[tower], metadata.version("pillow").encode(), *read])
         self.digest = text
-        self._on_known()
+        self.on_known()
 
 
 def _environment(*, exact: bool) -> list[bytes]:

@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 
 from .engine.messages import Failed, FailureKind, Image, Rows, RowsRead, WantRows
 from .rows_memory import RowsMemory
-from .supervisor_state import Encoding, Event, RowsFailed
+from .supervisor_events import Encoding, Event, RowsFailed
 from .vision_process import BadImageError, Vision, VisionError
 
 log = logging.getLogger("sarai.draft")

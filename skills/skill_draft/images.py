@@ -69,6 +69,11 @@ class Images:
         """Path of the rows memory."""
         return self._memory.path
 
+    @property
+    def reserved_bytes(self) -> int:
+        """The memory that images take at most, besides the cells that the engine has for them."""
+        return reserved_bytes(self._settings, self._tower)
+
     def begin(self) -> None:
         """Begin with what takes time: the hash of the vision tower's file, a part of every image's key."""
         self._hashing = asyncio.create_task(asyncio.to_thread(_hash_file, self._tower.path))

@@ -8,18 +8,20 @@ import logging
 import math
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 
 from skills import skills_pb2
 from skills.runtime.answer_cache import AnswerCache, Kept
 from skills.wire import Feature
 
 from .answer_key import Server, answer_keys, depends_on_limits, file_bytes, repeats
+from .awaited_flight import AwaitedFlight
 from .engine.messages import Done, Event, Image, Priority, Request
 from .identity import Identity
 from .request_images import has_images, image_parts
 from .runs import Keeping, Reader, Run, Runs
 from .settings import Settings
-from .supervisor import AwaitedFlight, Supervisor
+from .supervisor import Supervisor
 from .trajectory import DamagedError, Trajectory, end_of
 
 log = logging.getLogger("sarai.draft")
@@ -42,7 +44,7 @@ class Call:
     run: Run | None = None
     """Computes it in that case."""
     joined: bool = False
-    """Whether the reader began with what is being computed for another call."""
+    """Whether the reader reads what is being computed for another call."""
 
     @property
     def whole(self) -> Reader | None:
@@ -157,12 +159,12 @@ class KeptAnswers:
 
     async def _look_up(self, call: Call, reader: Reader, max_age_s: float | None) -> None:
         """Find what is kept, and read it."""
-        keys = reader.keeping.keys
-        found = [self.cache.in_memory(key, max_age_s=max_age_s) for key in keys]
+        keys, near = reader.keeping.keys, partial(self.cache.in_memory, max_age_s=max_age_s)
+        found = [near(key) for key in keys]
         if not all(found) and not self._runs.can_join(reader):
-            found = [
-                kept or await self.cache.get(key, max_age_s=max_age_s) for key, kept in zip(keys, found, strict=True)
-            ]
+            far = [await self.cache.get(key, max_age_s=max_age_s) for key in keys]
+            # Another call may have computed it meanwhile.
+            found = [kept or near(key) for key, kept in zip(keys, far, strict=True)]
         known = [self._decoded(key, kept) for key, kept in zip(keys, found, strict=True)]
         call.keeping = reader.keeping = dataclasses.replace(reader.keeping, known=known)
         used = [t if t and cut.fits(t) else None for cut, t in zip(reader.cuts, known, strict=True)]
@@ -191,8 +193,8 @@ class KeptAnswers:
             whole: Its request, with its images.
         """
         reader = call.reader
-        if reader and (reader.begun or self._runs.can_join(reader)):
-            call.joined = not reader.begun
+        call.joined = bool(reader and self._runs.can_join(reader))
+        if reader and (reader.begun or call.joined):
             self._runs.attach(engine, reader, whole)
             return reader
         call.run = self._runs.lead(engine, whole, call.keeping, open_=bool(reader and reader.joins))

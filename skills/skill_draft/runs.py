@@ -12,6 +12,7 @@ import dataclasses
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
 
+from .awaited_flight import AwaitedFlight
 from .cut import Cut
 from .engine.messages import (
     Admitted,
@@ -30,7 +31,7 @@ from .engine.messages import (
     Tokens,
 )
 from .engine.text import TextAssembler
-from .supervisor import AwaitedFlight, Supervisor
+from .supervisor import Supervisor
 from .trajectory import Trajectory, end_of
 
 Keys = tuple[bytes, ...]
@@ -236,7 +237,13 @@ class Runs:
         self._on_event = on_event
 
     def lead(
-        self, engine: Supervisor, request: Request, keeping: Keeping | None, *, open_: bool = False, leads: bool = True
+        self,
+        engine: Supervisor,
+        request: Request,
+        keeping: Keeping | None,
+        *,
+        open_: bool = False,
+        reader: Reader | None = None,
     ) -> Run:
         """Submit a request.
 
@@ -245,12 +252,14 @@ class Runs:
             request: What to submit.
             keeping: How its answer is kept, if it is.
             open_: Whether others may join.
-            leads: Whether its caller reads the run itself.
+            reader: The call that it is for; None if its caller reads the run itself.
         """
-        run = Run(request, keeping, leads=leads, on_event=self._heard)
+        run = Run(request, keeping, leads=reader is None, on_event=self._heard)
         if keeping and open_:
             self._running.setdefault(keeping.keys, run)
-        engine.send(run)
+        if reader:
+            reader.follow(run, own=True)
+        engine.send(run)  # may end it at once
         return run
 
     def can_join(self, reader: Reader) -> bool:
@@ -278,8 +287,7 @@ class Runs:
             return
         so_far = tuple(cut.source for cut in reader.cuts) if reader.begun else ()
         request = dataclasses.replace(whole, id=engine.next_id(), so_far=so_far)
-        run = self.lead(engine, request, reader.keeping, open_=reader.joins, leads=False)
-        reader.follow(run, own=True)
+        self.lead(engine, request, reader.keeping, open_=reader.joins, reader=reader)
 
     def detach(self, engine: Supervisor, reader: Reader) -> None:
         """Let a call go; a request without readers leaves the engine. Idempotent."""

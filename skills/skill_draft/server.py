@@ -18,7 +18,6 @@ if __name__ == "__main__":
 
     start_early(sys.argv[1:])
 
-import dataclasses
 import os
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Sequence
@@ -38,14 +37,14 @@ from skills.types_pb2 import ClearCacheReq, ClearCacheResp
 from skills.wire import HARD_DEADLINES, Feature, Reason
 
 from . import VERSION, answers
+from .awaited_flight import AwaitedFlight
 from .catalog import ModelNotFoundError, find_model, models_dir
 from .engine.messages import Done, Failed, Piece, Progress, Ready, Request
-from .engine.messages import Event as EngineEvent
 from .engine_process import EngineGoneError
-from .engine_settings import engine_config
+from .engine_settings import engine_config, identity_of
 from .engine_start import ENGINE_MODULE
 from .flight import Flight
-from .health import MEASURED, Totals, tell_engine
+from .health import MEASURED, Totals, tell_engine, tell_load
 from .identity import Identity
 from .images import Images, reserved_bytes
 from .kept_answers import Call, KeptAnswers, image_tokens
@@ -53,9 +52,8 @@ from .last_moment import LastMoment
 from .model_file import ModelFileError
 from .request_images import has_images, image_parts
 from .requests import to_request
-from .runs import Run
 from .settings import NAME, PORT, Settings
-from .supervisor import AwaitedFlight, Supervisor
+from .supervisor import Supervisor
 from .supervisor_state import State
 from .tower_choice import Tower, choose_tower, fitted, fitted_cells
 from .vision_process import VISION_MODULE
@@ -85,8 +83,8 @@ class DraftSkill(BaseSkill, skills_pb2_grpc.SkillsServiceServicer):
         self._tower = Tower()
         self._images: Images | None = None
         self._identity: Identity | None = None
-        self._kept = KeptAnswers(settings, self._on_event)
         self._totals, self._memory = Totals(), MemoryMeter()
+        self._kept = KeptAnswers(settings, self._totals.heard)
 
     # --- lifecycle of the server (see skills.runtime.skill.BaseSkill) ---
 
@@ -126,39 +124,27 @@ class DraftSkill(BaseSkill, skills_pb2_grpc.SkillsServiceServicer):
     async def _start(self, path: Path, tower: Tower) -> Ready:
         """Start an engine, and what reads images for it if there is a vision tower."""
         await self._end_engine()
-        s, config = self._settings, engine_config(self._settings, path)
-        self._tower, self._images = tower, None
-        self._identify(path, tower)
+        s, self._tower, self._images = self._settings, tower, None
+        self._identity = self._kept.identity = identity_of(s, path, tower)
+        self._model = path
         if tower.file:
             self._images = Images(s, path, tower.file, module=self._vision_module)
             self._images.begin()
-            config = dataclasses.replace(
-                config, rows_path=self._images.rows_path, reserved_bytes=reserved_bytes(s, tower.file)
-            )
         self._engine = Supervisor(
-            config,
+            engine_config(s, path, self._images),
             step_timeout_s=s.step_timeout_s,
             start_timeout_s=s.start_timeout_s,
+            idle_s=s.engine_idle_s,
             on_state=self._on_state,
             engine_module=self._engine_module,
             rows=self._images.rows if self._images else None,
+            identity=self._identity,
         )
         return await self._engine.start()
-
-    def _identify(self, model: Path, tower: Tower) -> None:
-        file = tower.file.path if tower.file else None
-        self._identity = Identity(model, file, exact=self._settings.numerics == "exact")
-        self._identity.before_load()
-        self._kept.identity, self._model = self._identity, model
 
     async def _on_state(self, state: State) -> None:
         """Report the engine's state. A new engine takes less than a second, so calls wait for it."""
         assert self._engine is not None
-        assert self._identity is not None
-        if state is State.SERVING:
-            self._identity.after_load()
-        elif state is State.REPLAYING:
-            self._identity.before_load()
         await self.set_status(Status(state.value), self._engine.message)
 
     def limits_changed(self, now: Limits, before: Limits) -> None:
@@ -179,7 +165,7 @@ class DraftSkill(BaseSkill, skills_pb2_grpc.SkillsServiceServicer):
         await self._kept.close()
 
     async def _end_engine(self) -> None:
-        """End the engine and the vision process."""
+        """End the engine, which first writes the prefixes that are to be kept, and the vision process."""
         if self._identity:
             self._identity.close()
         if self._engine:
@@ -205,6 +191,7 @@ class DraftSkill(BaseSkill, skills_pb2_grpc.SkillsServiceServicer):
         self._totals.tell(health)
         if self._engine:
             tell_engine(self._engine, health)
+            tell_load(self._engine, health, start_s=self.start_s)
         if self._images:
             health.features.append(Feature.IMAGES)
             health.engine.images, health.engine.images_encoded = self._images.seen, self._images.rows.encoded
@@ -293,16 +280,6 @@ class DraftSkill(BaseSkill, skills_pb2_grpc.SkillsServiceServicer):
                     yield self._answer(flight, call, event, image_tokens)
                 case Failed():
                     raise answers.refused(event)
-
-    def _on_event(self, run: Run, event: EngineEvent) -> None:
-        """Count what the engine computes."""
-        match event:
-            case Piece():
-                n, again = len(event.tokens.token_ids), run.repeated[event.candidate]
-                run.repeated[event.candidate] = max(0, again - n)
-                self._totals.wrote(max(0, n - again))
-            case Done() if run.admitted:
-                self._totals.read(run.admitted)
 
     @asynccontextmanager
     async def _with_images(self, request: Request, message: skills_pb2.GenReq, n_ctx: int) -> AsyncIterator[Request]:

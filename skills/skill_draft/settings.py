@@ -44,6 +44,10 @@ class Settings(CachingSettings):
     n_batch: int = setting(512, "most rows in one step", low=16, high=4096)
     slots: int = setting(16, "requests that run at once", low=1, high=128)
     prefixes: int = setting(32, "finished conversations that the KV cache holds; others are parked", low=1, high=120)
+    prefix_dir: str = setting(
+        "", "folder, mode 700, for prefixes that survive a restart and that replicas of one machine share; empty: none"
+    )
+    prefix_mb: float = setting(1024.0, "most bytes of files in it, MiB", low=1, high=1 << 20)
     gap_ms: float = setting(
         250.0,
         "bound on the inter-token latency of a stream, as far as other requests cause it, milliseconds",
@@ -65,6 +69,10 @@ class Settings(CachingSettings):
     encode_timeout_s: float = setting(300.0, "most time for encoding an image, seconds", low=0.1, high=86400)
     vision_idle_s: float = setting(
         60.0, "how long the process that encodes images stays without work, seconds", low=0, high=86400
+    )  # fmt: skip
+    engine_idle_s: float = setting(
+        0.0, "how long the engine stays without requests, seconds; the next one waits until the model is loaded again; "
+        "0: always", low=0, high=31_536_000,
     )  # fmt: skip
     deadline: str = setting(
         "answer", "result of a call whose answer is incomplete at its deadline. answer: the text so far; error: "

@@ -14,22 +14,22 @@ import logging
 import os
 import signal
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import Awaitable, Callable
 from typing import Protocol
 
 from skills.runtime.patience import TICK_S, tick
 from skills.runtime.resources import memory_kills, memory_limit
 from skills.runtime.way_back import WayBack
 
+from .awaited_flight import AwaitedFlight
+from .engine import messages
 from .engine.messages import (
     Beat,
-    Done,
     EngineConfig,
-    Failed,
+    Finish,
     Hurry,
-    Piece,
+    Noted,
     Priority,
-    Progress,
     Ready,
     Request,
     RowsRead,
@@ -40,9 +40,11 @@ from .engine.messages import (
 from .engine.messages import Event as EngineEvent
 from .engine_process import EngineGoneError, EngineProcess
 from .engine_start import ENGINE_MODULE
+from .engine_totals import EngineTotals
 from .flight import Flight
+from .identity import Identity
 from .sizing import Sizing
-from .supervisor_state import (
+from .supervisor_events import (
     Event,
     Fetch,
     Gone,
@@ -51,35 +53,17 @@ from .supervisor_state import (
     Left,
     Log,
     Release,
+    Rest,
     Send,
-    State,
     Submitted,
-    SupervisorState,
     Tick,
 )
+from .supervisor_state import State, SupervisorState
 
 log = logging.getLogger("sarai.draft")
 
-
-class AwaitedFlight(Flight):
-    """A flight whose caller waits for its events."""
-
-    def __init__(self, request: Request) -> None:
-        super().__init__(request)
-        self._events: asyncio.Queue[EngineEvent] = asyncio.Queue()
-
-    def deliver(self, event: EngineEvent) -> None:
-        """Queue an event for the caller."""
-        self._events.put_nowait(event)
-
-    async def events(self) -> AsyncIterator[Progress | Piece | Done | Failed]:
-        """Yield progress and pieces as they arrive; the last event is `Done` or `Failed`."""
-        while True:
-            event = await self._events.get()
-            if isinstance(event, Progress | Piece | Done | Failed):
-                yield event
-            if isinstance(event, Done | Failed):
-                return
+# Time for an engine to write its prefixes when the server ends.
+_FINISH_S = 3.0
 
 
 class RowsSource(Protocol):
@@ -99,9 +83,11 @@ class Supervisor:
         config: the configuration that engines are started with.
         step_timeout_s: how long an engine may go without a step, or spend on preparing one request.
         start_timeout_s: how long an engine may take to load its model.
+        idle_s: after how long without requests the engine ends until the next one; 0: never.
         on_state: called with each new state.
         engine_module: the module that an engine process runs.
         rows: gets the rows of images, if the model reads any.
+        identity: what determines answers, which is noted at each start of an engine.
     """
 
     def __init__(
@@ -110,18 +96,24 @@ class Supervisor:
         *,
         step_timeout_s: float,
         start_timeout_s: float,
+        idle_s: float = 0.0,
         on_state: Callable[[State], Awaitable[None]],
         engine_module: str = ENGINE_MODULE,
         rows: RowsSource | None = None,
+        identity: Identity | None = None,
     ) -> None:
-        self._rows = rows
+        self._rows, self._identity = rows, identity
         self.way_back = WayBack()
-        self._core = SupervisorState(step_timeout_s=step_timeout_s, start_timeout_s=start_timeout_s)
+        self._core = SupervisorState(step_timeout_s=step_timeout_s, start_timeout_s=start_timeout_s, idle_s=idle_s)
         self._config, self._module, self._on_state = config, engine_module, on_state
         self._tick_s = min(TICK_S, step_timeout_s / 4)
         self._ids = itertools.count(1)
         self._process: EngineProcess | None = None
+        self._spare: EngineProcess | None = None  # waits for its model while there is nothing to do
         self._launch: Launch | None = Launch(0.0)
+        self._launched = asyncio.Event()
+        self._launched.set()
+        self._busy_s = time.monotonic()
         self._serving = asyncio.Event()
         self._keeper: asyncio.Task[None] | None = None
 
@@ -133,6 +125,10 @@ class Supervisor:
         Raises:
             EngineGoneError: It does not become ready.
         """
+        if self._identity:
+            loop = asyncio.get_running_loop()
+            self._identity.on_known = lambda: loop.call_soon_threadsafe(self._identify)
+            self._identity.before_load()
         self._keeper = asyncio.create_task(self._keep())
         waiting = asyncio.create_task(self._serving.wait())
         try:
@@ -149,8 +145,11 @@ class Supervisor:
         """End the engine."""
         if self._keeper:
             self._keeper.cancel()
-        if self._process:
-            await self._process.end("the server ends")
+        if self._process and self._config.prefix_dir and self.state is State.SERVING:
+            self._process.send(Finish())
+            await self._process.ended(within_s=_FINISH_S)
+        for process in filter(None, (self._process, self._spare)):
+            await process.end("the server ends")
 
     def next_id(self) -> int:
         """Return the id for a new request."""
@@ -180,6 +179,15 @@ class Supervisor:
         self._config = dataclasses.replace(self._config, threads=count)
         if self._process:
             self._process.send(UseCpus(count=count))
+
+    def _identify(self) -> None:
+        """Tell this engine, and those that replace it, what determines their cells, if they keep any."""
+        if not self._config.prefix_dir or not self._identity:
+            return
+        digest = self._identity.digest or b""
+        self._config = dataclasses.replace(self._config, identity=digest)
+        if self._process:
+            self._process.send(messages.Identity(digest=digest))
 
     @property
     def state(self) -> State:
@@ -213,25 +221,46 @@ class Supervisor:
 
     @property
     def pids(self) -> list[int]:
-        """The processes of this replica: the server, and the engine if there is one."""
-        return [os.getpid(), *([self._process.pid] if self._process else [])]
+        """The processes of this replica: the server, and its engine or the one that waits for its model."""
+        return [os.getpid(), *(process.pid for process in (self._process, self._spare) if process)]
 
-    def lookup_totals(self) -> tuple[int, int]:
-        """Return how many lookup tokens were tried and accepted since the start, summed over all engines."""
-        return self._core.lookup_totals()
+    @property
+    def totals(self) -> EngineTotals:
+        """The figures of all its engines."""
+        return self._core.totals
+
+    @property
+    def idle_s(self) -> float:
+        """Seconds since the last request ended, or since there is an engine; 0 while there are any requests."""
+        return 0.0 if self._core.flights else time.monotonic() - self._busy_s
+
+    @property
+    def _numerics(self) -> str:
+        return "exact" if self._config.exact else "fast"
 
     # --- performing what the state machine decides ---
 
-    def _decide(self, event: Event) -> None:
-        for action in self._core.on(event, time.monotonic()):
+    def _decide(self, event: Event) -> None:  # noqa: C901  # a case for each action
+        now = time.monotonic()
+        if self._core.flights or self.state is State.LOADING:
+            self._busy_s = now
+        for action in self._core.on(event, now):
             match action:
                 case Launch():
                     self._launch = action
+                    self._launched.set()
                 case Log(text):
                     log.error("%s", text)
                 case Send(command):
                     assert self._process is not None, "there is a process while SERVING"
                     self._process.send(command)
+                case Rest():
+                    assert self._process is not None, "only a tick lets it rest"
+                    log.info("nothing to do: the engine ends until the next request")
+                    if self._config.prefix_dir:
+                        self._process.send(Finish())  # it writes its prefixes first
+                    else:
+                        self._process.kill("it had nothing to do")
                 case Kill(why):
                     assert self._process is not None, "only ticks and events kill, and both need a process"
                     self._process.kill(why)
@@ -243,16 +272,22 @@ class Supervisor:
                         self._rows.release(read)
 
     async def _keep(self) -> None:
-        """Run one engine after another, until none is to be started."""
-        while launch := self._launch:
-            self._launch = None
+        """Run one engine after another, until none is to be started any more."""
+        while self._launch or self.state is State.RESTING:
+            if not self._launch:  # its imports take longer than loading a small model
+                self._process, self._spare = None, await EngineProcess.start(self._module, self._numerics)
+            await self._launched.wait()
+            launch, self._launch = self._launch, None
+            self._launched.clear()
+            assert launch is not None
             await asyncio.sleep(launch.after_s)
             await self._tell(await self._run_engine())
 
     async def _run_engine(self) -> Gone:
-        """Run an engine from its start to its end."""
+        """Run an engine from its start, or the one that waits for its model, to its end."""
         kills = memory_kills()
-        process = self._process = await EngineProcess.start(self._module, "exact" if self._config.exact else "fast")
+        process = self._process = self._spare or await EngineProcess.start(self._module, self._numerics)
+        self._spare = None
         process.send(self.sizing.of_next(self._config, memory_limit()))
         watch = asyncio.create_task(self._watch())
         try:
@@ -271,6 +306,11 @@ class Supervisor:
         before = self.state
         self._decide(event)
         if self.state is not before:
+            if self._identity and self.state is State.SERVING:
+                self._identity.after_load()
+            elif self._identity and self.state is State.REPLAYING:
+                self._identity.before_load()
+            self._identify()
             await self._on_state(self.state)
             if self.state is State.SERVING:
                 self._serving.set()
@@ -280,6 +320,8 @@ class Supervisor:
             case Ready(notes=notes):
                 for note in notes:
                     log.info("%s", note)
+            case Noted(text=text):
+                log.warning("%s", text)
             case Beat(sent=sent):
                 self.way_back.note_delay((now := time.monotonic()) - sent, now)
 

@@ -7,7 +7,6 @@ the next engine from the tokens that their callers have, and a request that cras
 from __future__ import annotations
 
 import enum
-from typing import NamedTuple
 
 from .engine import messages
 from .engine.messages import (
@@ -16,17 +15,35 @@ from .engine.messages import (
     Done,
     Failed,
     FailureKind,
+    Noted,
     NotReady,
     Ready,
-    Request,
     Rows,
     RowsRead,
     Stats,
     WantRows,
 )
+from .engine_totals import EngineTotals
 from .flight import Flight
 from .replay import Replay
 from .sizing import Sizing
+from .supervisor_events import (
+    Action,
+    Encoding,
+    Event,
+    Fetch,
+    Gone,
+    Kill,
+    Launch,
+    Left,
+    Log,
+    Release,
+    Rest,
+    RowsFailed,
+    Send,
+    Submitted,
+    Tick,
+)
 from .unchanged import Unchanged
 
 RESTART_DELAY_S = (0.0, 0.0, 0.5, 1.0, 2.0, 5.0, 10.0)
@@ -44,97 +61,10 @@ class State(enum.Enum):
     """There is an engine. New requests are sent to it, after those of an engine that has died."""
     REPLAYING = "RECOVERING"
     """An engine has died. Its requests, and new ones, wait for the next engine, which is being started."""
+    RESTING = "RESTING"
+    """The engine has ended, as there was nothing to do. The next request starts another one."""
     DOWN = "NOT_SERVING"
     """Engines fail to start. Another start is tried from time to time, but no request waits for it."""
-
-
-# --- events, in addition to those that the engine sends ---
-
-
-class Submitted(NamedTuple):
-    """A new request."""
-
-    flight: Flight
-
-
-class Left(NamedTuple):
-    """The caller has finished with a request, or has gone."""
-
-    flight: Flight
-
-
-class Gone(NamedTuple):
-    """The engine process has ended."""
-
-    how: str
-    out_of_memory: bool = False
-    """Whether the kernel killed it because memory ran out."""
-
-
-class Tick(NamedTuple):
-    """Time has passed, in seconds. Time in which this process was stopped does not count."""
-
-    passed_s: float
-
-
-class Encoding(NamedTuple):
-    """The rows that a request wants are not there yet."""
-
-    id: int
-    images: int
-    """Images of the request that are still to be encoded."""
-    wait_s: float
-
-
-class RowsFailed(NamedTuple):
-    """The rows that a request wants will not come."""
-
-    failed: Failed
-
-
-Event = messages.Event | Submitted | Left | Gone | Tick | Encoding | RowsFailed | Rows
-
-# --- actions ---
-
-
-class Launch(NamedTuple):
-    """Start an engine after a delay."""
-
-    after_s: float
-
-
-class Send(NamedTuple):
-    """Send a command to the engine."""
-
-    command: Request | Cancel | Rows
-
-
-class Fetch(NamedTuple):
-    """Get the rows that a request wants. `Rows`, `RowsFailed` and `Encoding` are the answers."""
-
-    want: WantRows
-
-
-class Release(NamedTuple):
-    """Release rows that were sent to the engine."""
-
-    read: RowsRead | None
-    """None: all of them, as the engine is gone."""
-
-
-class Kill(NamedTuple):
-    """Kill the engine process."""
-
-    why: str
-
-
-class Log(NamedTuple):
-    """Log an error for the operator."""
-
-    text: str
-
-
-Action = Launch | Send | Kill | Log | Fetch | Release
 
 
 class SupervisorState:
@@ -143,24 +73,26 @@ class SupervisorState:
     Args:
         step_timeout_s: how long an engine may go without a step, or spend on preparing one request.
         start_timeout_s: how long an engine may take to load its model.
+        idle_s: after how long without requests the engine ends; 0: never.
     """
 
-    def __init__(self, *, step_timeout_s: float, start_timeout_s: float) -> None:
+    def __init__(self, *, step_timeout_s: float, start_timeout_s: float, idle_s: float = 0.0) -> None:
         self.state = State.LOADING
         self.message = ""
         """Why no engine has started; empty once there is one."""
         self.ready: Ready | None = None
         """What the last engine reported when it became ready."""
-        self.stats = Stats()
+        self.totals = EngineTotals()
         self.restarts = 0
         self.sizing = Sizing()
         self.flights: dict[int, Flight] = {}
         """The requests that have not ended, by id."""
-        self._step_timeout_s, self._start_timeout_s = step_timeout_s, start_timeout_s
+        self._step_timeout_s, self._start_timeout_s, self._idle_s = step_timeout_s, start_timeout_s, idle_s
+        self._quiet, self._latest = Unchanged(), 0  # how long there are no requests; the id of the last one
+        self._ends = False  # whether the process of a resting engine is still there
         self._replay = Replay()
         self._failed_starts = 0  # since there was an engine
         self._complaint = ""  # why the engine that is being started will not become ready
-        self._lookup_of_dead = (0, 0)
         self._heard = 0  # number of events received from engines
         self._silence, self._intake = Unchanged(), Unchanged()
         self._actions: list[Action] = []
@@ -184,21 +116,22 @@ class SupervisorState:
                 self._on_heard(event, now)
         return self._actions
 
-    def lookup_totals(self) -> tuple[int, int]:
-        """Return how many lookup tokens were tried and accepted since the start, summed over all engines."""
-        tried, right = self._lookup_of_dead
-        return tried + self.stats.lookup_tokens, right + self.stats.lookup_accepted
+    @property
+    def stats(self) -> Stats:
+        """The figures of the current engine."""
+        return self.totals.stats
 
     # --- requests ---
 
     def _on_submitted(self, flight: Flight) -> None:
-        self.flights[flight.request.id] = flight
+        self.flights[flight.request.id], self._latest = flight, flight.request.id
         if self.state is State.DOWN:
             self._fail(flight, self._no_engine())
         elif self.state is State.SERVING and not self._replay.active:
             self._actions.append(Send(flight.request))
         else:
             self._replay.add(flight)
+            self._wake()
 
     def _on_left(self, flight: Flight) -> None:
         if self.flights.pop(flight.request.id, None) is None:
@@ -243,7 +176,7 @@ class SupervisorState:
     def _on_heard(self, event: messages.Event, now: float) -> None:
         match event:
             case Beat():
-                self.stats = event.stats
+                self.totals.heard(event.stats)
             case Ready():
                 self._on_ready(event)
             case NotReady():
@@ -256,6 +189,8 @@ class SupervisorState:
                     self._send_next()
             case RowsRead():
                 self._actions.append(Release(event))
+            case Noted():
+                pass
             case _:
                 if flight := self.flights.get(event.id):
                     flight.take(event, now)
@@ -265,13 +200,25 @@ class SupervisorState:
                 self._send_next()
 
     def _on_ready(self, ready: Ready) -> None:
-        self.state, self.ready, self.stats, self.message = State.SERVING, ready, Stats(), ""
+        self.state, self.ready, self.message = State.SERVING, ready, ""
         self.sizing.measured(ready.sizes)
         self._send_next()
 
     # --- replacing the engine ---
 
+    def _wake(self) -> None:
+        """Start an engine for the requests that wait, if the last one rests and its process has gone."""
+        if self.state is State.RESTING and not self._ends and self.flights:
+            self.state, self._failed_starts = State.REPLAYING, 0
+            self._launch(replaces=False)
+
     def _on_gone(self, how: str, *, out_of_memory: bool) -> None:
+        if self.state is State.RESTING:
+            self._ends = False
+            self.totals.ended()
+            self._actions.append(Release(None))
+            self._wake()
+            return
         smaller = out_of_memory and self.sizing.shrink()
         if self.state is State.SERVING:
             self._on_death(how, nobodys_fault=smaller)
@@ -285,7 +232,7 @@ class SupervisorState:
             Log(f"the engine process is gone ({how}); {len(self.flights)} requests resume in a new one")
         )
         self._actions.append(Release(None))
-        self._lookup_of_dead, self.stats = self.lookup_totals(), Stats()
+        self.totals.ended()
         self.state, self._failed_starts = State.REPLAYING, 0
         if guilty := self._replay.begin(self.flights.values(), nobodys_fault=nobodys_fault):
             self._give_up_request(guilty)
@@ -314,10 +261,10 @@ class SupervisorState:
     def _no_engine(self) -> str:
         return f"the engine cannot be started: {self.message}"
 
-    def _launch(self) -> None:
+    def _launch(self, *, replaces: bool = True) -> None:
         self._complaint = ""
-        self._silence, self._intake = Unchanged(), Unchanged()
-        self.restarts += self.state is not State.LOADING
+        self._silence, self._intake, self._quiet = Unchanged(), Unchanged(), Unchanged()
+        self.restarts += replaces and self.state is not State.LOADING
         self._actions.append(Launch(RESTART_DELAY_S[min(self._failed_starts, len(RESTART_DELAY_S) - 1)]))
 
     def _give_up_request(self, flight: Flight) -> None:
@@ -333,7 +280,11 @@ class SupervisorState:
         silent_s = self._silence.for_s(self._heard, passed_s)
         busy_since = self.stats.intake_busy_since
         busy_s = self._intake.for_s(busy_since, passed_s) if busy_since is not None else 0.0
-        if self.state is not State.SERVING:
+        quiet_s = self._quiet.for_s((self._latest, bool(self.flights)), passed_s)
+        if self.state is State.RESTING:
+            if silent_s > self._step_timeout_s:
+                self._actions.append(Kill("it does not end by itself"))
+        elif self.state is not State.SERVING:
             if silent_s > self._start_timeout_s:
                 self._complaint = f"the model did not load within {self._start_timeout_s:g} s"
                 self._kill(self._complaint)
@@ -341,6 +292,9 @@ class SupervisorState:
             self._kill(f"no step for {silent_s:.1f} s")
         elif busy_s > self._step_timeout_s:
             self._kill(f"a request has been prepared for {busy_s:.1f} s")
+        elif self._idle_s and not self.flights and quiet_s >= self._idle_s:
+            self.state, self._ends = State.RESTING, True
+            self._actions.append(Rest())
 
     def _kill(self, why: str) -> None:
         self._actions += [Log(f"{why}: killing the engine"), Kill(why)]

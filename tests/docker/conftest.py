@@ -30,12 +30,16 @@ def draft(skill_container: SkillContainers) -> tuple[SkillClient, SkillContainer
 
 @pytest.fixture
 def own_tiny(skill_container: SkillContainers) -> OwnTiny:
-    """Return a function that makes a container with the tiny model for one test, which may disturb it."""
+    """Return a function that makes a container with the tiny model for one test, which may disturb it.
+
+    It keeps no answers: these tests ask the same again to see what the engine does.
+    """
 
     def make(
         *, environment: dict[str, str] | None = None, service: dict[str, object] | None = None
     ) -> contextlib.AbstractContextManager[tuple[SkillClient, SkillContainer]]:
-        settings = {"SKILL_DRAFT_N_CTX": "1024", "SKILL_DRAFT_THREADS": "1", **(environment or {})}
+        settings = {"SKILL_DRAFT_N_CTX": "1024", "SKILL_DRAFT_THREADS": "1", "SKILL_DRAFT_CACHE_MB": "0"}
+        settings |= environment or {}
         return skill_container.own("draft", environment=settings, service={**tiny_service(), **(service or {})})
 
     return make

@@ -20,6 +20,7 @@ from skills.skill_draft.engine.messages import (
     EngineConfig,
     Event,
     Failed,
+    Noted,
     Piece,
     Request,
     Sampling,
@@ -53,10 +54,11 @@ class EngineUnderTest:
         self.engine = Engine(self.loaded, self.config, send=self._on_events)
         self._preparer = Preparer(
             self.loaded.model, Scratch(self.loaded.model.vocab.n_tokens),
-            n_ctx=self.loaded.sizes.n_ctx, max_image=self.loaded.max_image,
+            keeping=self.engine.keeping, n_ctx=self.loaded.sizes.n_ctx, max_image=self.loaded.max_image,
         )  # fmt: skip
         self._changed = threading.Condition()
         self.events: dict[int, list[Event]] = {}
+        self.notes: list[Noted] = []
         self._thread = threading.Thread(target=self.engine.run, daemon=True)
 
     def __enter__(self) -> Self:
@@ -72,6 +74,8 @@ class EngineUnderTest:
             for event in events:
                 if (id_ := getattr(event, "id", None)) is not None:
                     self.events.setdefault(id_, []).append(event)
+                elif isinstance(event, Noted):
+                    self.notes.append(event)
             self._changed.notify_all()
 
     def submit(self, request: Request) -> int:

@@ -13,11 +13,12 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from skills.skill_draft.engine.cells import CellLog, Slot
+from skills.skill_draft.engine.cells import CellLog
 from skills.skill_draft.engine.lookup import Lookup
 from skills.skill_draft.engine.messages import Admitted, Done, Ending, Piece, Request, Sampling, Tokens, Turn
 from skills.skill_draft.engine.parking import Parking
 from skills.skill_draft.engine.scheduler import Scheduler, Share
+from skills.skill_draft.engine.slots import Owner, Slot
 from skills.skill_draft.engine.tokens import Embedded
 
 from .harness import ask
@@ -226,9 +227,9 @@ def test_a_half_read_image_is_parked_and_restored_or_read_anew(
         plan, open_, restored = inside._scheduler.plan, inside._cells.open, 0
         halves = set()
 
-        def opened(tokens: Any) -> Slot | None:
+        def opened(tokens: Any, owner: Owner) -> Slot | None:
             nonlocal restored
-            slot = open_(tokens)
+            slot = open_(tokens, owner)
             restored += slot is not None and mid_image(tokens, slot.length)
             return slot
 

@@ -12,12 +12,12 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from skills.skill_draft.engine.cells import Slot
 from skills.skill_draft.engine.costs import StepCosts
 from skills.skill_draft.engine.lookup import Lookup
 from skills.skill_draft.engine.messages import Admitted, Done, Ending, Piece, Priority, Request, Sampling, Tokens, Turn
 from skills.skill_draft.engine.parking import Parking
 from skills.skill_draft.engine.scheduler import Scheduler, Share
+from skills.skill_draft.engine.slots import Slot
 
 from .harness import EngineUnderTest, ask
 

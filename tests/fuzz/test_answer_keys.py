@@ -32,7 +32,8 @@ def some_request(draw: random.Random) -> GenReq:
     request = GenReq(
         temperature=draw.choice((0, 0, 1)), seed=draw.choice((1, 2)), top_k=draw.choice((40, 5)),
         repeat_penalty=draw.choice((1, 1, 2)), max_tokens=draw.choice((5, 6)), stop=draw.choice(([], ["x"])),
-        close_json=draw.choice((0, 9)), priority=draw.choice((0, 1)), lookup=draw.choice((True, False)),
+        close_json=draw.choice((0, 9)), priority=skills_pb2.Priority.ValueType(draw.randrange(2)),
+        lookup=draw.choice((True, False)),
         top_logprobs=draw.choice((0, 2)), time_budget_ms=draw.choice((0, 100)),
     )  # fmt: skip
     match draw.randrange(4):

@@ -7,9 +7,10 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from skills.skill_draft.engine.cells import CellLog, Slot
-from skills.skill_draft.engine.parking import Bytes, Parking
-from skills.skill_draft.engine.tokens import common_length
+from skills.skill_draft.engine.cells import CellLog
+from skills.skill_draft.engine.parking import Parking
+from skills.skill_draft.engine.slots import Owner, Slot
+from skills.skill_draft.engine.tokens import Bytes, common_length
 
 N_CELLS, N_SLOTS, BYTES_A_CELL = 96, 10, 8
 END = 1 << 30
@@ -63,6 +64,7 @@ class Cache:
 
 
 BLOCK = 7
+TENANTS = ["", "one"]
 # Images by their number of tokens: their first ids, with a gap between two of them. The last is larger than a block.
 IMAGES = {1: -2, 2: -4, 4: -7, 9: -12}
 LARGEST = max(IMAGES)
@@ -103,6 +105,11 @@ class CellLogMachine(RuleBasedStateMachine):
         parking = Parking(40 * BYTES_A_CELL)
         self.log = CellLog(self.cache, N_SLOTS, parking, block_cells=BLOCK)
         self.running: list[tuple[Slot, list[int]]] = []
+        self.begun = 0
+        self.seen: dict[str, list[list[int]]] = {tenant: [] for tenant in TENANTS}
+        """All that sequences of a tenant have had in their cells."""
+        self.files: list[tuple[str, list[int], int, Bytes]] = []
+        """Blocks that were saved: the tenant, the tokens up to the end, the index of the first one, the cells."""
 
     def _room(self, n: int) -> bool:
         return n <= self.log.room or self.log.make_room(n)
@@ -116,15 +123,20 @@ class CellLogMachine(RuleBasedStateMachine):
         self.log.filled(slot, np.asarray(whole[new], np.int32), np.asarray(positions[new], np.int32))
 
     @precondition(lambda self: len(self.running) < 4)
-    @rule(parts=PARTS, last=st.integers(0, 2), stops=st.integers(0, 12))
-    def begin(self, parts: list[int], last: int, stops: int) -> None:
+    @rule(parts=PARTS, last=st.integers(0, 2), stops=st.integers(0, 12), tenant=st.sampled_from(TENANTS))
+    def begin(self, parts: list[int], last: int, stops: int, tenant: str) -> None:
         """A prompt, of which up to `stops` tokens at the end are left to read: perhaps in mid-image."""
         prompt = [*tokens_of(parts), 0, last]
         tokens = np.asarray(prompt, np.int32)
-        running = [common_length(slot.tokens, tokens[:-1]) for slot, _ in self.running]
-        most = max(self.log.longest_match(tokens[:-1]))
-        slot = self.log.open(tokens)
+        own = [slot for slot, _ in self.running if slot.owner.tenant == tenant]
+        running = [common_length(slot.tokens, tokens[:-1]) for slot in own]
+        most = max(self.log.longest_match(tokens[:-1], tenant))
+        self.begun += 1
+        slot = self.log.open(tokens, Owner(tenant, self.begun))
         assert slot is not None
+        past = [common_length(np.asarray(seen, np.int32), tokens) for seen in self.seen[tenant]]
+        assert slot.length <= max(past, default=0), "what another tenant computed was shared"
+        most = max(most, self._restore(slot, prompt))
         assert all(n <= slot.length or mid_image(prompt, n) for n in running), "a running prefix was not shared"
         assert slot.length <= most
         assert slot.tokens.tolist() == prompt[: slot.length]
@@ -133,6 +145,16 @@ class CellLogMachine(RuleBasedStateMachine):
         if self._room(n):
             self._write(slot, prompt, n)
             self.running[-1][1][:] = prompt[: slot.length]
+
+    def _restore(self, slot: Slot, prompt: list[int]) -> int:
+        """Continue the slot with saved blocks of its prompt, as if files had them; return how far they go."""
+        for tenant, before, start, data in self.files:
+            n = len(before)
+            if tenant == slot.owner.tenant and start <= slot.length < n < len(prompt) and before == prompt[:n]:
+                positions = np.asarray(positions_of(prompt)[start:n], np.int32)
+                if not self.log.restore(slot, np.asarray(before[start:], np.int32), positions, data, start):
+                    break
+        return slot.length
 
     @precondition(lambda self: self.running)
     @rule(tokens=st.lists(st.integers(0, 2), min_size=1, max_size=3))
@@ -166,6 +188,24 @@ class CellLogMachine(RuleBasedStateMachine):
         slot, _ = self.running.pop(which % len(self.running))
         (self.log.set_aside if aside else self.log.keep)(slot)
 
+    @precondition(lambda self: bool(self.log.prefixes) or len(self.log._parking) > 0)
+    @rule(which=st.integers(0, 20), size=st.integers(1, 12))
+    def save_a_block(self, which: int, size: int) -> None:
+        """Save the last tokens of a prefix, in the log or parked, as it would be written to a file."""
+        prefixes = [(p.owner.tenant, p.tokens.tolist()) for p in self.log.prefixes.values()]
+        prefixes += [(p.owner.tenant, p.tokens.tolist()) for p in self.log._parking._parked]
+        tenant, tokens = prefixes[which % len(prefixes)]
+        start = max(0, len(tokens) - size)
+        while mid_image(tokens, start):
+            start -= 1
+        if self._next_of(tokens, 0):
+            return  # it ends in mid-image
+        most_moved = self.cache.most_saved
+        if tokens and (data := self.log.saved_block(np.asarray(tokens, np.int32), start, tenant)) is not None:
+            self.cache.most_saved = most_moved  # nothing moved
+            assert data.view(np.int32)[1::2].tolist() == tokens[start:]
+            self.files.append((tenant, tokens, start, data.copy()))
+
     @rule()
     def sweep(self) -> None:
         self.log._look_again = 0
@@ -179,6 +219,7 @@ class CellLogMachine(RuleBasedStateMachine):
     def each_slot_has_its_tokens_in_order(self) -> None:
         for slot, expected in self.running:
             assert slot.tokens.tolist() == expected
+            self.seen[slot.owner.tenant].append(expected[:])
         for slot in [*self.log.running.values(), *self.log.prefixes.values()]:
             cells = self.cache.cells_of(slot.id)
             assert slot.cells.tolist() == cells

@@ -19,9 +19,10 @@ def test_a_file_that_is_cut_off_anywhere_is_an_error(tmp_path: Path) -> None:
     places = [*range(4, 400), *random.Random(1).sample(range(400, len(whole)), 300), len(whole) - 1]
     for place in places:
         path.write_bytes(whole[:place])
-        with pytest.raises(ModelFileError, match="cut off") as error:
+        with pytest.raises(ModelFileError, match="cut off"):
             read_gguf(path)
-    assert f"it has {len(whole) - 1:,} of {len(whole):,} bytes" in str(error.value)
+    with pytest.raises(ModelFileError, match=f"it has {len(whole) - 1:,} of {len(whole):,} bytes"):
+        read_gguf(path)
 
 
 def test_bytes_that_changed_anywhere_give_an_error_or_a_head(tmp_path: Path) -> None:

@@ -5,16 +5,19 @@ from __future__ import annotations
 import asyncio
 import random
 import tempfile
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import grpc
+import pytest
 
 from skills import skills_pb2
+from skills.runtime.resources import anonymous_bytes
 from skills.skill_draft.rows_memory import RowsMemory
 from skills.skill_draft.vision_process import BadImageError, Vision, VisionConfig
 from tests.damaged_pictures import SOUND
 from tests.drawings import draw
-from tests.servers import TINY, draft_server
+from tests.servers import TINY, DraftServer, draft_server
 from tests.vision import MMPROJ, ROW_WIDTH, SAMPLES
 
 GenReq, Message, Part, Image = skills_pb2.GenReq, skills_pb2.Message, skills_pb2.Part, skills_pb2.Image
@@ -54,7 +57,7 @@ def test_process_that_reads_images_survives_damage_of_every_kind() -> None:
 
         vision = Vision(config, read_timeout_s=20, encode_timeout_s=20, idle_s=60)
         random_, pids, reasons, read = random.Random(1), set[int](), set[str](), 0
-        for _ in range(MANY):
+        for _ in range(FEW):
             try:
                 image = await vision.read(damaged(random_), 64)
             except BadImageError as error:
@@ -66,15 +69,26 @@ def test_process_that_reads_images_survives_damage_of_every_kind() -> None:
         await vision.close()
         memory.close()
         assert len(pids) == 1
-        assert MANY / 20 < read < MANY
+        assert FEW / 20 < read < FEW
         assert not [reason for reason in reasons if reason.startswith(("ended", "was given up"))]
 
     asyncio.run(test())
 
 
+def held(server: DraftServer) -> tuple[int, int]:
+    """Return how many descriptors the server holds, and the bytes of server and engine; vision processes end."""
+    pid = server.process.pid
+    return len(list(Path(f"/proc/{pid}/fd").iterdir())), anonymous_bytes([pid, server.engine_pid()])
+
+
+@pytest.mark.timeout(600)
 def test_server_answers_or_refuses_damaged_images_and_names_a_whole_one_all_the_while() -> None:
     random_, refusals = random.Random(2), set[tuple[grpc.StatusCode, str]]()
-    with tempfile.TemporaryDirectory() as folder, draft_server(Path(folder)) as server:
+    images = [damaged(random_) for _ in range(MANY)]
+    with (
+        tempfile.TemporaryDirectory() as folder, draft_server(Path(folder), "--uploads-mb", "1") as server,
+        ThreadPoolExecutor(4) as callers,
+    ):  # fmt: skip
         engine = server.engine_pid()
 
         def ask(image: bytes, tokens: int) -> str:
@@ -84,14 +98,21 @@ def test_server_answers_or_refuses_damaged_images_and_names_a_whole_one_all_the_
                 GenReq(messages=messages, temperature=0, max_tokens=tokens), timeout=60
             ).text  # fmt: skip
 
-        for i in range(FEW):
+        def one(i: int) -> None:
             try:
-                ask(damaged(random_), 1)
+                ask(images[i], 1)
             except grpc.RpcError as error:
                 refusals.add((error.code(), (error.details() or "").partition(":")[0]))
             if i % 20 == 0:
                 drawn = draw(random.Random(i % 200))
                 assert ask(drawn.png, 20) == drawn.name
+
+        list(callers.map(one, range(MANY // 4)))
+        warm = held(server)
+        list(callers.map(one, range(MANY // 4, MANY)))
         assert refusals == {(grpc.StatusCode.INVALID_ARGUMENT, "messages[0].parts[0].image")}
-        assert server.engine_pid() == engine
+        assert server.engine_pid() == engine, server.log.read_text()
         assert not server.health().engine.restarts
+        descriptors, memory = held(server)
+        assert descriptors <= warm[0] + 2
+        assert memory - warm[1] < 1024 * MANY

@@ -20,10 +20,14 @@ numbers = st.integers(0, 1000)
 class SupervisorMachine(RuleBasedStateMachine):
     """See `tests.engine_world` for what is checked after each event."""
 
-    @initialize(texts=st.lists(st.sampled_from(("write", "write", "SEE", *TEXTS)), max_size=4), ticks=st.integers(0, 9))
-    def begin(self, texts: list[str], ticks: int) -> None:
+    @initialize(
+        texts=st.lists(st.sampled_from(("write", "write", "SEE", *TEXTS)), max_size=4),
+        ticks=st.integers(0, 9),
+        idle_s=st.sampled_from([0.0, TICK_S, 1.0]),
+    )
+    def begin(self, texts: list[str], ticks: int, idle_s: float) -> None:
         """Start an engine, and perhaps some requests that have just lost it."""
-        self.world = World()
+        self.world = World(idle_s=idle_s)
         for text in texts:
             self.world.submit(text, 30)
         self.world.wait(1.0)

@@ -52,6 +52,9 @@ def test_a_server_that_is_to_stay_says_why_it_cannot_serve_and_serves_once_it_ca
             stub = skills_pb2_grpc.SkillsServiceStub(channel)
             health = stub.Health(skills_pb2.HealthReq(), timeout=30, wait_for_ready=True)
             assert (health.status, str(model) in health.message) == ("NOT_SERVING", True)
+            # An orchestrator that asks whether it lives leaves it alone.
+            alive = health_pb2.HealthCheckRequest(service=serving.LIVE)
+            assert health_pb2_grpc.HealthStub(channel).Check(alive, timeout=5).status == SERVING
             with pytest.raises(grpc.RpcError, match="later") as refused:
                 stub.Generate(REQUEST, timeout=5)
             assert refused.value.code() == grpc.StatusCode.UNAVAILABLE

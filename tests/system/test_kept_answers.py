@@ -6,6 +6,7 @@ import itertools
 import os
 import signal
 import time
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import grpc
@@ -22,6 +23,7 @@ from skills.types_pb2 import ClearCacheReq
 from skills.wire import Feature
 from tests.late_engine import LATE
 from tests.servers import DraftServer, draft_server
+from tests.slow_engine import SLOW
 from tests.vision import SAMPLES
 
 if TYPE_CHECKING:
@@ -58,6 +60,11 @@ def long(**fields: Any) -> GenReq:
     return GenReq(**{**given, **fields})
 
 
+def endless(**fields: Any) -> GenReq:
+    """Return a request whose grammar never lets the answer end."""
+    return GenReq(**{"temperature": 0, "grammar": 'root ::= "a" root', **fields})
+
+
 def but(request: GenReq, **fields: Any) -> GenReq:
     """Return a request with some fields changed."""
     other = GenReq()
@@ -75,7 +82,7 @@ def ask(server: DraftServer, request: GenReq) -> skills_pb2.GenResp:
 
 def content(answer: skills_pb2.GenResp) -> tuple[Any, ...]:
     """Return all that an answer consists of, to the last bit."""
-    answers = (answer, *answer.candidates)
+    answers: tuple[skills_pb2.GenResp | skills_pb2.Candidate, ...] = (answer, *answer.candidates)
     return tuple(
         (a.text, a.finish_reason, *a.token_ids, *a.token_logprobs, *map(str, a.top_logprobs), a.mean_logprob)
         for a in answers
@@ -144,7 +151,26 @@ def test_limits_and_stop_strings_cut_what_is_kept(server: DraftServer) -> None:
         assert content(answer) == computed(server, cut)
 
 
-def test_whoever_goes_on_with_an_answer_gets_the_rest_of_what_is_kept(server: DraftServer) -> None:
+LIST = '{"type": "array", "items": {"type": "integer"}, "minItems": 3, "maxItems": 9}'
+
+
+@pytest.mark.parametrize(
+    "fields", [{"regex": "[a-z]{9}"}, {"json_schema": LIST}, {"json_schema": LIST, "max_tokens": 3, "close_json": 40}]
+)
+def test_a_constraint_ends_a_kept_answer_like_a_computed_one(server: DraftServer, fields: dict[str, Any]) -> None:
+    request = long(**{"regex": "", **fields})
+    whole = ask(server, request)
+    n = whole.tokens_generated
+    for limit in (request.max_tokens, n, n - 1, n + 1):
+        for stop in ([], [whole.text[-1]], [whole.text[1:3]]):
+            other = but(request, max_tokens=max(1, limit), stop=stop)
+            assert content(ask(server, other)) == computed(server, other), (limit, stop)
+            again = ask(server, other)
+            assert again.cache.outcome == HIT
+            assert content(again) == computed(server, other)
+
+
+def test_a_continuation_gets_the_rest_of_what_is_kept(server: DraftServer) -> None:
     request = long(max_tokens=100)
     whole = ask(server, request)
     going_on = but(request, continuations=[skills_pb2.Continuation(token_ids=whole.token_ids[:30])])
@@ -156,7 +182,7 @@ def test_whoever_goes_on_with_an_answer_gets_the_rest_of_what_is_kept(server: Dr
     forged = but(request, continuations=[skills_pb2.Continuation(token_ids=[whole.token_ids[0]] * 3)])
     made_up = ask(server, forged)
     assert made_up.cache.outcome == skills_pb2.CACHE_OUTCOME_UNSPECIFIED
-    assert ask(server, request).text == whole.text, "what goes on from somebody's own tokens is not kept"
+    assert ask(server, request).text == whole.text, "what goes on from made-up tokens is not kept"
 
 
 def test_equal_calls_at_once_are_one_computation(server: DraftServer) -> None:
@@ -208,14 +234,64 @@ def test_who_has_joined_loses_nothing_when_the_first_caller_goes(server: DraftSe
     server.wait_idle()
 
 
+def test_each_caller_has_its_own_deadline(tmp_path: Path) -> None:
+    """The engine is as slow as with a large model: about 90 tokens a second."""
+    environment = {"SLOW_ROW_MS": "10"}
+    with draft_server(tmp_path, "--cache-mb", "64", module=SLOW, environment=environment) as server:
+        wait_until_it_keeps(server)
+        request = endless(prompt="Say hello.", max_tokens=600)
+        ask(server, endless(prompt="Warm up.", max_tokens=1))
+        impatient = server.stub.GenerateStream(request, timeout=4)
+        piece = next(impatient)
+        patient = server.stub.Generate.future(but(request, max_tokens=500), timeout=TIMEOUT_S)
+        also_impatient = server.stub.Generate.future(request, timeout=3)
+        results = [read(impatient, piece)[2], also_impatient.result()]
+        assert {result.finish_reason for result in results} == {skills_pb2.FINISH_REASON_TIME_BUDGET}
+        assert all(0 < result.tokens_generated < 500 for result in results)
+        answer = patient.result()
+        assert (answer.cache.outcome, answer.tokens_generated, answer.text) == (JOINED, 500, "a" * 500)
+        assert ask(server, but(request, max_tokens=20)).cache.outcome == HIT
+
+
+def test_a_call_that_joins_a_batch_request_does_not_wait_like_one(tmp_path: Path) -> None:
+    with draft_server(tmp_path, "--cache-mb", "64", "--slots", "1") as server:
+        wait_until_it_keeps(server)
+        running = server.stub.GenerateStream(endless(prompt="First.", max_tokens=900))
+        next(running)
+        batch = long(priority=skills_pb2.PRIORITY_BATCH, max_tokens=8)
+        order: list[str] = []
+        calls = {}
+        for name, request in (("batch", batch), ("next", long(max_tokens=8)), ("joined", but(batch, priority=0))):
+            calls[name] = call = server.stub.Generate.future(request, timeout=TIMEOUT_S)
+            call.add_done_callback(partial(_append, order, name))
+            time.sleep(0.05)
+        assert calls["joined"].result().cache.outcome == JOINED
+        calls["next"].result()
+        end = time.monotonic() + 5
+        while len(order) < 3:
+            assert time.monotonic() < end
+            time.sleep(0.01)
+        assert order[-1] == "next", "it came before the one who joined, but after the one that was joined"
+
+
+def test_fast_numerics_keep_whole_requests_only(tmp_path: Path) -> None:
+    with draft_server(tmp_path, "--cache-mb", "64", "--numerics", "fast") as server:
+        wait_until_it_keeps(server)
+        request = long()
+        first = ask(server, request)
+        assert content(ask(server, request)) == content(first)
+        outcomes = [ask(server, each).cache.outcome for each in (request, but(request, max_tokens=9))]
+        assert outcomes == [HIT, MISS]
+
+
 def test_a_computation_ends_with_its_last_reader(server: DraftServer) -> None:
-    request = long(max_tokens=1500, regex="[a-z ]{9000}")
+    request = endless(prompt="Who reads this?", max_tokens=1500)
     streams = [server.stub.GenerateStream(request, timeout=TIMEOUT_S) for _ in range(3)]
     for stream in streams:
         next(stream)
     streams[0].cancel()
     streams[1].cancel()
-    assert next(streams[2])
+    assert next(streams[2]).text
     assert server.health().active_requests == 1
     streams[2].cancel()
     server.wait_idle(5)
@@ -236,7 +312,7 @@ def test_the_caller_says_what_is_kept_and_given(server: DraftServer) -> None:
     request = long()
     with pytest.raises(grpc.RpcError) as refused:
         ask(server, but(request, cache=ONLY))
-    assert refused.value.code() is grpc.StatusCode.NOT_FOUND  # type: ignore[attr-defined]
+    assert refused.value.code() is grpc.StatusCode.NOT_FOUND
     assert ask(server, but(request, cache=BYPASS)).cache.outcome == skills_pb2.CACHE_OUTCOME_UNSPECIFIED
     assert ask(server, request).cache.outcome == MISS, "what was not to be kept was not"
     assert ask(server, but(request, cache=ONLY)).cache.outcome == HIT
@@ -305,7 +381,11 @@ def test_a_kept_answer_is_given_while_the_model_loads(tmp_path: Path) -> None:
         assert answer.cache.tier == skills_pb2.CACHE_TIER_DISK
         with pytest.raises(grpc.RpcError) as refused:
             ask(server, long())
-        assert refused.value.code() is grpc.StatusCode.UNAVAILABLE  # type: ignore[attr-defined]
+        assert refused.value.code() is grpc.StatusCode.UNAVAILABLE
+
+
+def _append(names: list[str], name: str, _: object) -> None:
+    names.append(name)
 
 
 def _or_none(server: DraftServer, request: GenReq) -> skills_pb2.GenResp | None:

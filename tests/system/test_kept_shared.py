@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import logging
+import shutil
+import subprocess
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager
@@ -18,8 +20,10 @@ from skills.runtime.answer_cache.kept import Entry
 from skills.runtime.answer_cache.shared import SharedTier
 from skills.runtime.settings import CachingSettings, SettingsError
 from tests.fault_proxy import FaultProxy
+from tests.servers import free_port
 from tests.store_server import StoreServer
 
+NOT_CONNECTED = breaker.Breaker().reason
 SECRET = b"a secret of sixteen bytes"
 
 
@@ -294,3 +298,34 @@ def test_a_secret_that_is_missing_or_short_is_refused(tmp_path: Path) -> None:
             (tmp_path / "secret").write_bytes(content)
         with pytest.raises(SettingsError, match=says):
             AnswerCache(CachingSettings(cache_shared="valkey://x", cache_secret_file=str(tmp_path / "secret")))
+
+
+@pytest.mark.parametrize(("name", "well"), [("IP:127.0.0.1", True), ("DNS:another.example", False)])
+def test_a_store_with_tls_must_have_the_right_certificate(tmp_path: Path, name: str, well: bool) -> None:
+    if shutil.which("openssl") is None:
+        pytest.skip("there is no openssl to make a certificate")
+    certificate, private, port = tmp_path / "certificate", tmp_path / "key", free_port()
+    subprocess.run(
+        ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", "-subj", "/CN=store", "-addext",
+         f"subjectAltName={name}", "-keyout", str(private), "-out", str(certificate)],
+        capture_output=True, check=True,
+    )  # fmt: skip
+    options = ("--tls-port", str(port), "--tls-cert-file", str(certificate), "--tls-key-file", str(private),
+               "--tls-ca-cert-file", str(certificate), "--tls-auth-clients", "no")  # fmt: skip
+
+    async def state(url: str) -> str:
+        tier = SharedTier(url, SECRET)
+        await tier.start()
+        await until(lambda: tier.state != NOT_CONNECTED)
+        told = tier.state
+        if told == "up":
+            tier.put(key(1), Entry(b"answer", 1.0))
+            await until_read(tier, key(1))
+        await tier.close()
+        return told
+
+    with StoreServer(tmp_path, *options):
+        told = asyncio.run(state(f"rediss://127.0.0.1:{port}?ssl_ca_certs={certificate}"))
+        assert (told == "up") is well
+        assert well or "certificate is not valid" in told
+        assert "self-signed certificate" in asyncio.run(state(f"rediss://127.0.0.1:{port}"))

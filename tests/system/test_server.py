@@ -486,7 +486,7 @@ def test_health_counts(server: DraftServer) -> None:
     assert (after.engine.n_ctx, after.engine.numerics, after.threads) == (1024, "exact", 1)
     assert after.version
     assert after.model
-    assert set(after.features) == set(Feature)
+    assert set(after.features) == set(Feature) - {Feature.CACHE}, "tests' servers keep no answers"
 
 
 # --- the engine dies, the service does not ---

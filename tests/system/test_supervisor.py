@@ -17,8 +17,9 @@ import pytest
 
 from skills.runtime.patience import TICK_S
 from skills.skill_draft import supervisor, supervisor_state
+from skills.skill_draft.awaited_flight import AwaitedFlight
 from skills.skill_draft.engine.messages import Done, EngineConfig, Failed, FailureKind, Piece, Request
-from skills.skill_draft.supervisor import AwaitedFlight, Supervisor
+from skills.skill_draft.supervisor import Supervisor
 from skills.skill_draft.supervisor_state import State
 from tests import scripted_engine
 

@@ -18,7 +18,7 @@ import pytest
 from skills.skill_draft.engine.messages import Failed, FailureKind, Image, Rows, RowsRead, WantRows
 from skills.skill_draft.image_rows import ImageRows, Source
 from skills.skill_draft.rows_memory import RowsMemory
-from skills.skill_draft.supervisor_state import Encoding, Event, RowsFailed
+from skills.skill_draft.supervisor_events import Encoding, Event, RowsFailed
 from skills.skill_draft.vision.pixels import read_pixels
 from skills.skill_draft.vision_process import VISION_MODULE, BadImageError, Vision, VisionConfig, VisionError
 from tests import vision_with_faults

@@ -18,7 +18,20 @@ from .binding import ModelError
 from .engine import Engine
 from .images import OutOfIdsError
 from .loading import load
-from .messages import Cancel, EngineConfig, Failed, FailureKind, Hurry, NotReady, Ready, Request, Rows, UseCpus
+from .messages import (
+    Cancel,
+    EngineConfig,
+    Failed,
+    FailureKind,
+    Finish,
+    Hurry,
+    Identity,
+    NotReady,
+    Ready,
+    Request,
+    Rows,
+    UseCpus,
+)
 from .prepare import Preparer
 from .sampling import Scratch
 
@@ -36,6 +49,10 @@ def take_in(link: Link, engine: Engine, preparer: Preparer) -> None:
                 os._exit(0)
             case Cancel() | Hurry() | UseCpus() | Rows():
                 engine.inbox.put(frame)
+            case Identity(digest=digest):
+                engine.keeping.identify(digest)
+            case Finish():
+                engine.inbox.put(None)
             case Request():
                 engine.intake_busy_since = time.monotonic()
                 try:
@@ -64,7 +81,8 @@ def main() -> int:
         return 1
     engine = Engine(loaded, config, send=link.send)
     preparer = Preparer(
-        loaded.model, Scratch(loaded.model.vocab.n_tokens), n_ctx=loaded.sizes.n_ctx, max_image=loaded.max_image
+        loaded.model, Scratch(loaded.model.vocab.n_tokens), keeping=engine.keeping, n_ctx=loaded.sizes.n_ctx,
+        max_image=loaded.max_image,
     )  # fmt: skip
     ready = Ready(
         model=loaded.model.path.stem, numerics=loaded.numerics, notes=loaded.notes, sizes=loaded.sizes,

@@ -11,12 +11,12 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterable
-from typing import Protocol
 
 import numpy as np
 
-from .parking import Bytes, Parked, Parking
-from .tokens import Bools, Ints, common_length, image_border
+from .parking import Parked, Parking
+from .slots import CellMemory, Owner, Slot
+from .tokens import Bools, Bytes, Ints, common_length, image_border
 
 TRASH = 0
 _MOVER = 1  # the slot that owns cells while they move
@@ -26,76 +26,6 @@ _FIRST = 2
 _SWEPT_CELLS = 512
 # The most cells of recently used prefixes that stay in the log for sharing, in addition to the running sequences.
 _WARM_CELLS = 512
-
-
-class CellMemory(Protocol):
-    """The operations on a KV cache that the log needs. It fills the lowest free cells first; see `binding.Context`."""
-
-    n_cells: int
-
-    def copy_cells(self, source: int, target: int, start: int = -1, end: int = -1) -> None:
-        """Share a slot's cells at positions [start, end) with another slot."""
-
-    def release_cells(self, slot: int, start: int = -1, end: int = -1) -> None:
-        """Free a slot's cells at positions [start, end), except shared ones."""
-
-    def saved_size(self, slot: int) -> int:
-        """Return the bytes of a slot's cells when saved."""
-
-    def save_into(self, slot: int, room: Bytes) -> None:
-        """Copy a slot's cells into `saved_size` bytes."""
-
-    def save(self, slot: int) -> Bytes:
-        """Return a copy of a slot's cells, valid until the next `save`."""
-
-    def restore(self, slot: int, data: Bytes) -> None:
-        """Fill an empty slot with saved cells."""
-
-
-class Slot:
-    """A sequence's place in the cache: its tokens with their positions and cells.
-
-    Positions are those that llama.cpp goes by. They ascend, but all tokens of an image have the same one.
-    """
-
-    __slots__ = ("_cells", "_positions", "_tokens", "id", "last_used", "length")
-
-    def __init__(self, id_: int) -> None:
-        self.id = id_
-        self.length = 0
-        self.last_used = 0
-        self._tokens, self._positions, self._cells = (np.empty(256, np.int32) for _ in range(3))
-
-    @property
-    def tokens(self) -> Ints:
-        """The tokens whose cells are filled, shape (length,)."""
-        return self._tokens[: self.length]
-
-    @property
-    def positions(self) -> Ints:
-        """Their positions."""
-        return self._positions[: self.length]
-
-    @property
-    def cells(self) -> Ints:
-        """Their cells, ascending."""
-        return self._cells[: self.length]
-
-    def position(self, index: int) -> int:
-        """Return the position of a token, for llama.cpp: -1, which stands for no bound, behind the last one."""
-        return int(self._positions[index]) if index < self.length else -1
-
-    def append(self, tokens: Ints, positions: Ints, cells: Ints | range) -> None:
-        """Append tokens whose cells are filled."""
-        end = self.length + len(tokens)
-        if end > len(self._tokens):
-            room = max(end, 2 * len(self._tokens))
-            self._tokens, self._positions, self._cells = (
-                np.resize(array, room) for array in (self._tokens, self._positions, self._cells)
-            )
-        self._tokens[self.length : end], self._positions[self.length : end] = tokens, positions
-        self._cells[self.length : end] = cells
-        self.length = end
 
 
 class CellLog:
@@ -110,6 +40,7 @@ class CellLog:
         self.running: dict[int, Slot] = {}
         self.prefixes: dict[int, Slot] = {}
         self._look_again = _SWEPT_CELLS
+        self._cell_bytes = 0.0
         self._clock = itertools.count(1)
 
     @property
@@ -131,46 +62,50 @@ class CellLog:
             seen[slot.cells] = True
         return int(seen.sum())
 
-    def longest_match(self, tokens: Ints) -> tuple[int, int]:
+    def longest_match(self, tokens: Ints, tenant: str) -> tuple[int, int]:
         """Return how many leading tokens need not be computed, and how many of them need no new cells."""
-        _, in_cells = self._longest_in_cells(tokens)
-        return self._parking.longest_match(tokens, in_cells)[1] or in_cells, in_cells
+        _, in_cells = self._longest_in_cells(tokens, tenant)
+        return self._parking.longest_match(tokens, in_cells, tenant)[1] or in_cells, in_cells
 
-    def _longest_in_cells(self, tokens: Ints) -> tuple[Slot | None, int]:
+    def _longest_in_cells(self, tokens: Ints, tenant: str) -> tuple[Slot | None, int]:
         best: Slot | None = None
         length = 0
         for slot in itertools.chain(self.running.values(), self.prefixes.values()):
-            if slot.length > length and (n := common_length(slot.tokens, tokens)) > length:
+            if slot.owner.tenant != tenant or slot.length <= length:
+                continue
+            if (n := common_length(slot.tokens, tokens)) > length:
                 # One that ends in mid-image does not share that image: two would own half of it, and go on with it.
                 n = image_border(tokens, n)
                 best, length = (slot, n) if n > length else (best, length)
         return best, length
 
-    def open(self, tokens: Ints) -> Slot | None:
+    def open(self, tokens: Ints, owner: Owner) -> Slot | None:
         """Return a slot for a sequence, filled with the longest known prefix of `tokens`; None if all slots are taken.
 
-        At least the last token is left to compute, as its logits are needed.
+        At least the last token is left to compute, as its logits are needed. Only prefixes of the same tenant count.
         """
-        wanted = tokens[:-1]
-        source, shared = self._longest_in_cells(wanted)
+        wanted, tenant = tokens[:-1], owner.tenant
+        source, shared = self._longest_in_cells(wanted, tenant)
         if not self._free_ids:
             spare = [p for p in self.prefixes.values() if p is not source] or list(self.prefixes.values())
             if not spare:
                 return None
             self._park(min(spare, key=lambda p: p.last_used))
-            source, shared = self._longest_in_cells(wanted)
-        slot = Slot(self._free_ids.pop())
-        parked, more = self._parking.longest_match(wanted, shared)
+            source, shared = self._longest_in_cells(wanted, tenant)
+        slot = Slot(self._free_ids.pop(), owner)
+        parked, more = self._parking.longest_match(wanted, shared, tenant)
         if parked and len(parked.tokens) > self.room:
             self.make_room(len(parked.tokens))  # which parks prefixes and may evict parked ones
-            source, shared = self._longest_in_cells(wanted)
-            parked, more = self._parking.longest_match(wanted, shared)
+            source, shared = self._longest_in_cells(wanted, tenant)
+            parked, more = self._parking.longest_match(wanted, shared, tenant)
         if parked and len(parked.tokens) <= self.room:
             self._unpark(slot, parked, more)
         elif source:
             self._context.copy_cells(source.id, slot.id, 0, source.position(shared))
             slot.append(source.tokens[:shared], source.positions[:shared], source.cells[:shared])
             source.last_used = next(self._clock)
+        if (origin := parked or source) and _forks(origin, slot):
+            slot.forked_at = slot.length
         self.running[slot.id] = slot
         return slot
 
@@ -190,9 +125,48 @@ class CellLog:
         """Move a prefix from the log to plain memory."""
         if self._parking.room:
             size = self._context.saved_size(slot.id)
-            parked = Parked(slot.tokens.copy(), slot.positions.copy(), size=size, last_used=slot.last_used)
+            tokens, positions = slot.tokens.copy(), slot.positions.copy()
+            parked = Parked(tokens, positions, owner=slot.owner, size=size, last_used=slot.last_used)
             self._parking.put(parked, lambda room: self._context.save_into(slot.id, room))
         self._drop(slot)
+
+    def restore(self, slot: Slot, tokens: Ints, positions: Ints, data: Bytes, start: int) -> bool:
+        """Fill a running slot with a saved block; return False if there is no room for it.
+
+        Args:
+            slot: It has the tokens before the block, and perhaps some of the block.
+            tokens: The tokens of the block; `positions` are theirs.
+            positions: Positions, as llama.cpp goes by them.
+            data: What `saved_block` returned.
+            start: The index of the block's first token, not in mid-image.
+        """
+        n = len(tokens)
+        if n > self.room and not self.make_room(n):
+            return False
+        self.truncate(slot, start)
+        self._context.restore(_MOVER, data)
+        self._context.copy_cells(_MOVER, slot.id)
+        self._context.release_cells(_MOVER)
+        self.filled(slot, tokens, positions)
+        return True
+
+    def saved_block(self, tokens: Ints, start: int, tenant: str) -> Bytes | None:
+        """Return a view of the cells of `tokens[start:]`, valid until cells are saved again; None if they are gone.
+
+        A parked prefix is restored for that, so this may take as long as opening a slot. The tokens neither begin nor
+        end in mid-image.
+        """
+        source, n = self._longest_in_cells(tokens, tenant)
+        if n < len(tokens) and self._parking.longest_match(tokens, n, tenant)[1] == len(tokens):
+            if slot := self.open(np.append(tokens, np.int32(0)), Owner(tenant)):
+                self.keep(slot)
+            source, n = self._longest_in_cells(tokens, tenant)
+        if source is None or n < len(tokens):
+            return None
+        self._context.copy_cells(source.id, _MOVER, source.position(start), source.position(n))
+        saved = self._context.save(_MOVER)
+        self._context.release_cells(_MOVER)
+        return saved
 
     def filled(self, slot: Slot, tokens: Ints, positions: Ints) -> None:
         """Record the tokens that a step computed for a slot; call in the order of the batch."""
@@ -212,7 +186,7 @@ class CellLog:
         self.prefixes[slot.id] = slot
         slot.last_used = next(self._clock)
         for other in list(self.prefixes.values()):
-            if other is slot:
+            if other is slot or other.owner.tenant != slot.owner.tenant:
                 continue
             shared = common_length(other.tokens, slot.tokens)
             if shared == slot.length:
@@ -221,6 +195,9 @@ class CellLog:
                 return
             if shared == other.length:
                 self._drop(other)
+        if self._parking.room and slot.length:
+            self._cell_bytes = self._cell_bytes or self._context.saved_size(slot.id) / slot.length
+            self._parking.expect(int(self._cell_bytes * sum(prefix.length for prefix in self.prefixes.values())))
 
     def set_aside(self, slot: Slot) -> None:
         """Park a preempted sequence."""
@@ -243,7 +220,7 @@ class CellLog:
 
     def sweep(self) -> None:
         """Compact the log if many of the cells up to the last used one are useless."""
-        if self.used < self._look_again:
+        if self.used < self._look_again or not self._parking.ready:
             return
         # Without room to park, prefixes stay in the log until it is full: prefilling one again would cost more.
         of_use = self.live() + _WARM_CELLS if self._parking.room else self.owned()
@@ -323,3 +300,12 @@ class CellLog:
             context.copy_cells(_MOVER, other.id, slot.position(begin), bound)
             other.cells[begin:stop] = new[: stop - begin]
         context.release_cells(_MOVER)
+
+
+def _forks(origin: Slot | Parked, slot: Slot) -> bool:
+    """Return whether a new slot's request goes another way than the earlier one from which it has its first tokens.
+
+    The next turn of a conversation does not: it has all tokens of the turn before.
+    """
+    ours, theirs = slot.owner, origin.owner
+    return ours.keep and theirs.keep and ours.request != theirs.request and slot.length < len(origin.tokens)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,6 +53,52 @@ class EngineConfig:
     """Memory within the limit that is not the engine's: the vision process and the encoded images."""
     max_image_tokens: int = 1024
     """The most tokens that an image may have, if this server reads any."""
+    prefix_dir: str = ""
+    """Folder of prefixes that outlive engines; empty if none do."""
+    prefix_bytes: int = 1 << 30
+    """The most bytes of files in it."""
+    identity: bytes = b""
+    """What `Identity` tells, if it is known before the engine is started."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Identity:
+    """Tells an engine what determines the cells of its prefixes, as soon as that is known."""
+
+    digest: bytes
+    """Of the model, the numerics and all that computes with them; empty if it is not known any more."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Finish:
+    """Ends the engine once it has written the prefixes that are to be kept."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Noted:
+    """A line for the operator."""
+
+    text: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Load:
+    """How much work an engine has, in seconds of its own time by the costs that it has learned."""
+
+    ahead_s: float = 0.0
+    """Work of the requests that run and wait."""
+    wait_s: float = 0.0
+    """How long a new request would wait before its prompt is read."""
+    to_read: int = 0
+    """Tokens of prompts that are still to be read."""
+    prompts: int = 0
+    """Requests that have such tokens."""
+    arrived_s: float = 0.0
+    done_s: float = 0.0
+    """Work that has arrived and that was done, since the start. What the prefix cache saved is neither."""
+    prompt_token_s: float = 0.0
+    output_token_s: float = 0.0
+    """Cost of a token of a prompt and of one of an answer at the best batch; 0 before the first step."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -68,3 +114,4 @@ class Stats:
     """When the intake thread (templates, tokenizing, grammars) began its current request; None if it is idle."""
     lookup_tokens: int = 0
     lookup_accepted: int = 0
+    load: Load = field(default_factory=Load)

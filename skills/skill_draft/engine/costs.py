@@ -111,6 +111,11 @@ class StepCosts:
         """Return the same from recent measurements only, for choosing a step size: what was slow once is retried."""
         return self.ms(rows, max_age_s=_FRESH_S)
 
+    def least_row_ms(self, most_rows: int, within_ms: float) -> float:
+        """Return the cost of a row in the step where it is least, among those of few rows that fit in `within_ms`."""
+        costs = ((n, self.ms(n)) for n in _ROWS[:_LARGE] if n <= most_rows)
+        return min((ms / n for n, ms in costs if ms <= within_ms), default=self.ms(1))
+
     def rows_within(self, ms: float, limit: int) -> int:
         """Return the largest step of at most `limit` rows that fits in `ms` and costs hardly more a row than others."""
         large = _ROWS[_LARGE]

@@ -13,6 +13,8 @@ from .cells import CellLog
 from .contention import ContentionMeter
 from .embedding import Embedder, SharedRows
 from .forecast import LOOK_EVERY_S, Forecast
+from .keeping import Keeping, Woken
+from .load_meter import LoadMeter
 from .loading import Loaded
 from .messages import (
     Admitted,
@@ -24,6 +26,7 @@ from .messages import (
     Failed,
     FailureKind,
     Hurry,
+    Noted,
     Queued,
     Rows,
     Stats,
@@ -33,7 +36,7 @@ from .outbox import Outbox
 from .parking import Parking
 from .rows import RowsInUse
 from .sampling import SamplingError
-from .scheduler import QUIET_STEP_MS, Scheduler, Share
+from .scheduler import Scheduler, Share
 from .sequence import Call, Sequence
 from .step import Stepper, slot_of
 from .threads import Threads
@@ -41,11 +44,8 @@ from .tokens import Floats
 from .waiting import WaitEstimate
 
 IDLE_BEAT_S = 0.5
-# Prompts that arrive together are prefilled together: after the first one arrives, the loop waits for others for this
-# share of its step's expected time.
-BATCHING_DELAY_SHARE = 0.01
 
-Command = Call | Cancel | Hurry | UseCpus | Rows | Failed
+Command = Call | Cancel | Hurry | UseCpus | Rows | Failed | Noted | Woken
 
 
 class Engine:
@@ -65,7 +65,9 @@ class Engine:
         )  # fmt: skip
         self._wait = WaitEstimate()
         self._forecast = Forecast(self._scheduler, self._threads, self._wait, n_batch=context.n_batch)
-        self._admission = Admission(self._scheduler, self._cells, self._forecast, n_batch=context.n_batch)
+        self.keeping = Keeping(config, tell=self.inbox.put)
+        self._admission = Admission(self._scheduler, self._cells, self._forecast, self.keeping, n_batch=context.n_batch)
+        self._load = LoadMeter(self._scheduler, self._threads, self._wait, self._cells, gap_ms=config.gap_ms)
         self._outbox = Outbox(send, flush_interval_s=config.piece_ms / 1000)
         shared = SharedRows(Path(config.rows_path), loaded.row_width)
         self._rows = RowsInUse(shared, self._outbox.put)
@@ -77,7 +79,7 @@ class Engine:
         self._waits = True  # whether nothing is left to do until a command comes
 
     def run(self) -> None:
-        """Run until `None` is put into the inbox."""
+        """Run until `None` is put into the inbox; then write the prefixes that are to be kept."""
         while self._take_commands():
             now = time.monotonic()
             self._expire(now)
@@ -91,13 +93,16 @@ class Engine:
             self._outbox.flush(self.stats, next_in_s=self._expected_s(shares))
             if shares:
                 self._step(shares, n_threads)
+        self.keeping.finish(self._cells)
 
     # --- commands ---
 
     def _take_commands(self) -> bool:
         timeout = 0.0
         if self._waits and not self._outbox.holds_any:
-            timeout = LOOK_EVERY_S if self._calls else IDLE_BEAT_S
+            timeout = (
+                LOOK_EVERY_S if self._calls else self.keeping.work_while(self._cells, self.inbox.empty, IDLE_BEAT_S)
+            )
         while timeout or not self.inbox.empty():  # cheaper than an exception in each step
             try:
                 command = self.inbox.get(timeout=timeout)
@@ -121,20 +126,12 @@ class Engine:
                 self._threads.set_limit(command.count)
             case Rows():
                 self._take_rows(command)
-            case Failed():
+            case Failed() | Noted():
                 self._outbox.put(command)
             case Call():
                 self._enqueue(command)
-                return self._batching_delay_s()
+                return self._forecast.batching_delay_s()
         return 0.0
-
-    def _batching_delay_s(self) -> float:
-        """Return how long to wait for further requests before starting those in the queue, in seconds."""
-        waiting = self._scheduler.waiting
-        if self._scheduler.running or not 0 < len(waiting) < self._scheduler.max_running:
-            return 0.0
-        rows = min(sum(s.pending for s in waiting), self._context.n_batch)
-        return BATCHING_DELAY_SHARE * min(self._threads.costs.recent_ms(rows), QUIET_STEP_MS) / 1000
 
     def _take_rows(self, rows: Rows) -> None:
         call = self._calls.get(rows.id)
@@ -144,9 +141,7 @@ class Engine:
     def _enqueue(self, call: Call) -> None:
         queued = sum(c.admitted_at is None for c in self._calls.values())
         if queued >= self._max_queued and not call.request.so_far:
-            wait_s = self._wait.until_start_s(
-                1, self._scheduler.running, self._threads.costs, self._context.n_batch, time.monotonic()
-            )
+            wait_s = self._forecast.until_start_s(1, time.monotonic())
             message = f"{queued} requests are waiting already; try again in {wait_s:.1f} s"
             self._fail(call, FailureKind.FULL, message, wait_s=wait_s)
             return
@@ -157,6 +152,7 @@ class Engine:
             if sequence.ending:
                 self._end_sequence(call, sequence)
             else:
+                self._load.arrived(sequence)
                 self._scheduler.add(sequence)
         self._finish_if_complete(call)
 
@@ -223,7 +219,7 @@ class Engine:
     def _step(self, shares: list[Share], n_threads: int) -> None:
         self._cells.sweep()
         shares = self._with_room(shares)
-        begin = time.monotonic()
+        begin, read = time.monotonic(), sum(s.n for s in shares if not s.sequence.decodes)
         logits = self._stepper.run(shares, n_threads)
         self._steps += 1
         output = taken = 0
@@ -231,6 +227,7 @@ class Engine:
             if share.complete:
                 taken += self._take(share, logits[output : output + 1 + len(share.speculative)])
                 output += 1 + len(share.speculative)
+        self._load.done(read, taken)
         self._wait.stepped(time.monotonic() - begin, taken, sum(share.complete for share in shares))
 
     def _with_room(self, shares: list[Share]) -> list[Share]:
@@ -331,12 +328,8 @@ class Engine:
         """Return the engine's current figures."""
         active = sum(call.admitted_at is not None for call in self._calls.values())
         return Stats(
-            active=active,
-            queued=len(self._calls) - active,
-            threads=self._threads.current,
-            kv_used=self._cells.used,
-            steps=self._steps,
-            intake_busy_since=self.intake_busy_since,
-            lookup_tokens=self._lookup_tokens,
-            lookup_accepted=self._lookup_accepted,
-        )
+            active=active, queued=len(self._calls) - active, threads=self._threads.current,
+            kv_used=self._cells.used, steps=self._steps, intake_busy_since=self.intake_busy_since,
+            lookup_tokens=self._lookup_tokens, lookup_accepted=self._lookup_accepted,
+            load=self._load.now(time.monotonic()),
+        )  # fmt: skip

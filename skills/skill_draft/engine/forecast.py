@@ -5,12 +5,15 @@ from __future__ import annotations
 from collections.abc import Sequence as ListOf
 
 from .messages import Progress
-from .scheduler import ALIKE, Scheduler
+from .scheduler import ALIKE, QUIET_STEP_MS, Scheduler
 from .sequence import Sequence
 from .threads import Threads
 from .waiting import WaitEstimate
 
 LOOK_EVERY_S = 0.25
+# Prompts that arrive together are prefilled together: after the first one arrives, the loop waits for others for this
+# share of its step's expected time.
+BATCHING_DELAY_SHARE = 0.01
 
 
 class Forecast:
@@ -31,7 +34,7 @@ class Forecast:
         if place and first.leader:
             wait_s = self.reading_s(first.leader[0].pending)
         elif place:
-            wait_s = self._wait.until_start_s(place, self._scheduler.running, self._threads.costs, self._n_batch, now)
+            wait_s = self.until_start_s(place, now)
         else:
             pending = max(s.pending for s in sequences)
             # Shorter prompts are prefilled before it, and those of like length may be prefilled together with it.
@@ -44,6 +47,18 @@ class Forecast:
             read=max(min(s.slot.length if s.slot else 0, s.n_prompt) for s in sequences),
             prompt_tokens=first.n_prompt,
         )
+
+    def until_start_s(self, place: int, now: float) -> float:
+        """Return how long the request at a place in the queue, from 1, still waits there, in seconds."""
+        return self._wait.until_start_s(place, self._scheduler.running, self._threads.costs, self._n_batch, now)
+
+    def batching_delay_s(self) -> float:
+        """Return how long to wait for further requests before starting those in the queue, in seconds."""
+        waiting = self._scheduler.waiting
+        if self._scheduler.running or not 0 < len(waiting) < self._scheduler.max_running:
+            return 0.0
+        rows = min(sum(s.pending for s in waiting), self._n_batch)
+        return BATCHING_DELAY_SHARE * min(self._threads.costs.recent_ms(rows), QUIET_STEP_MS) / 1000
 
     def reading_s(self, tokens: int) -> float:
         """Return how long prefilling `tokens` tokens takes, in seconds."""

@@ -10,9 +10,10 @@ import enum
 from dataclasses import dataclass, field
 
 from .answered import TokenLogprob, Tokens
-from .config import EngineConfig, Sizes, Stats
+from .config import EngineConfig, Finish, Identity, Noted, Sizes, Stats
 
-__all__ = ["EngineConfig", "Sizes", "Stats", "TokenLogprob", "Tokens"]  # they are messages too
+# They are messages too.
+__all__ = ["EngineConfig", "Finish", "Identity", "Noted", "Sizes", "Stats", "TokenLogprob", "Tokens"]
 
 
 class Priority(enum.IntEnum):
@@ -326,5 +327,7 @@ class RowsRead:
     key: bytes
 
 
-Command = Request | Cancel | Hurry | UseCpus | Rows
-Event = Ready | NotReady | Queued | Admitted | Progress | Piece | Ended | Done | Failed | Beat | WantRows | RowsRead
+Command = Request | Cancel | Hurry | UseCpus | Rows | Identity | Finish
+Event = (
+    Ready | NotReady | Queued | Admitted | Progress | Piece | Ended | Done | Failed | Beat | WantRows | RowsRead | Noted
+)

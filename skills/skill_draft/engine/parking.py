@@ -11,21 +11,21 @@ import ctypes
 from collections.abc import Callable
 
 import numpy as np
-import numpy.typing as npt
 
-from .tokens import Ints, common_length
-
-Bytes = npt.NDArray[np.uint8]
+from .populating import Populated
+from .slots import Owner
+from .tokens import Bytes, Ints, common_length
 
 
 class Parked:
     """One prefix: its tokens with their positions, and the location of its cells' bytes."""
 
-    __slots__ = ("last_used", "positions", "size", "start", "tokens")
+    __slots__ = ("last_used", "owner", "positions", "size", "start", "tokens")
 
-    def __init__(self, tokens: Ints, positions: Ints, *, size: int, last_used: int) -> None:
+    def __init__(self, tokens: Ints, positions: Ints, *, owner: Owner, size: int, last_used: int) -> None:
         """`last_used` is the time of last use on the cache's logical clock, for eviction."""
-        self.tokens, self.positions, self.size, self.last_used = tokens, positions, size, last_used
+        self.tokens, self.positions, self.owner = tokens, positions, owner
+        self.size, self.last_used = size, last_used
         self.start = 0
 
 
@@ -36,14 +36,15 @@ class Parking:
         """Reserve `room` bytes; the kernel provides the memory as it is first written."""
         self.room = room
         self._memory = np.empty(room, np.uint8)
+        self._populated = Populated(self._memory)
         self._end = 0
         self._parked: list[Parked] = []  # in order of address
 
     def __len__(self) -> int:
         return len(self._parked)
 
-    def longest_match(self, tokens: Ints, more_than: int) -> tuple[Parked | None, int]:
-        """Return the prefix that shares the most leading tokens with `tokens`, and how many.
+    def longest_match(self, tokens: Ints, more_than: int, tenant: str) -> tuple[Parked | None, int]:
+        """Return the tenant's prefix that shares the most leading tokens with `tokens`, and how many.
 
         Returns:
             None and 0 if no prefix shares more than `more_than` tokens. One that ends in mid-image counts as it is, as
@@ -51,7 +52,9 @@ class Parking:
         """
         best, length = None, more_than
         for parked in self._parked:
-            if len(parked.tokens) > length and (n := common_length(parked.tokens, tokens)) > length:
+            if parked.owner.tenant != tenant or len(parked.tokens) <= length:
+                continue
+            if (n := common_length(parked.tokens, tokens)) > length:
                 best, length = parked, n
         return best, length if best else 0
 
@@ -64,6 +67,8 @@ class Parking:
         """
         tokens, size = prefix.tokens, prefix.size
         for other in list(self._parked):
+            if other.owner.tenant != prefix.owner.tenant:
+                continue
             shared = common_length(other.tokens, tokens)
             if shared == len(tokens):
                 other.last_used = max(other.last_used, prefix.last_used)
@@ -80,6 +85,15 @@ class Parking:
         prefix.start = self._end
         self._parked.append(prefix)
         self._end += size
+
+    def expect(self, size: int) -> None:
+        """Prepare for `size` bytes of prefixes that may be parked soon."""
+        self._populated.want(self._end + size)
+
+    @property
+    def ready(self) -> bool:
+        """Whether what is expected can be written without waiting for memory."""
+        return self._populated.ready
 
     def bytes_of(self, parked: Parked) -> Bytes:
         """Return a view of a prefix's bytes, valid until the next `put`."""

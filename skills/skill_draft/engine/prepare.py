@@ -10,6 +10,7 @@ import dataclasses
 from .binding import Model
 from .constraint import ConstraintError
 from .images import PromptImages
+from .keeping import Keeping
 from .lookup import AcceptanceRates
 from .matcher import Matcher, Matchers
 from .messages import Failed, FailureKind, Request
@@ -22,9 +23,18 @@ from .sequence import Call, Sequence
 class Preparer:
     """Prepares the requests of one model."""
 
-    def __init__(self, model: Model, scratch: Scratch, *, n_ctx: int, max_image: int = 0) -> None:
-        """`max_image` is the most tokens that an image may have; 0 if no images are read."""
+    def __init__(self, model: Model, scratch: Scratch, *, keeping: Keeping, n_ctx: int, max_image: int = 0) -> None:
+        """Prepare requests for an engine.
+
+        Args:
+            model: Its model.
+            scratch: Memory for the samplers.
+            keeping: Knows which prompts begin with blocks that files have.
+            n_ctx: The most tokens of a prompt and its answer.
+            max_image: The most tokens that an image may have; 0 if no images are read.
+        """
         self._vocab, self._scratch, self._n_ctx, self._max_image = model.vocab, scratch, n_ctx, max_image
+        self._keeping = keeping
         self._prompts = PromptBuilder(model)
         self._matchers = Matchers(model.vocab)
         self._acceptance = AcceptanceRates()
@@ -39,6 +49,9 @@ class Preparer:
             sequences = [self._sequence(request, i, prompt, images) for i in range(request.num_candidates)]
         except PromptError as error:
             return _invalid(request, str(error), error.field)
+        stored = self._keeping.stored(prompt, images, request.tenant)
+        for sequence in sequences:
+            sequence.stored = stored
         return Call(request=request, sequences=sequences, images=images)
 
     def _check_images(self, request: Request) -> None:

@@ -7,12 +7,13 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from .cells import Slot
 from .guided import Guided, Speculator
 from .images import PromptImages, Run
+from .keeping import Stored
 from .lookup import AcceptanceRates, Lookup
 from .messages import Ending, FinishReason, Piece, Priority, Request, TokenLogprob, Tokens
 from .sampling import Choice, Sampler
+from .slots import Owner, Slot
 from .text import TextAssembler
 from .tokens import Ints
 
@@ -45,7 +46,10 @@ class Sequence:
         self.n_prompt = len(prompt)
         self.images = images
         self.sampler = sampler
+        self.owner = Owner(request.tenant, request.id, request.keep)
+        self.to_read = len(prompt)  # pending tokens that a prefix is not expected to save (see `LoadMeter`)
         self.slot: Slot | None = None
+        self.stored: Stored | None = None  # blocks of its prompt that files have, until it starts
         self.leader: tuple[Sequence, int] | None = None  # a sequence to wait for until it has this many cells
         self.ending: Ending | None = None
         self._limit: FinishReason | None = None  # the limit after which only planned tokens are written

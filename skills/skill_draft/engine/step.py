@@ -6,10 +6,11 @@ import time
 from collections.abc import Iterator
 
 from .binding import Context
-from .cells import CellLog, Slot
+from .cells import CellLog
 from .embedding import Embedder
 from .scheduler import Share
 from .sequence import Sequence
+from .slots import Slot
 from .threads import Threads
 from .tokens import Embedded, Floats
 

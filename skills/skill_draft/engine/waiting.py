@@ -66,6 +66,10 @@ class WaitEstimate:
             remaining.append(min(remaining_s, max(0.0, (s.request.deadline or math.inf) - now)))
         return sorted(remaining)
 
+    def expected_tokens(self, max_tokens: int, answered: int = 0) -> float:
+        """Return how many tokens an answer that has `answered` tokens is expected to still get, at least 1."""
+        return max(1.0, max_tokens * self._mean_remaining(answered / max_tokens))
+
     def _mean_remaining(self, done: float) -> float:
         """Return the share still to be written: the mean of recent answers longer than this one is now."""
         longer = [share - done for share in self._shares if share > done]

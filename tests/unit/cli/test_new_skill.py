@@ -8,7 +8,7 @@ import tomllib
 from pathlib import Path
 
 import pytest
-import yaml  # type: ignore[import-untyped]  # its types would need another package
+import yaml
 from click.testing import CliRunner, Result
 
 from core.cli.app import cli

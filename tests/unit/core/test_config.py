@@ -26,15 +26,22 @@ def test_environment_is_read_into_the_type_of_each_setting() -> None:
             "SARAI_LOG_DIR": "/logs",
             "SARAI_DRAFT_TARGET": "somewhere:1",
             "SARAI_OTHER_TARGET": "",
+            "SARAI_DRAFT_PORTS": "51000-51015",
+            "SARAI_DRAFT_SCALER": "somewhere:2",
         }
     )
     assert (config.call_timeout_s, config.restart_limit, config.embedded) == (7.5, 1, False)
     assert config.log_dir == Path("/logs")
     assert config.target_of(stub_spec("draft")) == "somewhere:1"
     assert config.target_of(stub_spec("other")) is None
+    assert config.ports_of(stub_spec("draft")) == range(51000, 51016)
+    assert len(config.ports_of(stub_spec("other"))) == 8
+    assert config.scaler_of(stub_spec("draft")) == "somewhere:2"
 
 
-@pytest.mark.parametrize("name", [field.name for field in dataclasses.fields(PoolConfig) if field.name != "targets"])
+@pytest.mark.parametrize(
+    "name", [field.name for field in dataclasses.fields(PoolConfig) if "Mapping" not in str(field.type)]
+)
 def test_every_setting_can_be_read_from_the_environment(name: str) -> None:
     kinds = {field.name: str(field.type) for field in dataclasses.fields(PoolConfig)}
     text = {"float": "33", "int": "33", "bool": "no", "Path": "/p"}[kinds[name]]
@@ -61,6 +68,9 @@ def test_log_directory_follows_xdg_state_home_when_it_is_absolute() -> None:
         ("SARAI_RESTART_LIMIT", "-1"),
         ("SARAI_RESTART_LIMIT", "1.5"),
         ("SARAI_EMBEDDED", "maybe"),
+        ("SARAI_DRAFT_PORTS", "9-8"),
+        ("SARAI_DRAFT_PORTS", "1-65536"),
+        ("SARAI_DRAFT_PORTS", "some"),
     ],
 )
 def test_setting_out_of_range_names_its_variable(variable: str, text: str) -> None:

@@ -140,7 +140,7 @@ def test_what_only_cuts_or_asks_differently_is_the_same_key() -> None:
         {"lookup": False}, {"cache": CacheControl(mode=2, max_age_ms=1)}, {"hard_deadline": True},  # type: ignore[arg-type]
         {"progress": True}, {"continuations": [Continuation(token_ids=[1])]}, {"close_json": 5}, {"top_k": 40},
     ):  # fmt: skip
-        other = GenReq(**fields)  # type: ignore[arg-type]
+        other = GenReq(**fields)
         other.MergeFrom(PLAIN)
         assert key(other) == same, fields
     turn = Message(role="user", parts=[Part(text="Hel"), Part(text="lo")])

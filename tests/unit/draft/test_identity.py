@@ -71,6 +71,13 @@ def test_remembered_hashes_are_known_before_the_engine_serves(model: Path) -> No
     assert restarted.digest is None
 
 
+def test_an_engine_that_is_replaced_has_the_same_identity_at_once_where_nothing_can_be_written(model: Path) -> None:
+    identity = known(model, memory="model.gguf/hashes.json")
+    digest = identity.digest
+    identity.before_load()
+    assert None is not identity.digest == digest
+
+
 def test_a_file_that_changes_while_it_is_loaded_has_no_identity(model: Path) -> None:
     digest = known(model).digest
     identity = Identity(model, None, exact=True, hashes=FileHashes(model.parent / MEMORY))

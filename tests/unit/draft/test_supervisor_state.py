@@ -250,3 +250,27 @@ def test_a_caller_who_leaves_while_its_image_is_encoded_holds_up_nobody() -> Non
     world.wait(30.0)
     assert isinstance(other.ends[0], Done)
     world.come_to_rest()
+
+
+def test_an_engine_rests_when_there_is_nothing_to_do_and_the_next_request_wakes_it() -> None:
+    world = World(idle_s=5.0)
+    first = world.submit(max_tokens=3)
+    world.wait(4.0)
+    assert first.ends
+    assert world.state.state is State.SERVING
+    world.wait(6.0)
+    assert (world.state.state, world.engine, world.rests) == (State.RESTING, None, 1)
+    second = world.submit(max_tokens=3)
+    world.wait(2.0)
+    assert isinstance(second.ends[0], Done)
+    assert (world.state.state, world.state.restarts) == (State.SERVING, 0)
+
+
+def test_a_request_that_comes_while_a_resting_engine_ends_is_answered_by_the_next_one() -> None:
+    world = World(idle_s=1.0)
+    while not world.rests:
+        world.wait(TICK_S)
+    request = world.submit(max_tokens=3)
+    assert world.engine is not None, "its process has not gone yet"
+    world.wait(3.0)
+    assert isinstance(request.ends[0], Done)

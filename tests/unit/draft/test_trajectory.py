@@ -83,7 +83,7 @@ def test_a_growing_trajectory_is_read_like_a_whole_one(
     assert sum((piece.tokens for piece in shown), Tokens()) == (whole.tokens if whole else Tokens())
 
 
-def test_whoever_goes_on_gets_only_the_rest_and_its_own_figures() -> None:
+def test_a_continuation_gets_only_the_rest_and_its_own_figures() -> None:
     tokens = some_tokens(12, 3)
     had = Tokens(token_ids=tokens.token_ids[:5])
     cut = Cut(Request(id=1, max_tokens=9, so_far=(had,)), 0, n_ctx=99, limited=False)

@@ -9,9 +9,9 @@ import pytest
 
 from skills.runtime.round_trip import round_trip_s
 from skills.runtime.way_back import LEAST_SHARE_S, MOST_DELAY_S, REMEMBERED_S, WayBack, sent_late_s
+from skills.skill_draft.awaited_flight import AwaitedFlight
 from skills.skill_draft.engine.messages import Done, Request
 from skills.skill_draft.last_moment import LastMoment
-from skills.skill_draft.supervisor import AwaitedFlight
 
 NO_WIRE = "unix:"
 

@@ -1,0 +1,194 @@
+"""Replicas as processes of this user with Unix sockets: those that programs start by themselves, and more of them."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import signal
+import threading
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from core.errors import SkillStartError
+from core.local.numbered import MOST, NumberedServers
+from core.local.shared import SharedServer
+from core.scaling.replicas import Running, share_out, usable_cores
+
+if TYPE_CHECKING:
+    from core.config import PoolConfig
+    from core.skill import SkillSpec
+
+_log = logging.getLogger(__name__)
+_TICK_S = 0.02
+_JOINED_WITHIN_S = 1.0
+
+
+class LocalReplicas:
+    """The numbered local servers of a skill, each on cores of its own.
+
+    Number 0 is the one that programs start by themselves when they find none, so it is the last to go. What is started
+    here stays if this process ends, however it ends; another one adopts it.
+
+    Args:
+        spec: The skill.
+        config: The settings. They and the environment decide which servers are the same as those of other programs.
+        pins: Whether to give cores to replicas that are there already; False to change nothing.
+    """
+
+    def __init__(self, spec: SkillSpec, config: PoolConfig, *, pins: bool = True) -> None:
+        self._spec, self._config, self._pins = spec, config, pins
+        self._numbered = NumberedServers(spec, config)
+        self._cores = usable_cores()
+        self._held: dict[int, SharedServer] = {}
+        self._asked: set[int] = set()
+        """Numbers that are being started by a thread."""
+        self._draining: set[int] = set()
+        self._lock = threading.Lock()
+        self._closing = threading.Event()
+        self.failed_starts = 0
+
+    @property
+    def starting(self) -> int:
+        """See `Actuator`."""
+        return len(self._asked)
+
+    @property
+    def draining(self) -> int:
+        """See `Actuator`."""
+        return len(self._draining)
+
+    def replicas(self) -> list[Running]:
+        """See `Actuator`."""
+        with self._lock:
+            self._note_ended()
+            running = self._numbered.running()
+            for number in running:
+                if number not in self._held and number not in self._asked:
+                    self._join(number)
+            there = sorted(set(self._held) - self._draining)
+        if self._pins:
+            self._pin(there)
+        return [self._running(number) for number in there]
+
+    def _running(self, number: int) -> Running:
+        server = self._held[number]
+        return Running(
+            id=f"{number}@{server.started_s}", name=f"process {server.pid or number}",
+            target=self._numbered.target(number), last=number == 0,
+        )  # fmt: skip
+
+    def _note_ended(self) -> None:
+        for number, server in list(self._held.items()):
+            if server.is_alive():
+                continue
+            self._draining.discard(number)
+            del self._held[number]
+            server.leave()
+
+    def _join(self, number: int) -> None:
+        server = self._server(number)
+        with contextlib.suppress(OSError):  # it is just being started, or has gone
+            if server.join(_Briefly(_JOINED_WITHIN_S)):
+                self._held[number] = server
+
+    def _server(self, number: int) -> SharedServer:
+        return SharedServer(self._spec, self._config, number=number, kept=True)
+
+    # --- up ---
+
+    def start(self, count: int) -> None:
+        """See `Actuator`."""
+        with self._lock:
+            taken = {*self._held, *self._asked, *self._numbered.running()}
+            numbers = [number for number in range(MOST) if number not in taken][:count]
+            self._asked.update(numbers)
+            there = sorted({*self._held, *self._asked} - self._draining)
+        parts = dict(zip(there, share_out(self._cores, len(there)), strict=True))
+        self._pin(there)  # first, so that the new ones do not compete for cores
+        for number in numbers:
+            threading.Thread(
+                target=self._start, args=(number, parts[number]), name="sarai-start", daemon=True
+            ).start()  # fmt: skip
+
+    def _start(self, number: int, cores: tuple[int, ...]) -> None:
+        """Start a server, which inherits the cores of this thread."""
+        os.sched_setaffinity(0, cores)
+        server = self._server(number)
+        try:
+            server.attach(_Briefly(self._config.startup_timeout_s, self._closing))
+        except (SkillStartError, TimeoutError, OSError) as error:
+            _log.warning("a replica did not start: %s", error)
+            with self._lock:
+                self.failed_starts += 1
+                self._asked.discard(number)
+            return
+        with self._lock:
+            self._asked.discard(number)
+            self._held[number] = server
+            if self._closing.is_set():
+                server.leave()
+
+    # --- down ---
+
+    def drain(self, id_: str) -> None:
+        """See `Actuator`."""
+        number = int(id_.partition("@")[0])
+        with self._lock:
+            server = self._held.get(number)
+            if server is None or server.pid is None:
+                return
+            self._draining.add(number)
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(server.pid, signal.SIGTERM)
+
+    def close(self) -> None:
+        """See `Actuator`."""
+        self._closing.set()
+        with self._lock:
+            for server in self._held.values():
+                server.leave()
+            self._held.clear()
+
+    # --- cores ---
+
+    def _pin(self, numbers: list[int]) -> None:
+        """Give each server cores of its own. Its engine follows within about a second."""
+        for number, cores in zip(numbers, share_out(self._cores, len(numbers)), strict=True):
+            server = self._held.get(number)
+            if server is not None and server.pid is not None:
+                _pin_group(server.pid, set(cores))
+
+
+def _pin_group(leader: int, cores: set[int]) -> None:
+    """Let a process and its children run on these cores alone."""
+    for pid in (leader, *_children(leader)):
+        for task in _numbers(Path(f"/proc/{pid}/task")):
+            with contextlib.suppress(OSError):  # it has ended
+                if os.sched_getaffinity(task) != cores:
+                    os.sched_setaffinity(task, cores)
+
+
+def _children(pid: int) -> list[int]:
+    with contextlib.suppress(OSError, ValueError):
+        own = [int(word) for word in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+        return own + [grandchild for child in own for grandchild in _children(child)]
+    return []
+
+
+def _numbers(folder: Path) -> list[int]:
+    with contextlib.suppress(OSError):
+        return [int(entry.name) for entry in folder.iterdir()]
+    return []
+
+
+class _Briefly:
+    """Waits a little at each call, and raises TimeoutError once `seconds` have passed or `closing` is set."""
+
+    def __init__(self, seconds: float, closing: threading.Event | None = None) -> None:
+        self._until_s, self._closing = time.monotonic() + seconds, closing or threading.Event()
+
+    def __call__(self) -> None:
+        if time.monotonic() >= self._until_s or self._closing.wait(_TICK_S):
+            raise TimeoutError("its directory is locked by another process")

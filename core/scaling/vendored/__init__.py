@@ -1,0 +1,1 @@
+"""Contracts of others, as they publish them, with their stubs."""

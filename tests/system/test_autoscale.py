@@ -1,0 +1,173 @@
+"""Replicas as local processes come and go with the work; every call is answered, and with the same bits."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+
+from core.config import PoolConfig
+from core.local.numbered import NumberedServers
+from core.model_pool import ModelPool
+from core.plugins import get_plugins
+from core.scaling import policy
+from core.scaling.local import LocalReplicas
+from core.scaling.samples import Limits
+from core.scaling.scaler import Scaler, Step
+from skills import skills_pb2
+from tests.servers import ROOT, TINY
+
+TEXT = "The rain in Spain stays mainly in the plain. " * 40
+COMMAND = (sys.executable, "-m", "sarai", "autoscale", "draft")
+
+
+@pytest.fixture
+def house(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Give this test servers of its own, and end them."""
+    monkeypatch.chdir(ROOT)
+    # What other tests have added would make this process's servers others than the command's.
+    monkeypatch.setattr(sys, "path", [entry for entry in sys.path if "pytest-of-" not in entry])
+    folder = tempfile.mkdtemp(prefix="sarai-test-", dir="/tmp")
+    monkeypatch.setattr(tempfile, "tempdir", folder)
+    for name, value in {
+        "TMPDIR": folder, "XDG_STATE_HOME": str(tmp_path), "SKILL_DRAFT_MODEL": str(TINY), "SKILL_DRAFT_SLOTS": "2",
+        "SARAI_LOG_DIR": str(tmp_path / "logs"),
+    }.items():  # fmt: skip
+        monkeypatch.setenv(name, value)
+    yield
+    for process in servers():
+        with contextlib.suppress(psutil.NoSuchProcess):
+            process.kill()
+
+
+def servers() -> list[psutil.Process]:
+    """Return the servers on this test's sockets."""
+    found = []
+    for process in psutil.process_iter(["cmdline"]):
+        line = process.info["cmdline"] or []
+        if "skills.skill_draft.server" in line and f"unix:{tempfile.gettempdir()}/" in " ".join(line):
+            found.append(process)
+    return found
+
+
+def wait_for(holds: Callable[[], bool], timeout_s: float = 60) -> float:
+    begin = time.monotonic()
+    while not holds():
+        assert time.monotonic() < begin + timeout_s
+        time.sleep(0.02)
+    return time.monotonic() - begin
+
+
+class Callers:
+    """Callers that ask one question after the other, and compare each answer with the first one to it."""
+
+    def __init__(self, pool: ModelPool, number: int) -> None:
+        self._client = pool.get_skill_client("draft")
+        self._stop = threading.Event()
+        self._first: dict[str, str] = {}
+        self.answers, self.errors = 0, list[str]()
+        self._threads = [threading.Thread(target=self._run, args=(n,)) for n in range(number)]
+        for thread in self._threads:
+            thread.start()
+
+    def _run(self, number: int) -> None:
+        while not self._stop.is_set():
+            prompt = f"{number}{self.answers % 3}: {TEXT}"
+            try:
+                text = self._client.Generate(
+                    skills_pb2.GenReq(prompt=prompt, max_tokens=24, temperature=0, raw=True), timeout=60
+                ).text
+            except Exception as error:  # noqa: BLE001 - whatever it is, the test fails
+                self.errors.append(repr(error))
+                return
+            self.answers += 1
+            if self._first.setdefault(prompt, text) != text:
+                self.errors.append(f"{text!r} is not {self._first[prompt]!r}")
+
+    def end(self) -> None:
+        self._stop.set()
+        for thread in self._threads:
+            thread.join()
+        assert self.errors == []
+
+
+def serving(pool: ModelPool) -> int:
+    (status,) = (each for each in pool.status() if each.skill == "draft")
+    return sum(replica.state == "serving" for replica in status.replicas)
+
+
+@contextlib.contextmanager
+def scaler(limits: Limits) -> Iterator[list[Step]]:
+    config, spec = PoolConfig.from_env(), get_plugins().skill("draft")
+    steps: list[Step] = []
+    stop = threading.Event()
+    scaler = Scaler(spec, config, LocalReplicas(spec, config), limits)
+    thread = threading.Thread(target=scaler.run, args=(steps.append, stop.wait))
+    thread.start()
+    try:
+        yield steps
+    finally:
+        stop.set()
+        thread.join()
+
+
+@pytest.mark.usefixtures("house")
+def test_a_second_replica_comes_with_the_callers_and_goes_when_it_is_idle(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in {"HOLD_S": 3.0, "HOLD_STARTS": 0.0, "FAST_S": 3.0, "SLOW_S": 5.0}.items():
+        monkeypatch.setattr(policy, name, value)
+    affinity = os.sched_getaffinity(0)
+    limits = Limits(low=1, high=2, cores=2, target_wait_s=0.1)
+    with ModelPool() as pool, scaler(limits) as steps:
+        callers = Callers(pool, 8)
+        wait_for(lambda: len(servers()) == 2)
+        there_s = wait_for(lambda: serving(pool) == 2)
+        before = callers.answers
+        wait_for(lambda: callers.answers > before + 40)
+        shares = [set(process.cpu_affinity()) for process in servers()]
+        assert not set.intersection(*shares) or len(affinity) == 1, "each has cores of its own"
+        callers.end()
+        wait_for(lambda: serving(pool) == 1 and len(servers()) == 1)
+        assert there_s < 30
+        wait_for(lambda: set(servers()[0].cpu_affinity()) == affinity)  # the last one has all of them again
+    assert [step.event for step in steps if step.event != "hold"] == ["start", "start", "drain"]
+
+
+@pytest.mark.usefixtures("house")
+def test_a_killed_scaler_changes_nothing_and_the_next_one_adopts() -> None:
+    numbered = NumberedServers(get_plugins().skill("draft"), PoolConfig.from_env())
+    arguments = (*COMMAND, "--min", "2", "--max", "2", "--json")
+    first = subprocess.Popen(arguments, stdout=subprocess.PIPE, text=True)
+    try:
+        wait_for(lambda: len(numbered.targets()) == 2 and numbered.running() == [0, 1])
+        other = subprocess.run(arguments, capture_output=True, text=True, timeout=60, check=False)
+        assert (other.returncode, str(first.pid) in other.stderr) == (2, True), "one scaler a user"
+    finally:
+        first.send_signal(signal.SIGKILL)
+        told, _ = first.communicate()
+    assert '"event": "start"' in told
+    before = {process.pid for process in servers()}
+    with ModelPool() as pool:
+        callers = Callers(pool, 4)
+        wait_for(lambda: serving(pool) == 2 and callers.answers > 20)
+        second = subprocess.Popen(arguments, stdout=subprocess.PIPE, text=True)
+        try:
+            assert second.stdout is not None
+            assert '"replicas": 2' in second.stdout.readline(), "it adopts both at its first look"
+            callers.end()
+        finally:
+            second.kill()
+            second.communicate()
+        assert {process.pid for process in servers()} == before
+    assert {process.pid for process in servers()} == before, "they stay without users"
+    subprocess.run((*COMMAND, "--stop"), check=True, timeout=60)
+    assert servers() == []

@@ -1,0 +1,74 @@
+"""Callers tell an autoscaler of calls that no replica sees, and wait until it has brought one."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import grpc
+import pytest
+
+from core.config import PoolConfig
+from core.model_pool import ModelPool
+from core.plugins import Plugins
+from core.scaling.scaler_pb2_grpc import add_ScalerServiceServicer_to_server
+from core.scaling.waiting import ScalerServicer, Waiting, WaitingCalls
+from skills import skills_pb2
+from tests.stub_plugin import PluginTree, free_port, stub_spec
+from tests.stub_skill import StubSkill
+
+REQUEST = skills_pb2.GenReq(prompt="x")
+
+
+def wait_for(holds: Callable[[], bool]) -> float:
+    begin = time.monotonic()
+    while not holds():
+        assert time.monotonic() < begin + 20
+        time.sleep(0.01)
+    return time.monotonic() - begin
+
+
+def plugins(folder: Path, port: int) -> Plugins:
+    tree = PluginTree(folder)
+    tree.write_stub("echo", port=port)
+    return tree.load()
+
+
+@pytest.fixture
+def scaler() -> Iterator[tuple[str, WaitingCalls]]:
+    """Run an autoscaler's ear."""
+    calls = WaitingCalls()
+    server = grpc.server(ThreadPoolExecutor(4))
+    add_ScalerServiceServicer_to_server(ScalerServicer("echo", calls), server)
+    port = server.add_insecure_port("127.0.0.1:0")
+    server.start()
+    yield f"127.0.0.1:{port}", calls
+    server.stop(None)
+
+
+@pytest.mark.parametrize("by", ["ports", "target"])
+def test_calls_wait_for_the_replicas_that_an_autoscaler_brings(
+    by: str, scaler: tuple[str, WaitingCalls], tmp_path: Path
+) -> None:
+    ear, calls = scaler
+    spec = stub_spec(port=free_port())
+    targets = {spec.target_variable: f"127.0.0.1:{spec.port}"} if by == "target" else {}
+    config = PoolConfig(scalers={spec.scaler_variable: ear}, targets=targets)
+    with ModelPool(config, plugins=plugins(tmp_path, spec.port)) as pool, ThreadPoolExecutor(3) as threads:
+        client = pool.get_skill_client("echo")
+        answers = [threads.submit(client.Generate, REQUEST, 20) for _ in range(3)]
+        assert wait_for(lambda: calls.total() == Waiting(3)) < 2
+        time.sleep(2)  # longer than a call waits for replicas that have never answered
+        with StubSkill(listen=f"127.0.0.1:{spec.port}"):
+            assert [answer.result().text for answer in answers] == ["echo: x"] * 3
+        wait_for(lambda: calls.total() == Waiting())
+
+
+def test_an_autoscaler_that_is_not_there_costs_nothing(tmp_path: Path) -> None:
+    spec = stub_spec(port=free_port())
+    with StubSkill(listen=f"127.0.0.1:{spec.port}"):
+        config = PoolConfig(scalers={spec.scaler_variable: f"127.0.0.1:{free_port()}"})
+        with ModelPool(config, plugins=plugins(tmp_path, spec.port)) as pool:
+            assert pool.get_skill_client("echo").Generate(REQUEST, timeout=5).text == "echo: x"
