@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import subprocess
+import tempfile
 import threading
 from dataclasses import replace
 from typing import TYPE_CHECKING
@@ -44,7 +45,8 @@ class Containers:
         self._pinned: dict[str, str] = {}
         self._draining: set[str] = set()
         self._lock = threading.Lock()
-        self._starts: subprocess.Popen[str] | None = None
+        self._starts: subprocess.Popen[bytes] | None = None
+        self._said = tempfile.TemporaryFile()  # noqa: SIM115  # closed by `close`; a pipe would end compose with us
         self._asked = self._there = 0
         self.failed_starts = 0
 
@@ -100,7 +102,7 @@ class Containers:
         # In a session of its own, which Ctrl-C does not reach: half a start would be left behind.
         self._starts = subprocess.Popen(
             command, cwd=self._project.folder, env=environment(), stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
-            stderr=subprocess.PIPE, text=True, errors="replace", start_new_session=True,
+            stderr=self._said, start_new_session=True,
         )  # fmt: skip
         threading.Thread(target=self._starts.wait, name="sarai-start", daemon=True).start()
 
@@ -108,9 +110,10 @@ class Containers:
         starts = self._starts
         if starts is None or starts.poll() is None:
             return
-        assert starts.stderr is not None
-        said = starts.stderr.read().strip()
-        starts.stderr.close()
+        self._said.seek(0)
+        said = self._said.read().decode(errors="replace").strip()
+        self._said.truncate(0)
+        self._said.seek(0)
         self._starts = None
         if starts.returncode:
             _log.warning("no more containers: %s", said.rpartition("\n")[2])
@@ -136,6 +139,7 @@ class Containers:
 
     def close(self) -> None:
         """See `Actuator`."""
+        self._said.close()
 
     # --- cores ---
 

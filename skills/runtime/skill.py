@@ -222,8 +222,13 @@ class BaseSkill:
         from .metrics import Reading
 
         health, prefix = self.health(), f"sarai_{self.name}_"
-        told = [Reading(prefix + name, what, float(attrgetter(field)(health))) for name, field, what in self.measured]
+        told = [Reading(prefix + name, what, _value(health, field)) for name, field, what in self.measured]
         return told + self.readings()
+
+
+def _value(health: skills_pb2.HealthResp, field: str) -> float:
+    """Return a figure as metrics have it: times in seconds."""
+    return float(attrgetter(field)(health)) / (1000 if field.endswith("_ms") else 1)
 
 
 class WorkerSkill(BaseSkill):

@@ -4,16 +4,12 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from typing import TYPE_CHECKING
 
 from skills import skills_pb2
 
 from .engine.messages import Done, Event, Piece
 from .runs import Run
 from .supervisor import Supervisor
-
-if TYPE_CHECKING:
-    from skills.runtime.metrics import Reading
 
 MEASURED = (
     ("tokens_total", "engine.total_tokens", "Tokens written"),
@@ -45,6 +41,8 @@ MEASURED = (
     ("work_done_seconds_total", "load.work_done_s", "Work that was done, in seconds of this replica"),
     ("work_ahead_seconds", "load.work_ahead_s", "Work of the requests that run and wait"),
     ("expected_wait_seconds", "load.expected_wait_s", "How long a new request would wait"),
+    ("prompt_token_seconds", "load.prompt_token_ms", "Cost of a token of a prompt"),
+    ("output_token_seconds", "load.output_token_ms", "Cost of a token of an answer"),
     ("prefill_tokens_waiting", "load.prefill_tokens_waiting", "Tokens of prompts that are still to be read"),
     ("prompts_waiting", "load.prompts_waiting", "Requests whose prompts are still to be read"),
     ("idle_seconds", "load.idle_s", "Since the last request ended; 0 while there are any"),
@@ -100,22 +98,12 @@ def tell_engine(engine: Supervisor, health: skills_pb2.HealthResp) -> None:
         told.n_ctx, told.kv_cells = ready.sizes.n_ctx, ready.sizes.n_cells
 
 
-def tell_load(engine: Supervisor, health: skills_pb2.HealthResp) -> None:
+def tell_load(engine: Supervisor, health: skills_pb2.HealthResp, *, start_s: float) -> None:
     """Write the engine's load into Health."""
     load, idle_s, told = engine.totals.load, engine.idle_s, health.load
     if not idle_s:
         told.work_ahead_s, told.expected_wait_s = load.ahead_s, load.wait_s
         told.prefill_tokens_waiting, told.prompts_waiting = load.to_read, load.prompts
+    told.start_s = start_s
     told.work_arrived_s, told.work_done_s, told.idle_s = load.arrived_s, load.done_s, idle_s
     told.prompt_token_ms, told.output_token_ms = 1000 * load.prompt_token_s, 1000 * load.output_token_s
-
-
-def price_readings(engine: Supervisor) -> list[Reading]:
-    """Return the metrics of what tokens cost, in seconds."""
-    from skills.runtime.metrics import Reading
-
-    load, prefix = engine.totals.load, "sarai_draft_"
-    return [
-        Reading(f"{prefix}prompt_token_seconds", "Cost of a token of a prompt", load.prompt_token_s),
-        Reading(f"{prefix}output_token_seconds", "Cost of a token of an answer", load.output_token_s),
-    ]

@@ -23,7 +23,6 @@ import time
 from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Sequence
 from contextlib import aclosing, asynccontextmanager
 from functools import partial
-from typing import TYPE_CHECKING
 
 import grpc
 
@@ -45,7 +44,7 @@ from .engine_process import EngineGoneError
 from .engine_settings import engine_config, identity_of
 from .engine_start import ENGINE_MODULE
 from .flight import Flight
-from .health import MEASURED, Totals, price_readings, tell_engine, tell_load
+from .health import MEASURED, Totals, tell_engine, tell_load
 from .identity import Identity
 from .images import Images, reserved_bytes
 from .kept_answers import Call, KeptAnswers, image_tokens
@@ -58,9 +57,6 @@ from .supervisor import Supervisor
 from .supervisor_state import State
 from .tower_choice import Tower, choose_tower, fitted, fitted_cells
 from .vision_process import VISION_MODULE
-
-if TYPE_CHECKING:
-    from skills.runtime.metrics import Reading
 
 _LONGEST_CONTEXT = 1 << 20
 
@@ -195,8 +191,7 @@ class DraftSkill(BaseSkill, skills_pb2_grpc.SkillsServiceServicer):
         self._totals.tell(health)
         if self._engine:
             tell_engine(self._engine, health)
-            tell_load(self._engine, health)
-            health.load.start_s = self.start_s
+            tell_load(self._engine, health, start_s=self.start_s)
         if self._images:
             health.features.append(Feature.IMAGES)
             health.engine.images, health.engine.images_encoded = self._images.seen, self._images.rows.encoded
@@ -204,10 +199,6 @@ class DraftSkill(BaseSkill, skills_pb2_grpc.SkillsServiceServicer):
             health.message = health.message or f"reads no images: {self._tower.why_not}"
         self._kept.tell(health)
         return health
-
-    def readings(self) -> list[Reading]:
-        """Return what tokens cost."""
-        return price_readings(self._engine) if self._engine else []
 
     # --- SkillsService ---
 

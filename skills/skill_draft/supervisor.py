@@ -257,7 +257,10 @@ class Supervisor:
                 case Rest():
                     assert self._process is not None, "only a tick lets it rest"
                     log.info("nothing to do: the engine ends until the next request")
-                    self._process.kill("it had nothing to do")
+                    if self._config.prefix_dir:
+                        self._process.send(Finish())  # it writes its prefixes first
+                    else:
+                        self._process.kill("it had nothing to do")
                 case Kill(why):
                     assert self._process is not None, "only ticks and events kill, and both need a process"
                     self._process.kill(why)

@@ -219,7 +219,7 @@ class Engine:
     def _step(self, shares: list[Share], n_threads: int) -> None:
         self._cells.sweep()
         shares = self._with_room(shares)
-        begin, read = time.monotonic(), sum(share.n for share in shares if not share.sequence.decodes)
+        begin, read = time.monotonic(), sum(s.n for s in shares if not s.sequence.decodes)
         logits = self._stepper.run(shares, n_threads)
         self._steps += 1
         output = taken = 0
