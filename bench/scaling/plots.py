@@ -13,6 +13,7 @@ from bench.scaling.table import NAMES, Runs
 mpl.use("Agg")
 from matplotlib import pyplot as plt  # the backend comes first
 
+MEAN_S = 600.0
 FOLDER = Path(__file__).parents[1] / "plots"
 
 
@@ -26,14 +27,14 @@ def plots(results: list[Result]) -> None:
 def _day(runs: Runs) -> None:
     ours, oracle = runs.ours(DAY), runs.one(DAY, "oracle")
     figure, axes = plt.subplots(figsize=(9, 3.6))
-    if ours is not None:
-        ticks = np.array(ours.ticks)
-        axes.plot(ticks[:, 0] / 3600, ticks[:, 1], linewidth=0.8, label="replicas")
-        axes.plot(ticks[:, 0] / 3600, ticks[:, 3], linewidth=0.5, label="offered load R")
-    if oracle is not None:
-        ticks = np.array(oracle.ticks)
-        axes.plot(ticks[:, 0] / 3600, ticks[:, 1], linewidth=0.5, alpha=0.7, label="oracle")
-    axes.set(xlabel="hour", ylabel="replicas", xlim=(0, 24))
+    lines = ((ours, 1, "replicas"), (oracle, 1, "oracle"), (ours, 3, "offered load R, the larger of 10 s and 60 s"))
+    for result, column, label in lines:
+        if result is not None:
+            ticks = np.array(result.ticks)
+            bins = (ticks[:, 0] // MEAN_S).astype(int)
+            means = np.bincount(bins, ticks[:, column]) / np.maximum(1, np.bincount(bins))
+            axes.step(np.arange(len(means)) * MEAN_S / 3600, means, where="post", linewidth=1.0, label=label)
+    axes.set(xlabel="hour", ylabel="replicas, mean of 10 minutes", xlim=(0, 24))
     axes.legend(frameon=False)
     figure.tight_layout()
     figure.savefig(FOLDER / "scaling-day.png", dpi=110)

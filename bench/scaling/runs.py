@@ -126,13 +126,17 @@ def run(
         starts=outcome.starts, most=int(ticks[:, 1].max()),
         sigma=float(inside[:, 1].std()) if len(inside) else 0.0,
         shortest_life_s=min(outcome.lives_s, default=math.inf), offered=outcome.load.offered,
-        ticks=np.round(_thinned(ticks, load), 2).tolist(),
+        ticks=np.round(_thinned(ticks, load, policy), 2).tolist(),
     )  # fmt: skip
 
 
-def _thinned(ticks: Floats, load: str) -> Floats:
-    """Return every tick of a shape that is looked at closely, else one in ten."""
-    return ticks if load in {"step x10", "square wave"} else ticks[::10]
+def _thinned(ticks: Floats, load: str, policy: str) -> Floats:
+    """Return every tick of a shape that is looked at closely, one a minute of the day that is drawn, else none."""
+    if load in {"step x10", "square wave"} and policy == "ours":
+        return ticks
+    if load != DAY or policy not in {"ours", "oracle"}:
+        return ticks[:0]
+    return ticks[np.unique(ticks[:, 0] // 60, return_index=True)[1]]
 
 
 def ours(load: str, start_s: float, target_s: float = TARGET_S, faults: str = "") -> list[Result]:
@@ -204,7 +208,7 @@ def cases() -> Iterator[tuple[Callable[..., list[Result]], tuple[Any, ...]]]:
         for name in RIVALS:
             yield rival, (load, name)
         yield static, (load, 2.0)
-        for target_s in (4.0, 6.0):
+        for target_s in (1.0, 4.0, 6.0):
             yield ours, (load, 2.0, target_s)
     for load in SHAPES:
         if load != "constant 100":
