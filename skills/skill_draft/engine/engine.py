@@ -300,14 +300,10 @@ class Engine:
         written = sum(len(e.tokens.token_ids) for e in endings) / len(endings)
         seconds = time.monotonic() - call.admitted_at if call.admitted_at is not None else 0.0
         self._wait.ended(written, call.request.max_tokens, seconds)
-        self._lookup_tokens += call.lookup_tokens
-        self._lookup_accepted += call.lookup_accepted
-        self._outbox.put(
-            Done(
-                id=call.request.id, endings=endings,
-                lookup_tokens=call.lookup_tokens, lookup_accepted=call.lookup_accepted,
-            )
-        )  # fmt: skip
+        tried, right = call.lookup_tokens, call.lookup_accepted
+        self._lookup_tokens += tried
+        self._lookup_accepted += right
+        self._outbox.put(Done(id=call.request.id, endings=endings, lookup_tokens=tried, lookup_accepted=right))
         del self._calls[call.request.id]
 
     def _drop(self, call: Call) -> None:
