@@ -632,7 +632,7 @@ def test_kill_9_of_the_server_ends_a_stopped_engine_too(tmp_path: Path) -> None:
     [
         (["--model", "/nowhere/model.gguf"], 1, "no such model file"),
         (["--model", "not-in-the-catalogue"], 1, "qwen3-vl-4b"),
-        (["--model", str(ROOT / "pyproject.toml")], 1, "not a GGUF"),
+        (["--model", str(ROOT / "pyproject.toml")], 1, "is no GGUF file"),
         (["--model", str(TINY), "--n-ctx", "1000000"], 1, "trained for"),
         (["--threads", "many"], 2, "--threads"),
         (["--n-ctx", "-1"], 2, "--n-ctx"),
