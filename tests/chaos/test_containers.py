@@ -21,7 +21,7 @@ from tests.docker.asking import tiny_service
 
 SETTINGS = {
     "SKILL_DRAFT_THREADS": "1", "SKILL_DRAFT_N_CTX": "512", "SKILL_DRAFT_KV_CELLS": "4096",
-    "SKILL_DRAFT_GRACE_S": f"{GRACE_S:g}",
+    "SKILL_DRAFT_GRACE_S": f"{GRACE_S:g}", "SKILL_DRAFT_CACHE_MB": "0",
 }  # fmt: skip
 SLOW_CPUS = 0.1
 CALLERS = 3
