@@ -86,3 +86,22 @@ def threads(number: int) -> Iterator[ThreadPoolExecutor]:
 
 
 MARKS = [pytest.mark.timeout(300, func_only=True)]
+
+
+# Each takes little, and goes rather than the server: so the kernel takes the engine first, which has most.
+_EATERS = """
+import os, time
+for _ in range(64):
+    if os.fork() == 0:
+        open("/proc/self/oom_score_adj", "w").write("150")
+        eaten = bytearray(16 << 20)
+        time.sleep(0.3)
+        os._exit(0)
+time.sleep(0.3)
+"""
+
+
+def exhaust_memory(container: SkillContainer) -> None:
+    """Take 1 GiB inside a container with less, by many small processes that end soon or are killed."""
+    with contextlib.suppress(AssertionError):  # it may be killed too
+        container.exec("python3", "-c", _EATERS)
