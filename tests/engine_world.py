@@ -187,12 +187,12 @@ class World:
             case Rest():
                 assert engine is not None
                 assert not any(caller.open for caller in self.callers)
-                assert not engine.running
                 engine.ends, engine.ready = True, False
                 self.rests += 1
             case Kill(why):
                 assert engine is not None
-                silent = engine.hidden_s >= (STEP_TIMEOUT_S if engine.ready else START_TIMEOUT_S) - LATE_S
+                loads = not (engine.ready or engine.ends)
+                silent = engine.hidden_s >= (START_TIMEOUT_S if loads else STEP_TIMEOUT_S) - LATE_S
                 assert silent or engine.stuck_s >= STEP_TIMEOUT_S - LATE_S or engine.refuses, "a healthy engine"
                 return why
         return ""

@@ -25,8 +25,8 @@ class Replay:
 
     @property
     def active(self) -> bool:
-        """Whether requests are still to be sent. A new request waits for them."""
-        return bool(self._waiting or self._on_trial)
+        """Whether trials are still to come or to go on. A new request has one too, lest it ends another's engine."""
+        return bool(self._waiting or self._on_trial or self._aside)
 
     def begin(self, flights: Collection[Flight], *, nobodys_fault: bool = False) -> Flight | None:
         """Start over after an engine has died.
@@ -84,7 +84,11 @@ class Replay:
         """Remove a request whose caller has gone."""
         if flight is self._on_trial:
             self._on_trial, self._inconclusive = None, True
-        elif flight in self._waiting:
+        self.ended(flight)
+
+    def ended(self, flight: Flight) -> None:
+        """Remove a request that has ended while its trial was still to come or to go on."""
+        if flight in self._waiting:
             self._waiting.remove(flight)
         self._aside.discard(flight)
 

@@ -132,6 +132,7 @@ class SupervisorState:
         else:
             self._replay.add(flight)
             self._wake()
+            self._send_next()
 
     def _on_left(self, flight: Flight) -> None:
         if self.flights.pop(flight.request.id, None) is None:
@@ -196,6 +197,7 @@ class SupervisorState:
                     flight.take(event, now)
                     if isinstance(event, Done | Failed):
                         del self.flights[event.id]
+                        self._replay.ended(flight)
                 self._replay.heard(event)
                 self._send_next()
 
