@@ -108,7 +108,7 @@ def test_a_cancelled_prompt_stops_in_mid_prefill() -> None:
 
 
 def test_prompts_that_arrive_together_are_prefilled_in_one_step(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("skills.skill_draft.engine.engine.BATCHING_DELAY_SHARE", 5.0)
+    monkeypatch.setattr("skills.skill_draft.engine.forecast.BATCHING_DELAY_SHARE", 5.0)
     with EngineUnderTest(slots=4) as engine:
         ids = []
         for text in ("Say hello.", "Count to five.", "Who are you?", "Tell me more."):

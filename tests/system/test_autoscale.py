@@ -36,8 +36,14 @@ COMMAND = (sys.executable, "-m", "sarai", "autoscale", "draft")
 def house(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Give this test servers of its own, and end them."""
     monkeypatch.chdir(ROOT)
-    # What other tests have added would make this process's servers others than the command's.
-    monkeypatch.setattr(sys, "path", [entry for entry in sys.path if "pytest-of-" not in entry])
+    # What pytest and other tests have added would make this process's servers others than the command's.
+    fresh = subprocess.run(
+        [sys.executable, "-c", "import sys; print(*sys.path[1:], sep='\\n')"],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    monkeypatch.setattr(sys, "path", [str(ROOT), *fresh.stdout.splitlines()])
     folder = tempfile.mkdtemp(prefix="sarai-test-", dir="/tmp")
     monkeypatch.setattr(tempfile, "tempdir", folder)
     for name, value in {
