@@ -16,11 +16,12 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import grpc
 
+from bench.in_turn import in_turn
 from skills import skills_pb2
 from skills.skills_pb2 import GenReq, HealthReq
 from skills.wire import Feature
@@ -67,18 +68,6 @@ def _streams(server: DraftServer) -> Iterator[None]:
             thread.join()
 
 
-def _in_turn(calls: list[Callable[[], object]], rounds: int) -> list[list[float]]:
-    """Return the times of each call, in milliseconds, sorted."""
-    times: list[list[float]] = [[] for _ in calls]
-    for number in range(WARM_UP + rounds):
-        for call, own in zip(calls, times, strict=True):
-            begin = time.perf_counter()
-            call()
-            if number >= WARM_UP:
-                own.append((time.perf_counter() - begin) * 1000)
-    return [sorted(own) for own in times]
-
-
 def _shown(name: str, times: list[float]) -> str:
     return f"{name}: p50 {statistics.median(times):.2f} ms, p99 {times[int(len(times) * 0.99)]:.2f} ms"
 
@@ -90,8 +79,10 @@ def _hits(folder: Path, model: str, rounds: int) -> bool:
         _wait_until_it_keeps(server)
         first = server.stub.Generate(request)
         with _streams(server):
-            hits, health = _in_turn(
-                [lambda: server.stub.Generate(request), lambda: server.stub.Health(HealthReq())], rounds
+            hits, health = in_turn(
+                [lambda: server.stub.Generate(request), lambda: server.stub.Health(HealthReq())],
+                rounds,
+                warm_up=WARM_UP,
             )
         assert server.stub.Generate(request).cache.outcome == skills_pb2.CACHE_OUTCOME_HIT
         name = f"hit of {first.tokens_generated} tokens, {STREAMS} streams decode ({server.health().model})"
@@ -109,7 +100,7 @@ def _misses(folder: Path, rounds: int) -> bool:
 
     with draft_server(folder, *KEEPS, model=TINY) as keeps, draft_server(folder, model=TINY) as plain:
         _wait_until_it_keeps(keeps)
-        with_cache, without = _in_turn([lambda: ask(keeps), lambda: ask(plain)], rounds)
+        with_cache, without = in_turn([lambda: ask(keeps), lambda: ask(plain)], rounds, warm_up=WARM_UP)
         assert keeps.health().cache.misses >= rounds
     more = statistics.median(with_cache) - statistics.median(without)
     print(_shown("miss", with_cache), _shown("without kept answers", without), f"difference {more:.3f} ms", sep="; ")

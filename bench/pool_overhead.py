@@ -14,9 +14,9 @@ import contextlib
 import statistics
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 
+from bench.in_turn import in_turn
 from core.config import PoolConfig
 from core.model_pool import ModelPool
 from core.rpc import open_channel
@@ -43,18 +43,6 @@ def _skill(pieces: int) -> Iterator[str]:
             process.terminate()
 
 
-def _in_turn(calls: Sequence[Call], rounds: int) -> list[float]:
-    """Return the median time of each call, in milliseconds."""
-    times: list[list[float]] = [[] for _ in calls]
-    for number in range(WARM_UP + rounds):
-        for call, own in zip(calls, times, strict=True):
-            begin = time.perf_counter()
-            call()
-            if number >= WARM_UP:
-                own.append((time.perf_counter() - begin) * 1000)
-    return [statistics.median(own) for own in times]
-
-
 def _measure(pieces: int, rounds: int) -> tuple[float, float, float]:
     """Return the medians of the bare stub, of the bare stub streaming, and of the pool, in milliseconds."""
     request = skills_pb2.GenReq(prompt="Hello", max_tokens=pieces, temperature=0)
@@ -65,14 +53,16 @@ def _measure(pieces: int, rounds: int) -> tuple[float, float, float]:
     ):
         bare = skills_pb2_grpc.SkillsServiceStub(channel)
         client = pool.get_skill_client("draft")
-        once, in_pieces, pooled = _in_turn(
+        times = in_turn(
             (
                 lambda: bare.Generate(request, timeout=10.0),
                 lambda: list(bare.GenerateStream(request, timeout=10.0)),
                 lambda: client.Generate(request, timeout=10.0),
             ),
             rounds,
+            warm_up=WARM_UP,
         )
+    once, in_pieces, pooled = map(statistics.median, times)
     return once, in_pieces, pooled
 
 

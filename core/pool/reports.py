@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import secrets
 import threading
+import time
 from typing import TYPE_CHECKING, Any
 
 from core.rpc import grpc, open_channel
@@ -53,7 +54,7 @@ class WaitingReports:
             while True:
                 self._news.wait(FIRST_AFTER_S if not told else _AGAIN_S)
                 self._news.clear()
-                threading.Event().wait(FIRST_AFTER_S)  # they come and go together
+                time.sleep(FIRST_AFTER_S)  # they come and go together
                 with self._lock:
                     waiting = self._waiting
                     if not waiting and not told:

@@ -91,9 +91,8 @@ def decide(state: State, sample: Sample, limits: Limits) -> tuple[State, Decisio
     load = _load(state, sample.at_s)
     state = _remember(state, sample, limits, _wish(state, sample, limits, load))
     state = _judge(state, sample)
-    there = _serving(sample) + sample.silent + sample.starting
-    wanted, why = _choose(state, sample, limits, there, load)
-    state = _begin_trial(state, sample, adds=wanted > there)
+    wanted, why = _choose(state, sample, limits, sample.there, load)
+    state = _begin_trial(state, sample, adds=wanted > sample.there)
     return state, Decision(wanted, why, load.largest, sample.at_s < state.full_until_s)
 
 
@@ -157,10 +156,6 @@ def _since(state: State, at_s: float) -> _Past:
     return next((past for past in reversed(state.past) if past.at_s <= at_s), state.past[0])
 
 
-def _serving(sample: Sample) -> int:
-    return sum(each.serving for each in sample.replicas)
-
-
 def _reads(each: ReplicaLoad) -> bool:
     """Return whether a replica reads a prompt; of one without figures, whether it does anything."""
     if not each.prompt_token_ms:
@@ -210,7 +205,7 @@ def _remember(state: State, sample: Sample, limits: Limits, wish: int) -> State:
 def _note_starts(state: State, sample: Sample) -> State:
     """Learn how long a start takes, and when the next one may be tried after one that has failed."""
     starts_s = [each.start_s for each in sample.replicas if each.start_s > 0]
-    serving, failures, retry_at_s = _serving(sample), state.failures, state.retry_at_s
+    serving, failures, retry_at_s = sample.serving, state.failures, state.retry_at_s
     if serving > state.serving:
         failures, retry_at_s = 0, -math.inf
     if state.failed_starts is not None and sample.failed_starts > state.failed_starts:
@@ -280,13 +275,13 @@ def _begin_trial(state: State, sample: Sample, *, adds: bool) -> State:
     seconds = sample.at_s - earlier.at_s
     if not adds or state.trial is not None or not state.past[-1].saturated or seconds < FAST_S / 2:
         return state
-    serving = _serving(sample)
+    serving = sample.serving
     return replace(state, trial=_Trial(sample.at_s, serving, serving, (state.tokens - earlier.tokens) / seconds))
 
 
 def _judge(state: State, sample: Sample) -> State:
     """Compare the throughput after an addition with that before, if requests have waited all the time."""
-    trial, now, serving = state.trial, sample.at_s, _serving(sample)
+    trial, now, serving = state.trial, sample.at_s, sample.serving
     if trial is None:
         return state
     if not state.past[-1].saturated or serving < trial.replicas:

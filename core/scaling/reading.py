@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 _ANSWER_S = 1.0
 SERVES = ("SERVING", "RECOVERING")
 """What a replica that takes calls says; one that gets a new engine keeps them."""
+DRAINS = Reason.DRAINING
+"""What one that goes away says: the word by which it refuses calls too."""
 # Another name server may know better, or this one a moment later: the name is not said to be unknown.
 _NO_ANSWER = (socket.EAI_AGAIN, socket.EAI_FAIL)
 
@@ -99,7 +101,7 @@ class LoadReader:
                 # One at an address that is written down may not have been started; one that a name lists is there.
                 silent += addresses[address]
                 continue
-            if health.status != Reason.DRAINING:  # the same word
+            if health.status != DRAINS:
                 found.append(replica_load(address, health))
         return Readings(tuple(found), silent)
 

@@ -58,6 +58,16 @@ class Sample:
     waiting_work_s: float = 0.0
     """Their work as far as the pools can tell; 0 if they cannot."""
 
+    @property
+    def serving(self) -> int:
+        """Number of replicas that have answered and take calls."""
+        return sum(each.serving for each in self.replicas)
+
+    @property
+    def there(self) -> int:
+        """Number of replicas that there are, those that start included."""
+        return self.serving + self.silent + self.starting
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Limits:

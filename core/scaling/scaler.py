@@ -13,9 +13,8 @@ from core.errors import SaraiError
 from core.local.machine import Machine
 from core.pool.client import SkillClient
 from core.scaling.policy import State, decide
-from core.scaling.reading import SERVES, replica_load
+from core.scaling.reading import DRAINS, SERVES, replica_load
 from core.scaling.samples import Decision, Limits, Sample
-from skills.wire import Reason
 
 if TYPE_CHECKING:
     from core.config import PoolConfig
@@ -58,7 +57,7 @@ class _Seen:
     @property
     def drains(self) -> bool:
         """Whether it drains by itself, as something else has told it to."""
-        return self.health is not None and self.health.status == Reason.DRAINING
+        return self.health is not None and self.health.status == DRAINS
 
 
 class Scaler:
@@ -115,7 +114,7 @@ class Scaler:
         self._update()
         list(self._threads.map(self._ask, self._seen.values()))
         sample = self._sample()
-        there = sum(each.serving for each in sample.replicas) + sample.silent + sample.starting
+        there = sample.there
         self._state, decision = decide(self._state, sample, self._with_memory())
         if decision.wanted > there:
             if not self._dry_run:

@@ -14,9 +14,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import ClassVar, TypeVar
 
+from skills.runtime.worker import Worker
+
 from .envelope import seal, unseal
 from .kept import Entry, Tier
-from .worker import Worker
 
 log = logging.getLogger("sarai.runtime")
 

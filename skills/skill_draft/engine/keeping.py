@@ -9,8 +9,6 @@ them. Threads do all that has to do with files, so no step waits for a disk.
 from __future__ import annotations
 
 import contextlib
-import queue
-import threading
 import time
 import weakref
 from collections import OrderedDict
@@ -22,6 +20,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from skills.runtime.resources import memory_available
+from skills.runtime.worker import Worker
 
 from .config import EngineConfig, Noted
 from .images import PromptImages
@@ -82,24 +81,6 @@ class _Wanted:
     """When that was."""
 
 
-class _Worker:
-    """Runs jobs in a thread, one after the other."""
-
-    def __init__(self, name: str) -> None:
-        self._jobs: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
-        self._thread = threading.Thread(target=self._run, name=name, daemon=True)
-
-    def submit(self, job: Callable[[], None]) -> None:
-        """Run a job, which raises nothing."""
-        if self._thread.ident is None:
-            self._thread.start()
-        self._jobs.put(job)
-
-    def _run(self) -> None:
-        while True:
-            self._jobs.get()()
-
-
 class Keeping:
     """Decides which prefixes are kept, and brings them back.
 
@@ -117,7 +98,8 @@ class Keeping:
         self._tell = tell
         self._files: PrefixFiles | None = None
         self._identity = b""
-        self._reader, self._writer = _Worker("prefix reader"), _Worker("prefix writer")
+        self._reader: Worker | None = None
+        self._writer: Worker | None = None
         self._mapped: weakref.WeakValueDictionary[bytes, MappedBlock] = weakref.WeakValueDictionary()
         self._wanted: OrderedDict[tuple[str, bytes], _Wanted] = OrderedDict()
         self._writing, self._retry_at, self._complained = False, 0.0, False
@@ -128,7 +110,9 @@ class Keeping:
         self._identity = identity if self._folder else b""
         if self._identity and self._files is None:
             try:
-                self._files = PrefixFiles(Path(self._folder), self._limit)
+                files = PrefixFiles(Path(self._folder), self._limit)
+                self._reader, self._writer = Worker("prefix-reader"), Worker("prefix-writer")
+                self._files = files  # last: the engine's thread may look at once
             except FolderError as error:
                 self._folder, self._identity = "", b""
                 self._tell(Noted(text=f"no prefixes are kept: {error}"))
@@ -153,6 +137,7 @@ class Keeping:
         now = time.monotonic()
         if stored.wanted_at is None:
             stored.wanted_at = now
+            assert self._reader is not None, "blocks were found in its folder"
             self._reader.submit(lambda: self._read(stored))
         elif not stored.read and now > stored.wanted_at + _READ_S:
             stored.read = True
@@ -233,10 +218,11 @@ class Keeping:
         return view.copy()
 
     def _write(self, job: Callable[[PrefixFiles], None]) -> None:
-        files = self._files
+        files, writer = self._files, self._writer
         assert files is not None, "only what was noticed is written, and that needs a folder"
+        assert writer is not None
         self._writing = True
-        self._writer.submit(lambda: self._run(job, files))
+        writer.submit(lambda: self._run(job, files))
 
     def _run(self, job: Callable[[PrefixFiles], None], files: PrefixFiles) -> None:
         try:
