@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+import sys
 import threading
 import time
+import traceback
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Self
@@ -94,7 +96,9 @@ class EngineUnderTest:
             def found() -> list[Event]:
                 return [e for e in self.events.get(id_, ()) if isinstance(e, kinds)]
 
-            assert self._changed.wait_for(lambda: len(found()) >= count, timeout), f"no {kinds} for request {id_}"
+            assert self._changed.wait_for(lambda: len(found()) >= count, timeout), (
+                f"no {kinds} for request {id_}, only {self.events.get(id_)}; {self.where()}"
+            )
             return found()[count - 1]
 
     def answer(self, request: Request) -> Any:
@@ -109,5 +113,17 @@ class EngineUnderTest:
         """Wait until nothing is running."""
         end = time.monotonic() + timeout
         while self.engine.stats().active or self.engine.stats().queued:
-            assert time.monotonic() < end, "the engine is still busy"
+            assert time.monotonic() < end, f"the engine is still busy; {self.where()}"
             time.sleep(0.01)
+
+    def where(self) -> str:
+        """Return what the engine's thread is doing, and what its sequences wait for."""
+        frame = sys._current_frames().get(self._thread.ident or 0)
+        stack = "".join(traceback.format_stack(frame)) if frame else "its thread has ended\n"
+        scheduler = self.engine._scheduler
+        sequences = [
+            (name, s.request.id, s.slot and s.slot.length, len(s.tokens), s.readable, s.images and s.images.offsets)
+            for name, home in (("running", scheduler.running), ("waiting", scheduler.waiting))
+            for s in home
+        ]
+        return f"sequences: {sequences}; log: {self.engine._cells.used} of {self.engine._cells.n_cells}\n{stack}"
