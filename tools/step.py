@@ -119,7 +119,7 @@ def _lines(process: subprocess.Popen[str]) -> Iterator[str | None]:
     """Yield the lines of the output as they arrive, and None at intervals while there are none."""
     assert process.stdout is not None
     stdout = process.stdout
-    lines: queue.SimpleQueue[str | None] = queue.SimpleQueue()
+    lines: queue.Queue[str | None] = queue.Queue()
 
     def read() -> None:
         for line in stdout:

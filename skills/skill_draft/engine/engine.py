@@ -54,7 +54,7 @@ class Engine:
     def __init__(self, loaded: Loaded, config: EngineConfig, *, send: Callable[[list[Event]], None]) -> None:
         self._context = context = loaded.context
         self._max_queued = config.queue
-        self.inbox: queue.SimpleQueue[Command | None] = queue.SimpleQueue()
+        self.inbox: queue.Queue[Command | None] = queue.Queue()
         self.intake_busy_since: float | None = None
         self._threads = Threads(config.threads, ContentionMeter())
         sizes = loaded.sizes

@@ -38,7 +38,7 @@ class VisionProcess:
         self._link, self._config = link, config
         self._sending = threading.Lock()
         self._tower_sha256 = bytes.fromhex(config["mmproj_sha256"])
-        self._to_encode: queue.SimpleQueue[tuple[int, Pixels, int]] = queue.SimpleQueue()
+        self._to_encode: queue.Queue[tuple[int, Pixels, int]] = queue.Queue()
 
     def run(self) -> None:
         """Work until the server goes."""
