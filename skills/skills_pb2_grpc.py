@@ -96,7 +96,10 @@ class SkillsServiceServicer:
 
     def ClearCache(self, request, context):
         """Forgets all kept answers: those in memory, and those on disk and in the shared store that this replica would give.
-        Answers that are being written go on.
+        The folder of prefixes (SKILL_DRAFT_PREFIX_DIR) is emptied too. Answers that are being written go on, and what the
+        engine has of prompts in its memory stays until the engine ends.
+
+        FAILED_PRECONDITION: the folder does not let the server remove anything; the answers are forgotten all the same.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

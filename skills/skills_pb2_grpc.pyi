@@ -141,7 +141,10 @@ class SkillsServiceStub:
     """
     ClearCache: _grpc.UnaryUnaryMultiCallable[_types_pb2.ClearCacheReq, _types_pb2.ClearCacheResp]
     """Forgets all kept answers: those in memory, and those on disk and in the shared store that this replica would give.
-    Answers that are being written go on.
+    The folder of prefixes (SKILL_DRAFT_PREFIX_DIR) is emptied too. Answers that are being written go on, and what the
+    engine has of prompts in its memory stays until the engine ends.
+
+    FAILED_PRECONDITION: the folder does not let the server remove anything; the answers are forgotten all the same.
     """
 
 @_typing.type_check_only
@@ -171,7 +174,10 @@ class SkillsServiceAsyncStub(SkillsServiceStub):
     """
     ClearCache: _aio.UnaryUnaryMultiCallable[_types_pb2.ClearCacheReq, _types_pb2.ClearCacheResp]  # type: ignore[assignment]
     """Forgets all kept answers: those in memory, and those on disk and in the shared store that this replica would give.
-    Answers that are being written go on.
+    The folder of prefixes (SKILL_DRAFT_PREFIX_DIR) is emptied too. Answers that are being written go on, and what the
+    engine has of prompts in its memory stays until the engine ends.
+
+    FAILED_PRECONDITION: the folder does not let the server remove anything; the answers are forgotten all the same.
     """
 
 class SkillsServiceServicer(metaclass=_abc_1.ABCMeta):
@@ -222,7 +228,10 @@ class SkillsServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_types_pb2.ClearCacheResp, _abc.Awaitable[_types_pb2.ClearCacheResp]]:
         """Forgets all kept answers: those in memory, and those on disk and in the shared store that this replica would give.
-        Answers that are being written go on.
+        The folder of prefixes (SKILL_DRAFT_PREFIX_DIR) is emptied too. Answers that are being written go on, and what the
+        engine has of prompts in its memory stays until the engine ends.
+
+        FAILED_PRECONDITION: the folder does not let the server remove anything; the answers are forgotten all the same.
         """
 
 def add_SkillsServiceServicer_to_server(servicer: SkillsServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -684,18 +684,25 @@ class ClearCacheResp(_message.Message):
 
     ENTRIES_FIELD_NUMBER: _builtins.int
     BYTES_FIELD_NUMBER: _builtins.int
+    PREFIX_FILES_FIELD_NUMBER: _builtins.int
+    PREFIX_BYTES_FIELD_NUMBER: _builtins.int
     entries: _builtins.int
     """Answers that were forgotten, and their bytes."""
     bytes: _builtins.int
+    prefix_files: _builtins.int
+    """Files of prefixes that were removed, and their bytes."""
+    prefix_bytes: _builtins.int
     def __init__(
         self,
         *,
         entries: _builtins.int = ...,
         bytes: _builtins.int = ...,
+        prefix_files: _builtins.int = ...,
+        prefix_bytes: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["bytes", b"bytes", "entries", b"entries"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["bytes", b"bytes", "entries", b"entries", "prefix_bytes", b"prefix_bytes", "prefix_files", b"prefix_files"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

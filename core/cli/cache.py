@@ -94,8 +94,9 @@ def stats(*, skill: str, target: str | None, timeout: float, watch: bool, interv
 def clear(*, skill: str, target: str | None, timeout: float, dry_run: bool) -> int:
     """Have each replica of SKILL forget all answers that it keeps: in memory, on disk, and in the shared store.
 
-    It is never needed for the sake of right answers: a kept answer is found only by a request, a model and a build that
-    are the same in all that decides it. Answers that are being written go on, and are kept when they end.
+    The folder of prefixes (SKILL_DRAFT_PREFIX_DIR) is emptied too: it holds what requests said. It is never needed for
+    the sake of right answers: a kept answer is found only by a request, a model and a build that are the same in all
+    that decides it. Answers that are being written go on, and are kept when they end.
     Counted are those of the place that had most. The exit code is 3 if a replica does not answer.
     """
     settings = start_command()
@@ -133,18 +134,23 @@ def _ask(client: SkillClient, timeout_s: float) -> dict[str, Any]:
 
 def _clear(client: SkillClient, timeout_s: float) -> dict[str, Any]:
     from core.errors import CallError
+    from core.rpc import grpc
     from skills.types_pb2 import ClearCacheReq
 
     state = _ask(client, timeout_s)
     before = state.pop("cache", None)
-    if before is None:
-        return state if "error" in state else state | {"forgotten": None}
+    if "error" in state:
+        return state
     try:
         answer = client.ClearCache(ClearCacheReq(), timeout=timeout_s)
+    except AttributeError:  # the skill's own service has no such method
+        return state | {"forgotten": None}
     except CallError as error:
-        return state | {"error": error.details()}
+        unknown = error.code() is grpc.StatusCode.UNIMPLEMENTED
+        return state | ({"forgotten": None} if unknown else {"error": error.details()})
+    forgotten = {field.name: getattr(answer, field.name) for field in answer.DESCRIPTOR.fields}
     # What a store that cannot be reached has is still there.
-    return state | {"forgotten": {"entries": answer.entries, "bytes": answer.bytes}, "shared": before["shared"]}
+    return state | {"forgotten": forgotten, "shared": before["shared"] if before else ""}
 
 
 def _outcome(state: dict[str, Any], *, dry_run: bool) -> str:
@@ -153,9 +159,11 @@ def _outcome(state: dict[str, Any], *, dry_run: bool) -> str:
     figures = state["cache"] if dry_run else state["forgotten"]
     if figures is None:
         return "it keeps no answers"
-    text = f"{figures['entries']} answer{'' if figures['entries'] == 1 else 's'}, {_size(figures['bytes'])}"
+    text = f"{_counted(figures['entries'], 'answer')}, {_size(figures['bytes'])}"
     if dry_run:
         return f"would forget {text} in memory"
+    if figures["prefix_files"]:
+        text += f", and {_counted(figures['prefix_files'], 'file')} of prefixes, {_size(figures['prefix_bytes'])}"
     if state["shared"] not in ("", "up"):
         text += f"; those in the shared store are still there: {state['shared']}"
     return f"forgot {text}"
@@ -181,6 +189,10 @@ def _lines(states: list[dict[str, Any]]) -> Iterator[str]:
 def _saved(figures: dict[str, Any]) -> str:
     seconds = figures["saved_s"]
     return f"{seconds:,.0f} s" if seconds >= 10 else f"{seconds:.2g} s"
+
+
+def _counted(n: int, what: str) -> str:
+    return f"{n} {what}{'' if n == 1 else 's'}"
 
 
 def _size(num_bytes: int) -> str:

@@ -18,6 +18,7 @@ if __name__ == "__main__":
 
     start_early(sys.argv[1:])
 
+import asyncio
 import os
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Sequence
@@ -39,6 +40,7 @@ from skills.wire import HARD_DEADLINES, Feature, Reason
 from . import VERSION, answers
 from .awaited_flight import AwaitedFlight
 from .catalog import ModelNotFoundError, find_model, models_dir
+from .engine import prefix_folder
 from .engine.messages import Done, Failed, Piece, Progress, Ready, Request
 from .engine_process import EngineGoneError
 from .engine_settings import engine_config, identity_of
@@ -223,7 +225,19 @@ class DraftSkill(BaseSkill, skills_pb2_grpc.SkillsServiceServicer):
     async def ClearCache(self, request: ClearCacheReq, context: Context) -> ClearCacheResp:  # noqa: N802, ARG002
         """Forget all kept answers."""
         entries, num_bytes = await self._kept.cache.clear()
-        return ClearCacheResp(entries=entries, bytes=num_bytes)
+        files, prefix_bytes = await self._clear_prefixes(self._settings.prefix_dir)
+        return ClearCacheResp(entries=entries, bytes=num_bytes, prefix_files=files, prefix_bytes=prefix_bytes)
+
+    async def _clear_prefixes(self, folder: str) -> tuple[int, int]:
+        if self._engine and folder:
+            self._engine.forget_prefixes()
+        try:
+            return await asyncio.to_thread(prefix_folder.clear, Path(folder)) if folder else (0, 0)
+        except FileNotFoundError:
+            return 0, 0
+        except OSError as error:
+            message = f"the answers are forgotten, but the prefixes in {folder} are still there: {error.strerror}"
+            raise RefusedError(message, code=grpc.StatusCode.FAILED_PRECONDITION) from error
 
     async def _run(
         self, message: skills_pb2.GenReq, context: Context

@@ -27,6 +27,7 @@ from .engine.messages import (
     Beat,
     EngineConfig,
     Finish,
+    Forget,
     Hurry,
     Noted,
     Priority,
@@ -179,6 +180,11 @@ class Supervisor:
         self._config = dataclasses.replace(self._config, threads=count)
         if self._process:
             self._process.send(UseCpus(count=count))
+
+    def forget_prefixes(self) -> None:
+        """Let the engine write no prefix that it has noticed so far."""
+        if self._process:
+            self._process.send(Forget())
 
     def _identify(self) -> None:
         """Tell this engine, and those that replace it, what determines their cells, if they keep any."""

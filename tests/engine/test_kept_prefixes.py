@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from skills.skill_draft.engine.keeping import LEAST_TOKENS
-from skills.skill_draft.engine.messages import Admitted, Done, Ending, Request, Sampling, Turn
+from skills.skill_draft.engine.messages import Admitted, Done, Ending, Forget, Request, Sampling, Turn
 from skills.skill_draft.engine.parking import Parking
 from skills.skill_draft.engine.prefix_keys import BLOCK_TOKENS
 
@@ -114,6 +114,21 @@ def test_a_parked_prefix_is_written_too(tmp_path: Path) -> None:
     with engine(tmp_path) as running:
         request = question("Count to five.")
         assert told(running, request) == (cold(request), BLOCK_TOKENS * len(files(tmp_path)))
+
+
+def test_what_is_to_be_forgotten_is_not_written(tmp_path: Path) -> None:
+    with engine(tmp_path) as running:
+        running.engine.keeping._retry_at = time.monotonic() + 3600  # not yet
+        for text in ("Say hello.", "Who are you?"):
+            told(running, question(text))
+        assert running.engine.keeping._wanted
+        running.engine.inbox.put(Forget())
+        end = time.monotonic() + 5
+        while running.engine.keeping._wanted:
+            assert time.monotonic() < end
+            time.sleep(0.01)
+        running.engine.keeping._retry_at = 0.0
+    assert not files(tmp_path)
 
 
 def test_an_image_is_kept_with_what_is_before_it(tmp_path: Path) -> None:

@@ -61,7 +61,7 @@ def test_clear_has_every_replica_forget_and_a_dry_run_none(environ: dict[str, st
             f"{none.target}: it keeps no answers",
         ]
         (again,) = json_lines(sarai(environ, "cache", "clear", "--json", target=one.target).stdout)
-        assert again["forgotten"] == {"entries": 0, "bytes": 0}
+        assert again["forgotten"] == {"entries": 0, "bytes": 0, "prefix_files": 0, "prefix_bytes": 0}
 
 
 def test_a_replica_that_is_not_there_is_3(environ: dict[str, str]) -> None:  # noqa: F811

@@ -4,20 +4,26 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
+import sys
 import time
 from pathlib import Path
 
+import grpc
 import pytest
 
 from skills import skills_pb2
-from tests.servers import DraftServer, draft_server
+from skills.types_pb2 import ClearCacheReq
+from tests.own_disk import own_disk
+from tests.servers import ROOT, DraftServer, draft_server
 
 SYSTEM = "Count to five. Who are you? " * 12
 BLOCK = 32
+FULL = "400k"
 
 
-def ask(server: DraftServer, prompt: str, *, bypass: bool = False) -> skills_pb2.GenResp:
-    request = skills_pb2.GenReq(system=SYSTEM, prompt=prompt, max_tokens=16, temperature=0, top_logprobs=2)
+def ask(server: DraftServer, prompt: str, *, system: str = SYSTEM, bypass: bool = False) -> skills_pb2.GenResp:
+    request = skills_pb2.GenReq(system=system, prompt=prompt, max_tokens=16, temperature=0, top_logprobs=2)
     if bypass:
         request.cache.mode = skills_pb2.CACHE_MODE_BYPASS
     return server.stub.Generate(request, timeout=60)
@@ -120,3 +126,71 @@ def test_without_a_usable_folder_one_line_says_so_and_answers_are_the_same(
         time.sleep(0.5)
         lines = [line for line in server.log.read_text().splitlines() if "no prefixes are kept" in line]
     assert len(lines) == 1, server.log.read_text()
+
+
+def lines_with(server: DraftServer, text: str) -> list[str]:
+    return [line for line in server.log.read_text().splitlines() if text in line]
+
+
+def wait_for_line(server: DraftServer, text: str) -> None:
+    end = time.monotonic() + 30
+    while not lines_with(server, text):
+        assert time.monotonic() < end, server.log.read_text()
+        time.sleep(0.05)
+
+
+def test_a_read_only_folder_is_read_and_one_line_says_that_nothing_is_written(
+    folder: Path, tmp_path: Path, cold: skills_pb2.GenResp
+) -> None:
+    with draft_server(tmp_path, "--prefix-dir", str(folder)) as server:
+        for prompt in ("Who are you?", "Count to twenty."):
+            ask(server, prompt)
+        before = wait_for_files(folder)
+    with draft_server(tmp_path, "--prefix-dir", str(folder), module=own_disk(folder, "ro")) as server:
+        answer = ask(server, "Say hello.")
+        assert known(answer) == known(cold)
+        assert answer.cached_tokens == BLOCK * len(before)
+        for number in range(2):  # prefixes that are not there yet
+            for prompt in ("Who are you?", "Count to twenty."):
+                ask(server, prompt, system=f"{number} {SYSTEM}")
+            wait_for_line(server, "Read-only file system")
+        os.kill(server.engine_pid(), signal.SIGKILL)
+        assert ask(server, "Say hello.").cached_tokens == BLOCK * len(before)
+        assert len(lines_with(server, "prefixes are not kept at the moment")) == 1
+        with pytest.raises(grpc.RpcError) as refused:
+            server.stub.ClearCache(ClearCacheReq())
+        assert refused.value.code() is grpc.StatusCode.FAILED_PRECONDITION
+        assert "Read-only file system" in str(refused.value.details())
+    assert files(folder) == before
+
+
+def test_a_full_disk_is_read_and_one_line_says_that_nothing_is_written(
+    folder: Path, tmp_path: Path, cold: skills_pb2.GenResp
+) -> None:
+    folder.mkdir()
+    with draft_server(tmp_path, "--prefix-dir", str(folder), module=own_disk(folder, FULL)) as server:
+        seen = Path(f"/proc/{server.process.pid}/root{folder}")
+        wait_for_hashes(seen)
+        for number in range(9):
+            for prompt in ("Who are you?", "Count to twenty."):
+                ask(server, prompt, system=f"{number} {SYSTEM}")
+        wait_for_line(server, "No space left on device")
+        assert len(files(seen)) > 2
+        assert not list(seen.glob("*.part"))
+        os.kill(server.engine_pid(), signal.SIGKILL)
+        assert ask(server, "Say hello.", system=f"0 {SYSTEM}").cached_tokens > 2 * BLOCK
+        assert known(ask(server, "Say hello.")) == known(cold)
+        assert len(lines_with(server, "prefixes are not kept at the moment")) == 1
+
+
+def test_cache_clear_empties_the_folder(folder: Path, tmp_path: Path, cold: skills_pb2.GenResp) -> None:
+    with draft_server(tmp_path, "--prefix-dir", str(folder)) as server:
+        for prompt in ("Who are you?", "Count to twenty."):
+            ask(server, prompt)
+        n = len(wait_for_files(folder))
+        (folder / "mine.kv").write_bytes(b"")
+        command = [sys.executable, "-m", "sarai", "cache", "clear", "--target", server.target]
+        cleared = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60, check=True)
+        assert f"forgot 0 answers, 0.0 kB, and {n} files of prefixes, " in cleared.stdout
+        assert files(folder) == [folder / "mine.kv"], "only what the server has written goes"
+        assert known(ask(server, "Say hello.")) == known(cold)

@@ -24,6 +24,7 @@ from .messages import (
     Failed,
     FailureKind,
     Finish,
+    Forget,
     Hurry,
     Identity,
     NotReady,
@@ -47,7 +48,7 @@ def take_in(link: Link, engine: Engine, preparer: Preparer) -> None:
         match frame:
             case None:
                 os._exit(0)
-            case Cancel() | Hurry() | UseCpus() | Rows():
+            case Cancel() | Hurry() | UseCpus() | Rows() | Forget():
                 engine.inbox.put(frame)
             case Identity(digest=digest):
                 engine.keeping.identify(digest)

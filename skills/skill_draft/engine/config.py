@@ -70,6 +70,11 @@ class Identity:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Forget:
+    """Forgets which prefixes are still to be written: the folder is being emptied."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Finish:
     """Ends the engine once it has written the prefixes that are to be kept."""
 

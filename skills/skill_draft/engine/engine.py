@@ -25,6 +25,7 @@ from .messages import (
     Event,
     Failed,
     FailureKind,
+    Forget,
     Hurry,
     Noted,
     Queued,
@@ -45,7 +46,7 @@ from .waiting import WaitEstimate
 
 IDLE_BEAT_S = 0.5
 
-Command = Call | Cancel | Hurry | UseCpus | Rows | Failed | Noted | Woken
+Command = Call | Cancel | Hurry | UseCpus | Rows | Forget | Failed | Noted | Woken
 
 
 class Engine:
@@ -126,6 +127,8 @@ class Engine:
                 self._threads.set_limit(command.count)
             case Rows():
                 self._take_rows(command)
+            case Forget():
+                self.keeping.forget()
             case Failed() | Noted():
                 self._outbox.put(command)
             case Call():

@@ -205,6 +205,10 @@ class Keeping:
                 return most_s
         return 0.0
 
+    def forget(self) -> None:
+        """Write nothing of what was noticed so far."""
+        self._wanted.clear()
+
     def finish(self, cells: CellLog) -> None:
         """Write what is still to be written before the engine ends."""
         end = time.monotonic() + _FINISH_S

@@ -10,10 +10,10 @@ import enum
 from dataclasses import dataclass, field
 
 from .answered import TokenLogprob, Tokens
-from .config import EngineConfig, Finish, Identity, Noted, Sizes, Stats
+from .config import EngineConfig, Finish, Forget, Identity, Noted, Sizes, Stats
 
 # They are messages too.
-__all__ = ["EngineConfig", "Finish", "Identity", "Noted", "Sizes", "Stats", "TokenLogprob", "Tokens"]
+__all__ = ["EngineConfig", "Finish", "Forget", "Identity", "Noted", "Sizes", "Stats", "TokenLogprob", "Tokens"]
 
 
 class Priority(enum.IntEnum):
@@ -327,7 +327,7 @@ class RowsRead:
     key: bytes
 
 
-Command = Request | Cancel | Hurry | UseCpus | Rows | Identity | Finish
+Command = Request | Cancel | Hurry | UseCpus | Rows | Identity | Forget | Finish
 Event = (
     Ready | NotReady | Queued | Admitted | Progress | Piece | Ended | Done | Failed | Beat | WantRows | RowsRead | Noted
 )

@@ -8,27 +8,23 @@ removed, never changed, so other engines may have them mapped. The time of modif
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import mmap
 import os
 import stat
 import struct
-import time
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 
+from .prefix_folder import SUFFIX, UNFINISHED, locked
 from .tokens import Bytes
 
 _MAGIC = b"SARAIKV1"
 # Magic, CRC-32 of all that follows, key, number of bytes.
 _HEADER = struct.Struct("<8sI32sQ")
 _CHECKED_FROM = 12
-_SUFFIX, _UNFINISHED = ".kv", ".part"
-_LOCK = "lock"
-_LOCK_S, _LOCK_LOOK_S = 1.0, 0.02
 _ORDER_NS = 1000  # between the blocks of a chain: the first ones are used last, and so are removed last
 
 
@@ -110,11 +106,11 @@ class PrefixFiles:
         """
         checked = key + len(data).to_bytes(8, "little")
         head = _HEADER.pack(_MAGIC, zlib.crc32(data.data, zlib.crc32(checked)), key, len(data))
-        with self._locked() as locked:
+        with locked(self._folder) as held:
             times = _times(used_ns, index)
-            if not locked or not self._make_room(len(head) + len(data), before_ns=times[1]):
+            if not held or not self._make_room(len(head) + len(data), before_ns=times[1]):
                 return False
-            partial = self._path(key).with_suffix(_UNFINISHED)
+            partial = self._path(key).with_suffix(UNFINISHED)
             try:
                 descriptor = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
                 try:
@@ -130,16 +126,7 @@ class PrefixFiles:
         return True
 
     def _path(self, key: bytes) -> Path:
-        return self._folder / f"{key.hex()}{_SUFFIX}"
-
-    @contextlib.contextmanager
-    def _locked(self) -> Iterator[bool]:
-        """Hold the folder for writing; false if another engine holds it, as it may be stopped."""
-        descriptor = os.open(self._folder / _LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        try:
-            yield _lock(descriptor)
-        finally:
-            os.close(descriptor)
+        return self._folder / f"{key.hex()}{SUFFIX}"
 
     def _make_room(self, size: int, before_ns: int) -> bool:
         """Remove what killed engines have left, and the least recently used files until `size` more bytes fit.
@@ -150,9 +137,9 @@ class PrefixFiles:
         files: list[tuple[int, int, str]] = []
         with os.scandir(self._folder) as entries:
             for entry in entries:
-                if entry.name.endswith(_UNFINISHED):  # nobody else writes now
+                if entry.name.endswith(UNFINISHED):  # nobody else writes now
                     Path(entry.path).unlink(missing_ok=True)
-                elif entry.name.endswith(_SUFFIX):
+                elif entry.name.endswith(SUFFIX):
                     with contextlib.suppress(FileNotFoundError):  # another engine has found it damaged
                         about = entry.stat(follow_symlinks=False)
                         files.append((about.st_mtime_ns, about.st_size, entry.path))
@@ -172,16 +159,6 @@ def _times(used_ns: int, index: int) -> tuple[int, int]:
     """Return the times of access and modification of a chain's block."""
     at = used_ns - index * _ORDER_NS
     return at, at
-
-
-def _lock(descriptor: int) -> bool:
-    end = time.monotonic() + _LOCK_S
-    while time.monotonic() < end:
-        with contextlib.suppress(BlockingIOError):
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            return True
-        time.sleep(_LOCK_LOOK_S)
-    return False
 
 
 def _is_whole(whole: mmap.mmap | bytes, key: bytes) -> bool:
