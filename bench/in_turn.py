@@ -1,4 +1,7 @@
-"""Time calls in turn, so that what changes on the machine meanwhile changes all of them."""
+"""Time calls in turn, so that what changes on the machine meanwhile changes all of them.
+
+Every other round goes the other way round, as a call may leave something behind for the next one.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +19,7 @@ def in_turn(calls: Sequence[Callable[[], object]], rounds: int, *, warm_up: int)
     """
     times: list[list[float]] = [[] for _ in calls]
     for number in range(warm_up + rounds):
-        for call, own in zip(calls, times, strict=True):
+        for call, own in tuple(zip(calls, times, strict=True))[:: 1 if number % 2 else -1]:
             begin = time.perf_counter()
             call()
             if number >= warm_up:

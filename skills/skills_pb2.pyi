@@ -41,6 +41,8 @@ Metadata. The words of this contract that are no fields are constants in skills/
 
   sarai-pieces: few       of a request: the caller reads only the whole answer, so the pieces of a stream may come
                           gathered, some four times a second.
+  sarai-seed: random      of a request: its seed was drawn, so that another replica can continue the answer; nobody will
+                          ask for that answer again, so it is neither looked up nor kept.
   sarai-deadline: error   initial, of a server where all deadlines are hard (`GenReq.hard_deadline`).
   sarai-skill: NAME       initial, of grpc.health.v1.Health/Check: which skill answers. Beside it stands
   sarai-container: 1      where the server runs in a container.

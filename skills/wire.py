@@ -9,6 +9,8 @@ import enum
 
 FEW_PIECES = ("sarai-pieces", "few")
 """Metadata of a request: the caller reads only the whole answer, so its pieces may come gathered."""
+RANDOM_SEED = ("sarai-seed", "random")
+"""Metadata of a request: nobody has chosen its seed, so nobody will ask for its answer again."""
 HARD_DEADLINES = ("sarai-deadline", "error")
 """Initial metadata of a server for which an answer that is not whole at the deadline is an error."""
 SKILL = "sarai-skill"

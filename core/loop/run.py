@@ -154,11 +154,14 @@ class LoopRun:
         self, stage: Stage, number: int, request: skills_pb2.GenReq | None = None
     ) -> Generator[LoopEvent, None, skills_pb2.GenResp]:
         """Make one call, and add its answer to the conversation."""
+        from skills.wire import RANDOM_SEED
+
         yield StageStarted(iteration=number, stage=stage)
         if request is None:
             request = self._conversation.request(stage, time_budget_ms=self._deadlines.time_budget_ms())
         response: skills_pb2.GenResp | None = None
-        with self._client.GenerateStream(request, timeout=self._deadlines.call_timeout_s()) as stream:
+        metadata = () if self._seed == self._config.seed else (RANDOM_SEED,)
+        with self._client.GenerateStream(request, self._deadlines.call_timeout_s(), metadata) as stream:
             for chunk in stream:
                 if chunk.HasField("progress"):
                     yield _progress(number, stage, chunk.progress)

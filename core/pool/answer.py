@@ -16,6 +16,8 @@ from core.pool.wire import END, Caller, Metadata, Wire
 from core.rpc import grpc
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from skills import skills_pb2
 
 ANSWERS = "GenerateStream"
@@ -52,17 +54,14 @@ class Answer:
         whole_only: bool = False,
     ) -> None:
         deadline_s = time.monotonic() + wire.timeout_s(method, timeout_s)
-        if whole_only and not wire.pool.config.hedge_s:  # hedging needs the first piece early
-            from skills.wire import FEW_PIECES
-
-            metadata = (*(metadata or ()), FEW_PIECES)
         self.pool = wire.pool
         self._images = RequestImages(request, wire.pool.images) if method == ANSWERS else None
         if self._images is not None:
             request = self._images.request
-        self._wire, self._request, self._metadata = wire, request, metadata
+        self._wire, self._request = wire, request
         self._single, self._whole_only = single, whole_only
         self._so_far = AnswerSoFar(request) if method == ANSWERS else None
+        self._metadata = (*(metadata or ()), *self._own_metadata())
         self._hard_deadline = bool(getattr(request, "hard_deadline", False))
         """Whether an answer that is incomplete at the deadline is an error."""
         keys = conversation_keys(request)
@@ -73,6 +72,14 @@ class Answer:
         self._caller: Caller | None = None
         self._whole = False
         self.closed = False
+
+    def _own_metadata(self) -> Iterator[tuple[str, str]]:
+        from skills.wire import FEW_PIECES, RANDOM_SEED
+
+        if self._whole_only and not self._wire.pool.config.hedge_s:  # hedging needs the first piece early
+            yield FEW_PIECES
+        if self._so_far is not None and self._so_far.has_random_seed:
+            yield RANDOM_SEED
 
     async def open(self) -> None:
         """Send the request to a replica, and to others as long as it may be retried.

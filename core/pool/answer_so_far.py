@@ -25,6 +25,7 @@ class AnswerSoFar:
 
     def __init__(self, request: skills_pb2.GenReq) -> None:
         self._request = _with_seed(request)
+        self.has_random_seed = self._request is not request
         self._began_s = time.monotonic()
         self._first_piece_s: float | None = None
         self._begin()

@@ -22,24 +22,31 @@ log = logging.getLogger("sarai.runtime")
 class GuardInterceptor(grpc.aio.ServerInterceptor):
     """Wraps every method. It goes before all other interceptors, so that it bounds their statuses too."""
 
+    def __init__(self) -> None:
+        self._guarded: dict[str, grpc.RpcMethodHandler[Any, Any]] = {}
+
     async def intercept_service(
         self,
         continuation: Callable[[grpc.HandlerCallDetails], Awaitable[grpc.RpcMethodHandler[Any, Any] | None]],
         handler_call_details: grpc.HandlerCallDetails,
     ) -> grpc.RpcMethodHandler[Any, Any] | None:
-        """Wrap the method that was called."""
-        handler: Any = await continuation(handler_call_details)
-        if handler is None:
-            return None
-        kind = "_".join("stream" if s else "unary" for s in (handler.request_streaming, handler.response_streaming))
-        method = getattr(handler, kind)
-        guarded = _pieces if inspect.isasyncgenfunction(method) else _answer
-        made: grpc.RpcMethodHandler[Any, Any] = getattr(grpc, f"{kind}_rpc_method_handler")(
-            guarded(method, _messages if handler.request_streaming else _message, handler_call_details.method),
-            request_deserializer=_reader(handler.request_deserializer),
-            response_serializer=handler.response_serializer,
-        )
-        return made
+        """Wrap the method that was called, with all other interceptors, at its first call."""
+        name = handler_call_details.method
+        if (guarded := self._guarded.get(name)) is None and (handler := await continuation(handler_call_details)):
+            guarded = self._guarded[name] = _guarded(handler, name)
+        return guarded
+
+
+def _guarded(handler: Any, name: str) -> grpc.RpcMethodHandler[Any, Any]:
+    kind = "_".join("stream" if s else "unary" for s in (handler.request_streaming, handler.response_streaming))
+    method = getattr(handler, kind)
+    wrap = _pieces if inspect.isasyncgenfunction(method) else _answer
+    made: grpc.RpcMethodHandler[Any, Any] = getattr(grpc, f"{kind}_rpc_method_handler")(
+        wrap(method, _messages if handler.request_streaming else _message, name),
+        request_deserializer=_reader(handler.request_deserializer),
+        response_serializer=handler.response_serializer,
+    )
+    return made
 
 
 def _answer(method: Any, read: Callable[[Any], Any], name: str) -> Any:

@@ -19,7 +19,7 @@ from .engine.messages import ConstraintKind, Image, Request, Sampling, Turn
 from .engine.seeds import candidate_seed
 from .request_images import ImagePart
 
-VERSION = b"sarai answer 1"
+VERSION = b"sarai answer 2"
 """Changes with the form of the key, and with that of a kept answer."""
 
 _CLOSES = (ConstraintKind.JSON_SCHEMA, ConstraintKind.JSON_OBJECT)
@@ -67,12 +67,19 @@ class Server:
     """Only in the key where tokens depend on limits."""
 
 
-def repeats(message: skills_pb2.GenReq, sampling: Sampling) -> bool:
-    """Return whether a request always gives the same answer: greedy or with a seed, and understood whole."""
-    understood = skills_pb2.GenReq()
-    understood.CopyFrom(message)
-    understood.DiscardUnknownFields()
-    return (not sampling.temperature or message.HasField("seed")) and understood.ByteSize() == message.ByteSize()
+def repeats(message: skills_pb2.GenReq, sampling: Sampling, *, random_seed: bool = False) -> bool:
+    """Return whether a request may come again, with the same answer: greedy or with a seed, and understood whole.
+
+    Args:
+        message: The request; it loses the fields that are not understood.
+        sampling: How it is drawn.
+        random_seed: Whether nobody has chosen its seed.
+    """
+    if sampling.temperature and (random_seed or not message.HasField("seed")):
+        return False
+    size = message.ByteSize()
+    message.DiscardUnknownFields()
+    return size == message.ByteSize()
 
 
 def answer_keys(request: Request, images: Sequence[ImagePart], server: Server) -> tuple[bytes, ...]:
@@ -83,8 +90,8 @@ def answer_keys(request: Request, images: Sequence[ImagePart], server: Server) -
         images: Its images as they came, in their order.
         server: What else determines the answer.
     """
-    parts = _parts(request, images, server)
-    common = hashlib.sha256(b"".join(piece for part in parts for piece in (len(part).to_bytes(8), part)))
+    parts = tuple(_parts(request, images, server))
+    common = hashlib.sha256(_numbers(len(parts), *map(len, parts)) + b"".join(parts))
     keys = []
     for candidate in range(request.num_candidates):
         key = common.copy()
@@ -108,57 +115,48 @@ def _closes(request: Request) -> bool:
 def _parts(request: Request, images: Sequence[ImagePart], server: Server) -> Iterator[bytes]:
     yield VERSION
     yield server.identity
-    yield b"exact" if server.exact else b"fast"
     yield request.tenant.encode()
-    yield _numbers(request.raw is not None, len(request.turns))
-    yield _text(request.raw or "")
+    constraint = request.constraint
+    yield _numbers(server.exact, request.raw is not None, len(request.turns), constraint is not None)
+    yield (request.raw or "").encode()
     left = iter(images)
     for turn in request.turns:
         yield from _turn(turn, left)
     yield (server.image_identity or b"") if images else b""
-    constraint = request.constraint
-    yield _text(constraint.kind.value if constraint else "")
-    yield _text(constraint.text if constraint else "")
-    yield _numbers(bool(constraint and constraint.allow_weaker))
     yield _sampling(request.sampling)
-    limits = depends_on_limits(request, exact=server.exact)
-    yield _numbers(request.max_tokens, request.close_json, server.n_ctx) if limits else b""
+    if constraint:
+        yield constraint.kind.value.encode()
+        yield constraint.text.encode()
+        yield _numbers(constraint.allow_weaker)
+    if depends_on_limits(request, exact=server.exact):
+        yield _numbers(request.max_tokens, request.close_json, server.n_ctx)
     if not server.exact:
-        yield _numbers(request.num_candidates, request.top_logprobs, len(request.stop))
-        yield from map(_text, request.stop)
+        yield _numbers(request.num_candidates, request.top_logprobs)
+        yield from map(str.encode, request.stop)
 
 
 def _turn(turn: Turn, images: Iterator[ImagePart]) -> Iterator[bytes]:
-    yield _text(turn.role)
-    yield _text(turn.content)
-    yield _numbers(*turn.token_ids)
-    yield _numbers(len(turn.parts))
+    yield turn.role.encode()
+    yield turn.content.encode()
+    yield _numbers(len(turn.parts), *turn.token_ids)
     for part in turn.parts:
         if isinstance(part, Image):
             image = next(images)
             yield b"image" + _numbers(image.max_tokens) + (image.sha256 or hashlib.sha256(image.data).digest())
         else:
-            yield b"text" + _text(part)
+            yield b"text" + part.encode()
 
 
 def _sampling(sampling: Sampling) -> bytes:
     """Return what of the sampling matters: of a greedy one, the penalties alone. -0 is 0."""
-    drawn = (sampling.temperature, sampling.top_k, sampling.top_p, sampling.min_p)
-    values = (
-        *(drawn if sampling.temperature else (0.0,) * len(drawn)),
-        sampling.repeat_penalty,
-        sampling.presence_penalty,
-        sampling.frequency_penalty,
-    )
+    values = [sampling.repeat_penalty, sampling.presence_penalty, sampling.frequency_penalty]
+    if sampling.temperature:
+        values += (sampling.temperature, sampling.top_k, sampling.top_p, sampling.min_p)
     return struct.pack(f">{len(values)}d", *(value + 0.0 for value in values))
 
 
 def _numbers(*values: int) -> bytes:
     return struct.pack(f">{len(values)}q", *values)
-
-
-def _text(text: str) -> bytes:
-    return text.encode()
 
 
 def file_bytes(images: Iterable[ImagePart]) -> int:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Sequence
+from typing import Any
 
 import grpc
 
@@ -57,31 +58,25 @@ def answer(
         ram_bytes: Memory of the replica's processes.
     """
     request, now = flight.request, time.monotonic()
-    first, *others = candidates = [_candidate(ending) for ending in done.endings]
     begun = flight.first_token_at or now
     writing_s = (flight.last_token_at or now) - begun
     continued = sum(len(tokens.token_ids) for tokens in request.so_far)
     written = max(0, sum(len(ending.tokens.token_ids) for ending in done.endings) - continued)
     speed = (written - 1) / writing_s if written > 1 and writing_s > 0 else written / max(1e-6, now - request.arrived)
     return skills_pb2.GenResp(
-        text=first.text,
+        **_content(done.endings[0]),
         tokens_generated=continued + written,
         continued_tokens=continued,
         tokens_per_second=speed,
         latency_ms=(now - request.arrived) * 1000,
         ram_mb=ram_bytes / 1e6,
-        finish_reason=first.finish_reason,
         prompt_tokens=flight.admitted.prompt_tokens if flight.admitted else 0,
         image_tokens=image_tokens,
         cached_tokens=flight.admitted.cached_tokens if flight.admitted else 0,
         queue_ms=flight.admitted.queue_s * 1000 if flight.admitted else 0,
         time_to_first_token_ms=(begun - request.arrived) * 1000,
-        mean_logprob=first.mean_logprob,
         model=model,
-        candidates=candidates if others else (),
-        token_ids=first.token_ids,
-        token_logprobs=first.token_logprobs,
-        top_logprobs=first.top_logprobs,
+        candidates=[skills_pb2.Candidate(**_content(e)) for e in done.endings] if len(done.endings) > 1 else (),
         seed=request.sampling.seed,
         lookup_tokens=done.lookup_tokens,
         lookup_accepted=done.lookup_accepted,
@@ -89,16 +84,23 @@ def answer(
     )
 
 
-def _candidate(ending: Ending) -> skills_pb2.Candidate:
-    known = [value for value in ending.tokens.logprobs if not math.isnan(value)]
-    return skills_pb2.Candidate(
-        text=ending.text,
-        finish_reason=skills_pb2.FinishReason.ValueType(int(ending.reason)),
-        token_ids=ending.tokens.token_ids,
-        token_logprobs=ending.tokens.logprobs,
-        top_logprobs=[skills_pb2.TopLogprobs(tokens=_tokens(place)) for place in ending.tokens.top],
-        mean_logprob=math.fsum(known) / len(known) if known else 0.0,
-    )
+def _content(ending: Ending) -> dict[str, Any]:
+    """Return the fields that an answer and a candidate have in common."""
+    return {
+        "text": ending.text,
+        "finish_reason": int(ending.reason),
+        "token_ids": ending.tokens.token_ids,
+        "token_logprobs": ending.tokens.logprobs,
+        "top_logprobs": [skills_pb2.TopLogprobs(tokens=_tokens(place)) for place in ending.tokens.top],
+        "mean_logprob": _mean(ending.tokens.logprobs),
+    }
+
+
+def _mean(logprobs: Sequence[float]) -> float:
+    """Return the mean of those that are known."""
+    if math.isnan(total := math.fsum(logprobs)):
+        return _mean([value for value in logprobs if not math.isnan(value)])
+    return total / len(logprobs) if logprobs else 0.0
 
 
 def _tokens(place: Sequence[TokenLogprob]) -> list[skills_pb2.TokenLogprob]:

@@ -7,6 +7,7 @@ import dataclasses
 import logging
 import math
 import time
+from collections import deque
 from collections.abc import Callable, Sequence
 from functools import partial
 
@@ -35,6 +36,8 @@ class Call:
 
     request: Request
     mode: skills_pb2.CacheMode.ValueType
+    n_ctx: int
+    """The context length, tokens."""
     keeping: Keeping | None = None
     """None if nothing is looked up or kept."""
     found: Sequence[Kept | None] = ()
@@ -71,17 +74,16 @@ class Call:
             return skills_pb2.CACHE_OUTCOME_JOINED
         return skills_pb2.CACHE_OUTCOME_PARTIAL if self.reader.computed else skills_pb2.CACHE_OUTCOME_HIT
 
-    def info(self) -> skills_pb2.CacheInfo:
-        """Return what its caller is told."""
-        info = skills_pb2.CacheInfo(outcome=self.outcome)
+    def tell(self, info: skills_pb2.CacheInfo) -> None:
+        """Write what its caller is told."""
+        info.outcome = self.outcome
         if self.run or self.reader is None:
-            return info
+            return
         prompt = 0 if self.reader.computed or not self.reader.admitted else self.reader.admitted.prompt_tokens
         info.saved_tokens = self.reader.saved_tokens + prompt
         if used := [kept for kept in self.found if kept]:
             info.age_ms = int(max(kept.age_s for kept in used) * 1000)
             info.tier = skills_pb2.CacheTier.ValueType(max(kept.tier for kept in used))
-        return info
 
 
 class KeptAnswers:
@@ -97,6 +99,7 @@ class KeptAnswers:
         self.identity: Identity | None = None
         """What answers are kept under; None before there is a model."""
         self._runs = Runs(self._heard)
+        self._unkept: deque[tuple[Run, Keeping, Done]] = deque()
         self._on_event = on_event
         self._figures = skills_pb2.CacheStats()  # counts since the start
         self._recheck_every, self._hits_since = settings.cache_recheck, 0
@@ -119,7 +122,9 @@ class KeptAnswers:
 
     # --- a call ---
 
-    async def call(self, message: skills_pb2.GenReq, request: Request, *, exact: bool, n_ctx: int) -> Call:
+    async def call(
+        self, message: skills_pb2.GenReq, request: Request, *, exact: bool, n_ctx: int, random_seed: bool
+    ) -> Call:
         """Look up what is kept of a call's answer, unless it asks for a new one.
 
         Args:
@@ -127,24 +132,26 @@ class KeptAnswers:
             request: The same, as the engine takes it; its images may be unread.
             exact: Whether numerics are exact.
             n_ctx: The context length, tokens.
+            random_seed: Whether nobody has chosen its seed.
         """
-        call = Call(request=request, mode=message.cache.mode)
+        call = Call(request=request, mode=message.cache.mode, n_ctx=n_ctx)
         images = image_parts(message) if has_images(message) else []
         server = self._server(exact=exact, n_ctx=n_ctx, images=bool(images))
-        if server is None or call.mode == skills_pb2.CACHE_MODE_BYPASS or not repeats(message, request.sampling):
+        bypass = call.mode == skills_pb2.CACHE_MODE_BYPASS
+        if server is None or bypass or not repeats(message, request.sampling, random_seed=random_seed):
             return call
         if file_bytes(images) > _LARGE_BYTES:
             keys = await asyncio.to_thread(answer_keys, request, images, server)
         else:
             keys = answer_keys(request, images, server)
         refresh = call.mode == skills_pb2.CACHE_MODE_REFRESH
-        limited = depends_on_limits(request, exact=exact)
-        call.keeping = Keeping(keys=keys, identity=server.identity, limited=limited, replaces=refresh)
+        call.keeping = Keeping(
+            keys=keys, identity=server.identity, limited=depends_on_limits(request, exact=exact),
+            joint=not (refresh or images or request.budget_end), replaces=refresh,
+        )  # fmt: skip
         if not refresh:
-            joins = not images and request.budget_end is None
-            call.reader = Reader(request, call.keeping, n_ctx=n_ctx, joins=joins)
-            await self._look_up(call, call.reader, message.cache.max_age_ms / 1000 or None)
-        elif request.so_far:
+            await self._look_up(call, call.keeping, message.cache.max_age_ms / 1000 or None)
+        if request.so_far and call.reader is None:
             call.keeping = None  # it goes on from tokens that are not known to be this answer's
         return call
 
@@ -157,21 +164,25 @@ class KeptAnswers:
             return None
         return Server(identity=identity.digest, image_identity=identity.image_digest, exact=exact, n_ctx=n_ctx)
 
-    async def _look_up(self, call: Call, reader: Reader, max_age_s: float | None) -> None:
+    async def _look_up(self, call: Call, keeping: Keeping, max_age_s: float | None) -> None:
         """Find what is kept, and read it."""
-        keys, near = reader.keeping.keys, partial(self.cache.in_memory, max_age_s=max_age_s)
+        self._keep_all()
+        keys, near = keeping.keys, partial(self.cache.in_memory, max_age_s=max_age_s)
         found = [near(key) for key in keys]
-        if not all(found) and not self._runs.can_join(reader):
+        if self.cache.has_far and not all(found) and not self._runs.can_join(call.request, keeping):
             far = [await self.cache.get(key, max_age_s=max_age_s) for key in keys]
             # Another call may have computed it meanwhile.
             found = [kept or near(key) for key, kept in zip(keys, far, strict=True)]
+        if not any(found):
+            return
         known = [self._decoded(key, kept) for key, kept in zip(keys, found, strict=True)]
-        call.keeping = reader.keeping = dataclasses.replace(reader.keeping, known=known)
+        call.keeping = keeping = dataclasses.replace(keeping, known=known)
+        reader = Reader(call.request, keeping, n_ctx=call.n_ctx)
         used = [t if t and cut.fits(t) else None for cut, t in zip(reader.cuts, known, strict=True)]
         if any(t is None and cut.n_had for cut, t in zip(reader.cuts, used, strict=True)):
-            call.keeping = call.reader = None  # it goes on from tokens that are not known to be this answer's
             return
         call.found = [kept if t else None for kept, t in zip(found, used, strict=True)]
+        call.reader = reader
         reader.read_kept(used)
 
     def _decoded(self, key: bytes, kept: Kept | None) -> Trajectory | None:
@@ -192,12 +203,14 @@ class KeptAnswers:
             call: The call, whose answer is not kept, or only in part.
             whole: Its request, with its images.
         """
-        reader = call.reader
-        call.joined = bool(reader and self._runs.can_join(reader))
+        reader, keeping = call.reader, call.keeping
+        if keeping and self._runs.can_join(call.request, keeping, begun=bool(reader and reader.begun)):
+            call.joined = True
+            reader = call.reader = reader or Reader(call.request, keeping, n_ctx=call.n_ctx)
         if reader and (reader.begun or call.joined):
             self._runs.attach(engine, reader, whole)
             return reader
-        call.run = self._runs.lead(engine, whole, call.keeping, open_=bool(reader and reader.joins))
+        call.run = self._runs.lead(engine, whole, keeping)
         return call.run
 
     def leave(self, engine: Supervisor, call: Call) -> None:
@@ -228,8 +241,13 @@ class KeptAnswers:
     def _heard(self, run: Run, event: Event) -> None:
         self._on_event(run, event)
         if isinstance(event, Done) and run.keeping:
-            # At once: a call that comes next can neither join any more nor be without it.
-            self._keep(run, run.keeping, event)
+            self._unkept.append((run, run.keeping, event))
+            asyncio.get_running_loop().call_soon(self._keep_all)  # once the answer is on its way
+
+    def _keep_all(self) -> None:
+        """Keep what has just been computed. Also before each look, as nobody can join that any more."""
+        while self._unkept:
+            self._keep(*self._unkept.popleft())
 
     def _keep(self, run: Run, keeping: Keeping, done: Done) -> None:
         """Keep what a run has computed, if it is more than what was kept."""
@@ -239,7 +257,7 @@ class KeptAnswers:
             keeping.keys, done.endings, keeping.known or (None,) * len(keeping.keys), strict=True
         ):
             end = end_of(ending, limited=keeping.limited)
-            if end is None or any(map(math.isnan, ending.tokens.logprobs)):
+            if end is None or math.isnan(sum(ending.tokens.logprobs)):
                 continue
             trajectory = Trajectory(
                 tokens=ending.tokens,

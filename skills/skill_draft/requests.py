@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import secrets
 import time
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from skills import skills_pb2
 from skills.runtime.status import RefusedError
@@ -22,8 +22,7 @@ MAX_TURNS = 1024
 DEFAULT_MAX_TOKENS = 256
 
 
-@dataclass(frozen=True, slots=True)
-class _Range:
+class _Range(NamedTuple):
     """The range of numbers that a field may have."""
 
     low: float

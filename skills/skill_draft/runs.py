@@ -47,6 +47,8 @@ class Keeping:
     """Part of the keys. What is computed while it changes is not kept."""
     limited: bool
     """Whether its tokens depend on the request's limits."""
+    joint: bool
+    """Whether calls that come meanwhile may read what is computed for it."""
     known: Sequence[Trajectory | None] = ()
     """What was kept of each candidate before."""
     replaces: bool = False
@@ -95,12 +97,11 @@ class Reader(AwaitedFlight):
         request: The call's request.
         keeping: How its answer is kept.
         n_ctx: The context length, tokens.
-        joins: Whether it may read what is being computed for others.
     """
 
-    def __init__(self, request: Request, keeping: Keeping, *, n_ctx: int, joins: bool) -> None:
+    def __init__(self, request: Request, keeping: Keeping, *, n_ctx: int) -> None:
         super().__init__(request)
-        self.keeping, self.joins = keeping, joins
+        self.keeping = keeping
         limited = keeping.limited
         self.cuts = [Cut(request, i, n_ctx=n_ctx, limited=limited) for i in range(request.num_candidates)]
         self.image_tokens = 0
@@ -236,38 +237,29 @@ class Runs:
         self._running: dict[Keys, Run] = {}
         self._on_event = on_event
 
-    def lead(
-        self,
-        engine: Supervisor,
-        request: Request,
-        keeping: Keeping | None,
-        *,
-        open_: bool = False,
-        reader: Reader | None = None,
-    ) -> Run:
+    def lead(self, engine: Supervisor, request: Request, keeping: Keeping | None, reader: Reader | None = None) -> Run:
         """Submit a request.
 
         Args:
             engine: Works on it.
             request: What to submit.
             keeping: How its answer is kept, if it is.
-            open_: Whether others may join.
             reader: The call that it is for; None if its caller reads the run itself.
         """
         run = Run(request, keeping, leads=reader is None, on_event=self._heard)
-        if keeping and open_:
+        if keeping and keeping.joint:
             self._running.setdefault(keeping.keys, run)
         if reader:
             reader.follow(run, own=True)
         engine.send(run)  # may end it at once
         return run
 
-    def can_join(self, reader: Reader) -> bool:
-        """Return whether a call can read what is being computed for another."""
-        run = self._running.get(reader.keeping.keys)
-        if run is None or not reader.joins or (reader.keeping.limited and reader.begun):
+    def can_join(self, request: Request, keeping: Keeping, *, begun: bool = False) -> bool:
+        """Return whether a call can read what is being computed for another, perhaps after the tokens that it has."""
+        run = self._running.get(keeping.keys)
+        if run is None or not keeping.joint or (keeping.limited and begun):
             return False
-        return run.request.top_logprobs >= reader.request.top_logprobs
+        return run.request.top_logprobs >= request.top_logprobs
 
     def attach(self, engine: Supervisor, reader: Reader, whole: Request) -> None:
         """Let a call read a run: one that is there, or one that goes on from the tokens that the call has.
@@ -279,7 +271,7 @@ class Runs:
         """
         self.detach(engine, reader)
         reader.go_on = lambda: self.attach(engine, reader, whole)
-        if self.can_join(reader):
+        if self.can_join(reader.request, reader.keeping, begun=reader.begun):
             run = self._running[reader.keeping.keys]
             if (reader.request.priority, run.request.priority) == (Priority.INTERACTIVE, Priority.BATCH):
                 engine.hurry(run)
@@ -287,7 +279,7 @@ class Runs:
             return
         so_far = tuple(cut.source for cut in reader.cuts) if reader.begun else ()
         request = dataclasses.replace(whole, id=engine.next_id(), so_far=so_far)
-        self.lead(engine, request, reader.keeping, open_=reader.joins, reader=reader)
+        self.lead(engine, request, reader.keeping, reader)
 
     def detach(self, engine: Supervisor, reader: Reader) -> None:
         """Let a call go; a request without readers leaves the engine. Idempotent."""

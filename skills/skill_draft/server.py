@@ -35,7 +35,7 @@ from skills.runtime.resources import MemoryMeter, memory_size
 from skills.runtime.skill import BaseSkill, Context, StartError, Status
 from skills.runtime.status import RefusedError
 from skills.types_pb2 import ClearCacheReq, ClearCacheResp
-from skills.wire import HARD_DEADLINES, Feature, Reason
+from skills.wire import HARD_DEADLINES, RANDOM_SEED, Feature, Reason
 
 from . import VERSION, answers
 from .awaited_flight import AwaitedFlight
@@ -206,11 +206,12 @@ class DraftSkill(BaseSkill, skills_pb2_grpc.SkillsServiceServicer):
 
     async def Generate(self, request: skills_pb2.GenReq, context: Context) -> skills_pb2.GenResp:  # noqa: N802 - gRPC's
         """Generate an answer and return it in one message."""
+        answer: object = None
         async with self.call(context, at_any_time=True), aclosing(self._run(request, context)) as events:
-            async for event in events:
-                if isinstance(event, skills_pb2.GenResp):
-                    return event
-        raise AssertionError("a call ends with an answer or a status")
+            async for event in events:  # to their end: what is left of generators is closed in tasks of their own
+                answer = event
+        assert isinstance(answer, skills_pb2.GenResp), "a call ends with an answer or a status"
+        return answer
 
     async def GenerateStream(  # noqa: N802 - gRPC's name
         self, request: skills_pb2.GenReq, context: Context
@@ -223,7 +224,7 @@ class DraftSkill(BaseSkill, skills_pb2_grpc.SkillsServiceServicer):
                     yield sent
 
     async def ClearCache(self, request: ClearCacheReq, context: Context) -> ClearCacheResp:  # noqa: N802, ARG002
-        """Forget all kept answers."""
+        """Forget all kept answers, and the prefixes in their folder."""
         entries, num_bytes = await self._kept.cache.clear()
         files, prefix_bytes = await self._clear_prefixes(self._settings.prefix_dir)
         return ClearCacheResp(entries=entries, bytes=num_bytes, prefix_files=files, prefix_bytes=prefix_bytes)
@@ -247,7 +248,9 @@ class DraftSkill(BaseSkill, skills_pb2_grpc.SkillsServiceServicer):
         request, n_ctx = self._request(message, context)
         if self._settings.deadline == "error":
             await context.send_initial_metadata((HARD_DEADLINES,))
-        call = await self._kept.call(message, request, exact=self._numerics == "exact", n_ctx=n_ctx)
+        random_seed = RANDOM_SEED in (context.invocation_metadata() or ())
+        exact = self._numerics == "exact"
+        call = await self._kept.call(message, request, exact=exact, n_ctx=n_ctx, random_seed=random_seed)
         if reader := call.whole:
             async for event in self._read(reader, call, reader.image_tokens):
                 yield event
@@ -318,7 +321,7 @@ class DraftSkill(BaseSkill, skills_pb2_grpc.SkillsServiceServicer):
             ram_bytes=self._memory.bytes(self.pids()),
         )  # fmt: skip
         if call.keeping:
-            result.cache.CopyFrom(call.info())
+            call.tell(result.cache)
             self._kept.answered(call, result.cache)
         if self.metrics and call.run:
             self.metrics.written(

@@ -88,7 +88,7 @@ class Trajectory:
             token_ids=numbers[:n],
             logprobs=numbers[n : 2 * n],
             top=_top(data, ends[-1], n if top else 0),
-            spelling=tuple(data[start:end] for start, end in itertools.pairwise(ends)),
+            spelling=tuple(map(data.__getitem__, map(slice, ends, ends[1:]))),
         )
         return cls(
             tokens=tokens, end=End(kind), prompt_tokens=prompt_tokens, image_tokens=image_tokens,

@@ -353,6 +353,20 @@ def test_the_loop_run_twice_is_served_from_what_is_kept(server: DraftServer) -> 
             pool.get_skill_client("draft").Generate(long(cache=ONLY))
 
 
+def test_what_is_drawn_with_a_random_seed_takes_no_room(server: DraftServer) -> None:
+    before = server.health().cache
+    drawn: dict[str, Any] = {"prompt": "Tell me.", "max_tokens": 24, "temperature": 1.0}
+    with ModelPool(PoolConfig(targets={"SARAI_DRAFT_TARGET": server.target})) as pool:
+        first, second = (pool.get_skill_client("draft").Generate(GenReq(**drawn)) for _ in range(2))
+        OmniLoop(LoopConfig(temperature=1.0, max_iterations=1, max_tokens=24), pool=pool).run("Tell me.")
+        assert first.seed != second.seed
+        after = server.health().cache
+        assert (after.entries, after.misses, after.hits) == (before.entries, before.misses, before.hits)
+        again = pool.get_skill_client("draft").Generate(GenReq(**drawn, seed=first.seed))
+    assert again.cache.outcome == MISS, "now somebody has chosen it"
+    assert content(again) == content(first)
+
+
 def test_hits_are_computed_anew_and_compared(tmp_path: Path) -> None:
     with draft_server(tmp_path, "--cache-mb", "64", "--cache-recheck", "2") as server:
         wait_until_it_keeps(server)

@@ -69,6 +69,11 @@ class AnswerCache:
         return self._memory is not None
 
     @property
+    def has_far(self) -> bool:
+        """Whether anything is kept but in memory."""
+        return bool(self._far)
+
+    @property
     def stats(self) -> CacheFigures:
         """Its figures; counts are since the start."""
         entries, num_bytes = self._memory.size() if self._memory else (0, 0)

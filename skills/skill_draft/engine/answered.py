@@ -25,6 +25,8 @@ class Tokens:
     """The bytes of each token; only of tokens that come from an engine."""
 
     def __add__(self, other: Tokens) -> Tokens:
+        if not self.token_ids:
+            return other
         return Tokens(
             token_ids=self.token_ids + other.token_ids,
             logprobs=self.logprobs + other.logprobs,
@@ -34,6 +36,8 @@ class Tokens:
 
     def part(self, start: int, end: int | None = None) -> Tokens:
         """Return the tokens from one index to before another."""
+        if not start and (end is None or end >= len(self.token_ids)):
+            return self
         return Tokens(
             token_ids=self.token_ids[start:end],
             logprobs=self.logprobs[start:end],

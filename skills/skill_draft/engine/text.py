@@ -5,7 +5,7 @@ from __future__ import annotations
 import codecs
 from bisect import bisect_left
 from collections.abc import Sequence
-from itertools import accumulate
+from itertools import accumulate, islice
 
 
 def decode_whole(raw: bytes) -> str:
@@ -38,7 +38,7 @@ class TextAssembler:
         """Add tokens by their bytes, up to the one that completes a stop string; return how many were added."""
         before, searched = len(self._ends), len(self._raw)
         self._raw += b"".join(pieces)
-        self._ends.extend(searched + end for end in accumulate(map(len, pieces)))
+        self._ends.extend(islice(accumulate(map(len, pieces), initial=searched), 1, None))
         start = max(0, searched - self._longest + 1)
         found = [(at + len(s), at) for s in self._stop if (at := self._raw.find(s, start)) >= 0]
         if found:

@@ -8,7 +8,8 @@ from pathlib import Path
 from skills import skills_pb2, types_pb2, wire
 
 ROOT = Path(__file__).parents[3]
-KEYS = {wire.FEW_PIECES[0], wire.HARD_DEADLINES[0], wire.IN_CONTAINER[0], wire.SKILL, wire.STATUS_DETAILS}
+PAIRS = (wire.FEW_PIECES, wire.RANDOM_SEED, wire.HARD_DEADLINES, wire.IN_CONTAINER)
+KEYS = {*(key for key, _ in PAIRS), wire.SKILL, wire.STATUS_DETAILS}
 SOURCES = [path for folder in ("core", "skills") for path in sorted((ROOT / folder).rglob("*.py"))]
 
 
