@@ -13,7 +13,7 @@ import pytest
 import valkey
 
 from tests.servers import free_port
-from tools import containers, debian, redis_server
+from tools import containers, debian, store_servers
 
 
 class StoreServer:
@@ -22,11 +22,12 @@ class StoreServer:
     Args:
         folder: for its socket and its log.
         options: of the server, in addition.
+        kind: one of `store_servers.NAMES`.
     """
 
-    def __init__(self, folder: Path, *options: str) -> None:
+    def __init__(self, folder: Path, *options: str, kind: str = "valkey") -> None:
         try:
-            self._command, self._environment = redis_server.command()
+            self._command, self._environment = store_servers.command(kind)
         except debian.UnavailableError as error:
             if containers.are_required():
                 raise

@@ -22,6 +22,7 @@ from skills.runtime.settings import CachingSettings, SettingsError
 from tests.fault_proxy import FaultProxy
 from tests.servers import free_port
 from tests.store_server import StoreServer
+from tools import store_servers
 
 NOT_CONNECTED = breaker.Breaker().reason
 SECRET = b"a secret of sixteen bytes"
@@ -31,9 +32,9 @@ def key(number: int) -> bytes:
     return hashlib.sha256(number.to_bytes(8, "big")).digest()
 
 
-@pytest.fixture
-def store(tmp_path: Path) -> Iterator[StoreServer]:
-    with StoreServer(tmp_path) as server:
+@pytest.fixture(params=store_servers.NAMES)
+def store(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[StoreServer]:
+    with StoreServer(tmp_path, kind=request.param) as server:
         yield server
 
 
@@ -301,7 +302,8 @@ def test_a_secret_that_is_missing_or_short_is_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("name", "well"), [("IP:127.0.0.1", True), ("DNS:another.example", False)])
-def test_a_store_with_tls_must_have_the_right_certificate(tmp_path: Path, name: str, well: bool) -> None:
+@pytest.mark.parametrize("kind", store_servers.NAMES)
+def test_a_store_with_tls_must_have_the_right_certificate(tmp_path: Path, name: str, well: bool, kind: str) -> None:
     if shutil.which("openssl") is None:
         pytest.skip("there is no openssl to make a certificate")
     certificate, private, port = tmp_path / "certificate", tmp_path / "key", free_port()
@@ -324,7 +326,7 @@ def test_a_store_with_tls_must_have_the_right_certificate(tmp_path: Path, name: 
         await tier.close()
         return told
 
-    with StoreServer(tmp_path, *options):
+    with StoreServer(tmp_path, *options, kind=kind):
         told = asyncio.run(state(f"rediss://127.0.0.1:{port}?ssl_ca_certs={certificate}"))
         assert (told == "up") is well
         assert well or "certificate is not valid" in told
