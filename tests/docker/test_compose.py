@@ -101,6 +101,16 @@ def test_scale_file_differs_from_the_override_in_name_and_port_alone(clone: Path
     assert differing
 
 
+def test_the_file_with_a_store_goes_on_top_of_either(clone: Path, compose: tuple[str, ...]) -> None:
+    for file in ("docker-compose.override.yml", SCALE_FILE):
+        files = (clone / BASE_FILE, clone / file, clone / "docker-compose.answers.yml")
+        text = Project(command=compose, folder=clone, files=files, name="same").ask("config")
+        assert "SKILL_DRAFT_CACHE_SHARED: valkey://answers:6379" in text
+        assert "valkey/valkey:8-alpine" in text
+        assert f"{clone}/answers.secret" in text
+        assert "/run/secrets/answers" in text
+
+
 def test_command_line_brings_a_skill_up_shows_it_and_takes_it_down(
     clone: Path, compose: tuple[str, ...], free_name_and_port: None
 ) -> None:
