@@ -62,7 +62,7 @@ def _decode(target: str) -> None:
 
 @contextlib.contextmanager
 def _streams(server: DraftServer) -> Iterator[None]:
-    """Let streams decode; whoever reads them takes none of the time of the calls that are measured."""
+    """Let streams decode; the process that reads them takes none of the time of the calls that are measured."""
     process = multiprocessing.get_context("spawn").Process(target=_decode, args=(server.target,), daemon=True)
     process.start()
     try:

@@ -17,7 +17,7 @@ from skills import skills_pb2
 from skills.wire import Feature, Reason
 
 from .limits import Limits
-from .resources import CpuMeter, anonymous_bytes, process_age_s, usable_cpus
+from .resources import CpuMeter, MemoryMeter, process_age_s, usable_cpus
 from .settings import ServerSettings, WorkerSettings, variable
 from .status import abort
 from .work import Work
@@ -71,7 +71,7 @@ class BaseSkill:
         self.log = logging.getLogger(f"sarai.{name}")
         self._metrics_at = settings.metrics
         self.metrics: Metrics | None = None
-        self._cpu = CpuMeter()
+        self._cpu, self._memory = CpuMeter(), MemoryMeter()
         self._started_s = time.monotonic()
         self.start_s = 0.0
         """Seconds from the start of the process until it served; 0 before that."""
@@ -111,7 +111,7 @@ class BaseSkill:
             model=self.model,
             total_requests=self._total_requests,
             uptime_s=time.monotonic() - self._started_s,
-            ram_mb=anonymous_bytes(pids) / 1e6,
+            ram_mb=self._memory.bytes(pids) / 1e6,
             cpu_percent=self._cpu.percent(pids),
             features=self.features,
         )

@@ -28,9 +28,11 @@ class Cut:
         self._had = request.so_far[candidate] if request.so_far else Tokens()
         self._text = TextAssembler(request.stop)
         self._shown = 0
-        self.source = Tokens()
-        """The tokens that were read, as they were computed, with the alternatives that the call wants."""
-        self._tokens = Tokens()  # the same for the call: it gets back the log-probabilities that it has given
+        self.source = self._tokens = Tokens()
+        """The tokens that were read, as they were computed, with the alternatives that the call wants.
+
+        `_tokens` are the same for the call: it gets back the log-probabilities that it has given.
+        """
         self.replayed = ""
         """The text of the tokens that the call goes on from, as far as it was shown."""
         self.ending: Ending | None = None
@@ -104,8 +106,9 @@ class Cut:
     def _add(self, new: Tokens) -> None:
         start, n_top = len(self.source.token_ids), self._request.top_logprobs
         new = new.part(0, self._text.extend(new.spelling))
-        top = tuple(place[:n_top] for place in new.top) if n_top else ()
-        new = Tokens(token_ids=new.token_ids, logprobs=new.logprobs, top=top, spelling=new.spelling)
+        if new.top:
+            top = tuple(place[:n_top] for place in new.top) if n_top else ()
+            new = Tokens(token_ids=new.token_ids, logprobs=new.logprobs, top=top, spelling=new.spelling)
         self.source += new
         if start < self.n_had:
             n = len(new.token_ids)

@@ -31,7 +31,7 @@ from skills import skills_pb2, skills_pb2_grpc
 from skills.runtime.limits import Limits
 from skills.runtime.pieces import Pieces
 from skills.runtime.program import run_server
-from skills.runtime.resources import MemoryMeter, memory_size
+from skills.runtime.resources import memory_size
 from skills.runtime.skill import BaseSkill, Context, StartError, Status
 from skills.runtime.status import RefusedError
 from skills.types_pb2 import ClearCacheReq, ClearCacheResp
@@ -85,7 +85,7 @@ class DraftSkill(BaseSkill, skills_pb2_grpc.SkillsServiceServicer):
         self._tower = Tower()
         self._images: Images | None = None
         self._identity: Identity | None = None
-        self._totals, self._memory = Totals(), MemoryMeter()
+        self._totals = Totals()
         self._kept = KeptAnswers(settings, self._totals.heard)
 
     # --- lifecycle of the server (see skills.runtime.skill.BaseSkill) ---

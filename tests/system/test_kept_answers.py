@@ -363,7 +363,7 @@ def test_what_is_drawn_with_a_random_seed_takes_no_room(server: DraftServer) -> 
         after = server.health().cache
         assert (after.entries, after.misses, after.hits) == (before.entries, before.misses, before.hits)
         again = pool.get_skill_client("draft").Generate(GenReq(**drawn, seed=first.seed))
-    assert again.cache.outcome == MISS, "now somebody has chosen it"
+    assert again.cache.outcome == MISS, "now it was chosen"
     assert content(again) == content(first)
 
 

@@ -38,10 +38,14 @@ def store(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[StoreServe
         yield server
 
 
+def secret_in(folder: Path, secret: bytes = SECRET) -> str:
+    (folder / "secret").write_bytes(secret + b"\n")
+    return str(folder / "secret")
+
+
 @asynccontextmanager
 async def cache_at(url: str, folder: Path, secret: bytes = SECRET) -> AsyncIterator[AnswerCache]:
-    (folder / "secret").write_bytes(secret + b"\n")
-    cache = AnswerCache(CachingSettings(cache_shared=url, cache_secret_file=str(folder / "secret")))
+    cache = AnswerCache(CachingSettings(cache_shared=url, cache_secret_file=secret_in(folder, secret)))
     await cache.start()
     try:
         yield cache
@@ -253,6 +257,31 @@ def test_clear_removes_all_of_the_store_and_nothing_else(store: StoreServer, tmp
             assert num_bytes > 100 * len(b"answer")
             assert client.keys() == [b"another program's"]
             assert await cache.get(key(1)) is None
+
+    run(test())
+
+
+def test_nothing_that_is_read_while_all_is_cleared_comes_back(store: StoreServer, tmp_path: Path) -> None:
+    keys = [key(number) for number in range(2000)]
+
+    async def test() -> None:
+        async with tier_at(store.url) as tier:
+            for one in keys:
+                await tier._write(one, Entry(b"answer", 1.0))
+        disk = str(tmp_path / "answers")
+        settings = CachingSettings(cache_shared=store.url, cache_secret_file=secret_in(tmp_path), cache_disk=disk)
+        cache = AnswerCache(settings)
+        await cache.start()
+        await until(lambda: cache.stats.shared == "up")
+        clearing = asyncio.create_task(cache.clear())
+        read = 0
+        while not clearing.done():
+            for one in keys[-100:] + keys[:100]:
+                read += await cache.get(one) is not None
+        assert read, "nothing was read meanwhile"
+        assert not [one for one in keys if cache.in_memory(one)]
+        assert not [one for one in keys if await cache.get(one)]
+        await cache.close()
 
     run(test())
 

@@ -159,11 +159,16 @@ class AnswerCache:
         Returns:
             Entries that were forgotten, and their bytes, of the tier that had most: the nearer ones have the same.
         """
+        if self._memory is None:
+            return 0, 0
+        forgotten = [self._memory.size()]
+        self._memory.clear()
+        # The nearer ones after the farther ones, from which they are given what is read meanwhile.
+        for tier in reversed(self._far):
+            self._removals += 1
+            forgotten.append(await tier.clear())
         self._removals += 1
-        forgotten = [self._memory.size() if self._memory else (0, 0)]
-        if self._memory is not None:
-            self._memory.clear()
-        forgotten += [await tier.clear() for tier in self._far]
+        self._memory.clear()
         return max(forgotten)
 
 

@@ -135,9 +135,12 @@ class SharedTier:
                 cursor = -1
                 while cursor != 0:
                     cursor, names = await self._client.scan(max(cursor, 0), match=f"{self._prefix}*", count=_BATCH)
-                    for name in names:
-                        num_bytes += await self._client.strlen(name)
-                        entries += await self._client.unlink(name)
+                    if names:
+                        async with self._client.pipeline(transaction=False) as batch:
+                            for name in names:
+                                batch.strlen(name)
+                            num_bytes += sum(await batch.execute())
+                        entries += await self._client.unlink(*names)
         except Exception as error:  # noqa: BLE001  # the library's errors have no common base
             log.warning("kept answers: those in %s were not all removed: %s", self._name, _in_words(error))
         return entries, num_bytes

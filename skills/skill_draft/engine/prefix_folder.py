@@ -38,7 +38,7 @@ def clear(folder: Path) -> tuple[int, int]:
         OSError: The folder does not let this process write.
     """
     files = num_bytes = 0
-    with locked(folder):  # an engine that is stopped writes nothing: whoever holds the folder, it is emptied
+    with locked(folder):  # emptied in any case: an engine that holds the folder for long is stopped
         for path in folder.iterdir():
             if path.suffix in (SUFFIX, UNFINISHED) and len(path.stem) == _HEX_DIGITS:
                 with contextlib.suppress(FileNotFoundError):
