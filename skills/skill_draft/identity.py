@@ -72,9 +72,13 @@ class FileHashes:
         kept = dict(list(entries.items())[-_MOST_REMEMBERED:])
         with contextlib.suppress(OSError):
             self._memory.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-            with tempfile.NamedTemporaryFile("w", dir=self._memory.parent, delete=False) as file:  # mode 0600
-                json.dump(kept, file)
-            Path(file.name).replace(self._memory)
+            descriptor, partial = tempfile.mkstemp(dir=self._memory.parent)  # mode 0600
+            try:
+                with os.fdopen(descriptor, "w") as file:
+                    json.dump(kept, file)
+                Path(partial).replace(self._memory)
+            finally:
+                Path(partial).unlink(missing_ok=True)
 
     def _entries(self) -> dict[str, object]:
         try:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import resource
 import threading
 from typing import TYPE_CHECKING
 
@@ -76,6 +77,17 @@ def test_an_engine_that_is_replaced_has_the_same_identity_at_once_where_nothing_
     digest = identity.digest
     identity.before_load()
     assert None is not identity.digest == digest
+
+
+def test_a_full_disk_leaves_nothing_half_written(tmp_path: Path) -> None:
+    hashes, usual = FileHashes(tmp_path / MEMORY), resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (16, usual[1]))
+    try:
+        hashes.remember({tmp_path / "model.gguf": ((1, 2, 3, 4), b"a hash")})
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, usual)
+    assert not list(tmp_path.iterdir())
+    assert hashes.recall(tmp_path / "model.gguf", (1, 2, 3, 4)) == b"a hash"
 
 
 def test_a_file_that_changes_while_it_is_loaded_has_no_identity(model: Path) -> None:
