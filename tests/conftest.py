@@ -6,6 +6,7 @@ Without one they are skipped, and one line says why; SARAI_REQUIRE_DOCKER=1, as 
 from __future__ import annotations
 
 import contextlib
+import gc
 import signal
 from collections.abc import Generator
 
@@ -36,6 +37,12 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     yield
     if not config.option.collectonly and any(item.get_closest_marker("docker") for item in items):
         _prepare_containers(config)
+
+
+def pytest_collection_finish() -> None:
+    """Exempt what exists now, modules and tests above all, from garbage collection: it stays until the end."""
+    gc.collect()
+    gc.freeze()
 
 
 def _prepare_containers(config: pytest.Config) -> None:

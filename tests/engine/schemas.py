@@ -1,7 +1,7 @@
 """Random JSON schemas of the supported keywords.
 
-Most are documents of a schema of schemas, made by hypothesis-jsonschema. It knows no references, no `required` of names
-that `properties` has, and no two bounds of which one is the greater: schemas with those are put together here.
+Those that are made have each keyword independently of the others. Composed ones have what belongs together: `required`
+of names that `properties` has, two bounds of which one is the greater, and references.
 """
 
 from __future__ import annotations
@@ -10,7 +10,6 @@ from typing import Any
 
 from hypothesis import strategies as st
 from hypothesis.internal.conjecture import providers
-from hypothesis_jsonschema import from_schema
 
 # Hypothesis also draws constants that it finds in the modules of this tree that are loaded: the same seed would give
 # other schemas whenever other tests run along or any file changes.
@@ -75,54 +74,46 @@ def composed_schemas() -> st.SearchStrategy[Schema]:
     return nested.filter(lambda schema: "$defs" not in str(schema) or "$defs" in schema)
 
 
-def _part(keywords: Schema, *required: str) -> Schema:
-    return {"type": "object", "properties": keywords, "required": required, "additionalProperties": False}
+def _part(keywords: dict[str, st.SearchStrategy[Any]], *required: str) -> st.SearchStrategy[Schema]:
+    needed = {key: keywords[key] for key in required}
+    return st.fixed_dictionaries(needed, optional={key: keywords[key] for key in keywords if key not in needed})
 
 
-def _typed(name: str, **keywords: Schema) -> Schema:
-    return _part({"type": {"const": name}, **keywords}, "type", *(key for key in keywords if key in _ALWAYS))
-
-
-def _number(low: int, high: int, kind: str = "integer") -> Schema:
-    return {"type": kind, "minimum": low, "maximum": high}
+def _typed(name: str, **keywords: st.SearchStrategy[Any]) -> st.SearchStrategy[Schema]:
+    return _part({"type": st.just(name), **keywords}, "type", *(key for key in keywords if key in _ALWAYS))
 
 
 _ALWAYS = ("pattern", "format", "properties", "items", "prefixItems")
-_VALUE = {"type": ["string", "integer", "boolean", "null"], "maxLength": 8, "minimum": -1000, "maximum": 1000}
-_NAME = {"type": "string", "minLength": 1, "maxLength": 6}
-_TYPES = {"type": "array", "items": {"enum": ["string", "integer", "null"]}, "minItems": 1, "uniqueItems": True}
-_SCALARS = [
-    _typed("string", minLength=_number(0, 4), maxLength=_number(4, 9)),
-    _typed("string", pattern={"enum": ["^[a-z]{2,5}$", "[0-9]", "^[0-9]{3}-[a-z]+$", "^(yes|no)$"]}),
-    _typed("string", format={"enum": ["date", "date-time", "email", "ipv4", "uuid"]}),
-    _typed("integer", minimum=_number(-99, 0), maximum=_number(0, 99), multipleOf=_number(1, 12)),
-    _typed("number", exclusiveMinimum=_number(-99, 0, "number"), maximum=_number(1, 99, "number")),
-    _part({"type": _TYPES, "maxLength": _number(0, 5), "minimum": _number(-9, 9)}, "type"),
-    _part({"enum": {"type": "array", "items": _VALUE, "minItems": 1, "maxItems": 4}}, "enum"),
-    _part({"const": _VALUE}, "const"),
-]
+_VALUES = st.text(max_size=8) | st.integers(-1000, 1000) | st.booleans() | st.none()
+_TYPES = st.lists(st.sampled_from(["string", "integer", "null"]), min_size=1, unique=True)
+_SMALL_SCHEMAS = st.one_of(
+    _typed("string", minLength=st.integers(0, 4), maxLength=st.integers(4, 9)),
+    _typed("string", pattern=st.sampled_from(["^[a-z]{2,5}$", "[0-9]", "^[0-9]{3}-[a-z]+$", "^(yes|no)$"])),
+    _typed("string", format=st.sampled_from(["date", "date-time", "email", "ipv4", "uuid"])),
+    _typed("integer", minimum=st.integers(-99, 0), maximum=st.integers(0, 99), multipleOf=st.integers(1, 12)),
+    _typed("number", exclusiveMinimum=st.integers(-99, 0) | st.floats(-99, 0), maximum=st.floats(1, 99)),
+    _part({"type": _TYPES, "maxLength": st.integers(0, 5), "minimum": st.integers(-9, 9)}, "type"),
+    _part({"enum": st.lists(_VALUES, min_size=1, max_size=4)}, "enum"),
+    _part({"const": _VALUES}, "const"),
+)
 
 
-def _schema_of_schemas(depth: int) -> Schema:
-    if not depth:
-        return {"anyOf": _SCALARS}
-    inner = _schema_of_schemas(depth - 1)
-    parts = {"type": "object", "propertyNames": _NAME, "additionalProperties": inner, "maxProperties": 3}
-    names = {"type": "array", "items": _NAME, "maxItems": 2, "uniqueItems": True}
-    few = {"type": "array", "items": inner, "minItems": 1, "maxItems": 3}
-    others = {"anyOf": [{"type": "boolean"}, inner]}
-    return {
-        "anyOf": [
-            *_SCALARS,
-            _typed("object", properties=parts, required=names, additionalProperties=others),
-            _typed("array", items=inner, minItems=_number(0, 1), maxItems=_number(1, 3)),
-            _typed("array", prefixItems=few, items={"const": False}, minItems=_number(0, 1)),
-            _part({"anyOf": few}, "anyOf"),
-        ]
-    }
-
-
-def made_schemas() -> st.SearchStrategy[Schema]:
-    """Return schemas of up to three levels."""
-    schemas: st.SearchStrategy[Any] = from_schema(_schema_of_schemas(2))
-    return schemas
+def made_schemas(levels: int = 3) -> st.SearchStrategy[Schema]:
+    """Return schemas of up to this many levels."""
+    if levels == 1:
+        return _SMALL_SCHEMAS
+    inner = made_schemas(levels - 1)
+    few = st.lists(inner, min_size=1, max_size=3)
+    names = st.text(min_size=1, max_size=6)
+    return st.one_of(
+        _SMALL_SCHEMAS,
+        _typed(
+            "object",
+            properties=st.dictionaries(names, inner, max_size=3),
+            required=st.lists(names, max_size=2, unique=True),
+            additionalProperties=st.booleans() | inner,
+        ),
+        _typed("array", items=inner, minItems=st.integers(0, 1), maxItems=st.integers(1, 3)),
+        _typed("array", prefixItems=few, items=st.just(False), minItems=st.integers(0, 1)),
+        _part({"anyOf": few}, "anyOf"),
+    )

@@ -121,5 +121,9 @@ def test_any_json_is_taken_as_a_schema_or_refused(schema: Any) -> None:
     outcome(ConstraintKind.JSON_SCHEMA, json.dumps(schema))
 
 
+def test_what_takes_too_long_to_compile_is_refused_with_that_reason() -> None:
+    assert "to compile" in refusal(ConstraintKind.JSON_SCHEMA, '{"multipleOf": 4294967291, "maximum": 1e15}')
+
+
 def test_after_all_that_others_are_still_served() -> None:
     assert refusal(ConstraintKind.GRAMMAR, 'root ::= "a"') == ""

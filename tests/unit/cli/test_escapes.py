@@ -2,11 +2,9 @@ from __future__ import annotations
 
 import pytest
 from click.testing import CliRunner
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from core.cli.app import cli
-from core.cli.parameters import EscapeError, escape, unescape
+from core.cli.parameters import EscapeError, unescape
 
 
 @pytest.mark.parametrize(
@@ -25,12 +23,6 @@ from core.cli.parameters import EscapeError, escape, unescape
 )
 def test_backslash_can_be_written(typed: str, meant: str) -> None:
     assert unescape(typed) == meant
-
-
-@settings(max_examples=50)
-@given(st.text(max_size=20))
-def test_every_text_can_be_written(text: str) -> None:
-    assert unescape(escape(text)) == text
 
 
 @pytest.mark.parametrize("typed", [r"\alpha", r"\end{document}", "\\", "a\\", "\\\n"])

@@ -3,12 +3,10 @@ from __future__ import annotations
 import io
 
 import pytest
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
 from rich.console import Console
 from rich.markdown import Markdown
 
-from core.cli.markdown import MarkdownStream, blocks, parse
+from core.cli.markdown import MarkdownStream, parse
 from tests.terminal import Screen
 
 COLUMNS, ROWS = 40, 8
@@ -40,11 +38,6 @@ Heading
 -------
 The last.
 """
-# As models write it: every kind of block, complete or not.
-LINES = st.sampled_from(
-    ["", "text", "more **text**", "- item", "  - deeper", "1. one", "# head", "---", "===", "```", "```py", "> quote",
-     "    code", "| a | b |", "|---|---|", "<b>html</b>", "![x](y)", "[x]: y", "* * *", "\\", "a  ", "[x](y)", "`"]
-)  # fmt: skip
 
 
 @pytest.fixture
@@ -100,19 +93,6 @@ def test_block_that_is_longer_than_the_screen_is_whole_at_the_end(text: str) -> 
     assert without_empty_lines(seen) == at_once(text)
     for word in text.split():
         assert word in ("```", "-") or word in seen
-
-
-@pytest.mark.usefixtures("small_terminal")
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(lines=st.lists(LINES, max_size=12), size=st.integers(1, 20))
-def test_any_markdown_is_on_the_screen_as_if_it_had_come_at_once(lines: list[str], size: int) -> None:
-    text = "\n".join(lines)
-    assert without_empty_lines(streamed(text, size)) == at_once(text)
-
-
-@given(st.lists(LINES, max_size=30))
-def test_blocks_are_the_text(lines: list[str]) -> None:
-    assert "\n".join(blocks("\n".join(lines))) == "\n".join(lines)
 
 
 @pytest.mark.usefixtures("small_terminal")

@@ -13,8 +13,9 @@ from typing import Any
 import pytest
 from PIL import Image, ImageChops, ImageStat
 
+from core import images
 from core.errors import ImageFileError, SaraiError
-from core.images import MAX_FILE_BYTES, PIXELS_PER_TOKEN, SMALL_BYTES, SPARE, read_image, user_turn
+from core.images import PIXELS_PER_TOKEN, SMALL_BYTES, SPARE, read_image, user_turn
 from skills import skills_pb2
 from tests.servers import ROOT
 
@@ -100,15 +101,17 @@ def test_more_tokens_leave_more_pixels() -> None:
     assert sizes == pytest.approx([SPARE * tokens * PIXELS_PER_TOKEN for tokens in bounds], rel=0.03)
 
 
-def test_file_of_many_bytes_is_scaled_down_unless_that_makes_it_larger() -> None:
-    bulky = file_of(noise((1400, 1200)), "BMP")
-    assert len(bulky) > SMALL_BYTES
-    assert len(read_image(bulky).data) < len(bulky)
-    dense = file_of(noise((1280, 900)), "JPEG", quality=100, subsampling=0)
-    assert len(dense) > SMALL_BYTES
-    assert len(read_image(dense).data) < len(dense)
-    packed = file_of(noise((1400, 1300)), "JPEG", quality=60)
-    assert read_image(packed).data == packed
+def test_file_of_many_bytes_is_scaled_down_unless_that_makes_it_larger(monkeypatch: pytest.MonkeyPatch) -> None:
+    small, tokens = SMALL_BYTES // 16, 576 // 16  # noise of the usual size takes half a second
+    monkeypatch.setattr(images, "SMALL_BYTES", small)
+    bulky = file_of(noise((350, 300)), "BMP")
+    assert len(bulky) > small
+    assert len(read_image(bulky, max_tokens=tokens).data) < len(bulky)
+    dense = file_of(noise((320, 225)), "JPEG", quality=100, subsampling=0)
+    assert len(dense) > small
+    assert len(read_image(dense, max_tokens=tokens).data) < len(dense)
+    packed = file_of(noise((350, 325)), "JPEG", quality=60)
+    assert read_image(packed, max_tokens=tokens).data == packed
 
 
 def test_image_is_never_scaled_up() -> None:
@@ -236,8 +239,9 @@ def test_file_that_is_not_there_is_said(tmp_path: Path) -> None:
         read_image("x" * 5000)
 
 
-def test_device_that_never_ends_is_not_read_for_ever() -> None:
-    with pytest.raises(ImageFileError, match=f"^/dev/zero: has more than {MAX_FILE_BYTES >> 20} MiB$"):
+def test_device_that_never_ends_is_not_read_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(images, "MAX_FILE_BYTES", 3 << 20)  # reading 256 MiB takes half a second
+    with pytest.raises(ImageFileError, match=r"^/dev/zero: has more than 3 MiB$"):
         read_image("/dev/zero")
 
 

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import ast
 import functools
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+from tests.python_files import examine, python_file, sources
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -15,14 +16,6 @@ ROOT = Path(__file__).parents[3]
 CONTRACT = ("skills.skills_pb2", "skills.skills_pb2_grpc", "skills.types_pb2", "skills.wire")
 SHARED = ("skills.gguf", "skills.runtime.resources")
 SCALER_CONTRACT = ("core.scaling.scaler_pb2", "core.scaling.scaler_pb2_grpc")
-BY_NAME = {"import_module", "find_spec", "__import__"}
-GENERATED = ("_pb2.py", "_pb2_grpc.py")
-
-
-def sources(folder: str) -> list[str]:
-    """Return the hand-written Python files under a folder, relative to the root."""
-    paths = (ROOT / folder).rglob("*.py")
-    return sorted(str(path.relative_to(ROOT)) for path in paths if not path.name.endswith(GENERATED))
 
 
 def of_each(paths: Iterable[str]) -> Callable[[Callable[[str], None]], Callable[[], None]]:
@@ -38,30 +31,9 @@ def of_each(paths: Iterable[str]) -> Callable[[Callable[[str], None]], Callable[
     return decorate
 
 
-@functools.cache
-def parsed(path: str) -> ast.Module:
-    """Return a file's syntax tree."""
-    return ast.parse((ROOT / path).read_text())
-
-
-@functools.cache
 def imports(path: str) -> tuple[str, ...]:
-    """Return the full names of a file's imports, including those in functions and for type checking."""
-    return tuple(imports_of(parsed(path), list(Path(path).parent.parts)))
-
-
-def imports_of(tree: ast.Module, package: list[str]) -> Iterator[str]:
-    """Yield the full names of the imports of a module in this package."""
-    for node in ast.walk(tree):
-        if isinstance(node, ast.Import):
-            yield from (alias.name for alias in node.names)
-        elif isinstance(node, ast.ImportFrom):
-            base = package[: len(package) - node.level + 1] if node.level else []
-            module = ".".join([*base, *([node.module] if node.module else [])])
-            # `from a import b` may import the module a.b.
-            yield from (f"{module}.{alias.name}" for alias in node.names)
-        elif isinstance(node, ast.Call) and getattr(node.func, "attr", getattr(node.func, "id", "")) in BY_NAME:
-            yield from (arg.value for arg in node.args if isinstance(arg, ast.Constant) and isinstance(arg.value, str))
+    """Return the full names of a file's imports."""
+    return python_file(path).imports
 
 
 def within(name: str, *packages: str) -> bool:
@@ -74,12 +46,11 @@ def top_level(path: str) -> Iterator[str]:
     yield from (name.partition(".")[0] for name in imports(path))
 
 
-def test_the_walk_sees_every_form_of_import(tmp_path: Path) -> None:
-    file = tmp_path / "b.py"
-    file.write_text(
+def test_the_walk_sees_every_form_of_import() -> None:
+    text = (
         "import x.y\nfrom . import c\nfrom .d import e\ndef f():\n  from g import h\n  importlib.import_module('i')\n"
     )
-    assert sorted(imports_of(ast.parse(file.read_text()), ["a"])) == ["a.c", "a.d.e", "g.h", "i", "x.y"]
+    assert sorted(examine(text, ["a"]).imports) == ["a.c", "a.d.e", "g.h", "i", "x.y"]
 
 
 @of_each(sources("core"))
@@ -94,9 +65,8 @@ def test_core_imports_no_skill_and_no_engine(path: str) -> None:
 def test_core_names_no_skill(path: str) -> None:
     skills = [folder.name for folder in (ROOT / "skills").glob("skill_*")]
     assert skills
-    strings = {node.value for node in ast.walk(parsed(path)) if isinstance(node, ast.Constant)}
-    for skill in skills:
-        assert skill not in strings, f"{path} names {skill}"
+    named = python_file(path).constants.intersection(skills)
+    assert not named, f"{path} names {named}"
 
 
 @of_each(sources("core"))
@@ -206,10 +176,7 @@ def test_what_decides_for_the_scaler_has_no_clock_no_lock_and_no_wire(path: str)
 
 def file_of(name: str) -> str | None:
     """Return the file of this tree that a full name refers to, or that defines it."""
-    parts = name.split(".")
-    modules = ("/".join(parts[:length]) for length in range(len(parts), 0, -1))
-    candidates = (path for module in modules for path in (f"{module}.py", f"{module}/__init__.py"))
-    return next((path for path in candidates if (ROOT / path).is_file()), None)
+    return next(reversed(files_of(name)), None)
 
 
 def circle_in(imported: Mapping[str, AbstractSet[str]]) -> list[str]:
@@ -274,11 +241,16 @@ def reached_from(path: str) -> Iterator[tuple[str, str]]:
         seen.add(importer)
         for name in imports(importer):
             yield importer, name
-            parts = name.split(".")
-            for length in range(1, len(parts) + 1):
-                module = Path(*parts[:length])
-                candidates = (f"{module}.py", f"{module}/__init__.py")
-                waiting += [file for file in candidates if (ROOT / file).is_file()]
+            waiting += files_of(name)
+
+
+@functools.cache
+def files_of(name: str) -> tuple[str, ...]:
+    """Return the files of this tree that are loaded to import a full name."""
+    parts = name.split(".")
+    modules = ("/".join(parts[:length]) for length in range(1, len(parts) + 1))
+    candidates = (path for module in modules for path in (f"{module}.py", f"{module}/__init__.py"))
+    return tuple(path for path in candidates if (ROOT / path).is_file())
 
 
 def test_what_core_and_skills_share_imports_neither() -> None:

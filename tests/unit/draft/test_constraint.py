@@ -102,7 +102,6 @@ def test_what_cannot_be_had_is_refused_with_the_reason(kind: ConstraintKind, tex
         ({"allOf": [{"multipleOf": 65536}, {"multipleOf": 65537}]}, "/allOf/0: multipleOf is not supported"),
         ({"items": {"exclusiveMinimum": 0, "maximum": 0.5}}, "/items: exclusiveMinimum 0"),
         ({"allOf": [{"exclusiveMaximum": 3}, {"minimum": 2.5}]}, "exclusiveMaximum 3"),
-        ({"multipleOf": 4294967291, "maximum": 1e15}, "to compile"),
         (False, "JSON object"),
     ],
 )
@@ -150,10 +149,8 @@ ODD = 'quote " backslash \\ line\nend tab\t nul\0 é 🙂 </script> \u2028'
 )  # fmt: skip
 def test_a_schema_lets_through_what_fits_it(schema: Any, yes: list[Any], no: list[Any]) -> None:
     matcher = of_schema(schema)
-    for indent in (None, 1, 4, "\t"):
-        assert [
-            value for value in yes if not writes(matcher, json.dumps(value, ensure_ascii=False, indent=indent))
-        ] == []
+    texts = {json.dumps(value, ensure_ascii=False, indent=indent) for value in yes for indent in (None, 1, 4, "\t")}
+    assert [text for text in texts if not writes(matcher, text)] == []
     assert [value for value in no if writes(matcher, json.dumps(value, ensure_ascii=False))] == []
 
 

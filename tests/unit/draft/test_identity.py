@@ -100,7 +100,8 @@ def test_a_file_that_changes_while_it_is_loaded_has_no_identity(model: Path) -> 
     assert identity.digest is None
 
 
-@pytest.mark.parametrize("content", ["", "[]", "{", json.dumps({"model.gguf": 3}), "\0"])
-def test_a_damaged_memory_of_hashes_costs_only_their_time(model: Path, content: str) -> None:
-    (model.parent / "damaged.json").write_text(content)
-    assert known(model, memory="damaged.json").digest == known(model).digest
+def test_a_damaged_memory_of_hashes_costs_only_their_time(model: Path) -> None:
+    digest = known(model).digest
+    for content in ("", "[]", "{", json.dumps({"model.gguf": 3}), "\0"):
+        (model.parent / "damaged.json").write_text(content)
+        assert known(model, memory="damaged.json").digest == digest, content

@@ -5,11 +5,9 @@ from __future__ import annotations
 import dataclasses
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from skills.skill_draft.engine.binding import ModelError
-from skills.skill_draft.engine.memory import MIB, MIN_N_CTX, OWN_SLOTS, USEFUL_CELLS, Costs, choose
+from skills.skill_draft.engine.memory import MIB, OWN_SLOTS, USEFUL_CELLS, Costs, choose
 from skills.skill_draft.engine.messages import EngineConfig, Sizes
 
 # Qwen3-VL-4B in IQ4_NL: 110 KiB a cell, a vocabulary of 151,936.
@@ -22,31 +20,6 @@ def taken(sizes: Sizes, costs: Costs) -> float:
     outputs = sizes.n_outputs * costs.output
     cells = (sizes.n_cells + sizes.block_cells) * costs.cell
     return cells + outputs + max(outputs, sizes.n_batch * costs.row)
-
-
-@given(
-    free=st.floats(1, 64 << 30),
-    costs=st.builds(
-        Costs, cell=st.floats(1 << 10, 1 << 20), row=st.floats(1 << 12, 1 << 20), output=st.integers(4000, 1 << 20)
-    ),
-    slots=st.integers(1, 64),
-    kills=st.integers(0, 6),
-)
-def test_whatever_the_model_and_the_limit_sizes_fit_or_are_refused(
-    free: float, costs: Costs, slots: int, kills: int
-) -> None:
-    config = dataclasses.replace(CONFIG, slots=slots, memory_kills=kills)
-    try:
-        sizes = choose(config, costs, n_ctx_train=32_768, free=free)
-    except ModelError:
-        return  # the tests below check its message
-    # A block has a minimum size, which small caches do not need.
-    block = min(sizes.block_cells, sizes.n_cells)
-    assert taken(dataclasses.replace(sizes, block_cells=block), costs) <= free + 64 * costs.cell
-    assert MIN_N_CTX <= sizes.n_ctx <= sizes.n_cells
-    assert 1 <= sizes.slots <= sizes.n_slots - OWN_SLOTS
-    assert sizes.n_slots <= sizes.n_batch
-    assert sizes.n_slots <= sizes.n_outputs <= sizes.n_batch
 
 
 def test_the_4b_in_3_gb_holds_four_callers_with_a_thousand_tokens_each() -> None:

@@ -7,11 +7,9 @@ import random
 import struct
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from skills.skill_draft.cut import Cut
-from skills.skill_draft.engine.messages import Constraint, ConstraintKind, FinishReason, Request, TokenLogprob, Tokens
+from skills.skill_draft.engine.messages import FinishReason, Request, TokenLogprob, Tokens
 from skills.skill_draft.trajectory import DamagedError, End, Trajectory
 
 WORDS = [b"a", b"ab", b" ", "é".encode(), "🙂".encode()[:2], "🙂".encode()[2:], b"", b"cab", b"\xff"]
@@ -37,11 +35,6 @@ def kept(tokens: Tokens, end: End = End.OPEN, *, top: int = 0) -> Trajectory:
     return Trajectory(tokens=tokens, end=end, prompt_tokens=7, image_tokens=3, top_logprobs=top, work_s=1.5)
 
 
-def answer(cut: Cut) -> object:
-    """Return all of an ending that a caller sees."""
-    return cut.ending and (cut.ending.text, cut.ending.reason, cut.ending.tokens)
-
-
 @pytest.mark.parametrize("n", [0, 1, 40])
 @pytest.mark.parametrize("top", [0, 3])
 def test_a_trajectory_comes_back_from_its_bytes(n: int, top: int) -> None:
@@ -59,28 +52,6 @@ def test_damaged_bytes_are_refused() -> None:
             Trajectory.decode(data[:i])
     with pytest.raises(DamagedError):
         Trajectory.decode(data + b"x")
-
-
-@given(
-    st.builds(some_tokens, st.integers(0, 30), st.integers(0, 30)), st.sampled_from(End), st.integers(1, 35),
-    st.lists(st.sampled_from(["a", "ba", " c", "🙂", "é"])), st.lists(st.integers(1, 6), max_size=8),
-)  # fmt: skip
-def test_a_growing_trajectory_is_read_like_a_whole_one(
-    tokens: Tokens, end: End, most: int, stop: list[str], steps: list[int]
-) -> None:
-    constraint = Constraint(kind=ConstraintKind.REGEX, text="a") if end is End.COMPLETE else None
-    request = Request(id=1, max_tokens=most, stop=tuple(stop), constraint=constraint)
-    at_once = Cut(request, 0, n_ctx=30, limited=end is End.LIMIT)
-    whole = at_once.read(tokens, end, prompt_tokens=7)
-    growing, pieces, there = Cut(request, 0, n_ctx=30, limited=end is End.LIMIT), [], 0
-    for step in steps:
-        there = min(len(tokens.token_ids), there + step)
-        pieces.append(growing.read(tokens.part(0, there), None, prompt_tokens=7))
-    pieces.append(growing.read(tokens, end, prompt_tokens=7))
-    shown = [piece for piece in pieces if piece]
-    assert answer(growing) == answer(at_once)
-    assert "".join(piece.text for piece in shown) == (whole.text if whole else "")
-    assert sum((piece.tokens for piece in shown), Tokens()) == (whole.tokens if whole else Tokens())
 
 
 def test_a_continuation_gets_only_the_rest_and_its_own_figures() -> None:

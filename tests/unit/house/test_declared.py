@@ -7,8 +7,8 @@ import re
 import tomllib
 from pathlib import Path
 
+from tests.python_files import python_file, sources
 from tests.servers import ROOT
-from tests.unit.core.test_import_rules import imports, sources
 
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
 # Only a file of this package is used: skills/skill_draft/catalog.toml names it.
@@ -23,7 +23,7 @@ def declared() -> set[str]:
 
 def imported() -> set[str]:
     """Return the full names that `core` and `skills` import, and the modules that contain them."""
-    names = {name for folder in ("core", "skills") for path in sources(folder) for name in imports(path)}
+    names = {name for folder in ("core", "skills") for path in sources(folder) for name in python_file(path).imports}
     return names | {name.rpartition(".")[0] for name in names}
 
 

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import ast
-
+from tests.python_files import python_file
 from tests.tracked import tracked_texts
 
 MOST_LINES_OF_A_FILE, MOST_LINES_OF_A_FUNCTION = 350, 50
@@ -18,9 +17,8 @@ def test_files_and_functions_are_short() -> None:
             continue
         if (lines := text.count("\n")) > MOST_LINES_OF_A_FILE:
             long.append(f"{name}: {lines} lines")
-        for node in ast.walk(ast.parse(text)):
-            if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
-                assert node.end_lineno is not None
-                if (lines := node.end_lineno - node.lineno + 1) > MOST_LINES_OF_A_FUNCTION:
-                    long.append(f"{name}: {node.name} has {lines} lines")
+        sizes = python_file(name).functions
+        long += [
+            f"{name}: {function} has {lines} lines" for function, lines in sizes if lines > MOST_LINES_OF_A_FUNCTION
+        ]
     assert long == []
