@@ -197,6 +197,7 @@ class _Servicer(skills_pb2_grpc.SkillsServiceServicer):
         self.calls: list[Call] = []
         self.images = KeptImages()
         self.kept: types_pb2.CacheStats | None = None
+        self.health: dict[str, Any] = {}
 
     def restart(self, script: Script | None) -> None:
         """Answer from the beginning of another script."""
@@ -275,11 +276,12 @@ class _Servicer(skills_pb2_grpc.SkillsServiceServicer):
         call = self._arrive("Health", request, context)
         with _Ended(call, context):
             total = sum(call.method != "Health" for call in self.calls)
-            return skills_pb2.HealthResp(
-                status="SERVING", ram_mb=1.0, total_requests=total, model="stub", version="0",
-                features=[Feature.RESUME, Feature.IMAGES], engine=skills_pb2.EngineStats(numerics="exact"),
-                cache=self.kept,
-            )  # fmt: skip
+            fields: dict[str, Any] = {
+                "status": "SERVING", "ram_mb": 1.0, "total_requests": total, "model": "stub", "version": "0",
+                "features": [Feature.RESUME, Feature.IMAGES], "engine": skills_pb2.EngineStats(numerics="exact"),
+                "cache": self.kept,
+            }  # fmt: skip
+            return skills_pb2.HealthResp(**(fields | self.health))
 
     def ClearCache(  # noqa: N802
         self, request: types_pb2.ClearCacheReq, context: grpc.ServicerContext
@@ -393,6 +395,10 @@ class StubSkill:
     def keep(self, figures: types_pb2.CacheStats) -> None:
         """Tell these figures of kept answers from now on."""
         self._servicer.kept = figures
+
+    def tell(self, **fields: Any) -> None:
+        """Answer Health with these fields from now on."""
+        self._servicer.health = fields
 
     def script(self, script: Script | None) -> None:
         """Use another script from now on."""

@@ -7,6 +7,7 @@ import re
 import sys
 import threading
 import time
+from functools import partial
 from typing import TYPE_CHECKING
 
 import click
@@ -82,6 +83,7 @@ def autoscale(
     SARAI_SKILL names the default SKILL.
     """
     from core.config import PoolConfig
+    from core.local.numbered import MOST
     from core.plugins import get_plugins
     from core.scaling.lock import only_one
     from core.scaling.replicas import usable_cores
@@ -101,23 +103,28 @@ def autoscale(
         raise click.UsageError("--target and --metrics go with --serve.")
     cores = len(usable_cores())
     config, spec = PoolConfig.from_env(), get_plugins().skill(skill)
-    ports = len(config.ports_of(spec)) if where == "compose" else cores
-    if low > (most := min(cores if high is None else high, ports)):
+    room = len(config.ports_of(spec)) if where == "compose" else MOST
+    if low > (most := min(high or cores, cores, room)):
         raise click.UsageError(f"--min {low} is more than the {most} replicas that there may be at most.")
     limits = Limits(low=low, high=most, target_wait_s=target_wait, cores=cores)
-    waiting, teller = WaitingCalls(), _Teller(settings, dry_run=dry_run)
-    with contextlib.ExitStack() as stack:
-        if not dry_run:
-            stack.enter_context(only_one(config.log_dir.parent))
-        if listen is not None:
-            stack.enter_context(_reports(spec, waiting, listen))
+    with contextlib.nullcontext() if dry_run else only_one(config.log_dir.parent):
         actuator = _actuator(where, spec, config, dry_run=dry_run)
         if stop:
             _stop_all(actuator, settings, dry_run=dry_run)
             return ExitCode.OK
+        call_waits = threading.Event()
+        waiting = WaitingCalls(call_waits.set)
         scaler = Scaler(spec, config, actuator, limits, waiting=waiting, dry_run=dry_run)
-        scaler.run(teller.tell, threading.Event().wait)
+        with contextlib.nullcontext() if listen is None else _listening(spec, waiting, listen):
+            scaler.run(_Teller(settings, dry_run=dry_run).tell, partial(_pause, call_waits))
     return ExitCode.OK
+
+
+def _pause(call_waits: threading.Event, seconds: float) -> bool:
+    """Wait, but not while the first call already waits for a replica; return that it goes on."""
+    call_waits.wait(seconds)
+    call_waits.clear()
+    return False
 
 
 def _stop_all(actuator: Actuator, settings: Settings, *, dry_run: bool) -> None:
@@ -145,30 +152,21 @@ def _actuator(where: str, spec: SkillSpec, config: PoolConfig, *, dry_run: bool)
 
 
 @contextlib.contextmanager
-def _reports(spec: SkillSpec, waiting: WaitingCalls, address: str) -> Iterator[None]:
+def _listening(spec: SkillSpec, waiting: WaitingCalls, address: str) -> Iterator[None]:
     """Take reports of calls that wait as long as the context lasts."""
-    from concurrent.futures import ThreadPoolExecutor
-
-    from core.errors import ConfigError
-    from core.rpc import grpc
+    from core.scaling.listening import bind
     from core.scaling.scaler_pb2_grpc import add_ScalerServiceServicer_to_server
     from core.scaling.waiting import ScalerServicer
 
-    server = grpc.server(ThreadPoolExecutor(4), options=[("grpc.so_reuseport", 0)])
+    server, _ = bind(address)
     add_ScalerServiceServicer_to_server(ScalerServicer(spec.name, waiting), server)
-    try:
-        server.add_insecure_port(address)
-    except RuntimeError as error:
-        raise ConfigError(f"--listen {address}: cannot listen there: is it in use, or no address?") from error
     server.start()
-    try:
-        yield
-    finally:
-        server.stop(None)
+    yield
+    server.stop(None)
 
 
 class _Teller:
-    """Reports decisions: each that changes something, and others when their reason is a new one."""
+    """Reports decisions when there is something new about them: what is done, or the reason."""
 
     def __init__(self, settings: Settings, *, dry_run: bool) -> None:
         self._settings, self._dry_run = settings, dry_run
@@ -176,11 +174,11 @@ class _Teller:
         self._last = ""
 
     def tell(self, step: Step) -> None:
-        """Report a step, if there is something new."""
-        decision = step.decision
-        gist = f"{step.event} {step.there} {decision.wanted} " + re.sub(r"[\d.]+", "", decision.why)
+        """Report a step."""
+        decision, holds = step.decision, step.event == "hold"
+        gist = f"{step.event} {step.there} {decision.wanted} {step.names} " + re.sub(r"[\d.]+", "", decision.why)
         news, self._last = gist != self._last, gist
-        if not news and (step.event == "hold" or self._dry_run):
+        if not news:
             return
         if self._settings.json:
             print_json(
@@ -195,9 +193,12 @@ class _Teller:
                     "drains": list(step.names),
                 }
             )
-        elif step.event != "hold" or not self._settings.quiet:
-            change = f"{step.there} → {decision.wanted}" if step.event != "hold" else f"{step.there}"
-            drains = f" ({', '.join(step.names)} drains)" if step.names else ""
-            would = "would be " if self._dry_run and step.event != "hold" else ""
-            line = f"{time.strftime('%H:%M:%S')}  {would}{change}  {decision.why}{drains}"
-            self._paint.line(line, dim=step.event == "hold")
+        elif not (holds and self._settings.quiet):
+            self._paint.line(f"{time.strftime('%H:%M:%S')}  {self._done(step)}: {decision.why}", dim=holds)
+
+    def _done(self, step: Step) -> str:
+        if step.event == "hold":
+            return f"{step.there} stay" if step.there != 1 else "1 stays"
+        what = ", ".join(step.names) or str(step.decision.wanted - step.there)
+        verb = f"would {step.event}" if self._dry_run else f"{step.event}s"
+        return f"{verb} {what} ({step.there} → {step.decision.wanted})"

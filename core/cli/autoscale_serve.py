@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+import sys
 import time
 from typing import TYPE_CHECKING
 
@@ -49,6 +50,6 @@ def serve_number(
             print(f"{time.strftime('%H:%M:%S')}  {decision.wanted}  {decision.why}", flush=True)
 
     with ScalerServer(spec, targets, limits, listen=listen, metrics=metrics, on_decision=tell) as server:
-        signal.signal(signal.SIGTERM, lambda *_: server.stop())
+        signal.signal(signal.SIGTERM, lambda *_: sys.exit(ExitCode.OK))
         server.wait()
-    return ExitCode.OK
+    return ExitCode.FAILED

@@ -11,7 +11,9 @@ import logging
 import os
 import secrets
 import shutil
+import socket
 import stat
+import struct
 import sys
 import tempfile
 import time
@@ -94,6 +96,26 @@ class RunDir:
     def remove(self) -> None:
         """Remove the directory, which must be locked, with its contents."""
         _remove(self.path)
+
+    def server_pid(self) -> int | None:
+        """Return the process id of its server: the noted one; if there is none, of what listens at the socket.
+
+        The process that started it may have been killed before it noted the id.
+        """
+        record = Record.read(self.record)
+        return record.pid if record is not None and record.pid is not None else _listener(self.socket)
+
+
+_CREDENTIALS = struct.Struct("3i")
+
+
+def _listener(path: Path) -> int | None:
+    with contextlib.suppress(OSError), socket.socket(socket.AF_UNIX) as connection:
+        connection.setblocking(False)
+        connection.connect(str(path))
+        told = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
+        return int(_CREDENTIALS.unpack(told)[0]) or None
+    return None
 
 
 def _any_name() -> str:

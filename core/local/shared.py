@@ -60,6 +60,7 @@ class SharedServer:
         """Number of times that the server held here ended unexpectedly and was replaced."""
         self._lifeline: Lifeline | None = None
         self._process: ServerProcess | None = None
+        self._held_s = 0.0
 
     @property
     def log(self) -> Path | None:
@@ -69,12 +70,14 @@ class SharedServer:
     @property
     def pid(self) -> int | None:
         """Process id of the server, None if it does not run."""
-        return self.record.pid if self.record and self.is_alive() else None
+        if not self.is_alive():
+            return None
+        return self.record.pid if self.record and self.record.pid else self._dir.server_pid()
 
     @property
     def started_s(self) -> float:
-        """Time of its start on the monotonic clock, seconds."""
-        return self.record.started_s if self.record else time.monotonic()
+        """Time of its start on the monotonic clock, seconds; without a record, when it was joined."""
+        return self.record.started_s if self.record else self._held_s
 
     def is_old(self) -> bool:
         """Return whether its time to start is over, so that it must have served: otherwise it would have been ended."""
@@ -207,7 +210,7 @@ class SharedServer:
             self._lifeline.close()
         if self._process is not None:
             self._process.release()
-        self._lifeline, self.record, self._process = lifeline, record, process
+        self._lifeline, self.record, self._process, self._held_s = lifeline, record, process, time.monotonic()
 
     def leave(self) -> None:
         """Release the server. If no other process uses it, end it and remove its directory."""
@@ -246,9 +249,8 @@ class SharedServer:
             if killed and now >= kill_s + _KILLED_WITHIN_S:
                 return  # hangs in the kernel, where not even SIGKILL ends it
             if not killed and now >= kill_s:
-                record = Record.read(self._dir.record)
-                if record is not None and record.pid is not None:
-                    kill_group(record.pid)
+                if (pid := self._dir.server_pid()) is not None:
+                    kill_group(pid)
                 killed = True
             time.sleep(_TICK_S)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import secrets
 import threading
@@ -45,8 +46,9 @@ class WaitingReports:
             self._waiting = waiting
             self._news.set()
             if waiting and not self._running:
-                self._running = True
-                threading.Thread(target=self._run, name="sarai-waiting", daemon=True).start()
+                with contextlib.suppress(RuntimeError):  # no more threads here: calls go on unreported
+                    threading.Thread(target=self._run, name="sarai-waiting", daemon=True).start()
+                    self._running = True
 
     def _run(self) -> None:
         told = 0

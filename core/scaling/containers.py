@@ -93,7 +93,7 @@ class Containers:
         """See `Actuator`. While compose is at it, nothing more is asked for."""
         if self._starts is not None:
             return
-        wanted = self._there + count
+        wanted = self._there + len(self._draining) + count  # compose counts those that drain too
         command = self._project.argv(
             "up", "-d", "--no-recreate", f"--scale={self._spec.container}={wanted}", self._spec.container
         )
@@ -124,8 +124,8 @@ class Containers:
     def drain(self, id_: str) -> None:
         """See `Actuator`."""
         with self._lock:
+            threading.Thread(target=self._stop, args=(id_,), name="sarai-drain", daemon=True).start()
             self._draining.add(id_)
-        threading.Thread(target=self._stop, args=(id_,), name="sarai-drain", daemon=True).start()
 
     def _stop(self, id_: str) -> None:
         # Within the time that its compose file grants it.

@@ -11,9 +11,9 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from core.errors import SkillStartError
 from core.local.numbered import MOST, NumberedServers
 from core.local.shared import SharedServer
+from core.rpc.health import why_silent
 from core.scaling.replicas import Running, share_out, usable_cores
 
 if TYPE_CHECKING:
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger(__name__)
 _TICK_S = 0.02
+_LOOK_S = 1.0
 _JOINED_WITHIN_S = 1.0
 
 
@@ -108,27 +109,34 @@ class LocalReplicas:
         parts = dict(zip(there, share_out(self._cores, len(there)), strict=True))
         self._pin(there)  # first, so that the new ones do not compete for cores
         for number in numbers:
-            threading.Thread(
-                target=self._start, args=(number, parts[number]), name="sarai-start", daemon=True
-            ).start()  # fmt: skip
+            try:
+                threading.Thread(
+                    target=self._start, args=(number, parts[number]), name="sarai-start", daemon=True
+                ).start()  # fmt: skip
+            except RuntimeError as error:  # no more threads here
+                self._note_start(number, None, error)
 
     def _start(self, number: int, cores: tuple[int, ...]) -> None:
         """Start a server, which inherits the cores of this thread."""
-        os.sched_setaffinity(0, cores)
-        server = self._server(number)
         try:
+            os.sched_setaffinity(0, cores)
+            server = self._server(number)
             server.attach(_Briefly(self._config.startup_timeout_s, self._closing))
-        except (SkillStartError, TimeoutError, OSError) as error:
-            _log.warning("a replica did not start: %s", error)
-            with self._lock:
-                self.failed_starts += 1
-                self._asked.discard(number)
-            return
+        except Exception as error:  # noqa: BLE001  # whatever it is, it must not count as one that starts for ever
+            self._note_start(number, None, error)
+        else:
+            self._note_start(number, server)
+
+    def _note_start(self, number: int, server: SharedServer | None, error: Exception | None = None) -> None:
         with self._lock:
             self._asked.discard(number)
-            self._held[number] = server
-            if self._closing.is_set():
+            if server is None:
+                _log.warning("a replica did not start: %s", error)
+                self.failed_starts += 1
+            elif self._closing.is_set():
                 server.leave()
+            else:
+                self._held[number] = server
 
     # --- down ---
 
@@ -142,6 +150,16 @@ class LocalReplicas:
             self._draining.add(number)
             with contextlib.suppress(ProcessLookupError):
                 os.kill(server.pid, signal.SIGTERM)
+        threading.Thread(target=self._await_end, args=(server,), name="sarai-drain", daemon=True).start()
+
+    def _await_end(self, server: SharedServer) -> None:
+        """Kill a server that hangs: one that drains answers as long as it runs, however long its calls take."""
+        patience_s = self._config.health_timeout_s
+        while not self._closing.wait(_LOOK_S) and server.is_alive():
+            if why := why_silent(server.target, self._spec.health_service, timeout_s=patience_s):
+                _log.warning("process %s is killed: %s", server.pid, why)
+                with contextlib.suppress(TimeoutError):
+                    server.kill(_Briefly(patience_s, self._closing))
 
     def close(self) -> None:
         """See `Actuator`."""

@@ -8,31 +8,32 @@ from __future__ import annotations
 
 import logging
 import threading
-import time
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Self
 
 from core.errors import ConfigError
-from core.rpc import grpc
 from core.scaling import scaler_pb2_grpc
 from core.scaling.keda import MOST_STREAMS, KedaServicer
+from core.scaling.listening import bind
+from core.scaling.looking import keep_looking
 from core.scaling.policy import State, decide
-from core.scaling.reading import LoadReader, NoDataError
-from core.scaling.samples import Decision, Limits, Sample
+from core.scaling.reading import LoadReader
+from core.scaling.samples import Decision, Limits
 from core.scaling.vendored import externalscaler_pb2_grpc
 from core.scaling.waiting import ScalerServicer, WaitingCalls
 from core.scaling.wanted import Wanted
 
 if TYPE_CHECKING:
+    from core.rpc import grpc
     from core.skill import SkillSpec
 
 PROMETHEUS_METRIC = "sarai_wanted_replicas"
 """The metric's name for Prometheus; its label `skill` is the skill's name."""
-TICK_S = 0.5
 START_S = 120.0
 """A replica that was wanted and is not listed after this time has failed to start, seconds."""
-_THREADS = MOST_STREAMS + 8
+_NAMES_S = 2.0
+"""How long its end waits for a name server."""
 _log = logging.getLogger(__name__)
 
 
@@ -67,17 +68,12 @@ class ScalerServer:
         self._look_now, self._closing = threading.Event(), threading.Event()
         self._waiting = WaitingCalls(self._look_now.set)
         self._starts = _Starts()
-        self._server = grpc.server(ThreadPoolExecutor(_THREADS), options=[("grpc.so_reuseport", 0)])
-        self._keda = KedaServicer(self._wanted)
-        externalscaler_pb2_grpc.add_ExternalScalerServicer_to_server(self._keda, self._server)
+        self._state, self._said = State(), (-1, "")
+        self._server, self.address = bind(listen, streams=MOST_STREAMS)
+        """The server, and where it serves."""
+        externalscaler_pb2_grpc.add_ExternalScalerServicer_to_server(KedaServicer(self._wanted), self._server)
         scaler_pb2_grpc.add_ScalerServiceServicer_to_server(ScalerServicer(spec.name, self._waiting), self._server)
         _add_health(self._server)
-        try:
-            port = self._server.add_insecure_port(listen)
-        except RuntimeError as error:
-            raise ConfigError(f"cannot listen on {listen}: is it in use, or not an address of this machine?") from error
-        self.address = f"{listen.rpartition(':')[0]}:{port}"
-        """Where it serves."""
         self._stop_metrics = _serve_metrics(metrics, spec.name, self._wanted) if metrics else None
         self._thread = threading.Thread(target=self._run, name="sarai-scaler", daemon=True)
 
@@ -91,53 +87,47 @@ class ScalerServer:
         self._look_now.set()
         self._wanted.close()
         self._server.stop(1.0).wait()
-        self._thread.join()
+        self._thread.join(_NAMES_S)
         self._reader.close()
         if self._stop_metrics is not None:
             self._stop_metrics()
 
     def wait(self) -> None:
-        """Serve until another thread or a signal handler calls `stop`."""
+        """Wait until it has ended, as its decisions cannot be told any more."""
         self._closing.wait()
 
-    def stop(self) -> None:
-        """End `wait`."""
-        self._closing.set()
-
     def _run(self) -> None:
-        state, said, complaint = State(), None, ""
-        while not self._closing.is_set():
-            self._look_now.clear()
-            why = ""
-            try:
-                state, decision = decide(state, self._sample(), self._limits)
-                self._starts.wanted(decision.wanted, time.monotonic())
-                self._wanted.publish(decision)
-                if (decision.wanted, decision.why) != said:
-                    said = (decision.wanted, decision.why)
-                    self._on_decision(decision)
-            except NoDataError as error:
-                why = str(error)
-            except Exception as error:  # noqa: BLE001  # whatever it is, the next second may be better
-                why = repr(error)
-            if why and why != complaint:
-                _log.warning("%s; the number stays as it is", why)
-            complaint = why
-            self._look_now.wait(TICK_S)
+        try:
+            keep_looking(self._look, self._tell, self._pause)
+        except Exception as error:  # noqa: BLE001  # whatever `on_decision` raises
+            _log.error("no more decisions: %s", error)
+        finally:
+            self._closing.set()
 
-    def _sample(self) -> Sample:
-        readings, now_s = self._reader.read(), time.monotonic()
-        starting = self._starts.starting(sum(each.serving for each in readings.replicas) + readings.silent, now_s)
-        waiting = self._waiting.total()
-        return Sample(
-            at_s=now_s,
-            replicas=readings.replicas,
-            silent=readings.silent,
-            starting=starting,
+    def _pause(self, seconds: float) -> bool:
+        self._look_now.wait(seconds)
+        self._look_now.clear()
+        return self._closing.is_set()
+
+    def _look(self) -> Decision:
+        sample, waiting = self._reader.read(), self._waiting.total()
+        sample = replace(
+            sample,
+            starting=self._starts.starting(sample.serving + sample.silent, sample.at_s),
             failed_starts=self._starts.failed,
             waiting_calls=waiting.calls,
             waiting_work_s=waiting.work_s,
         )
+        state, self._state = self._state, State()  # begins anew if this fails: its memory may be why
+        self._state, decision = decide(state, sample, self._limits)
+        self._starts.wanted(decision.wanted, sample.at_s)
+        self._wanted.publish(decision)
+        return decision
+
+    def _tell(self, decision: Decision) -> None:
+        if (news := (decision.wanted, decision.why)) != self._said:
+            self._said = news
+            self._on_decision(decision)
 
 
 class _Starts:

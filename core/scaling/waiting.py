@@ -16,6 +16,8 @@ HOLDS_S = 5.0
 """How long a report holds, seconds: a caller that dies is forgotten after that."""
 _MOST_CALLERS = 10_000
 _MOST_NAME_BYTES = 128
+_MOST_WORK_S = 1e9
+"""Sums of larger ones would have no digits left for the others."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,11 +33,11 @@ class WaitingCalls:
     """The calls that wait at all callers. Thread-safe.
 
     Args:
-        on_change: Called after each report that changes the number of calls, by the thread that reports.
+        on_first: Called by the first report of calls that wait while there was none.
     """
 
-    def __init__(self, on_change: Callable[[], None] = lambda: None) -> None:
-        self._on_change = on_change
+    def __init__(self, on_first: Callable[[], None] = lambda: None) -> None:
+        self._on_first = on_first
         self._lock = threading.Lock()
         self._reports: dict[str, tuple[float, Waiting]] = {}
 
@@ -43,25 +45,22 @@ class WaitingCalls:
         """Replace what a caller has reported before."""
         now_s = time.monotonic()
         with self._lock:
-            before = self._total(now_s).calls
+            first = waiting.calls > 0 and not self._reports
             # At the end, so that the first one is the oldest.
             self._reports.pop(caller, None)
             if waiting.calls:
                 self._reports[caller] = (now_s + HOLDS_S, waiting)
             if len(self._reports) > _MOST_CALLERS:
                 del self._reports[next(iter(self._reports))]
-            changed = self._total(now_s).calls != before
-        if changed:
-            self._on_change()
+        if first:
+            self._on_first()
 
     def total(self) -> Waiting:
         """Return the calls that wait now."""
+        now_s = time.monotonic()
         with self._lock:
-            return self._total(time.monotonic())
-
-    def _total(self, now_s: float) -> Waiting:
-        self._reports = {caller: report for caller, report in self._reports.items() if report[0] > now_s}
-        reported = [waiting for _, waiting in self._reports.values()]
+            self._reports = {caller: report for caller, report in self._reports.items() if report[0] > now_s}
+            reported = [waiting for _, waiting in self._reports.values()]
         return Waiting(sum(each.calls for each in reported), math.fsum(each.work_s for each in reported))
 
 
@@ -81,8 +80,10 @@ class ScalerServicer(scaler_pb2_grpc.ScalerServiceServicer):
             _refuse(context, grpc.StatusCode.INVALID_ARGUMENT, f"caller must have 1 to {_MOST_NAME_BYTES} bytes")
         if request.calls < 0:
             _refuse(context, grpc.StatusCode.INVALID_ARGUMENT, f"calls must be 0 or more, not {request.calls}")
-        if not (math.isfinite(request.work_s) and request.work_s >= 0):
-            _refuse(context, grpc.StatusCode.INVALID_ARGUMENT, f"work_s must be 0 or more, not {request.work_s}")
+        if not 0 <= request.work_s <= _MOST_WORK_S:
+            _refuse(
+                context, grpc.StatusCode.INVALID_ARGUMENT, f"work_s must be 0 to {_MOST_WORK_S:g}, not {request.work_s}"
+            )
         self._calls.report(request.caller, Waiting(request.calls, request.work_s))
         return scaler_pb2.ReportWaitingResponse(holds_s=HOLDS_S)
 

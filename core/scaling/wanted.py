@@ -23,13 +23,13 @@ class Wanted:
             self._changed.notify_all()
 
     def close(self) -> None:
-        """End what `changes` yields."""
+        """End what `is_active` yields."""
         with self._changed:
             self._closed = True
             self._changed.notify_all()
 
     def wake(self) -> None:
-        """Have `changes` look at `goes_on`."""
+        """Have `is_active` look at `goes_on`."""
         with self._changed:
             self._changed.notify_all()
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import signal
 import subprocess
@@ -22,6 +23,7 @@ from core.model_pool import ModelPool
 from core.plugins import get_plugins
 from core.scaling import policy
 from core.scaling.local import LocalReplicas
+from core.scaling.replicas import Running
 from core.scaling.samples import Limits
 from core.scaling.scaler import Scaler, Step
 from skills import skills_pb2, types_pb2
@@ -148,6 +150,62 @@ def test_a_second_replica_comes_with_the_callers_and_goes_when_it_is_idle(monkey
         wait_for(lambda: set(servers()[0].cpu_affinity()) == affinity)  # the last one has all of them again
     events = [step.event for step in steps if step.event != "hold"]
     assert (events[:2], events[-1]) == (["start", "start"], "drain")
+
+
+@pytest.mark.usefixtures("house")
+def test_what_a_scaler_started_that_was_killed_before_it_noted_the_process_can_be_drained() -> None:
+    config, spec = PoolConfig.from_env(), get_plugins().skill("draft")
+    first = LocalReplicas(spec, config)
+    first.start(1)
+    (replica,) = there(first, 1)
+    first.close()
+    for record in Path(tempfile.gettempdir()).glob("sarai-*/server.json"):
+        record.write_text(json.dumps({**json.loads(record.read_text()), "pid": None}))
+    second = LocalReplicas(spec, config)
+    (adopted,) = there(second, 1)
+    (process,) = servers()
+    wait_for(lambda: second.replicas()[0].name == f"process {process.pid}")
+    (same,) = second.replicas()
+    assert (same.id, same.target) == (adopted.id, replica.target)
+    second.drain(adopted.id)
+    wait_for(lambda: second.replicas() == [] and second.draining == 0)
+    assert servers() == []
+    second.close()
+
+
+@pytest.mark.usefixtures("house")
+def test_a_server_that_hangs_is_killed_when_it_is_to_drain(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SARAI_HEALTH_TIMEOUT_S", "1")
+    replicas = LocalReplicas(get_plugins().skill("draft"), PoolConfig.from_env())
+    replicas.start(1)
+    there(replicas, 1)
+    (process,) = servers()
+    process.suspend()
+    subprocess.run((*COMMAND, "--stop"), check=True, timeout=60)
+    assert servers() == []
+    replicas.close()
+
+
+@pytest.mark.usefixtures("house")
+def test_a_start_that_fails_in_any_way_is_over(monkeypatch: pytest.MonkeyPatch) -> None:
+    replicas = LocalReplicas(get_plugins().skill("draft"), PoolConfig.from_env())
+    replicas._cores = [100_000]  # taken away since
+    replicas.start(1)
+    wait_for(lambda: (replicas.starting, replicas.failed_starts) == (0, 1))
+    with monkeypatch.context() as patch:
+        patch.setattr(threading.Thread, "start", no_more_threads)
+        replicas.start(1)
+    assert (replicas.starting, replicas.failed_starts, replicas.replicas()) == (0, 2, [])
+    replicas.close()
+
+
+def no_more_threads(_: threading.Thread) -> None:
+    raise RuntimeError("can't start new thread")
+
+
+def there(replicas: LocalReplicas, number: int) -> list[Running]:
+    wait_for(lambda: (len(replicas.replicas()), replicas.starting) == (number, 0))
+    return replicas.replicas()
 
 
 @pytest.mark.usefixtures("house")

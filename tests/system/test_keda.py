@@ -6,6 +6,7 @@ import contextlib
 import json
 import os
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -25,9 +26,10 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from core.config import PoolConfig
 from core.errors import ConfigError
 from core.model_pool import ModelPool
-from core.scaling import keda, scaler_pb2, scaler_pb2_grpc
+from core.scaling import keda, listening, scaler_pb2, scaler_pb2_grpc
+from core.scaling.looking import LOOK_EVERY_S
 from core.scaling.samples import Decision, Limits
-from core.scaling.server import TICK_S, ScalerServer
+from core.scaling.server import ScalerServer
 from core.scaling.vendored import externalscaler_pb2 as pb
 from core.scaling.vendored import externalscaler_pb2_grpc
 from skills import skills_pb2
@@ -91,13 +93,21 @@ class Stream:
 
     def __init__(self, stub: externalscaler_pb2_grpc.ExternalScalerStub) -> None:
         self.said: list[tuple[float, bool]] = []
+        self._stub, self._refused = stub, True
         self._call = stub.StreamIsActive(OBJECT)
         threading.Thread(target=self._read, daemon=True).start()
 
     def _read(self) -> None:
-        with contextlib.suppress(grpc.RpcError):
-            for answer in self._call:
-                self.said.append((time.monotonic(), answer.result))
+        while self._refused:
+            self._refused = False
+            try:
+                for answer in self._call:
+                    self.said.append((time.monotonic(), answer.result))
+            except grpc.RpcError as error:
+                self._refused = error.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+            if self._refused:  # KEDA tries again too
+                time.sleep(0.05)
+                self._call = self._stub.StreamIsActive(OBJECT)
 
     def cancel(self) -> None:
         self._call.cancel()
@@ -114,7 +124,7 @@ def test_the_first_call_at_zero_replicas_is_pushed_to_keda_at_once() -> None:
         soon(lambda: len(stream.said) == 2)
         told_s, active = stream.said[1]
         assert active
-        assert told_s - reported_s < TICK_S / 2, "it must not wait for the next look"
+        assert told_s - reported_s < LOOK_EVERY_S / 2, "it must not wait for the next look"
         assert found.wanted() == 1
         assert found.keda.IsActive(OBJECT, timeout=5).result
         found.report(0)
@@ -153,7 +163,54 @@ def test_streams_that_their_clients_leave_make_room_for_others() -> None:
             assert found.wanted() == 0, "streams must not take the threads of other calls"
             for stream in streams:
                 stream.cancel()
-            soon(lambda: found.server._keda._streams._value == keda.MOST_STREAMS)
+
+
+_HOLDS_A_STREAM = """
+import sys
+import grpc
+from core.scaling.vendored import externalscaler_pb2 as pb
+from core.scaling.vendored import externalscaler_pb2_grpc
+with grpc.insecure_channel(sys.argv[1]) as channel:
+    for answer in externalscaler_pb2_grpc.ExternalScalerStub(channel).StreamIsActive(pb.ScaledObjectRef()):
+        print(answer.result, flush=True)
+"""
+
+
+def test_a_client_that_vanishes_without_a_word_leaves_its_stream_to_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(keda, "MOST_STREAMS", 1)
+    monkeypatch.setattr(listening, "PING_MS", 1000)
+    with scaler(f"127.0.0.1:{free_port()}") as found:
+        command = [sys.executable, "-c", _HOLDS_A_STREAM, found.server.address]
+        with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) as client:
+            try:
+                assert client.stdout is not None
+                assert client.stdout.readline() == "False\n"
+                client.send_signal(signal.SIGSTOP)  # as when its machine has died: the connection stays
+                stream = Stream(found.keda)
+                soon(lambda: bool(stream.said))
+                stream.cancel()
+            finally:
+                client.kill()
+
+
+def test_calls_without_bound_are_refused_and_not_queued(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(listening, "_MOST_CALLS", 4)
+    with scaler(f"127.0.0.1:{free_port()}") as found:
+        streams = [Stream(found.keda) for _ in range(4)]
+        soon(lambda: all(stream.said for stream in streams))
+        with pytest.raises(grpc.RpcError) as refused:
+            found.report(1)
+        assert refused.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+        streams.pop().cancel()
+        soon(lambda: reported(found))
+        for stream in streams:
+            stream.cancel()
+
+
+def reported(found: Scaler) -> bool:
+    with contextlib.suppress(grpc.RpcError):
+        return bool(found.report(1).holds_s)
+    return False
 
 
 def test_the_number_follows_replicas_that_a_name_lists_and_their_load(tmp_path: Path) -> None:
@@ -167,7 +224,7 @@ def test_the_number_follows_replicas_that_a_name_lists_and_their_load(tmp_path: 
         found.report(50, caller="another")
         soon(lambda: found.wanted() == 4)
         # The replicas that it asked for count, though nobody started any yet: no more are wanted meanwhile.
-        time.sleep(3 * TICK_S)
+        time.sleep(3 * LOOK_EVERY_S)
         assert found.wanted() == 4
 
 
@@ -247,7 +304,8 @@ def test_prometheus_reads_the_same_number() -> None:
         ({"caller": ""}, grpc.StatusCode.INVALID_ARGUMENT, "caller must have 1 to 128 bytes"),
         ({"caller": "x" * 129}, grpc.StatusCode.INVALID_ARGUMENT, "caller must have 1 to 128 bytes"),
         ({"calls": -1}, grpc.StatusCode.INVALID_ARGUMENT, "calls must be 0 or more"),
-        ({"work_s": float("nan")}, grpc.StatusCode.INVALID_ARGUMENT, "work_s must be 0 or more"),
+        ({"work_s": float("nan")}, grpc.StatusCode.INVALID_ARGUMENT, "work_s must be 0 to 1e+09"),
+        ({"work_s": 1e308}, grpc.StatusCode.INVALID_ARGUMENT, "work_s must be 0 to 1e+09"),
     ],
 )
 def test_a_wrong_report_is_refused_by_its_field(fields: dict[str, Any], code: grpc.StatusCode, words: str) -> None:

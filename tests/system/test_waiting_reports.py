@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import socket
+import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -13,6 +15,7 @@ import pytest
 from core.config import PoolConfig
 from core.model_pool import ModelPool
 from core.plugins import Plugins
+from core.pool.reports import WaitingReports
 from core.scaling.scaler_pb2_grpc import add_ScalerServiceServicer_to_server
 from core.scaling.waiting import ScalerServicer, Waiting, WaitingCalls
 from skills import skills_pb2
@@ -64,6 +67,43 @@ def test_calls_wait_for_the_replicas_that_an_autoscaler_brings(
         with StubSkill(listen=f"127.0.0.1:{spec.port}"):
             assert [answer.result().text for answer in answers] == ["echo: x"] * 3
         wait_for(lambda: calls.total() == Waiting())
+
+
+def test_calls_wait_as_ever_while_the_autoscaler_says_nothing(tmp_path: Path) -> None:
+    spec = stub_spec(port=free_port())
+    with socket.create_server(("127.0.0.1", 0)) as mute:  # accepts connections, and never reads
+        config = PoolConfig(scalers={spec.scaler_variable: f"127.0.0.1:{mute.getsockname()[1]}"})
+        with ModelPool(config, plugins=plugins(tmp_path, spec.port)) as pool, ThreadPoolExecutor(1) as threads:
+            answer = threads.submit(pool.get_skill_client("echo").Generate, REQUEST, 20)
+            connection, _ = mute.accept()
+            with connection, StubSkill(listen=f"127.0.0.1:{spec.port}"):
+                assert answer.result().text == "echo: x"
+
+
+def test_calls_wait_unreported_where_no_thread_can_be_started(
+    scaler: tuple[str, WaitingCalls], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ear, calls = scaler
+    reports = WaitingReports(stub_spec(), ear)
+
+    def no_more_threads(_: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(threading.Thread, "start", no_more_threads)
+        reports.note(1)
+    reports.note(2)
+    wait_for(lambda: calls.total() == Waiting(2))
+    reports.note(0)
+    wait_for(lambda: calls.total() == Waiting())
+
+
+def test_the_first_call_that_waits_is_news_and_further_ones_are_not() -> None:
+    news: list[int] = []
+    calls = WaitingCalls(lambda: news.append(calls.total().calls))
+    for caller, number in (("a", 1), ("a", 3), ("b", 1), ("a", 0), ("b", 0), ("b", 2)):
+        calls.report(caller, Waiting(number))
+    assert news == [1, 2]
 
 
 def test_an_autoscaler_that_is_not_there_costs_nothing(tmp_path: Path) -> None:

@@ -21,8 +21,6 @@ from .waiting import WaitEstimate
 
 # A token of a prompt costs what a row of a step of this many rows costs; in larger steps it costs about as much.
 _PROMPT_ROWS = 64
-# Sequences that differ within this many tokens share too little to count.
-_SHARED = 16
 _ANY_LENGTH = 1 << 30
 _NEWEST = 0.2  # weight of the newest prompt in the mean
 
@@ -51,11 +49,12 @@ class LoadMeter:
         """Return how many of its tokens are in the cache already, or will be once others have been read."""
         tokens = np.asarray(sequence.tokens[:-1], np.int32)
         longest, _ = self._cells.longest_match(tokens, sequence.request.tenant)
-        begin = sequence.tokens[:_SHARED]
         for other in chain(self._scheduler.running, self._scheduler.waiting):
             if longest >= len(tokens):
                 break
-            if other.tokens[:_SHARED] == begin and other.request.tenant == sequence.request.tenant:
+            # Of hundreds that share a system prompt, only one that has the next token too can share more.
+            next_ = other.tokens[longest : longest + 1]
+            if next_ == sequence.tokens[longest : longest + 1] and other.request.tenant == sequence.request.tenant:
                 longest = max(longest, common_length(np.asarray(other.tokens, np.int32), tokens))
         return longest
 
