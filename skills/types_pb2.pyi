@@ -613,6 +613,9 @@ class CacheStats(_message.Message):
     DISK_HITS_FIELD_NUMBER: _builtins.int
     SHARED_HITS_FIELD_NUMBER: _builtins.int
     SHARED_FIELD_NUMBER: _builtins.int
+    NEAR_FIELD_NUMBER: _builtins.int
+    NEAR_TOKENS_FIELD_NUMBER: _builtins.int
+    NEAR_ACCEPTED_FIELD_NUMBER: _builtins.int
     entries: _builtins.int
     """Answers in memory, their bytes, and the bound on these."""
     bytes: _builtins.int
@@ -633,6 +636,12 @@ class CacheStats(_message.Message):
     shared_hits: _builtins.int
     shared: _builtins.str
     """How the shared store is: empty where there is none, else `up` or the reason why it is passed over just now."""
+    near: _builtins.int
+    """Answers for which lookup also had the kept answer to a near-equal prompt; the tokens of those that were tried, and
+    those of them that were right.
+    """
+    near_tokens: _builtins.int
+    near_accepted: _builtins.int
     def __init__(
         self,
         *,
@@ -650,10 +659,13 @@ class CacheStats(_message.Message):
         disk_hits: _builtins.int = ...,
         shared_hits: _builtins.int = ...,
         shared: _builtins.str = ...,
+        near: _builtins.int = ...,
+        near_tokens: _builtins.int = ...,
+        near_accepted: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["bytes", b"bytes", "disk_hits", b"disk_hits", "entries", b"entries", "hits", b"hits", "joined", b"joined", "max_bytes", b"max_bytes", "misses", b"misses", "partial", b"partial", "rechecked", b"rechecked", "rechecked_wrong", b"rechecked_wrong", "saved_s", b"saved_s", "saved_tokens", b"saved_tokens", "shared", b"shared", "shared_hits", b"shared_hits"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["bytes", b"bytes", "disk_hits", b"disk_hits", "entries", b"entries", "hits", b"hits", "joined", b"joined", "max_bytes", b"max_bytes", "misses", b"misses", "near", b"near", "near_accepted", b"near_accepted", "near_tokens", b"near_tokens", "partial", b"partial", "rechecked", b"rechecked", "rechecked_wrong", b"rechecked_wrong", "saved_s", b"saved_s", "saved_tokens", b"saved_tokens", "shared", b"shared", "shared_hits", b"shared_hits"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

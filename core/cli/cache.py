@@ -116,6 +116,9 @@ def kept_answers(figures: dict[str, Any]) -> str:
     asked = sum(figures[name] for name in ("hits", "partial", "joined", "misses"))
     if asked:
         text += f"; {(asked - figures['misses']) / asked:.0%} of {asked} requests were hits, {_saved(figures)} saved"
+    if figures["near"]:
+        tried, right = figures["near_tokens"], figures["near_accepted"]
+        text += f"; {figures['near']} answers had a near-equal prompt's: {right} of {tried} tokens right"
     if figures["rechecked_wrong"]:
         text += f"; {figures['rechecked_wrong']} OF {figures['rechecked']} RECHECKED HITS WERE WRONG"
     if figures["shared"]:

@@ -58,7 +58,9 @@ class Flight:
     def resumed(self) -> Request:
         """Return the request with the tokens that its caller has received so far."""
         values = {name: getattr(self.request, name) for name in Request.__slots__}
-        return Request(**{**values, "so_far": tuple(self.received) if any(t.token_ids for t in self.received) else ()})
+        values["so_far"] = tuple(self.received) if any(t.token_ids for t in self.received) else ()
+        values["hint"] = () if self.lost_engine else self.request.hint  # the less that a replay depends on, the better
+        return Request(**values)
 
     def take(self, event: Event, now: float) -> None:
         """Record an event of the engine and pass it on to the caller, unless the flight has ended."""
@@ -137,5 +139,5 @@ class Flight:
     @property
     def fingerprint(self) -> str:
         """A hash that identifies the request in the log without revealing its text."""
-        content = dataclasses.replace(self.request, id=0, arrived=0, deadline=None, budget_end=None, so_far=())
+        content = dataclasses.replace(self.request, id=0, arrived=0, deadline=None, budget_end=None, so_far=(), hint=())
         return hashlib.sha256(repr(content).encode()).hexdigest()[:16]

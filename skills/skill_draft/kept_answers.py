@@ -10,9 +10,11 @@ import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from functools import partial
+from typing import TYPE_CHECKING
 
 from skills import skills_pb2
 from skills.runtime.answer_cache import AnswerCache, Kept
+from skills.runtime.answer_cache.cache import memory_for_answers
 from skills.wire import Feature
 
 from .answer_key import Server, answer_keys, depends_on_limits, file_bytes, repeats
@@ -24,6 +26,9 @@ from .runs import Keeping, Reader, Run, Runs
 from .settings import Settings
 from .supervisor import Supervisor
 from .trajectory import DamagedError, Trajectory, end_of
+
+if TYPE_CHECKING:
+    from .near_answers import NearAnswers
 
 log = logging.getLogger("sarai.draft")
 
@@ -48,6 +53,8 @@ class Call:
     """Computes it in that case."""
     joined: bool = False
     """Whether the reader reads what is being computed for another call."""
+    exact: bool = False
+    """Whether numerics are exact."""
 
     @property
     def whole(self) -> Reader | None:
@@ -95,7 +102,8 @@ class KeptAnswers:
     """
 
     def __init__(self, settings: Settings, on_event: Callable[[Run, Event], None]) -> None:
-        self.cache = AnswerCache(settings)
+        self._near = self._near_answers(settings)
+        self.cache = AnswerCache(settings, reserved=self._near.bytes if self._near else 0)
         self.identity: Identity | None = None
         """What answers are kept under; None before there is a model."""
         self._runs = Runs(self._heard)
@@ -104,6 +112,19 @@ class KeptAnswers:
         self._figures = skills_pb2.CacheStats()  # counts since the start
         self._recheck_every, self._hits_since = settings.cache_recheck, 0
         self._rechecking: asyncio.Task[None] | None = None
+
+    def _near_answers(self, settings: Settings) -> NearAnswers | None:
+        if settings.cache_near != "on" or not (max_bytes := memory_for_answers(settings)):
+            return None
+        from .near_answers import NearAnswers  # and NumPy, which a server does not need otherwise
+
+        return NearAnswers(max_bytes, lambda key: kept.value if (kept := self.cache.in_memory(key)) else None)
+
+    async def clear(self) -> tuple[int, int]:
+        """Forget all answers; return how many they were, and their bytes."""
+        if self._near:
+            self._near.clear()
+        return await self.cache.clear()
 
     async def close(self) -> None:
         """Write what is still to be written."""
@@ -134,7 +155,7 @@ class KeptAnswers:
             n_ctx: The context length, tokens.
             random_seed: Whether nobody has chosen its seed.
         """
-        call = Call(request=request, mode=message.cache.mode, n_ctx=n_ctx)
+        call = Call(request=request, mode=message.cache.mode, n_ctx=n_ctx, exact=exact)
         images = image_parts(message) if has_images(message) else []
         server = self._server(exact=exact, n_ctx=n_ctx, images=bool(images))
         bypass = call.mode == skills_pb2.CACHE_MODE_BYPASS
@@ -210,6 +231,10 @@ class KeptAnswers:
         if reader and (reader.begun or call.joined):
             self._runs.attach(engine, reader, whole)
             return reader
+        if self._near and keeping and call.exact:
+            sketch, hint = self._near.look(whole, keeping.identity)
+            whole = dataclasses.replace(whole, hint=hint) if hint else whole
+            keeping = call.keeping = dataclasses.replace(keeping, sketch=sketch)
         call.run = self._runs.lead(engine, whole, keeping)
         return call.run
 
@@ -243,6 +268,10 @@ class KeptAnswers:
         if isinstance(event, Done) and run.keeping:
             self._unkept.append((run, run.keeping, event))
             asyncio.get_running_loop().call_soon(self._keep_all)  # once the answer is on its way
+        if isinstance(event, Done) and run.request.hint:
+            self._figures.near += 1
+            self._figures.near_tokens += event.hint_tokens
+            self._figures.near_accepted += event.hint_accepted
 
     def _keep_all(self) -> None:
         """Keep what has just been computed. Also before each look, as nobody can join that any more."""
@@ -269,6 +298,8 @@ class KeptAnswers:
             )
             if keeping.replaces or before is None or not trajectory.is_within(before):
                 self.cache.put(key, trajectory.encode())
+                if self._near and keeping.sketch and key == keeping.keys[0]:
+                    self._near.add(keeping.sketch, key)
 
     # --- the proof that they are right ---
 

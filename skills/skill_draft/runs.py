@@ -11,6 +11,7 @@ from __future__ import annotations
 import dataclasses
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
+from typing import TYPE_CHECKING
 
 from .awaited_flight import AwaitedFlight
 from .cut import Cut
@@ -34,6 +35,9 @@ from .engine.text import TextAssembler
 from .supervisor import Supervisor
 from .trajectory import Trajectory, end_of
 
+if TYPE_CHECKING:
+    from .near_answers import Sketch
+
 Keys = tuple[bytes, ...]
 """The key of each candidate's answer."""
 
@@ -53,6 +57,8 @@ class Keeping:
     """What was kept of each candidate before."""
     replaces: bool = False
     """Whether the answer is kept in place of that, whatever it is."""
+    sketch: Sketch | None = None
+    """By which it is found for near-equal prompts, if it is to be."""
 
 
 class Run(AwaitedFlight):

@@ -121,6 +121,8 @@ class DraftSkill(BaseSkill, skills_pb2_grpc.SkillsServiceServicer):
                 await self._start(path, tower)
         except (EngineGoneError, ModelFileError) as error:
             raise StartError(str(error)) from error
+        if s.cache_near == "on" and self._numerics != "exact":
+            self.log.warning("SKILL_DRAFT_CACHE_NEAR does nothing with %s numerics", self._numerics)
         self.log.info("images: %s", tower.file.path.name if tower.file else f"none, as {tower.why_not}")
 
     async def _start(self, path: Path, tower: Tower) -> Ready:
@@ -225,7 +227,7 @@ class DraftSkill(BaseSkill, skills_pb2_grpc.SkillsServiceServicer):
 
     async def ClearCache(self, request: ClearCacheReq, context: Context) -> ClearCacheResp:  # noqa: N802, ARG002
         """Forget all kept answers, and the prefixes in their folder."""
-        entries, num_bytes = await self._kept.cache.clear()
+        entries, num_bytes = await self._kept.clear()
         files, prefix_bytes = await self._clear_prefixes(self._settings.prefix_dir)
         return ClearCacheResp(entries=entries, bytes=num_bytes, prefix_files=files, prefix_bytes=prefix_bytes)
 

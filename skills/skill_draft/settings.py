@@ -81,6 +81,11 @@ class Settings(CachingSettings):
     numerics: str = setting(
         "exact", "exact: an answer is a function of its request alone; fast: all kernels", choices=("exact", "fast")
     )
+    cache_near: str = setting(
+        "off", "on: lookup speculation also proposes what is kept for a near-equal prompt, which changes no answer; it "
+        "takes 20 MB, works with exact numerics, and is for callers who may learn what others ask",
+        choices=("off", "on"),
+    )  # fmt: skip
     step_timeout_s: float = setting(
         20.0, "time without a step after which an engine is replaced, seconds", low=0.5, high=3600
     )

@@ -96,6 +96,15 @@ class Trajectory:
         )  # fmt: skip
 
 
+def ids_of(data: bytes, most: int) -> tuple[int, ...]:
+    """Return at most `most` ids of a trajectory's tokens, for a use to which wrong ones do no harm: unchecked."""
+    start = _CHECKSUM_BYTES + _HEADER.size
+    if len(data) < start or data[_CHECKSUM_BYTES] != _FORM:
+        return ()
+    n = _HEADER.unpack_from(data, _CHECKSUM_BYTES)[4]
+    return struct.unpack_from(f"<{min(n, most, (len(data) - start) // 4)}i", data, start)
+
+
 def end_of(ending: Ending, *, limited: bool) -> End | None:
     """Return how the trajectory of an answer ends; None if the answer is not kept.
 

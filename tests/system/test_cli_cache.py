@@ -74,10 +74,11 @@ def test_a_replica_that_is_not_there_is_3(environ: dict[str, str]) -> None:  # n
 
 def test_health_has_a_line_for_kept_answers(environ: dict[str, str]) -> None:  # noqa: F811
     with StubSkill() as skill:
-        skill.keep(figures(rechecked=3, rechecked_wrong=1, shared="up"))
+        skill.keep(figures(rechecked=3, rechecked_wrong=1, shared="up", near=5, near_tokens=90, near_accepted=70))
         lines = sarai(environ, "health", target=skill.target).stdout.splitlines()
     (line,) = [line for line in lines if line.startswith("kept answers")]
     assert line.split(maxsplit=2)[2] == (
         "12, 3.0 MB of 64.0 MB in memory; 80% of 100 requests were hits, 1,234 s saved; "
+        "5 answers had a near-equal prompt's: 70 of 90 tokens right; "
         "1 OF 3 RECHECKED HITS WERE WRONG; shared store: up"
     )

@@ -42,13 +42,14 @@ class AnswerCache:
 
     Args:
         settings: which tiers, and their bounds.
+        reserved: of the memory for kept answers, what something else takes, bytes.
 
     Raises:
         SettingsError: The deployment's secret cannot be read, or the shared store's address is wrong.
     """
 
-    def __init__(self, settings: CachingSettings) -> None:
-        max_bytes = int(min(settings.cache_mb * (1 << 20), MOST_OF_MEMORY * memory_limit()))
+    def __init__(self, settings: CachingSettings, *, reserved: int = 0) -> None:
+        max_bytes = memory_for_answers(settings) - reserved
         self._memory: Memory | None = best_memory(max_bytes) if max_bytes else None
         secret = _secret(settings.cache_secret_file) if settings.cache_secret_file else None
         self._far: list[FarTier] = []
@@ -170,6 +171,11 @@ class AnswerCache:
         self._removals += 1
         self._memory.clear()
         return max(forgotten)
+
+
+def memory_for_answers(settings: CachingSettings) -> int:
+    """Return the memory for kept answers, bytes; 0 if none is kept."""
+    return int(min(settings.cache_mb * (1 << 20), MOST_OF_MEMORY * memory_limit()))
 
 
 def _secret(path: str) -> bytes:

@@ -259,6 +259,7 @@ class Engine:
             return 0
         call.begun = True
         known = slot.length - len(share.speculative)
+        hinted = sequence.lookup is not None and sequence.lookup.from_hint
         right = 0
         for row in logits:
             try:
@@ -272,8 +273,12 @@ class Engine:
                 break
             right += 1
         from_lookup = len(share.speculative) - share.num_padding - share.num_forced
+        accepted = max(0, min(right - share.num_forced, from_lookup))
         call.lookup_tokens += from_lookup
-        call.lookup_accepted += max(0, min(right - share.num_forced, from_lookup))
+        call.lookup_accepted += accepted
+        if hinted:
+            call.hint_tokens += from_lookup
+            call.hint_accepted += accepted
         self._cells.truncate(slot, min(known + right, len(sequence.tokens)))
         if sequence.ending:
             self._end_sequence(call, sequence)
@@ -306,7 +311,12 @@ class Engine:
         tried, right = call.lookup_tokens, call.lookup_accepted
         self._lookup_tokens += tried
         self._lookup_accepted += right
-        self._outbox.put(Done(id=call.request.id, endings=endings, lookup_tokens=tried, lookup_accepted=right))
+        self._outbox.put(
+            Done(
+                id=call.request.id, endings=endings, lookup_tokens=tried, lookup_accepted=right,
+                hint_tokens=call.hint_tokens, hint_accepted=call.hint_accepted,
+            )
+        )  # fmt: skip
         del self._calls[call.request.id]
 
     def _drop(self, call: Call) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Protocol
 
-from .lookup import Lookup
+from .lookup import AnyLookup
 from .sampling import Sampler
 
 _MOST = 31
@@ -30,7 +30,7 @@ class Speculator(Protocol):
 class Guided:
     """The speculator of one answer with a grammar."""
 
-    def __init__(self, tokens: list[int], sampler: Sampler, lookup: Lookup | None) -> None:
+    def __init__(self, tokens: list[int], sampler: Sampler, lookup: AnyLookup | None) -> None:
         """`tokens` is the sequence's own list: it grows, and the sampler's grammar advances with it."""
         self._tokens, self._sampler, self._lookup = tokens, sampler, lookup
         self._proposed: list[int] = []

@@ -148,6 +148,8 @@ class Request:
     """Whose request it is. Nothing that was computed for one tenant shortens the work for another."""
     keep: bool = True
     """Whether its prompt and answer may be kept beyond the memory of this engine."""
+    hint: tuple[int, ...] = ()
+    """The answer to a near-equal prompt, from which lookup may propose too. It may be anything, and decides nothing."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -272,6 +274,9 @@ class Done:
     endings: tuple[Ending, ...]
     lookup_tokens: int = 0
     lookup_accepted: int = 0
+    hint_tokens: int = 0
+    """Those of them that came from the hint."""
+    hint_accepted: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -6,6 +6,7 @@ Runs in the intake thread, concurrently with the steps, so that no prompt, howev
 from __future__ import annotations
 
 import dataclasses
+import itertools
 
 from .binding import Model
 from .constraint import ConstraintError
@@ -37,7 +38,7 @@ class Preparer:
         self._keeping = keeping
         self._prompts = PromptBuilder(model)
         self._matchers = Matchers(model.vocab)
-        self._acceptance = AcceptanceRates()
+        self._acceptance, self._hint_acceptance = AcceptanceRates(), AcceptanceRates()
 
     def prepare(self, request: Request) -> Call | Failed:
         """Return a call that is ready for the queue, or the failure that prevents it."""
@@ -46,6 +47,8 @@ class Preparer:
             prompt = self._prompts.build(request)
             self._check_prompt(request, prompt)
             images = PromptImages(prompt, seen) if (seen := images_of(request)) else None
+            if request.hint:
+                request = dataclasses.replace(request, hint=self._usable(request.hint))
             sequences = [self._sequence(request, i, prompt, images) for i in range(request.num_candidates)]
         except PromptError as error:
             return _invalid(request, str(error), error.field)
@@ -83,6 +86,10 @@ class Preparer:
             if any(not 0 <= t < self._vocab.n_tokens or t in self._vocab.eog for t in tokens.token_ids):
                 raise PromptError("contains an id that cannot occur in an answer of this model", field)
 
+    def _usable(self, hint: tuple[int, ...]) -> tuple[int, ...]:
+        """Return the beginning of a hint that consists of tokens of this model and is no longer than an answer."""
+        return tuple(itertools.takewhile(lambda token: 0 <= token < self._vocab.n_tokens, hint[: self._n_ctx]))
+
     def _matcher(self, request: Request) -> Matcher | None:
         if not request.constraint:
             return None
@@ -104,7 +111,7 @@ class Preparer:
             return Sequence(
                 request, candidate, prompt,
                 sampler=sampler, piece=self._vocab.piece, end_tokens=self._vocab.eog, n_ctx=self._n_ctx,
-                acceptance=self._acceptance, images=images,
+                acceptance=self._acceptance, hint_acceptance=self._hint_acceptance, images=images,
             )  # fmt: skip
         except SamplingError as error:
             message = f"does not fit `{error.fault}`: {error}"

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from .guided import Guided, Speculator
 from .images import PromptImages, Run
 from .keeping import Stored
-from .lookup import AcceptanceRates, Lookup
+from .lookup import NGRAM, AcceptanceRates, AnyLookup, BothLookups, HintLookup, Lookup
 from .messages import Ending, FinishReason, Piece, Priority, Request, TokenLogprob, Tokens
 from .sampling import Choice, Sampler
 from .slots import Owner, Slot
@@ -39,6 +39,7 @@ class Sequence:
         end_tokens: frozenset[int],
         n_ctx: int,
         acceptance: AcceptanceRates,
+        hint_acceptance: AcceptanceRates,
         images: PromptImages | None = None,
     ) -> None:
         self.request, self.candidate = request, candidate
@@ -63,7 +64,10 @@ class Sequence:
         self.replayed = ""
         """The text of the answer that was continued; empty for a new one."""
         self._replay(request.so_far[candidate] if request.so_far else Tokens())
-        self.lookup = Lookup(self.tokens, acceptance) if request.lookup else None
+        self.lookup: AnyLookup | None = Lookup(self.tokens, acceptance) if request.lookup else None
+        if self.lookup and request.hint:
+            hint = HintLookup(self.tokens, hint_acceptance, [*prompt[-NGRAM:], *request.hint])
+            self.lookup = BothLookups(self.lookup, hint)
         self.speculator: Speculator | None = self.lookup
         if sampler.matcher:
             self.speculator = Guided(self.tokens, sampler, self.lookup)
@@ -212,3 +216,5 @@ class Call:
     """Whether this engine has written any of its tokens."""
     lookup_tokens: int = 0
     lookup_accepted: int = 0
+    hint_tokens: int = 0
+    hint_accepted: int = 0
