@@ -29,7 +29,7 @@ MOST_TOKENS = 4096
 _SHINGLE = 6  # bytes
 _BINS = 64
 _NEAR = _BINS * 5 // 16  # equal bins of each sketch, from which on prompts are near-equal
-_END_BYTES, _MOST_BYTES = 256, 1 << 14  # taken from the beginning, and as many from the end
+_END_BYTES, _MOST_BYTES = 256, 1 << 12  # taken from the beginning, and as many from the end
 _TRIES = 4  # entries that may turn out to be pushed out of memory
 _EDGES = np.arange(_BINS, dtype=np.uint64) << np.uint64(58)
 

@@ -16,8 +16,6 @@ NGRAM = 3
 # after a wrong one, in case a single word was replaced and the rest is unchanged.
 _SAME = (0, NGRAM, NGRAM + 4, NGRAM + 8, NGRAM + 16)
 _PRIORS = (0.2, 0.35, 0.6, 0.8, 0.93)
-# After a match of this length, a token that differs is taken for a replaced word.
-_EXCHANGED = NGRAM + 4
 
 
 class AcceptanceRates:
@@ -53,6 +51,7 @@ class Lookup:
 
     num_forced = 0  # any proposed token may be wrong
     from_hint = False  # whether what it proposes comes from a hint
+    exchanged = NGRAM + 4  # after a match of this length, a token that differs is taken for a replaced word
 
     def __init__(self, tokens: list[int], shared: AcceptanceRates) -> None:
         """Index `tokens`, the sequence's own list; call `push` after each token appended to it.
@@ -94,7 +93,7 @@ class Lookup:
                 return
         if seen is not None:
             self._go_on(seen, self._same_before(seen))
-        elif source is not None and same >= _EXCHANGED:
+        elif source is not None and same >= self.exchanged:
             self._go_on(source + 1, 0)
         else:
             self._source = None
@@ -129,6 +128,7 @@ class HintLookup(Lookup):
     """Lookup in a hint instead of the sequence's own text. A hint may be any tokens: all are verified."""
 
     from_hint = True
+    exchanged = 1  # a match is no coincidence here: the prompts were near-equal
 
     def __init__(self, tokens: list[int], shared: AcceptanceRates, hint: Sequence[int]) -> None:
         """Look for `tokens` in `hint`, which begins with the end of the prompt, so that an answer's start is found."""
