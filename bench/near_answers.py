@@ -41,7 +41,7 @@ WARM_UP = 3
 TOKENS = 128
 NAMES = ("Alice", "Robert", "Chandra", "Mei", "Olumide", "Ingrid", "Pablo", "Yusuf", "Hannah", "Tom")
 KEEPS = ("--cache-mb", "64", "--cache-recheck", "0")
-EVERY = (0, 32, 16, 8, 4)  # every n-th token of a hint is wrong; 0: none
+EVERY = (0, 31, 17, 9, 5)  # every n-th token of a hint is wrong; 0: none. No power of 2, as steps have that many rows
 
 PARAGRAPHS = (FOLDER / "texts.txt").read_text(encoding="utf-8").split("\n\n")
 _NUMBERS = itertools.count()

@@ -71,9 +71,7 @@ def test_the_better_of_both_is_taken() -> None:
     tokens = [*PROMPT, *range(300, 340), *PROMPT]
     own = Lookup(tokens, AcceptanceRates())
     both = BothLookups(own, HintLookup(tokens, AcceptanceRates(), [*PROMPT[-NGRAM:], *range(100, 120)]))
-    assert both.from_hint
-    assert both.propose(2) == [100, 101]
+    assert (both.from_hint, both.propose(2)) == (True, [100, 101])
     write(tokens, both, *range(300, 330))
-    assert not both.from_hint
-    assert both.propose(2) == [330, 331]
+    assert (both.from_hint, both.propose(2)) == (False, [330, 331])
     assert both.expected(2) == own.expected(2) > 0
