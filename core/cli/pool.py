@@ -93,7 +93,7 @@ def find_replicas(spec: SkillSpec, config: PoolConfig, *, serving: bool = True) 
     if text is not None:
         targets = split_targets(text, spec.target_variable)
         return dict.fromkeys(resolve_all(targets) or targets, "address")
-    origins = {each.target: each.origin for each in ServersHere(spec, config).find(serving=serving)}
+    origins: dict[str, str] = {each.target: each.origin for each in ServersHere(spec, config).find(serving=serving)}
     if config.share_embedded:
         local = NumberedServers(spec, config)
         origins |= dict.fromkeys(map(local.target, local.running()), "embedded")
@@ -135,7 +135,7 @@ def ask_health(client: SkillClient, health_service: str, timeout_s: float) -> di
 
 def _progress(settings: Settings) -> OnProgress:
     """Return a handler that shows the start of a server on a terminal."""
-    from core.local.progress import Serving, Starting, Waiting, report
+    from core.local.progress import Absent, Serving, Starting, Waiting, report
 
     paint = Paint(sys.stderr)
     if settings.quiet or not paint.terminal:
@@ -149,5 +149,7 @@ def _progress(settings: Settings) -> OnProgress:
                 paint.line(f"  the {skill} skill loads, {elapsed_s:.0f} s", dim=True)
             case Serving(elapsed_s=elapsed_s):
                 paint.line(f"  ready after {elapsed_s:.1f} s", dim=True)
+            case Absent():
+                paint.line(str(event), dim=True)
 
     return show

@@ -231,8 +231,10 @@ def test_a_killed_scaler_changes_nothing_and_the_next_one_adopts() -> None:
             assert second.stdout is not None
             assert '"replicas": 2' in second.stdout.readline(), "it adopts both at its first look"
             for command in ("health", "skills", "cache stats", "cache clear --dry-run"):
-                told = subprocess.run((*SARAI, *command.split(), "--json"), capture_output=True, text=True, check=False)
-                found = [json.loads(line).get("target") for line in told.stdout.splitlines() if '"draft"' in line]
+                shown = subprocess.run(
+                    (*SARAI, *command.split(), "--json"), capture_output=True, text=True, check=False
+                )
+                found = [json.loads(line).get("target") for line in shown.stdout.splitlines() if '"draft"' in line]
                 assert found == [numbered.target(0), numbered.target(1)], command
             callers.end()
         finally:
