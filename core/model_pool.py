@@ -15,7 +15,7 @@ from core.config import PoolConfig
 from core.errors import PluginError, PoolClosedError, SkillStartError
 from core.local.embedded import EmbeddedReplica
 from core.local.numbered import NumberedServers
-from core.local.progress import OnProgress, report
+from core.local.progress import Absent, OnProgress, report
 from core.plugins import Plugins, get_plugins
 from core.pool.backend import AddressReplica
 from core.pool.client import SkillClient
@@ -41,7 +41,8 @@ class ModelPool:
     Args:
         config: The settings, by default those of the environment.
         plugins: The plugins, by default those of the process.
-        on_progress: Handler for the events while a server starts; by default `core.local.progress.report`.
+        on_progress: Handler for the events while a server starts or is waited for; by default
+            `core.local.progress.report`.
     """
 
     def __init__(
@@ -214,8 +215,9 @@ class ModelPool:
             scaled = len(running) > 1 or running[0].origin == "container"
             look = ServersHere(spec, self._config).targets if scaled else None
             return ReplicaSet(spec, self._config, running, look)
-        if self._config.scaler_of(spec) is not None:
-            first = AddressReplica(f"127.0.0.1:{spec.port}", "container")
+        if (scaler := self._config.scaler_of(spec)) is not None:
+            first = AddressReplica(f"127.0.0.1:{self._config.ports_of(spec)[0]}", "container")
+            self._on_progress(Absent(skill=spec.name, scaler=scaler))
             return ReplicaSet(spec, self._config, [first], ServersHere(spec, self._config).targets)
         if not self._config.embedded:
             raise SkillStartError(

@@ -127,11 +127,15 @@ def seconds(milliseconds: float) -> str:
     return f"{milliseconds:.0f} ms" if milliseconds < 1000 else f"{milliseconds / 1000:.1f} s"
 
 
+# In place of the speed, which would not be the engine's.
+_KEPT = {"hit": "a kept answer", "partial": "its beginning kept", "joined": "computed for another call too"}
+
+
 def describe(figures: CallFigures) -> str:
     """Return one line about the cost of a call."""
     parts = [
         f"{figures.tokens} tokens",
-        f"{figures.tokens_per_second:.1f} tok/s",
+        _KEPT.get(figures.kept) or f"{figures.tokens_per_second:.1f} tok/s",
         f"{seconds(figures.latency_ms)} ({seconds(figures.time_to_first_token_ms)} to the first token)",
         f"{figures.cached_tokens} of {figures.prompt_tokens} prompt tokens cached",
     ]

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import click
 
 from core.cli.common import ExitCode, Settings, common_options, print_json, start_command
-from core.cli.parameters import Seconds, Whole
+from core.cli.parameters import HostPort, Seconds, Whole
 from core.cli.pool import DEFAULT_SKILL, complete_skill
 from core.cli.streams import Paint
 
@@ -50,7 +50,11 @@ Examples:
 )
 @click.option("--min", "low", type=Whole(0), default=1, metavar="N", help="Fewest replicas. Default: 1.")
 @click.option(
-    "--max", "high", type=Whole(1), metavar="N", help="Most replicas. Default: one for each core; with --serve 100."
+    "--max",
+    "high",
+    type=Whole(1),
+    metavar="N",
+    help="Most replicas, never more than cores. Default: one for each core; with --serve 100, cores do not count.",
 )
 @click.option(
     "--target-wait",
@@ -58,16 +62,24 @@ Examples:
     default=2.0,
     help="How long a request may wait before its prompt is read, seconds. Default: 2.",
 )
-@click.option("--listen", metavar="HOST:PORT", help="Where callers report calls that wait (SARAI_<NAME>_SCALER).")
+@click.option(
+    "--listen",
+    type=HostPort(),
+    metavar="HOST:PORT",
+    help="With --on compose: where callers report calls that wait (SARAI_<NAME>_SCALER).",
+)
 @click.option(
     "--serve",
+    type=HostPort(),
     metavar="HOST:PORT",
     help="Start and drain nothing: only tell KEDA and others, there, how many replicas are wanted (docs/cluster.md).",
 )
 @click.option(
     "--target", metavar="ADDRESSES", help="With --serve: where the replicas are. Default: SARAI_<NAME>_TARGET."
 )
-@click.option("--metrics", metavar="HOST:PORT", help="With --serve: where Prometheus reads the number.")
+@click.option(
+    "--metrics", type=HostPort(), metavar="HOST:PORT", help="With --serve: where Prometheus reads the number."
+)
 @click.option("--stop", is_flag=True, help="Drain all replicas that run, and end when they have gone.")
 @click.option("--dry-run", is_flag=True, help="Only tell what would be done.")
 @common_options
@@ -101,11 +113,13 @@ def autoscale(
         return serve_number(settings, skill, target, limits, listen=serve, metrics=metrics or "")
     if target or metrics:
         raise click.UsageError("--target and --metrics go with --serve.")
+    if listen and where == "local":
+        raise click.UsageError("--listen goes with --on compose: a local process is started by the call that waits.")
     cores = len(usable_cores())
     config, spec = PoolConfig.from_env(), get_plugins().skill(skill)
     room = len(config.ports_of(spec)) if where == "compose" else MOST
     if low > (most := min(high or cores, cores, room)):
-        raise click.UsageError(f"--min {low} is more than the {most} replicas that there may be at most.")
+        raise click.UsageError(f"--min {low} is more than the {most} that --max, {cores} cores and ports allow.")
     limits = Limits(low=low, high=most, target_wait_s=target_wait, cores=cores)
     with contextlib.nullcontext() if dry_run else only_one(config.log_dir.parent):
         actuator = _actuator(where, spec, config, dry_run=dry_run)
@@ -128,7 +142,10 @@ def _pause(call_waits: threading.Event, seconds: float) -> bool:
 
 
 def _stop_all(actuator: Actuator, settings: Settings, *, dry_run: bool) -> None:
-    for each in actuator.replicas():
+    replicas = actuator.replicas()
+    if not replicas and not settings.quiet and not settings.json:
+        print("no replica runs")
+    for each in replicas:
         if settings.json:
             print_json({"event": "would drain" if dry_run else "drain", "drains": [each.name]})
         elif not settings.quiet:

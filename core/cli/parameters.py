@@ -89,6 +89,20 @@ class Whole(_Int):
         return number
 
 
+class HostPort(_Str):
+    """An address to listen on. gRPC would take the lower 16 bits of a port that is too large."""
+
+    name = "address"
+    _MOST_PORT = 65_535
+
+    def convert(self, value: str, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        """Return the address as it is."""
+        host, colon, port = value.rpartition(":")
+        if not (host and colon and port.isdecimal() and int(port) <= self._MOST_PORT):
+            self.fail(f"{value!r} is not HOST:PORT, with a port up to {self._MOST_PORT}.", param, ctx)
+        return value
+
+
 class EscapedText(_Str):
     """Text with the escapes of `unescape`."""
 

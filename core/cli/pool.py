@@ -78,18 +78,38 @@ def open_pool(skill: str, target: str | None) -> Iterator[ModelPool]:
         yield pool
 
 
+def find_replicas(spec: SkillSpec, config: PoolConfig, *, serving: bool = True) -> dict[str, str]:
+    """Return the targets of all replicas of a skill that are there, each with how it was found; none is started.
+
+    Args:
+        spec: The skill.
+        config: The settings; if they list targets, there are no others.
+        serving: Leave out what listens at the skill's ports without being SERVING.
+    """
+    from core.local.numbered import NumberedServers
+    from core.pool.targets import ServersHere, resolve_all, split_targets
+
+    text = config.target_of(spec)
+    if text is not None:
+        targets = split_targets(text, spec.target_variable)
+        return dict.fromkeys(resolve_all(targets) or targets, "address")
+    origins: dict[str, str] = {each.target: each.origin for each in ServersHere(spec, config).find(serving=serving)}
+    if config.share_embedded:
+        local = NumberedServers(spec, config)
+        origins |= dict.fromkeys(map(local.target, local.running()), "embedded")
+    return origins
+
+
 @contextlib.contextmanager
 def open_replicas(skill: str, target: str | None) -> Iterator[tuple[SkillSpec, list[SkillClient]]]:
-    """Provide a skill and a client for each of its replicas, at their addresses; none is started."""
+    """Provide a skill and a client for each of its replicas; none is started. If there is none, one for its port."""
     from core.plugins import get_plugins
     from core.pool.client import SkillClient
-    from core.pool.targets import resolve_all, split_targets
 
     spec = get_plugins().skill(skill)
     config = config_with_target(spec, target)
-    targets = split_targets(config.target_of(spec) or f"127.0.0.1:{spec.port}", spec.target_variable)
+    addresses = list(find_replicas(spec, config, serving=False)) or [f"127.0.0.1:{spec.port}"]
     with contextlib.ExitStack() as stack:
-        addresses = resolve_all(targets) or targets
         yield spec, [stack.enter_context(SkillClient.at(spec, address, config)) for address in addresses]
 
 
@@ -115,7 +135,7 @@ def ask_health(client: SkillClient, health_service: str, timeout_s: float) -> di
 
 def _progress(settings: Settings) -> OnProgress:
     """Return a handler that shows the start of a server on a terminal."""
-    from core.local.progress import Serving, Starting, Waiting, report
+    from core.local.progress import Absent, Serving, Starting, Waiting, report
 
     paint = Paint(sys.stderr)
     if settings.quiet or not paint.terminal:
@@ -129,5 +149,7 @@ def _progress(settings: Settings) -> OnProgress:
                 paint.line(f"  the {skill} skill loads, {elapsed_s:.0f} s", dim=True)
             case Serving(elapsed_s=elapsed_s):
                 paint.line(f"  ready after {elapsed_s:.1f} s", dim=True)
+            case Absent():
+                paint.line(str(event), dim=True)
 
     return show

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from core.cli.common import ExitCode, common_options, start_command
+from core.cli.pool import find_replicas
 from core.cli.streams import Paint
 from core.cli.views import HEADINGS, Replica, View, ask_replicas, show, table, watch_options
 
@@ -76,18 +77,7 @@ def skills(*, watch: bool, interval: float) -> int:
 
 
 def _rows(spec: SkillSpec, config: PoolConfig) -> list[Row]:
-    from core.local.shared import SharedServer
-    from core.pool.targets import ServersHere, resolve_all, split_targets
-
-    text = config.target_of(spec)
-    if text is not None:
-        targets = split_targets(text, spec.target_variable)
-        origins = dict.fromkeys(resolve_all(targets) or targets, "address")
-    else:
-        origins = {replica.target: replica.origin for replica in ServersHere(spec, config).find()}
-        local = SharedServer(spec, config)
-        if local.is_there():
-            origins[local.target] = "embedded"
+    origins = find_replicas(spec, config)
     row = partial(Row, name=spec.name, version=spec.version, summary=spec.summary)
     rows = [
         row(

@@ -45,7 +45,19 @@ class Serving:
     """Address of the server."""
 
 
-Progress = Starting | Waiting | Serving
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Absent:
+    """No replica is there; calls wait for one that an autoscaler brings."""
+
+    skill: str
+    scaler: str
+    """Address of the autoscaler."""
+
+    def __str__(self) -> str:
+        return f"no replica of the {self.skill} skill is there: waiting for the autoscaler at {self.scaler}"
+
+
+Progress = Starting | Waiting | Serving | Absent
 OnProgress = Callable[[Progress], None]
 
 
@@ -54,12 +66,17 @@ def report(event: Progress) -> None:
     match event:
         case Starting(skill=skill, log=log, restart=restart):
             again = " again" if restart else ""
-            line = f"starting the {skill} skill{again} as a local process (log: {log})"
-            if sys.stderr is not None and sys.stderr.isatty():
-                sys.stderr.write(f"{line}\n")
-            else:
-                _log.info("%s", line)
+            _tell(f"starting the {skill} skill{again} as a local process (log: {log})")
+        case Absent():
+            _tell(str(event))
         case Serving(skill=skill, elapsed_s=elapsed_s, target=target):
             _log.info("the %s skill serves at %s after %.1f s", skill, target, elapsed_s)
         case Waiting():
             pass
+
+
+def _tell(line: str) -> None:
+    if sys.stderr is not None and sys.stderr.isatty():
+        sys.stderr.write(f"{line}\n")
+    else:
+        _log.info("%s", line)

@@ -57,6 +57,9 @@ class CallFigures:
     """Tokens that lookup speculation proposed."""
     lookup_accepted: int
     """Proposed tokens that were accepted."""
+    kept: str = ""
+    """`hit` if the answer was kept, `partial` if its beginning was, `joined` if it was just being computed for another
+    call; empty if it was computed for this one."""
     finish_reason: str
     """`stop`, `stop_string`, `length`, `context_full`, `time_budget` or `unspecified`."""
     mean_logprob: float
@@ -69,7 +72,7 @@ class CallFigures:
     @classmethod
     def of(cls, response: skills_pb2.GenResp) -> CallFigures:
         """Return the figures of an answer."""
-        from skills import skills_pb2
+        from skills import skills_pb2, types_pb2
 
         try:
             finish_reason = skills_pb2.FinishReason.Name(response.finish_reason)
@@ -80,8 +83,11 @@ class CallFigures:
             for name in ("tokens_per_second", "latency_ms", "time_to_first_token_ms", "queue_ms", "prompt_tokens",
                          "cached_tokens", "image_tokens", "lookup_tokens", "lookup_accepted", "mean_logprob")
         }  # fmt: skip
+        kept = {types_pb2.CACHE_OUTCOME_HIT: "hit", types_pb2.CACHE_OUTCOME_PARTIAL: "partial",
+                types_pb2.CACHE_OUTCOME_JOINED: "joined"}  # fmt: skip
         return cls(
             tokens=response.tokens_generated,
+            kept=kept.get(response.cache.outcome, ""),
             finish_reason=finish_reason.removeprefix("FINISH_REASON_").lower(),
             **same,
         )

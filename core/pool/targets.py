@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from core.skill import SkillSpec
 
 _DNS = re.compile(r"dns:(?:///)?(?P<host>\[[^\]]+\]|[^:/\[\]]+):(?P<port>\d+)")
+_NO_PORT = re.compile(r"(?:dns:(?:///)?)?(?:\[[^\]]+\]|[^:/\[\]]+)")
 _MOST_PORT = 65_535
 
 
@@ -40,6 +41,8 @@ def split_targets(text: str, setting: str = "a target") -> tuple[str, ...]:
 def _why_wrong(target: str) -> str:
     if re.search(r"\s", target):
         return f"{target!r} has white space inside"
+    if _NO_PORT.fullmatch(target):
+        return f"{target!r} has no port"  # gRPC would take 443
     if (name := _DNS.fullmatch(target)) is None:
         return ""
     try:
@@ -98,10 +101,10 @@ class ServersHere:
         self._spec, self._config = spec, config
         self._served: set[int] = set()
 
-    def find(self) -> list[AddressReplica]:
-        """Return those that report SERVING: at the skill's port, and replicas at the next ones."""
+    def find(self, *, serving: bool = True) -> list[AddressReplica]:
+        """Return those that report SERVING, or all: at the skill's port, and replicas at the next ones."""
         listening = filter(self._listens, self._config.ports_of(self._spec))
-        return [replica for port in listening if (replica := self._ask(port)) is not None]
+        return [replica for port in listening if (replica := self._ask(port, serving=serving)) is not None]
 
     def targets(self) -> tuple[str, ...]:
         """Return the addresses of those that listen and have reported SERVING at this look or an earlier one.
@@ -121,10 +124,10 @@ class ServersHere:
             return False
         return True
 
-    def _ask(self, port: int) -> AddressReplica | None:
+    def _ask(self, port: int, *, serving: bool = True) -> AddressReplica | None:
         target = f"127.0.0.1:{port}"
         answer = ask_health(target, self._spec.health_service, timeout_s=self._config.probe_timeout_s)
         # The next ports may be another skill's: a server there must report that it is this one.
-        if answer.serving and (port == self._spec.port or answer.skill == self._spec.name):
+        if (answer.serving or not serving) and (port == self._spec.port or answer.skill == self._spec.name):
             return AddressReplica(target, "container" if answer.in_container else "running")
         return None

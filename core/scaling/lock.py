@@ -20,11 +20,14 @@ def only_one(folder: Path) -> Iterator[None]:
         folder: Where the lock is, a folder of this user.
 
     Raises:
-        ConfigError: Another process has it; the message names that.
-        OSError: The folder cannot be made.
+        ConfigError: Another process has it, which the message names; or the folder cannot be written.
     """
-    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-    lock = open_held(path := folder / "scaler.lock", os.O_RDWR | os.O_CREAT)
+    try:
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        lock = open_held(path := folder / "scaler.lock", os.O_RDWR | os.O_CREAT)
+    except OSError as error:
+        why = f"{folder}, where the lock of this user's autoscaler is, cannot be written: {error.strerror}"
+        raise ConfigError(f"{why} (XDG_STATE_HOME chooses another one)") from None
     try:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)

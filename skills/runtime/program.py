@@ -34,14 +34,8 @@ def run_server(
     Returns:
         0 after a drain, 1 if it could not start, 2 if a setting is wrong; the reason is on standard error.
     """
-    try:
-        settings, lifeline = load(kind, name, sys.argv[1:] if arguments is None else arguments)
-    except SettingsError as error:
-        sys.stderr.write(f"skill_{name}: {error}\n")
-        return 2
-    configure_logging(settings.log_level)
 
-    async def run() -> int:
+    async def run(settings: _Settings, *, lifeline: bool) -> int:
         return await serve(
             make(settings),
             listen=settings.listen or f"127.0.0.1:{port}",
@@ -52,7 +46,9 @@ def run_server(
         )
 
     try:
-        return asyncio.run(run())
-    except StartError as error:
+        settings, lifeline = load(kind, name, sys.argv[1:] if arguments is None else arguments)
+        configure_logging(settings.log_level)
+        return asyncio.run(run(settings, lifeline=lifeline))
+    except (SettingsError, StartError) as error:
         sys.stderr.write(f"skill_{name}: {error}\n")
-        return 1
+        return 2 if isinstance(error, SettingsError) else 1

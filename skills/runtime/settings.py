@@ -14,6 +14,7 @@ import typing
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
+_MOST_PORT = 65_535
 _KINDS: Mapping[str, tuple[type, str]] = {
     "int": (int, "a whole number"),
     "float": (float, "a number"),
@@ -54,6 +55,10 @@ class ServerSettings:
     def __post_init__(self) -> None:
         for item in dataclasses.fields(self):
             _check(item, getattr(self, item.name), flag(item.name))
+        if self.listen and not self.listen.startswith("unix") and not _is_address(self.listen):
+            raise SettingsError(f"--listen is {self.listen!r}; it must be HOST:PORT or unix:/PATH")
+        if self.metrics and not _is_address(self.metrics):
+            raise SettingsError(f"--metrics is {self.metrics!r}; it must be HOST:PORT")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -159,6 +164,12 @@ def _parse(item: dataclasses.Field[typing.Any], text: str, name: str) -> typing.
         raise SettingsError(f"{name} is {text!r}; it must be {wanted}") from None
     _check(item, value, name)
     return value
+
+
+def _is_address(text: str) -> bool:
+    """Return whether a text is `HOST:PORT`. Of a port that is too large, gRPC takes the lower 16 bits."""
+    port = text.rpartition(":")[2] if ":" in text else ""
+    return port.isdecimal() and int(port) <= _MOST_PORT
 
 
 def _check(item: dataclasses.Field[typing.Any], value: typing.Any, name: str) -> None:

@@ -83,6 +83,8 @@ def test_two_replicas_share_a_name_in_the_network_and_have_a_port_each(
         assert len(targets) == 2
         for target in targets:
             wait_serving(clone, target)
+        stats = run([sys.executable, "-m", "sarai", "cache", "stats", "--json"], clone, PYTHONPATH=str(clone))
+        assert {json.loads(line)["target"] for line in stats.splitlines()} == targets
         addresses = run(
             ["docker", "exec", containers[0].id, "python3", "-c",
              "import socket; print(*{a[4][0] for a in socket.getaddrinfo('draft', 50051)})"],

@@ -31,7 +31,8 @@ from tests.servers import ROOT, TINY
 
 COMPUTED = types_pb2.CacheControl(mode=types_pb2.CACHE_MODE_BYPASS)
 TEXT = "The rain in Spain stays mainly in the plain. " * 40
-COMMAND = (sys.executable, "-m", "sarai", "autoscale", "draft")
+SARAI = (sys.executable, "-m", "sarai")
+COMMAND = (*SARAI, "autoscale", "draft")
 
 
 @pytest.fixture
@@ -229,6 +230,12 @@ def test_a_killed_scaler_changes_nothing_and_the_next_one_adopts() -> None:
         try:
             assert second.stdout is not None
             assert '"replicas": 2' in second.stdout.readline(), "it adopts both at its first look"
+            for command in ("health", "skills", "cache stats", "cache clear --dry-run"):
+                shown = subprocess.run(
+                    (*SARAI, *command.split(), "--json"), capture_output=True, text=True, check=False
+                )
+                found = [json.loads(line).get("target") for line in shown.stdout.splitlines() if '"draft"' in line]
+                assert found == [numbered.target(0), numbered.target(1)], command
             callers.end()
         finally:
             second.kill()

@@ -7,6 +7,7 @@ import hashlib
 import logging
 import shutil
 import subprocess
+import sys
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager
@@ -20,7 +21,7 @@ from skills.runtime.answer_cache.kept import Entry
 from skills.runtime.answer_cache.shared import SharedTier
 from skills.runtime.settings import CachingSettings, SettingsError
 from tests.fault_proxy import FaultProxy
-from tests.servers import free_port
+from tests.servers import ROOT, free_port
 from tests.store_server import StoreServer
 from tools import store_servers
 
@@ -328,6 +329,11 @@ def test_a_secret_that_is_missing_or_short_is_refused(tmp_path: Path) -> None:
             (tmp_path / "secret").write_bytes(content)
         with pytest.raises(SettingsError, match=says):
             AnswerCache(CachingSettings(cache_shared="valkey://x", cache_secret_file=str(tmp_path / "secret")))
+    command = [sys.executable, "-m", "skills.skill_draft.server", "--cache-shared", "valkey://x"]
+    server = subprocess.run([*command, "--cache-secret-file", str(tmp_path / "secret")], cwd=ROOT, capture_output=True,
+                            text=True, timeout=60, check=False)  # fmt: skip
+    assert server.returncode == 2
+    assert server.stderr == f"skill_draft: --cache-secret-file {tmp_path}/secret must hold at least 16 bytes\n"
 
 
 @pytest.mark.parametrize(("name", "well"), [("IP:127.0.0.1", True), ("DNS:another.example", False)])

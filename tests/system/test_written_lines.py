@@ -50,6 +50,31 @@ def test_health_and_answers_by_reflection(tree: Path, tmp_path: Path) -> None:
     assert '"tokensGenerated": ' in said
 
 
+def test_lines_about_kept_answers(tree: Path, tmp_path: Path) -> None:
+    guide = ROOT / "docs" / "cache.md"
+    first = blocks(guide.read_text(encoding="utf-8").partition("## ")[0], "sh")[0]
+    (python,) = blocks(sections(guide)["What a request can ask for"], "python")
+    (tree / "ask.py").write_text(python)
+    shown = sections(guide)["Commands and figures"].replace("sarai cache stats --watch\n", "")
+    (commands,) = blocks(shown, "sh")
+    until_it_ends = first.replace("kill $server", f"python ask.py\n{commands}\nkill $server")
+    said = type_(until_it_ends, tree, tmp_path)
+    assert said.count("a kept answer") == 1
+    assert "outcome: CACHE_OUTCOME_MISS" in said, "it asks for a new answer"
+    assert re.search(r"^127.0.0.1:50051 +1 .* 1 +0 +0 +1 ", said, re.MULTILINE), said
+    assert "127.0.0.1:50051: would forget 1 answer" in said
+    assert said.rstrip().endswith(" kB"), said
+
+
+def test_lines_about_the_loop(tree: Path, tmp_path: Path) -> None:
+    python = blocks((ROOT / "docs" / "loop.md").read_text(encoding="utf-8"), "python")[0]
+    (tree / "ask.py").write_text(python)
+    said = type_("python ask.py", tree, tmp_path)
+    assert re.search(
+        r"^(nothing_to_correct|unchanged|confident|time_budget|max_iterations) \[\(1, 0\.", said, re.MULTILINE
+    ), said
+
+
 def test_readmes_lines_on_the_wire(tree: Path, tmp_path: Path) -> None:
     """After generating the stubs in both ways that README describes, the last of them in `skills`."""
     asked, generated = blocks(sections(ROOT / "README.md")["On the wire"], "sh")

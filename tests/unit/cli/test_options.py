@@ -256,3 +256,20 @@ def test_version_is_shown() -> None:
     result = CliRunner().invoke(cli, ["--version"])
     assert result.exit_code == 0
     assert result.stdout.startswith("sarai ")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (("--on", "compose", "--listen", "127.0.0.1:99999"), "'127.0.0.1:99999' is not HOST:PORT"),
+        (("--serve", "here", "--target", "a:1"), "'here' is not HOST:PORT"),
+        (("--serve", "0.0.0.0:1", "--target", "a:1", "--metrics", "zzz"), "'zzz' is not HOST:PORT"),
+        (("--listen", "127.0.0.1:50050"), "--listen goes with --on compose"),
+        (("--metrics", "127.0.0.1:1"), "go with --serve"),
+        (("--min", "3", "--max", "2"), "--min 3 is more than the"),
+    ],
+)
+def test_an_autoscaler_refuses_what_it_cannot_do(arguments: tuple[str, ...], says: str) -> None:
+    result = CliRunner().invoke(cli, ["autoscale", *arguments])
+    assert result.exit_code != 0
+    assert says in str(result.output) + str(result.exception)

@@ -14,7 +14,7 @@ def test_targets_are_a_list_with_commas() -> None:
     assert split_targets(" a:1, unix:/tmp/s ,, a:1,dns:///b:2") == ("a:1", "unix:/tmp/s", "dns:///b:2")
 
 
-@pytest.mark.parametrize("text", ["", " , ", "a:1 b:2"])
+@pytest.mark.parametrize("text", ["", " , ", "a:1 b:2", "localhost", "a:1,draft", "dns:///draft", "[::1]"])
 def test_what_is_no_target_is_refused_with_what_one_is(text: str) -> None:
     with pytest.raises(ConfigError, match="host:port"):
         split_targets(text)

@@ -28,6 +28,9 @@ def test_an_empty_variable_is_no_value() -> None:
         ([], {"SKILL_DRAFT_SLOTS": "0"}, "SKILL_DRAFT_SLOTS is 0; it must be from 1 to 128"),
         ([], {"SKILL_DRAFT_GAP_MS": "nan"}, "SKILL_DRAFT_GAP_MS is nan; it must be from 1 to 60000"),
         (["--numerics", "sloppy"], {}, "--numerics is 'sloppy'; it must be one of exact, fast"),
+        (["--listen", "here"], {}, "--listen is 'here'; it must be HOST:PORT or unix:/PATH"),
+        (["--listen", "127.0.0.1:99999"], {}, "--listen is '127.0.0.1:99999'; it must be HOST:PORT or unix:/PATH"),
+        (["--metrics", "unix:/tmp/m"], {}, "--metrics is 'unix:/tmp/m'; it must be HOST:PORT"),
     ],
 )
 def test_a_wrong_setting_is_named_as_it_was_written(
