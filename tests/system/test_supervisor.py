@@ -19,6 +19,7 @@ from skills.runtime.patience import TICK_S
 from skills.skill_draft import supervisor, supervisor_state
 from skills.skill_draft.awaited_flight import AwaitedFlight
 from skills.skill_draft.engine.messages import Done, EngineConfig, Failed, FailureKind, Piece, Request
+from skills.skill_draft.engine_process import EngineProcess
 from skills.skill_draft.supervisor import Supervisor
 from skills.skill_draft.supervisor_state import State
 from tests import scripted_engine
@@ -217,14 +218,14 @@ def test_a_kill_that_the_kernel_does_not_count_makes_no_engine_smaller(monkeypat
 def too_many_processes(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Have as many starts of engine processes fail as the list has errors."""
     errors: list[str] = []
-    start = supervisor.EngineProcess.start
+    start = EngineProcess.start
 
-    async def start_or_fail(module: str, numerics: str) -> supervisor.EngineProcess:
+    async def start_or_fail(module: str, numerics: str) -> EngineProcess:
         if errors:
             raise BlockingIOError(errors.pop())
         return await start(module, numerics)
 
-    monkeypatch.setattr(supervisor.EngineProcess, "start", start_or_fail)
+    monkeypatch.setattr(EngineProcess, "start", start_or_fail)
     return errors
 
 
