@@ -7,6 +7,7 @@ lifeline (`core.local.lifeline`), and a record for those that join later.
 from __future__ import annotations
 
 import contextlib
+import threading
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -113,7 +114,8 @@ class SharedServer:
             SkillRestartLimitError: It was restarted too often recently.
             SkillStartError: It cannot be started.
         """
-        ended_unasked, noticed_s = self._lifeline is not None, time.monotonic()
+        # Of one that was told to end nothing is left (`forget_end`).
+        ended_unasked, noticed_s = self._lifeline is not None and self._dir.lifeline.exists(), time.monotonic()
         while True:
             try:
                 with self._dir.locked(pause):
@@ -219,7 +221,7 @@ class SharedServer:
             return
         self._lifeline = self._process = None
         try:
-            with self._dir.locked(_Patience(self._config.stop_grace_s + _KILLED_WITHIN_S)):
+            with self._dir.locked(Patience(self._config.stop_grace_s + _KILLED_WITHIN_S)):
                 last = lifeline.is_current() and lifeline.is_last()
                 lifeline.close()
                 if last or not self._dir.lifeline.exists():
@@ -233,6 +235,12 @@ class SharedServer:
             lifeline.close()
             if process is not None:
                 process.release()
+
+    def forget_end(self, pause: Callable[[], None]) -> None:
+        """Remove what a server has left that was told to end: its users start another one, and it is no restart."""
+        with contextlib.suppress(OSError), self._dir.locked(pause):
+            if self._lifeline is not None and self._lifeline.is_current() and not self.is_alive():
+                self._dir.remove()
 
     def kill(self, pause: Callable[[], None]) -> None:
         """Kill the server, unless it was already replaced."""
@@ -264,13 +272,13 @@ class SharedServer:
         return end_of(self._process.exit_code(1.0) if self._process is not None else None)
 
 
-class _Patience:
-    """Sleeps briefly at each call, and raises TimeoutError once `seconds` have passed."""
+class Patience:
+    """Waits a little at each call, and raises TimeoutError once `seconds` have passed or `closing` is set."""
 
-    def __init__(self, seconds: float) -> None:
-        self._until_s = time.monotonic() + seconds
+    def __init__(self, seconds: float, closing: threading.Event | None = None) -> None:
+        self._until_s, self._closing = time.monotonic() + seconds, closing or threading.Event()
 
     def __call__(self) -> None:
-        if time.monotonic() >= self._until_s:
-            raise TimeoutError
-        time.sleep(_TICK_S)
+        """Wait, or raise."""
+        if time.monotonic() >= self._until_s or self._closing.wait(_TICK_S):
+            raise TimeoutError("its directory is locked by another process")

@@ -7,12 +7,11 @@ import logging
 import os
 import signal
 import threading
-import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from core.local.numbered import MOST, NumberedServers
-from core.local.shared import SharedServer
+from core.local.shared import Patience, SharedServer
 from core.rpc.health import why_silent
 from core.scaling.replicas import Running, share_out, usable_cores
 
@@ -21,8 +20,7 @@ if TYPE_CHECKING:
     from core.skill import SkillSpec
 
 _log = logging.getLogger(__name__)
-_TICK_S = 0.02
-_LOOK_S = 1.0
+_LOOK_S = 0.2
 _JOINED_WITHIN_S = 1.0
 
 
@@ -82,16 +80,14 @@ class LocalReplicas:
 
     def _note_ended(self) -> None:
         for number, server in list(self._held.items()):
-            if server.is_alive():
-                continue
-            self._draining.discard(number)
-            del self._held[number]
-            server.leave()
+            if not server.is_alive() and number not in self._draining:
+                del self._held[number]
+                server.leave()
 
     def _join(self, number: int) -> None:
         server = self._server(number)
         with contextlib.suppress(OSError):  # it is just being started, or has gone
-            if server.join(_Briefly(_JOINED_WITHIN_S)):
+            if server.join(Patience(_JOINED_WITHIN_S)):
                 self._held[number] = server
 
     def _server(self, number: int) -> SharedServer:
@@ -121,7 +117,7 @@ class LocalReplicas:
         try:
             os.sched_setaffinity(0, cores)
             server = self._server(number)
-            server.attach(_Briefly(self._config.startup_timeout_s, self._closing))
+            server.attach(Patience(self._config.startup_timeout_s, self._closing))
         except Exception as error:  # noqa: BLE001  # whatever it is, it must not count as one that starts for ever
             self._note_start(number, None, error)
         else:
@@ -147,19 +143,22 @@ class LocalReplicas:
             server = self._held.get(number)
             if server is None or server.pid is None:
                 return
+            threading.Thread(target=self._await_end, args=(number, server), name="sarai-drain", daemon=True).start()
             self._draining.add(number)
             with contextlib.suppress(ProcessLookupError):
                 os.kill(server.pid, signal.SIGTERM)
-        threading.Thread(target=self._await_end, args=(server,), name="sarai-drain", daemon=True).start()
 
-    def _await_end(self, server: SharedServer) -> None:
+    def _await_end(self, number: int, server: SharedServer) -> None:
         """Kill a server that hangs: one that drains answers as long as it runs, however long its calls take."""
         patience_s = self._config.health_timeout_s
         while not self._closing.wait(_LOOK_S) and server.is_alive():
             if why := why_silent(server.target, self._spec.health_service, timeout_s=patience_s):
                 _log.warning("process %s is killed: %s", server.pid, why)
                 with contextlib.suppress(TimeoutError):
-                    server.kill(_Briefly(patience_s, self._closing))
+                    server.kill(Patience(patience_s, self._closing))
+        server.forget_end(Patience(patience_s, self._closing))
+        with self._lock:
+            self._draining.discard(number)
 
     def close(self) -> None:
         """See `Actuator`."""
@@ -199,14 +198,3 @@ def _numbers(folder: Path) -> list[int]:
     with contextlib.suppress(OSError):
         return [int(entry.name) for entry in folder.iterdir()]
     return []
-
-
-class _Briefly:
-    """Waits a little at each call, and raises TimeoutError once `seconds` have passed or `closing` is set."""
-
-    def __init__(self, seconds: float, closing: threading.Event | None = None) -> None:
-        self._until_s, self._closing = time.monotonic() + seconds, closing or threading.Event()
-
-    def __call__(self) -> None:
-        if time.monotonic() >= self._until_s or self._closing.wait(_TICK_S):
-            raise TimeoutError("its directory is locked by another process")

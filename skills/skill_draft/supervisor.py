@@ -8,6 +8,7 @@ that its caller has. `SupervisorState` decides that; this module has the process
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import dataclasses
 import itertools
 import logging
@@ -281,7 +282,9 @@ class Supervisor:
         """Run one engine after another, until none is to be started any more."""
         while self._launch or self.state is State.RESTING:
             if not self._launch:  # its imports take longer than loading a small model
-                self._process, self._spare = None, await EngineProcess.start(self._module, self._numerics)
+                self._process = None
+                with contextlib.suppress(OSError):  # there is time until it is needed
+                    self._spare = await EngineProcess.start(self._module, self._numerics)
             await self._launched.wait()
             launch, self._launch = self._launch, None
             self._launched.clear()
@@ -292,7 +295,10 @@ class Supervisor:
     async def _run_engine(self) -> Gone:
         """Run an engine from its start, or the one that waits for its model, to its end."""
         kills = memory_kills()
-        process = self._process = self._spare or await EngineProcess.start(self._module, self._numerics)
+        try:
+            process = self._process = self._spare or await EngineProcess.start(self._module, self._numerics)
+        except OSError as error:  # too many processes, or no memory, for the moment
+            return Gone(f"cannot be started: {error}")
         self._spare = None
         process.send(self.sizing.of_next(self._config, memory_limit()))
         watch = asyncio.create_task(self._watch())

@@ -188,6 +188,21 @@ def test_a_server_that_hangs_is_killed_when_it_is_to_drain(monkeypatch: pytest.M
 
 
 @pytest.mark.usefixtures("house")
+def test_a_server_that_was_told_to_end_is_no_restart_for_the_program_that_starts_the_next_one() -> None:
+    request = skills_pb2.GenReq(prompt="Hello", max_tokens=2, temperature=0, raw=True, cache=COMPUTED)
+    replicas = LocalReplicas(get_plugins().skill("draft"), PoolConfig.from_env())
+    with ModelPool() as pool:
+        first = pool.get_skill_client("draft").Generate(request, timeout=60)
+        (replica,) = there(replicas, 1)
+        replicas.drain(replica.id)
+        wait_for(lambda: replicas.replicas() == [] and replicas.draining == 0)
+        assert pool.get_skill_client("draft").Generate(request, timeout=60).text == first.text
+        (status,) = (each for each in pool.status() if each.skill == "draft")
+        assert [each.restarts for each in status.replicas] == [0]
+    replicas.close()
+
+
+@pytest.mark.usefixtures("house")
 def test_a_start_that_fails_in_any_way_is_over(monkeypatch: pytest.MonkeyPatch) -> None:
     replicas = LocalReplicas(get_plugins().skill("draft"), PoolConfig.from_env())
     replicas._cores = [100_000]  # taken away since

@@ -19,6 +19,7 @@ from skills.runtime.patience import TICK_S
 from skills.skill_draft import supervisor, supervisor_state
 from skills.skill_draft.awaited_flight import AwaitedFlight
 from skills.skill_draft.engine.messages import Done, EngineConfig, Failed, FailureKind, Piece, Request
+from skills.skill_draft.engine_process import EngineProcess
 from skills.skill_draft.supervisor import Supervisor
 from skills.skill_draft.supervisor_state import State
 from tests import scripted_engine
@@ -42,12 +43,12 @@ async def ignore(_: State) -> None:
 class House:
     """A supervisor over scripted engines, and the callers of its requests."""
 
-    def __init__(self, step_timeout_s: float = STEP_TIMEOUT_S) -> None:
+    def __init__(self, step_timeout_s: float = STEP_TIMEOUT_S, idle_s: float = 0.0) -> None:
         self.folder = Path(tempfile.mkdtemp())
         self.runner = asyncio.Runner()
         self.supervisor = Supervisor(
             EngineConfig(model=str(self.folder)), step_timeout_s=step_timeout_s, start_timeout_s=30, on_state=ignore,
-            engine_module=scripted_engine.MODULE,
+            engine_module=scripted_engine.MODULE, idle_s=idle_s,
         )  # fmt: skip
         self.calls: list[Call] = []
         self.runner.run(self.supervisor.start())
@@ -211,3 +212,38 @@ def test_a_kill_that_the_kernel_does_not_count_makes_no_engine_smaller(monkeypat
         house.wait(lambda: house.supervisor.restarts, "it is replaced")
         house.comes_to_rest()
         assert (house.supervisor.sizing.kills, house.supervisor.sizing.note) == (0, "")
+
+
+@pytest.fixture
+def too_many_processes(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Have as many starts of engine processes fail as the list has errors."""
+    errors: list[str] = []
+    start = EngineProcess.start
+
+    async def start_or_fail(module: str, numerics: str) -> EngineProcess:
+        if errors:
+            raise BlockingIOError(errors.pop())
+        return await start(module, numerics)
+
+    monkeypatch.setattr(EngineProcess, "start", start_or_fail)
+    return errors
+
+
+def test_requests_resume_though_the_next_engine_cannot_be_started_at_once(too_many_processes: list[str]) -> None:
+    with House() as house:
+        call = house.call(max_tokens=200)
+        too_many_processes.append("Resource temporarily unavailable")
+        house.signal_engine(signal.SIGKILL)
+        house.wait(lambda: call.end, "it ends")
+        assert isinstance(call.end, Done)
+        assert too_many_processes == []
+
+
+def test_an_engine_wakes_though_none_could_be_started_to_wait_for_its_model(too_many_processes: list[str]) -> None:
+    with House(idle_s=0.2) as house:
+        too_many_processes.append("Resource temporarily unavailable")
+        house.wait(lambda: not too_many_processes, "it rests, and the start fails")
+        call = house.call()
+        house.wait(lambda: call.end, "it ends")
+        assert isinstance(call.end, Done)
+        assert house.supervisor.restarts == 0
