@@ -72,6 +72,24 @@ class Oracle:
         return int(self.plan[first : last + 1].max())
 
 
+class Delayed:
+    """Knows what is needed, but only once it is: the most of the last `hold_s` times a margin.
+
+    No policy that acts on what it has seen knows more of bursts that come at random.
+    """
+
+    tick_s = 1.0
+
+    def __init__(self, load: Load, hold_s: float, margin: float) -> None:
+        peaks, slots = busy_peaks(load, self.tick_s), int(hold_s / self.tick_s)
+        windows = np.lib.stride_tricks.sliding_window_view(np.pad(peaks, (slots, 0), mode="edge"), slots + 1)
+        self.plan = np.maximum(1, np.ceil(windows.max(axis=1) * margin))
+
+    def wanted(self, world: World) -> int:
+        """Return the most that was needed, as of the last second."""
+        return int(self.plan[min(max(0, int(world.now / self.tick_s) - 1), len(self.plan) - 1)])
+
+
 class Static:
     """Always the same number."""
 

@@ -5,15 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 
 import matplotlib as mpl
-import numpy as np
 
-from bench.scaling.runs import CHAT, CODE, DAY, TARGET_S, Result
+from bench.scaling.runs import CHAT, CODE, DAY, MEAN_S, TARGET_S, Result
 from bench.scaling.table import NAMES, Runs
 
 mpl.use("Agg")
 from matplotlib import pyplot as plt  # the backend comes first
 
-MEAN_S = 600.0
 FOLDER = Path(__file__).parents[1] / "plots"
 
 
@@ -27,13 +25,12 @@ def plots(results: list[Result]) -> None:
 def _day(runs: Runs) -> None:
     ours, oracle = runs.ours(DAY), runs.one(DAY, "oracle")
     figure, axes = plt.subplots(figsize=(9, 3.6))
-    lines = ((ours, 1, "replicas"), (oracle, 1, "oracle"), (ours, 3, "offered load R, the larger of 10 s and 60 s"))
-    for result, column, label in lines:
+    lines = (ours, 0, "replicas"), (oracle, 0, "oracle"), (ours, 1, "offered load R, the larger of 10 s and 60 s")
+    for result, line, label in lines:
         if result is not None:
-            ticks = np.array(result.ticks)
-            bins = (ticks[:, 0] // MEAN_S).astype(int)
-            means = np.bincount(bins, ticks[:, column]) / np.maximum(1, np.bincount(bins))
-            axes.step(np.arange(len(means)) * MEAN_S / 3600, means, where="post", linewidth=1.0, label=label)
+            means = result.day[line]
+            hours = [number * MEAN_S / 3600 for number in range(len(means))]
+            axes.step(hours, means, where="post", linewidth=1.0, label=label)
     axes.set(xlabel="hour", ylabel="replicas, mean of 10 minutes", xlim=(0, 24))
     axes.legend(frameon=False)
     figure.tight_layout()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 
 import numpy as np
@@ -22,6 +23,8 @@ class Pool:
         self._free: list[int] = []
         self._used = 0
         self._reading: list[dict[int, float]] = [{} for _ in range(room)]
+        self._crowded: set[int] = set()
+        """Places at which calls wait behind another prompt."""
 
     def join(self) -> int:
         """Add a replica; return its place."""
@@ -36,6 +39,7 @@ class Pool:
         self._calls[at] = self._unread[at] = 0
         self._silent_since[at] = math.inf
         self._reading[at] = {}
+        self._crowded.discard(at)
         for array in (self._seconds, self._tokens, self._waits, self._ended, self._noted):
             array[at] = 0.0
         return at
@@ -88,18 +92,20 @@ class Pool:
 
     def misplaced(self, now: float, moved: set[int]) -> tuple[int, int, int] | None:
         """Return a call, its place, and the place where it would be read sooner, as `core.pool.balance.misplaced`."""
-        unread = self._unread * self._open
-        if unread.max(initial=0.0) < 2:
+        if not self._crowded:
             return None
         free = np.flatnonzero(self._open & (self._unread == 0))
+        if not len(free):
+            return None
         waiting = [
             (len(calls), began_s, key, at)
-            for at in np.flatnonzero(unread > 1)
-            if (calls := self._reading[at])
-            for key, began_s in list(calls.items())[1:]
+            for at in self._crowded
+            if self._open[at]
+            for calls in (self._reading[at],)
+            for key, began_s in itertools.islice(calls.items(), 1, None)
             if key not in moved and now - began_s >= MOVED_AFTER_S
         ]
-        if not len(free) or not waiting:
+        if not waiting:
             return None
         _, _, key, at = max(waiting)
         return key, int(at), int(free[np.argmin(self._calls[free])])
@@ -110,6 +116,8 @@ class Pool:
         self._unread[at] += 1
         reading = self._reading[at]
         reading[key] = now
+        if len(reading) > 1:
+            self._crowded.add(at)
         self._silent_since[at] = min(reading.values())
 
     def hear(self, at: int, key: int) -> None:
@@ -117,6 +125,8 @@ class Pool:
         reading = self._reading[at]
         if reading.pop(key, None) is not None:
             self._unread[at] -= 1
+            if len(reading) < 2:
+                self._crowded.discard(at)
             self._silent_since[at] = min(reading.values(), default=math.inf)
 
     def lose(self, at: int, key: int) -> None:

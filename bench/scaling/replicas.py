@@ -51,6 +51,7 @@ class Request:
     at_s: float
     prompt: int
     answer: int
+    number: int = 0
     to_read: float = 0.0
     """Tokens that are still to be read."""
     own_s: float = 0.0
@@ -150,10 +151,10 @@ class Replica:
         while self.queue and len(self.prompts) + len(self.streams) < SLOTS:
             self.prompts.append(self.queue.pop(0))
 
-    def finish(self, now: float) -> list[Request]:
-        """Process what ends now; return the requests that are over."""
-        over = []
-        for request in [each for each in self.prompts if each.to_read <= 1e-6]:
+    def finish(self, now: float) -> tuple[list[Request], list[Request]]:
+        """Process what ends now; return the requests whose prompts are read, and those that are over."""
+        read, over = [each for each in self.prompts if each.to_read <= 1e-6], []
+        for request in read:
             self.prompts.remove(request)
             if math.isnan(request.first_s):
                 request.first_s = now
@@ -167,7 +168,7 @@ class Replica:
             self._fill()
             if not self.load:
                 self.idle_since_s = now
-        return over
+        return read, over
 
     def take_all(self) -> list[Request]:
         """Return what is unfinished, to go on elsewhere."""
@@ -181,8 +182,8 @@ class Replica:
 
     def give(self, key: int) -> Request:
         """Return a request whose prompt is not read yet, to be read elsewhere."""
-        place = self.prompts if any(id(each) == key for each in self.prompts) else self.queue
-        request = next(each for each in place if id(each) == key)
+        place = self.prompts if any(each.number == key for each in self.prompts) else self.queue
+        request = next(each for each in place if each.number == key)
         place.remove(request)
         request.moves += 1
         self._fill()

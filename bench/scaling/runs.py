@@ -4,19 +4,23 @@ from __future__ import annotations
 
 import functools
 import math
+import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
+from unittest.mock import patch
 
 import numpy as np
 
 from bench.scaling.loads import Floats, Load, made, trace
-from bench.scaling.oracle import Oracle, Static, peak
+from bench.scaling.oracle import Delayed, Oracle, Static, peak
 from bench.scaling.ours import Ours
 from bench.scaling.outcome import Faults
 from bench.scaling.rivals import HPA, KPA, Ray
+from bench.scaling.shapes import SHAPES, growth, phases
 from bench.scaling.world import Scaler, World
-from core.scaling.samples import Limits
+from core.scaling import policy as rules
+from core.scaling.samples import Limits, ReplicaLoad, Sample
 
 DAY, CHAT, CODE = "servegen_day", "azure_chat_2023", "azure_code_2023"
 TRACES = {DAY: 0.99, CHAT: 0.99, CODE: 0.97}
@@ -24,40 +28,15 @@ TRACES = {DAY: 0.99, CHAT: 0.99, CODE: 0.97}
 STARTS_S = (0.4, 2.0, 30.0)
 TARGET_S = 2.0
 GOAL = 0.99
-
-STEP_AT_S, SPAN_S, SQUARE_S = 1200.0, 3600.0, 30.0
-
-
-def _step(t: Floats) -> Floats:
-    return np.where(t < STEP_AT_S, 5.0, 50.0)
-
-
-def _ramp(t: Floats) -> Floats:
-    return 5.0 + 95.0 * np.clip((t - 600.0) / 1800.0, 0.0, 1.0)
-
-
-def _square(t: Floats) -> Floats:
-    return np.where((t // SQUARE_S) % 2 == 0, 40.0, 10.0)
-
-
-def _flash(t: Floats) -> Floats:
-    return 5.0 + 95.0 * np.clip((t - 1200.0) / 10.0, 0.0, 1.0) * (t < 1500.0)
-
-
-def _constant(load: float) -> Callable[[Floats], Floats]:
-    return lambda t: np.full_like(t, load)
-
-
-SHAPES: dict[str, tuple[Callable[[Floats], Floats], float]] = {
-    "constant 1": (_constant(1.0), 4 * 3600.0),
-    "constant 10": (_constant(10.0), 4 * 3600.0),
-    "constant 100": (_constant(100.0), 3600.0),
-    "constant 1000": (_constant(1000.0), 600.0),
-    "step x10": (_step, SPAN_S),
-    "ramp": (_ramp, SPAN_S),
-    "square wave": (_square, SPAN_S),
-    "flash crowd x20": (_flash, SPAN_S),
+MEAN_S = 600.0
+CHANGES: dict[str, tuple[dict[str, Any], float]] = {
+    "half the hold": ({"HOLD_S": rules.HOLD_S / 2}, Ours.tick_s),
+    "twice the hold": ({"HOLD_S": rules.HOLD_S * 2}, Ours.tick_s),
+    "spare replicas stay as long": ({"SPARE_S": rules.LONGEST_HOLD_S, "RARER": 0.0}, Ours.tick_s),
+    "a tick of 1 s": ({}, 1.0),
 }
+CHANGED = ((CODE, 2.0), (CHAT, 2.0), (CODE, 30.0), (CHAT, 30.0))
+
 FAULTS = {
     "data 15 s old": Faults(stale_s=15.0),
     "a death a minute": Faults(death_every_s=60.0),
@@ -85,22 +64,25 @@ class Result:
     load: str
     policy: str
     setting: str = ""
-    start_s: float
-    kept: float
+    start_s: float = 2.0
+    kept: float = 0.0
     """Share of requests that waited no longer than the target."""
-    kept_later: float
+    kept_later: float = 0.0
     """The same for the target and a start and two ticks: what no forecast can spare a burst."""
-    cost: float
+    cost: float = 0.0
     """Replica-seconds for each second of work."""
-    lost: int
-    starts: int
-    most: int
-    sigma: float
+    lost: int = 0
+    starts: int = 0
+    sigma: float = 0.0
     """Standard deviation of the number of replicas after the first ten minutes."""
-    shortest_life_s: float
-    offered: float
-    ticks: list[list[float]]
-    """Time, replicas, those that serve, and the offered load that our policy sees."""
+    shortest_life_s: float | None = None
+    offered: float = 0.0
+    figures: dict[str, float] = field(default_factory=dict)
+    """What the table says of this load alone."""
+    day: list[list[float]] = field(default_factory=list)
+    """Replicas, and the offered load that our policy sees, means of ten minutes: for the plot."""
+    cpu_s: float = 0.0
+    """What the case took, at its first result."""
 
 
 @functools.cache
@@ -110,8 +92,7 @@ def load_of(name: str) -> Load:
 
 
 def run(
-    load: str, policy: str, scaler: Scaler, *, setting: str = "", start_s: float = 2.0, faults: Faults | None = None,
-    target_s: float = TARGET_S,
+    load: str, policy: str, scaler: Scaler, *, setting: str = "", start_s: float = 2.0, faults: Faults | None = None
 ) -> Result:  # fmt: skip
     """Run a load, from as many replicas as it needs at first."""
     requests = load_of(load)
@@ -120,34 +101,69 @@ def run(
     outcome = World(requests, scaler, start_s=start_s, faults=faults, initial=initial).outcome()
     ticks = outcome.ticks
     inside = ticks[(ticks[:, 0] >= 600.0) & (ticks[:, 0] < outcome.load.span_s)]
-    return Result(
-        load=load, policy=policy, setting=setting, start_s=start_s, kept=outcome.kept(target_s),
-        kept_later=outcome.kept(target_s + start_s + 2.0), cost=outcome.relative_cost, lost=outcome.lost,
-        starts=outcome.starts, most=int(ticks[:, 1].max()),
-        sigma=float(inside[:, 1].std()) if len(inside) else 0.0,
-        shortest_life_s=min(outcome.lives_s, default=math.inf), offered=outcome.load.offered,
-        ticks=np.round(_thinned(ticks, load, policy), 2).tolist(),
+    result = Result(
+        load=load, policy=policy, setting=setting, start_s=start_s, kept=round(outcome.kept(TARGET_S), 6),
+        kept_later=round(outcome.kept(TARGET_S + start_s + 2.0), 6), cost=round(outcome.relative_cost, 4),
+        lost=outcome.lost, starts=outcome.starts, sigma=round(float(inside[:, 1].std()), 3) if len(inside) else 0.0,
+        shortest_life_s=min(outcome.lives_s, default=None), offered=round(requests.offered, 3),
     )  # fmt: skip
+    if policy == "ours" and load in CLOSELY:
+        result.figures = CLOSELY[load](ticks, requests)
+    if load == DAY and policy in {"ours", "oracle"} and start_s == 2.0:
+        bins = (ticks[:, 0] // MEAN_S).astype(int)
+        means = [np.bincount(bins, ticks[:, column]) / np.maximum(1, np.bincount(bins)) for column in (1, 3)]
+        result.day = [[round(value, 2) for value in line.tolist() if not math.isnan(value)] for line in means]
+    return result
 
 
-def _thinned(ticks: Floats, load: str, policy: str) -> Floats:
-    """Return every tick of a shape that is looked at closely, one a minute of the day that is drawn, else none."""
-    if load in {"step x10", "square wave"} and policy == "ours":
-        return ticks
-    if load != DAY or policy not in {"ours", "oracle"}:
-        return ticks[:0]
-    return ticks[np.unique(ticks[:, 0] // 60, return_index=True)[1]]
+CLOSELY: dict[str, Callable[[Floats, Load], dict[str, float]]] = {
+    "step x10": growth,
+    "square wave": lambda ticks, _: phases(ticks),
+}
 
 
 def ours(load: str, start_s: float, target_s: float = TARGET_S, faults: str = "") -> list[Result]:
     """Run our policy."""
     scaler = Ours(Limits(low=1, high=10_000, target_wait_s=target_s))
     policy = f"ours, {faults}" if faults else "ours"
-    result = run(
-        load, policy, scaler, setting=f"{target_s:g} s", start_s=start_s, target_s=TARGET_S,
-        faults=FAULTS[faults] if faults else None,
-    )  # fmt: skip
-    return [result]
+    found = FAULTS[faults] if faults else None
+    return [run(load, policy, scaler, setting=f"{target_s:g} s", start_s=start_s, faults=found)]
+
+
+def changed(load: str, start_s: float, change: str) -> list[Result]:
+    """Run our policy with another constant."""
+    constants, tick_s = CHANGES[change]
+    scaler = Ours(Limits(low=1, high=10_000))
+    scaler.tick_s = tick_s
+    with patch.multiple(rules, **constants):
+        return [run(load, "changed", scaler, setting=change, start_s=start_s)]
+
+
+def delayed(load: str, start_s: float) -> list[Result]:
+    """Return what can be had by acting on what has been needed so far, at all settings."""
+    return [
+        run(load, "delayed", Delayed(load_of(load), hold_s, margin), setting=f"{hold_s:g} s, {margin:g}",
+            start_s=start_s)
+        for hold_s in (10.0, 30.0, 60.0, 150.0, 300.0, 600.0) for margin in (1.0, 1.3, 1.7)
+    ]  # fmt: skip
+
+
+def tick() -> list[Result]:
+    """Time `decide` over a thousand replicas with a full memory, the median of fifty."""
+    state, limits, taken = rules.State(), Limits(), []
+    for number in range(200):
+        loads = tuple(
+            ReplicaLoad(
+                name=f"r{n}", prompts_waiting=2 if n % 2 else 0, prefill_tokens_waiting=900 * (n % 2),
+                work_ahead_s=9.0, work_arrived_s=float(number), work_done_s=float(number), total_requests=number,
+                start_s=2.0, prompt_token_ms=14.0,
+            ) for n in range(1000)
+        )  # fmt: skip
+        sample = Sample(at_s=number * 0.5, replicas=loads)
+        began_s = time.perf_counter()
+        state, _ = rules.decide(state, sample, limits)
+        taken.append(time.perf_counter() - began_s)
+    return [Result(load="1,000 replicas", policy="tick", figures={"ms": float(np.median(taken[-50:])) * 1000})]
 
 
 def oracle(load: str, start_s: float) -> list[Result]:
@@ -171,14 +187,15 @@ def oracle(load: str, start_s: float) -> list[Result]:
     return [best] if best else []
 
 
-def static(load: str, start_s: float) -> list[Result]:
+def static(load: str, start_s: float, goal: float | None = None) -> list[Result]:
     """Return the smallest constant number of replicas that keeps to the goal."""
+    goal = goal or TRACES.get(load, GOAL)
     low, high = math.ceil(load_of(load).offered), peak(load_of(load)) * 2
     best: list[Result] = []
     while high - low > max(1, high // 50):
         middle = (low + high) // 2
         result = run(load, "static", Static(middle), setting=str(middle), start_s=start_s)
-        if result.kept >= TRACES.get(load, GOAL) and result.lost == 0:
+        if result.kept >= goal and result.lost == 0:
             high, best = middle, [result]
         else:
             low = middle
@@ -198,22 +215,31 @@ def _words(arguments: tuple[Any, ...]) -> str:
     return ", ".join(f"{argument:g}" for argument in arguments)
 
 
-def cases() -> Iterator[tuple[Callable[..., list[Result]], tuple[Any, ...]]]:
-    """Yield every case, the longest first."""
-    yield ours, ("constant 100", 2.0)
+Case = tuple[str, Callable[..., list[Result]], tuple[Any, ...]]
+
+
+def cases() -> Iterator[Case]:
+    """Yield every case with the part that it belongs to, the longest first."""
+    yield "shapes", ours, ("constant 100", 2.0)
+    yield "shapes", ours, ("constant 1000", 2.0)
     for load in TRACES:
         for start_s in STARTS_S:
-            yield ours, (load, start_s)
-            yield oracle, (load, start_s)
+            yield "traces", ours, (load, start_s)
+            yield "traces", oracle, (load, start_s)
+        yield "traces", static, (load, 2.0)
         for name in RIVALS:
-            yield rival, (load, name)
-        yield static, (load, 2.0)
-        for target_s in (1.0, 4.0, 6.0):
-            yield ours, (load, 2.0, target_s)
+            yield "rivals", rival, (load, name)
+        for target_s in (0.05, 0.2, 1.0, 4.0):
+            yield "rivals", ours, (load, 2.0, target_s)
     for load in SHAPES:
-        if load != "constant 100":
-            yield ours, (load, 2.0)
         if not load.startswith("constant 100"):
-            yield oracle, (load, 2.0)
+            yield "shapes", ours, (load, 2.0)
+            yield "shapes", oracle, (load, 2.0)
     for faults in FAULTS:
-        yield ours, ("ramp", 2.0, TARGET_S, faults)
+        yield "faults", ours, ("ramp", 2.0, TARGET_S, faults)
+    for change in CHANGES:
+        for load, start_s in CHANGED:
+            yield "changes", changed, (load, start_s, change)
+    yield "bound", delayed, (CODE, 30.0)
+    yield "bound", static, (CODE, 30.0, GOAL)
+    yield "tick", tick, ()

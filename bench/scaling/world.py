@@ -67,8 +67,8 @@ class World:
         self.mean_answer = float(load.answer.mean())
         self.mean_prompt = float(load.prompt.mean())
         self.requests = [
-            Request(float(at), int(prompt), int(answer))
-            for at, prompt, answer in zip(load.at_s, load.prompt, load.answer, strict=True)
+            Request(float(at), int(prompt), int(answer), number)
+            for number, (at, prompt, answer) in enumerate(zip(load.at_s, load.prompt, load.answer, strict=True))
         ]
         self._old: list[tuple[float, tuple[ReplicaLoad, ...]]] = []
         for _ in range(initial):
@@ -122,7 +122,7 @@ class World:
 
     def _send_to(self, replica: Replica, request: Request) -> None:
         now = self.now
-        self.pool.begin(replica.index, id(request), now)
+        self.pool.begin(replica.index, request.number, now)
         replica.advance(now)
         tokens = request.prompt + (request.answer - request.left if request.moves else 0.0)
         left = request.left if request.moves and request.left else self.mean_answer
@@ -142,14 +142,13 @@ class World:
             return
         now = self.now
         replica.advance(now)
-        streams = len(replica.streams)
-        over = replica.finish(now)
-        for _, _, request in replica.streams[-8:] if len(replica.streams) >= streams else replica.streams:
-            self.pool.hear(replica.index, id(request))
+        read, over = replica.finish(now)
+        for request in read:
+            self.pool.hear(replica.index, request.number)
         for request in over:
             wait_s = (request.first_s if not request.moves else now) - request.at_s
             self.pool.end(
-                replica.index, id(request), now, seconds=now - request.at_s, tokens=request.answer, wait_s=wait_s
+                replica.index, request.number, now, seconds=now - request.at_s, tokens=request.answer, wait_s=wait_s
             )  # fmt: skip
             self.left -= 1
         if not self.left and not self.done.triggered:
@@ -252,7 +251,7 @@ class World:
         replica.advance(self.now)
         replica.version += 1
         for request in replica.take_all():
-            self.pool.lose(replica.index, id(request))
+            self.pool.lose(replica.index, request.number)
             self._send(request)
 
     def _gone(self, replica: Replica) -> None:
@@ -314,8 +313,11 @@ class World:
             return replica.report  # nothing but its idle time has changed
         now = self.now
         replica.advance(now)
-        to_read = sum(each.to_read for each in replica.prompts) + sum(each.prompt for each in replica.queue)
-        load, speed = replica.load, replica.speed
+        to_read, load, speed = 0.0, replica.load, replica.speed
+        for each in replica.prompts:
+            to_read += each.to_read
+        for each in replica.queue:
+            to_read += each.prompt
         replica.reported = replica.version
         replica.report = ReplicaLoad(
             name=replica.name,
@@ -324,7 +326,7 @@ class World:
             prompts_waiting=len(replica.prompts) + len(replica.queue),
             prefill_tokens_waiting=int(to_read),
             work_ahead_s=(PROMPT_TOKEN_S * to_read + OUTPUT_TOKEN_S * self.mean_answer * load) / speed,
-            expected_wait_s=replica.expected_wait_s(self.mean_prompt) if replica.prompts else 0.0,
+            expected_wait_s=replica.expected_wait_s(self.mean_prompt) if replica.queue else 0.0,  # else of no use
             work_arrived_s=replica.arrived_s,
             work_done_s=replica.done_s / speed,
             total_requests=replica.requests,

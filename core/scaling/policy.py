@@ -9,19 +9,26 @@ once, as a start takes seconds; down one at a time, and only to what was enough 
 from __future__ import annotations
 
 import math
+from bisect import bisect_left, bisect_right
 from dataclasses import dataclass, field, replace
-from statistics import median
+from operator import attrgetter
 
 from core.scaling.queueing import burstiness, forecast, predicted_wait_s, staffing
-from core.scaling.samples import Decision, Limits, ReplicaLoad, Sample
+from core.scaling.samples import Decision, Limits, Sample, Seen, look
 
 NOTICE_S = 1.0
 """How long it takes until all know of a change: samples come every half second, and so often the pool looks."""
 FAST_S, SLOW_S = 10.0, 60.0
 """Windows of the offered load."""
-HOLD_S, HOLD_STARTS = 30.0, 10.0
-"""A replica that was of use stays for this long, or this many times as long as a start takes. Who keeps something for
-as long as a new one would cost pays at most twice what knowing the future would save (ski rental)."""
+HOLD_S, SHORTEST_HOLD_S, LONGEST_HOLD_S = 20.0, 10.0, 1200.0
+"""A replica that was of use stays for so long where a start takes as long as a request may wait, for longer where it
+takes longer, as the next request is late then. Who keeps something for as long as a new one would cost pays at most
+twice what knowing the future would save (ski rental)."""
+SPARE_S, RARER = 120.0, 1 / 3
+"""A replica that was only there in case stays for as long as one that was of use, but at most for SPARE_S, and for less
+where requests come in bursts: the burstier, the rarer are the moments at which any come."""
+DOWN = 30
+"""Of that many replicas one goes at a time; of hundreds, as many as are all gone within the shortest hold."""
 FULL_S = 600.0
 """How long replicas count as full."""
 GAIN = 0.1
@@ -32,14 +39,16 @@ FIRST_PAUSE_S, MOST_PAUSE_S = 1.0, 300.0
 
 @dataclass(frozen=True, slots=True)
 class _Past:
-    """What is remembered of a sample. All but the last two are sums over all replicas, since the first sample."""
+    """What is remembered of a sample: sums over all replicas, since the first sample."""
 
     at_s: float
     arrived_s: float
     requests: int
     tokens: float
-    wish: int
-    saturated: bool
+    windows: int
+    recent: int
+    squares: int
+    """Requests within one reaction before a sample: over how many samples, their sum, and the sum of their squares."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +68,8 @@ class State:
     """What the policy remembers from one sample to the next. `State()` knows nothing."""
 
     past: tuple[_Past, ...] = ()
+    held: tuple[tuple[int, float], ...] = ()
+    """How many are to stay until when, descending."""
     counters: dict[str, tuple[float, float, int]] = field(default_factory=dict)
     arrived_s: float = 0.0
     tokens: float = 0.0
@@ -73,11 +84,6 @@ class State:
     full_until_s: float = -math.inf
     full_at: int = 0
 
-    @property
-    def hold_s(self) -> float:
-        """How long a wish holds."""
-        return max(HOLD_S, HOLD_STARTS * self.start_s)
-
 
 def decide(state: State, sample: Sample, limits: Limits) -> tuple[State, Decision]:
     """Return how many replicas there should be, those that start included.
@@ -87,12 +93,15 @@ def decide(state: State, sample: Sample, limits: Limits) -> tuple[State, Decisio
         sample: The replicas now. The next one should come half a second later; a second or two do no harm.
         limits: What to keep to.
     """
-    state = _note_starts(_count(state, sample), sample)
+    seen = look(sample, limits)
+    state = _note_starts(_count(state, sample), sample, seen)
     load = _load(state, sample.at_s)
-    state = _remember(state, sample, limits, _wish(state, sample, limits, load))
-    state = _judge(state, sample)
-    wanted, why = _choose(state, sample, limits, sample.there, load)
-    state = _begin_trial(state, sample, adds=wanted > sample.there)
+    used, wish = _wish(state, limits, seen, load)
+    state = _remember(state, limits, load, used, wish)
+    state = _judge(state, seen)
+    wanted, why = _choose(state, limits, seen, load, wish)
+    if wanted > seen.there:
+        state = _begin_trial(state, seen)
     return state, Decision(wanted, why, load.largest, sample.at_s < state.full_until_s)
 
 
@@ -101,17 +110,19 @@ def decide(state: State, sample: Sample, limits: Limits) -> tuple[State, Decisio
 
 def _count(state: State, sample: Sample) -> State:
     """Add up what the counters have gained, whatever restarts."""
-    first_s = state.past[0].at_s if state.past else sample.at_s
+    first_s, known = state.past[0].at_s if state.past else sample.at_s, state.counters
     counters: dict[str, tuple[float, float, int]] = {}
     arrived_s, tokens, requests = state.arrived_s, state.tokens, state.requests
     for each in sample.replicas:
         now = (each.work_arrived_s, each.work_done_s, each.total_requests)
-        before = state.counters.get(each.name)
+        before = known.get(each.name)
+        counters[each.name] = now
+        if before == now:
+            continue
         if before is None:  # what an adopted replica has done before is no news
             before = (0.0, 0.0, 0) if each.uptime_s < sample.at_s - first_s else now
-        elif any(new < old for new, old in zip(now, before, strict=True)):
+        elif now[0] < before[0] or now[1] < before[1] or now[2] < before[2]:
             before = (0.0, 0.0, 0)
-        counters[each.name] = now
         arrived_s += now[0] - before[0]
         requests += now[2] - before[2]
         if each.prompt_token_ms > 0:
@@ -120,7 +131,7 @@ def _count(state: State, sample: Sample) -> State:
     return replace(
         state,
         # A replica that is silent for a moment has not started anew.
-        counters={**state.counters, **counters} if sample.silent else counters,
+        counters={**known, **counters} if sample.silent else counters,
         arrived_s=arrived_s + sample.waiting_work_s - state.line_work_s,
         tokens=tokens, requests=requests, line_work_s=sample.waiting_work_s,
     )  # fmt: skip
@@ -128,11 +139,14 @@ def _count(state: State, sample: Sample) -> State:
 
 @dataclass(frozen=True, slots=True)
 class _Load:
-    """Offered load over both windows, in replicas, and the mean work of a request."""
+    """Offered load in replicas over both windows and over all that is remembered, and the mean work of a request."""
 
+    at_s: float
     fast: float = 0.0
     slow: float = 0.0
+    long: float = 0.0
     request_s: float = 0.0
+    bursts: float = 1.0
 
     @property
     def largest(self) -> float:
@@ -141,79 +155,83 @@ class _Load:
 
 def _load(state: State, now: float) -> _Load:
     if not state.past:
-        return _Load()
-    fast, slow, oldest = _since(state, now - FAST_S), _since(state, now - SLOW_S), state.past[0]
+        return _Load(now)
+    fast, slow = _since(state, now - FAST_S), _since(state, now - SLOW_S)
+    oldest, newest = state.past[0], state.past[-1]
     requests = state.requests - oldest.requests
+    windows = newest.windows - oldest.windows
     return _Load(
+        now,
         max(0.0, state.arrived_s - fast.arrived_s) / FAST_S,
         max(0.0, state.arrived_s - slow.arrived_s) / max(FAST_S, min(SLOW_S, now - slow.at_s)),
+        max(0.0, state.arrived_s - oldest.arrived_s) / max(FAST_S, now - oldest.at_s),
         max(0.0, state.arrived_s - oldest.arrived_s) / requests if requests > 0 else 0.0,
+        burstiness(windows, newest.recent - oldest.recent, newest.squares - oldest.squares),
     )
 
 
 def _since(state: State, at_s: float) -> _Past:
     """Return the latest sample before that time, or the oldest one."""
-    return next((past for past in reversed(state.past) if past.at_s <= at_s), state.past[0])
+    return state.past[max(0, bisect_right(state.past, at_s, key=_AT_S) - 1)]
 
 
-def _reads(each: ReplicaLoad) -> bool:
-    """Return whether a replica reads a prompt; of one without figures, whether it does anything."""
-    if not each.prompt_token_ms:
-        return each.requests_running + each.requests_waiting > 0
-    return each.prompts_waiting + each.requests_waiting > 0
+_AT_S = attrgetter("at_s")
 
 
-def _late(sample: Sample, limits: Limits) -> int:
-    """Return the requests whose wait is over the target; each is worth one more replica at most."""
-    late = sample.waiting_calls
-    for each in sample.replicas:
-        if each.prompts_waiting > 1:
-            wait_s = each.prefill_tokens_waiting * each.prompt_token_ms / 1000 * (1 - 1 / each.prompts_waiting)
-            late += (each.prompts_waiting - 1) * (wait_s > limits.target_wait_s)
-        elif each.expected_wait_s > limits.target_wait_s:
-            late += each.requests_waiting
-    return late
-
-
-def _wish(state: State, sample: Sample, limits: Limits, load: _Load) -> int:
-    """Return how many replicas are of use now, or will be before another one could serve."""
-    late = _late(sample, limits)
-    reading = sum(each.serving and _reads(each) for each in sample.replicas)
-    if not any(each.prompt_token_ms for each in sample.replicas):
+def _wish(state: State, limits: Limits, seen: Seen, load: _Load) -> tuple[int, int]:
+    """Return how many replicas are of use now, and how many are, or will be before another one could serve."""
+    wants = seen.reading + seen.late
+    if not seen.figures:
         # From zero, one: when it serves it says what a call costs. Replicas without figures have only counts.
-        return reading + late if sample.replicas else min(1, late)
-    backlog_s = sample.waiting_work_s + sum(each.work_ahead_s for each in sample.replicas)
-    needed = max(staffing(load.largest), backlog_s / FAST_S)
-    wish = min(needed, max(reading + late, load.slow))
+        return (wants, wants) if seen.answered else (min(1, seen.late),) * 2
+    needed = max(staffing(load.largest), seen.backlog_s / FAST_S)
+    wish, used = min(needed, max(wants, load.slow)), min(needed, wants)
     if load.request_s:
         # Half the target may be spent on waiting for a start; what else comes meanwhile needs replicas that are there.
         reaction_s = state.start_s + NOTICE_S
         ahead_s = max(0.0, min(reaction_s, 2 * reaction_s - limits.target_wait_s))
-        bursts = burstiness([(past.at_s, past.requests) for past in state.past], reaction_s)
-        wish = max(wish, forecast(min(wish, reading + late), load.slow, load.request_s, ahead_s, bursts))
-    return max(math.ceil(wish - 1e-6), min(1, late + reading))
+        spread = max(load.slow, load.long * load.bursts)
+        wish = max(wish, forecast(used, load.slow, load.request_s, ahead_s, spread))
+    least = min(1, wants)
+    return max(math.ceil(used - 1e-6), least), max(math.ceil(wish - 1e-6), least)
 
 
-def _remember(state: State, sample: Sample, limits: Limits, wish: int) -> State:
-    serving = [each for each in sample.replicas if each.serving]
-    saturated = bool(serving) and all(map(_reads, serving)) and _late(sample, limits) > 0
-    new = _Past(sample.at_s, state.arrived_s, state.requests, state.tokens, wish, saturated)
-    oldest_s = sample.at_s - max(SLOW_S, state.hold_s) - FAST_S
-    return replace(state, past=(*(past for past in state.past if past.at_s >= oldest_s), new))
+def _remember(state: State, limits: Limits, load: _Load, used: int, wish: int) -> State:
+    now, hold_s = load.at_s, _hold_s(state, limits)
+    windows = recent = squares = 0
+    if state.past:
+        last, begin_s = state.past[-1], now - state.start_s - NOTICE_S
+        windows, recent, squares = last.windows, last.recent, last.squares
+        if begin_s >= state.past[0].at_s:
+            number = state.requests - _since(state, begin_s).requests
+            windows, recent, squares = windows + 1, recent + number, squares + number * number
+    new = _Past(now, state.arrived_s, state.requests, state.tokens, windows, recent, squares)
+    oldest = bisect_left(state.past, now - max(SLOW_S, hold_s) - FAST_S, key=_AT_S)
+    held: list[tuple[int, float]] = []
+    spare_s = max(SHORTEST_HOLD_S, min(SPARE_S, hold_s) / load.bursts**RARER)
+    for number, until_s in sorted((*state.held, (used, now + hold_s), (wish, now + spare_s)), reverse=True):
+        if until_s >= now and (not held or until_s > held[-1][1]):
+            held.append((number, until_s))
+    return replace(state, past=(*state.past[oldest:], new), held=tuple(held))
 
 
-def _note_starts(state: State, sample: Sample) -> State:
+def _hold_s(state: State, limits: Limits) -> float:
+    """Return how long a replica stays that was of use."""
+    starts = (state.start_s + NOTICE_S) / max(limits.target_wait_s, 1e-3)
+    return min(LONGEST_HOLD_S, max(SHORTEST_HOLD_S, HOLD_S * starts))
+
+
+def _note_starts(state: State, sample: Sample, seen: Seen) -> State:
     """Learn how long a start takes, and when the next one may be tried after one that has failed."""
-    starts_s = [each.start_s for each in sample.replicas if each.start_s > 0]
-    serving, failures, retry_at_s = sample.serving, state.failures, state.retry_at_s
-    if serving > state.serving:
+    failures, retry_at_s = state.failures, state.retry_at_s
+    if seen.serving > state.serving:
         failures, retry_at_s = 0, -math.inf
     if state.failed_starts is not None and sample.failed_starts > state.failed_starts:
         failures += 1
         retry_at_s = sample.at_s + min(MOST_PAUSE_S, FIRST_PAUSE_S * 2.0 ** min(failures - 1, 10))
     return replace(
-        state, serving=serving, failed_starts=sample.failed_starts, failures=failures, retry_at_s=retry_at_s,
-        start_s=median(starts_s) if starts_s else state.start_s,
+        state, serving=seen.serving, failed_starts=sample.failed_starts, failures=failures, retry_at_s=retry_at_s,
+        start_s=seen.start_s or state.start_s,
     )  # fmt: skip
 
 
@@ -221,14 +239,14 @@ def _note_starts(state: State, sample: Sample) -> State:
 
 
 def _choose(  # noqa: PLR0911  # a line for each reason
-    state: State, sample: Sample, limits: Limits, there: int, load: _Load
+    state: State, limits: Limits, seen: Seen, load: _Load, wish: int
 ) -> tuple[int, str]:
-    wish, now = state.past[-1].wish, sample.at_s
+    there, now = seen.there, seen.at_s
     cap, why_cap = limits.cap
     low = min(limits.low, cap)
     if now < state.full_until_s and state.full_at < cap:
         cap, why_cap = max(low, state.full_at), f"full: more than {state.full_at} brought nothing"
-    if sample.silent and not sample.replicas:
+    if seen.silent and not seen.answered:
         return there, "no replica answers, so nothing changes"
     if there > cap:
         return cap, why_cap
@@ -236,30 +254,34 @@ def _choose(  # noqa: PLR0911  # a line for each reason
         if now < state.retry_at_s:
             return there, f"{_times(state.failures, 'start')} failed; the next one in {state.retry_at_s - now:.0f} s"
         if wish <= low:
-            return low, f"at least {low} are wanted"
-        if late := _late(sample, limits):
-            return min(wish, cap), f"{_times(late, 'request')} would wait more than {limits.target_wait_s:g} s"
+            return low, _least(low)
+        if seen.late:
+            return min(wish, cap), f"{_times(seen.late, 'request')} would wait more than {limits.target_wait_s:g} s"
         return min(wish, cap), f"at a load of {load.largest:.1f}, {there} could soon be busy"
     if wish > there:
         return there, why_cap
-    return _fewer(state, sample, limits, there, load) if there > low else (there, f"at least {low} are wanted")
+    return _fewer(state, limits, seen, load) if there > low else (there, _least(low))
 
 
-def _fewer(state: State, sample: Sample, limits: Limits, there: int, load: _Load) -> tuple[int, str]:
-    now, hold_s, low = sample.at_s, state.hold_s, min(limits.low, limits.cap[0])
-    if sample.silent or sample.starting:
+def _fewer(state: State, limits: Limits, seen: Seen, load: _Load) -> tuple[int, str]:
+    there, now, hold_s, low = seen.there, seen.at_s, _hold_s(state, limits), min(limits.low, limits.cap[0])
+    if seen.silent or seen.starting:
         return there, "replicas start, or do not answer"
     if now - state.past[0].at_s < hold_s:
         return there, f"watched for less than {hold_s:.0f} s"
-    highest = max(past.wish for past in state.past if past.at_s >= now - hold_s)
+    highest = state.held[0][0]
     if highest >= there:
-        return there, f"{_times(highest, 'replica')} had work within {hold_s:.0f} s"
+        return there, f"of use within {hold_s:.0f} s: {_times(highest, 'replica')}"
     # One at a time; of hundreds, as many as are all gone within the shortest hold.
-    fewer = max(highest, low, there - math.ceil(there / HOLD_S))
+    fewer = max(highest, low, there - math.ceil(there / DOWN))
     wait_s = predicted_wait_s(fewer, load.slow, load.request_s)
     if fewer and wait_s > limits.target_wait_s / 2:
         return there, f"with {fewer} requests would wait {wait_s:.1f} s"
     return fewer, f"{_times(highest, 'replica')} would have been enough for {hold_s:.0f} s"
+
+
+def _least(low: int) -> str:
+    return f"at least {low} {'is' if low == 1 else 'are'} wanted" if low else "nothing is asked for"
 
 
 def _times(number: int, noun: str) -> str:
@@ -269,22 +291,24 @@ def _times(number: int, noun: str) -> str:
 # --- replicas that bring nothing: their cores or their memory's bandwidth are in use ---
 
 
-def _begin_trial(state: State, sample: Sample, *, adds: bool) -> State:
+def _begin_trial(state: State, seen: Seen) -> State:
     """Remember the throughput before replicas are added while requests wait."""
-    earlier = _since(state, sample.at_s - FAST_S)
-    seconds = sample.at_s - earlier.at_s
-    if not adds or state.trial is not None or not state.past[-1].saturated or seconds < FAST_S / 2:
+    earlier = _since(state, seen.at_s - FAST_S)
+    seconds = seen.at_s - earlier.at_s
+    if state.trial is not None or not seen.saturated or seconds < FAST_S / 2:
         return state
-    serving = sample.serving
-    return replace(state, trial=_Trial(sample.at_s, serving, serving, (state.tokens - earlier.tokens) / seconds))
+    rate = (state.tokens - earlier.tokens) / seconds
+    return replace(state, trial=_Trial(seen.at_s, seen.serving, seen.serving, rate))
 
 
-def _judge(state: State, sample: Sample) -> State:
+def _judge(  # noqa: PLR0911  # a line for each reason
+    state: State, seen: Seen
+) -> State:
     """Compare the throughput after an addition with that before, if requests have waited all the time."""
-    trial, now, serving = state.trial, sample.at_s, sample.serving
+    trial, now, serving = state.trial, seen.at_s, seen.serving
     if trial is None:
         return state
-    if not state.past[-1].saturated or serving < trial.replicas:
+    if not seen.saturated or serving < trial.replicas:
         return replace(state, trial=None)
     if serving > trial.replicas:
         return replace(state, trial=replace(trial, since_s=now, replicas=serving))
@@ -292,6 +316,8 @@ def _judge(state: State, sample: Sample) -> State:
     if now - trial.since_s < FAST_S or added < max(1, GAIN * trial.replicas_before):
         return state
     earlier = _since(state, now - FAST_S)
+    if earlier.at_s >= now:  # nobody has looked for so long that nothing is left to compare with
+        return replace(state, trial=None)
     gained = (state.tokens - earlier.tokens) / (now - earlier.at_s) - trial.rate_before
     needed = GAIN * added * trial.rate_before / trial.replicas_before
     state = replace(state, trial=None)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 
 BETA = 2.4
 """Deviations above the mean: with R + BETA * sqrt(R) replicas 1 % of requests find all busy (Halfin, Whitt 1981)."""
@@ -14,7 +13,7 @@ def staffing(load: float) -> float:
     return load + BETA * math.sqrt(load)
 
 
-def forecast(busy: float, load: float, request_s: float, ahead_s: float, bursts: float = 1.0) -> float:
+def forecast(busy: float, load: float, request_s: float, ahead_s: float, spread: float) -> float:
     """Return how many replicas will hardly all be busy a while ahead: mean and BETA deviations of M/G/infinity.
 
     A moment ahead that is what is busy now and a few more; further ahead, square-root staffing of the offered load.
@@ -24,10 +23,10 @@ def forecast(busy: float, load: float, request_s: float, ahead_s: float, bursts:
         load: Offered load.
         request_s: Mean work of a request.
         ahead_s: How far ahead.
-        bursts: `burstiness` of the arrivals.
+        spread: Variance of the load: as large as itself if requests come at random, larger by `burstiness` if not.
     """
     stay = math.exp(-ahead_s / request_s)
-    variance = (load * bursts + busy * stay) * (1 - stay)
+    variance = (spread + busy * stay) * (1 - stay)
     return load + (busy - load) * stay + BETA * math.sqrt(variance)
 
 
@@ -41,21 +40,12 @@ def predicted_wait_s(replicas: int, load: float, request_s: float) -> float:
     return float(request_s * busy ** (math.sqrt(2 * (replicas + 1)) - 1) / (replicas * (1 - busy)))
 
 
-def burstiness(requests: Sequence[tuple[float, int]], window_s: float) -> float:
+def burstiness(windows: int, requests: int, squares: int) -> float:
     """Return variance over mean of the requests in a window, at least 1: 1 if they come at random, more in bursts.
 
     Args:
-        requests: Times, ascending, and how many there had been by then.
-        window_s: The window's length.
+        windows: How many windows were looked at.
+        requests: The requests in all of them.
+        squares: The same numbers squared, in all of them.
     """
-    numbers, begin = [], 0
-    for at_s, number in requests:
-        while requests[begin][0] < at_s - window_s:
-            begin += 1
-        if at_s - window_s >= requests[0][0]:
-            numbers.append(number - requests[begin][1])
-    total = sum(numbers)
-    if not total:
-        return 1.0
-    mean = total / len(numbers)
-    return max(1.0, sum((number - mean) ** 2 for number in numbers) / total)
+    return max(1.0, (squares - requests * requests / windows) / requests) if requests else 1.0

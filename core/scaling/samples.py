@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from statistics import median
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -59,14 +60,9 @@ class Sample:
     """Their work as far as the pools can tell; 0 if they cannot."""
 
     @property
-    def serving(self) -> int:
-        """Number of replicas that have answered and take calls."""
-        return sum(each.serving for each in self.replicas)
-
-    @property
     def there(self) -> int:
         """Number of replicas that there are, those that start included."""
-        return self.serving + self.silent + self.starting
+        return sum(each.serving for each in self.replicas) + self.silent + self.starting
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -112,3 +108,56 @@ class Decision:
     """Offered load: replicas that would be busy all the time with what arrives."""
     full: bool = False
     """Whether more replicas would bring nothing here."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Seen:
+    """What a sample says about all replicas together."""
+
+    at_s: float
+    there: int
+    """Replicas, those that start included."""
+    answered: int
+    silent: int
+    starting: int
+    serving: int
+    reading: int
+    """Replicas that read a prompt; of those without figures, that do anything."""
+    late: int
+    """Requests whose wait is over the target; each is worth one more replica at most."""
+    backlog_s: float
+    start_s: float
+    """Seconds that a start takes; 0 while unknown."""
+    figures: bool
+    """Whether any replica says what its work costs."""
+
+    @property
+    def saturated(self) -> bool:
+        """Whether all replicas read, and requests wait."""
+        return 0 < self.serving == self.reading and self.late > 0
+
+
+def look(sample: Sample, limits: Limits) -> Seen:
+    """Sum up a sample."""
+    serving = reading = 0
+    late, backlog_s, figures = sample.waiting_calls, sample.waiting_work_s, False
+    for each in sample.replicas:
+        prompts, waiting = each.prompts_waiting, each.requests_waiting
+        if each.prompt_token_ms:
+            figures, reads = True, prompts + waiting > 0
+        else:
+            reads = each.requests_running + waiting > 0
+        serving += each.serving
+        reading += each.serving and reads
+        backlog_s += each.work_ahead_s
+        if prompts > 1:
+            wait_s = each.prefill_tokens_waiting * each.prompt_token_ms / 1000 * (1 - 1 / prompts)
+            late += (prompts - 1) * (wait_s > limits.target_wait_s)
+        elif each.expected_wait_s > limits.target_wait_s:
+            late += waiting
+    starts_s = [each.start_s for each in sample.replicas if each.start_s > 0]
+    return Seen(
+        at_s=sample.at_s, there=serving + sample.silent + sample.starting, answered=len(sample.replicas),
+        silent=sample.silent, starting=sample.starting, serving=serving, reading=reading, late=late,
+        backlog_s=backlog_s, start_s=median(starts_s) if starts_s else 0.0, figures=figures,
+    )  # fmt: skip

@@ -133,7 +133,13 @@ def scaler(limits: Limits) -> Iterator[list[Step]]:
 
 @pytest.mark.usefixtures("house")
 def test_a_second_replica_comes_with_the_callers_and_goes_when_it_is_idle(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name, value in {"HOLD_S": 3.0, "HOLD_STARTS": 0.0, "FAST_S": 3.0, "SLOW_S": 5.0, "FULL_S": 0.0}.items():
+    for name, value in {
+        "SHORTEST_HOLD_S": 3.0,
+        "LONGEST_HOLD_S": 3.0,
+        "FAST_S": 3.0,
+        "SLOW_S": 5.0,
+        "FULL_S": 0.0,
+    }.items():
         monkeypatch.setattr(policy, name, value)
     affinity = os.sched_getaffinity(0)
     limits = Limits(low=1, high=2, cores=2, target_wait_s=0.1)

@@ -9,12 +9,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from core.scaling.policy import FULL_S, HOLD_S, HOLD_STARTS, State, decide
+from core.scaling.policy import FULL_S, HOLD_S, NOTICE_S, SHORTEST_HOLD_S, SPARE_S, State, decide
 from core.scaling.queueing import BETA, burstiness, forecast, predicted_wait_s, staffing
 from core.scaling.samples import Decision, Limits, ReplicaLoad, Sample
 
 PROMPT_S = 10.0
 """Work of a request."""
+TARGET_S = 2.0
+HOLD_2_S = HOLD_S * (2.0 + NOTICE_S) / TARGET_S
+"""How long a replica that was of use stays where starts take 2 s."""
 PATIENT_S = 6.0
 """A target that leaves time for a start, so that no replica is wanted before a request waits for it."""
 
@@ -145,7 +148,7 @@ def test_replicas_without_figures_are_scaled_by_their_requests() -> None:
 def test_idle_replicas_go_one_at_a_time_after_the_hold_and_the_load_is_zero() -> None:
     skill = Scaled()
     replicas = [idle(name) for name in "abc"]
-    assert skill.watch(int(HOLD_S), *replicas) == [3] * int(HOLD_S)
+    assert skill.watch(int(HOLD_2_S), *replicas) == [3] * int(HOLD_2_S)
     assert skill.watch(1, *replicas) == [2]
     assert skill.watch(1, *replicas[:2]) == [1]
     assert skill.watch(50, *replicas[:1])[-1] == 1
@@ -154,17 +157,34 @@ def test_idle_replicas_go_one_at_a_time_after_the_hold_and_the_load_is_zero() ->
 
 def test_the_last_one_goes_too_where_zero_is_allowed() -> None:
     skill = Scaled(low=0)
-    assert skill.watch(int(HOLD_S) + 1, idle("a"))[-1] == 0
+    assert skill.watch(int(HOLD_2_S) + 1, idle("a"))[-1] == 0
 
 
-def test_what_was_of_use_within_the_hold_stays_and_a_long_start_holds_longer() -> None:
-    for start_s, hold_s in ((0.5, HOLD_S), (20.0, HOLD_STARTS * 20.0)):
-        skill = Scaled()
-        replicas = [idle(name, start_s=start_s) for name in "ab"]
-        skill.watch(5, reads("a", start_s=start_s), reads("b", start_s=start_s))
-        wishes = skill.watch(int(hold_s) + 2, *replicas)
-        assert wishes[: int(hold_s) - 1] == [2] * (int(hold_s) - 1)
-        assert wishes[-1] == 1
+@pytest.mark.parametrize("target_s", [TARGET_S, 2 * TARGET_S])
+@pytest.mark.parametrize("start_s", [2.0, 20.0])
+def test_what_was_of_use_stays_longer_the_more_targets_a_start_takes(start_s: float, target_s: float) -> None:
+    hold_s = int(HOLD_S * (start_s + NOTICE_S) / target_s)
+    skill = Scaled(target_wait_s=target_s)
+    replicas = [idle(name, start_s=start_s) for name in "ab"]
+    skill.watch(5, reads("a", start_s=start_s), reads("b", start_s=start_s))
+    wishes = skill.watch(hold_s + 2, *replicas)
+    assert wishes[: hold_s - 1] == [2] * (hold_s - 1)
+    assert wishes[-1] == 1
+
+
+@pytest.mark.parametrize("together", [1, 100])
+def test_spare_replicas_go_before_those_that_were_of_use_and_earlier_where_requests_come_in_bursts(
+    together: int,
+) -> None:
+    skill = Scaled()
+    for second in range(200):
+        number = together * (second // together)
+        skill.see(reads("a", start_s=20.0, work_arrived_s=PROMPT_S * number, total_requests=number))
+    (spare, spare_until_s), *_, (used, used_until_s) = skill.state.held
+    assert (used, used_until_s - skill.now) == (1, HOLD_S * (20.0 + NOTICE_S) / TARGET_S)
+    assert spare > used
+    spare_s = spare_until_s - skill.now
+    assert spare_s == SPARE_S if together == 1 else SHORTEST_HOLD_S <= spare_s < 0.6 * SPARE_S
 
 
 def test_replica_stays_where_requests_would_wait_without_it() -> None:
@@ -288,6 +308,18 @@ def test_replica_that_hinders_the_other_goes_again() -> None:
     assert throughput(skill, 100.0, 50.0)[-1] == 1
 
 
+def test_a_trial_ends_if_nobody_has_looked_for_long() -> None:
+    skill = Scaled(target_wait_s=0.5)
+    tokens = 0.0
+    for second in range(25):
+        tokens += 100.0
+        done = {"work_done_s": tokens * 0.01, "work_arrived_s": 3.0 * second, "total_requests": second}
+        skill.see(reads("a", 9, **done), *([reads("b", 9)] if second >= 20 else []))
+    assert skill.state.trial is not None
+    skill.see(reads("a", 9, **done), reads("b", 9), seconds=1000.0)
+    assert skill.state.trial is None
+
+
 def test_machine_is_not_full_when_another_replica_brings_something() -> None:
     skill = Scaled()
     assert throughput(skill, 100.0, 170.0)[-1] > 2
@@ -315,14 +347,13 @@ def test_predicted_wait_is_that_of_one_queue_and_infinite_at_too_many_requests()
 
 
 def test_forecast_goes_from_what_is_busy_to_square_root_staffing() -> None:
-    assert forecast(9.0, 4.0, 10.0, 0.0) == 9.0
-    assert forecast(9.0, 4.0, 10.0, 1000.0) == pytest.approx(4.0 + 2 * BETA)
-    assert forecast(4.0, 4.0, 10.0, 3.0, bursts=5.0) > forecast(4.0, 4.0, 10.0, 3.0)
+    assert forecast(9.0, 4.0, 10.0, 0.0, 4.0) == 9.0
+    assert forecast(9.0, 4.0, 10.0, 1000.0, 4.0) == pytest.approx(4.0 + 2 * BETA)
+    assert forecast(4.0, 4.0, 10.0, 3.0, 20.0) > forecast(4.0, 4.0, 10.0, 3.0, 4.0)
 
 
 def test_bursts_are_told_from_requests_that_come_one_by_one() -> None:
-    steady = [(float(second), second) for second in range(60)]
-    bursts = [(float(second), 10 * (second // 10)) for second in range(60)]
-    assert burstiness(steady, 3.0) == 1.0
-    assert burstiness(bursts, 3.0) > 3.0
-    assert burstiness([], 3.0) == 1.0
+    steady, bursts = [3] * 20, [0] * 18 + [30] * 2
+    assert burstiness(20, sum(steady), sum(number**2 for number in steady)) == 1.0
+    assert burstiness(20, sum(bursts), sum(number**2 for number in bursts)) == pytest.approx(27.0)
+    assert burstiness(0, 0, 0) == 1.0

@@ -18,6 +18,7 @@ from bench.scaling.world import Scaler, World
 from core.pool.balance import UNREAD, Affinity, choose, misplaced
 from core.pool.records import Attempt, Call
 from core.pool.records import Replica as PoolReplica
+from core.scaling.policy import SHORTEST_HOLD_S
 
 
 @pytest.mark.parametrize("seed", range(5))
@@ -94,7 +95,7 @@ def test_at_constant_load_the_number_hardly_moves_and_no_replica_goes_before_the
     outcome = run(flat(9.0, 20), Ours(), initial=12)
     numbers = outcome.ticks[outcome.ticks[:, 0] > 300, 1]
     assert numbers.std() <= 1.5 * 3.0
-    assert min(outcome.lives_s) >= 30.0
+    assert min(outcome.lives_s) >= SHORTEST_HOLD_S
     assert outcome.kept() > 0.97
     assert outcome.lost == 0
 
