@@ -30,8 +30,9 @@ if TYPE_CHECKING:
 
 PROMETHEUS_METRIC = "sarai_wanted_replicas"
 """The metric's name for Prometheus; its label `skill` is the skill's name."""
-START_S = 120.0
-"""A replica that was wanted and is not listed after this time has failed to start, seconds."""
+START_S = 600.0
+"""A replica that is wanted and not listed for this time has failed to start, seconds. Earlier, the number would fall
+while a node still fetches the image or the model, and the orchestrator would take back what is about to serve."""
 _NAMES_S = 2.0
 """How long its end waits for a name server."""
 _log = logging.getLogger(__name__)
@@ -67,7 +68,7 @@ class ScalerServer:
         self._wanted = Wanted()
         self._look_now, self._closing = threading.Event(), threading.Event()
         self._waiting = WaitingCalls(self._look_now.set)
-        self._starts = _Starts()
+        self._starts = Starts()
         self._state, self._said = State(), (-1, "")
         self._server, self.address = bind(listen, streams=MOST_STREAMS)
         """The server, and where it serves."""
@@ -120,7 +121,7 @@ class ScalerServer:
         )
         state, self._state = self._state, State()  # begins anew if this fails: its memory may be why
         self._state, decision = decide(state, sample, self._limits)
-        self._starts.wanted(decision.wanted, sample.at_s)
+        self._starts.wanted(decision.wanted)
         self._wanted.publish(decision)
         return decision
 
@@ -130,7 +131,7 @@ class ScalerServer:
             self._on_decision(decision)
 
 
-class _Starts:
+class Starts:
     """Which replicas are on their way. Others start them, so all that shows is that they are not listed yet."""
 
     def __init__(self) -> None:
@@ -138,17 +139,20 @@ class _Starts:
         self._wanted = 0
         self._since_s: float | None = None
 
-    def wanted(self, number: int, now_s: float) -> None:
+    def wanted(self, number: int) -> None:
         """Note how many replicas there are to be."""
         if number > self._wanted:
-            self._since_s = now_s
+            self._since_s = None
         self._wanted = number
 
     def starting(self, there: int, now_s: float) -> int:
         """Return how many replicas are on their way while `there` are listed."""
         missing = self._wanted - there
-        if missing <= 0 or self._since_s is None:
+        if missing <= 0:
+            self._since_s = None
             return 0
+        if self._since_s is None:
+            self._since_s = now_s
         if now_s - self._since_s > START_S:
             self.failed += 1
             self._wanted, self._since_s = there, None
