@@ -114,7 +114,7 @@ class ScalerServer:
         sample, waiting = self._reader.read(), self._waiting.total()
         sample = replace(
             sample,
-            starting=self._starts.starting(sample.serving + sample.silent, sample.at_s),
+            starting=self._starts.starting(sample.there, sample.at_s),
             failed_starts=self._starts.failed,
             waiting_calls=waiting.calls,
             waiting_work_s=waiting.work_s,
