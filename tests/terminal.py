@@ -57,6 +57,12 @@ class Screen:
             case "A", "1":
                 assert self._row > max(0, len(self._lines) - self._rows), "the cursor cannot move above the screen"
                 self._row -= 1
+            case "F", number:
+                self._row, self._column = self._row - int(number), 0
+                assert self._row >= 0
+            case "J", "":
+                del self._lines[self._row :]
+                self._lines.append([])
             case "K", "2":
                 self._lines[self._row].clear()
             case ("m", _) | ("h" | "l", "?25"):

@@ -13,7 +13,7 @@ import click
 from core.cli.common import ExitCode, common_options, start_command
 from core.cli.pool import find_replicas
 from core.cli.streams import Paint
-from core.cli.views import HEADINGS, Replica, View, ask_replicas, show, table, watch_options
+from core.cli.views import HEADINGS, Replica, View, ask_replicas, fit, show, table, watch_options
 
 if TYPE_CHECKING:
     from core.config import PoolConfig
@@ -106,9 +106,4 @@ def _table(rows: list[Row]) -> list[str]:
         about = (row.version or "-", " ".join(row.summary.split()))
         cells.append((row.name, row.state, row.target or "-", row.where or "-", *told, *about))
     lines = table(cells, left=len(cells[0]))
-    if Paint(sys.stdout).terminal:
-        import shutil
-
-        columns = shutil.get_terminal_size().columns
-        lines = [line if len(line) <= columns else line[: columns - 1] + "…" for line in lines]
-    return lines
+    return fit(lines) if Paint(sys.stdout).terminal else lines

@@ -114,6 +114,14 @@ def table(rows: Sequence[Sequence[str]], *, left: int) -> list[str]:
     ]
 
 
+def fit(lines: list[str]) -> list[str]:
+    """Return lines cut to the width of the terminal."""
+    import shutil
+
+    columns = shutil.get_terminal_size().columns
+    return [line if len(line) <= columns else line[: columns - 1] + "…" for line in lines]
+
+
 View = tuple[list[str], ExitCode]
 """Lines to show, and the exit code if this is the last view."""
 
@@ -132,6 +140,8 @@ def show(look: Callable[[], View], *, watch: bool, interval_s: float) -> ExitCod
     shown = 0
     while True:
         lines, code = look()
+        if watch and paint.terminal:
+            lines = fit(lines)  # one row each, so that they can be counted
         if shown and paint.terminal:
             # Up to where the last view began, and clear the rest. Nothing has to be restored at the end.
             sys.stdout.write(f"\x1b[{shown}F\x1b[J")

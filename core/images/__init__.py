@@ -93,7 +93,7 @@ def user_turn(text: str, *, images: Iterable[ImageSource] = (), max_tokens: int 
 
 def _read(path: str | os.PathLike[str]) -> bytes:
     name = os.fspath(path)
-    if "://" in name or name.startswith("data:"):
+    if "://" in name or name.startswith(("data:", "http:/", "https:/", "file:/")):  # a Path has one slash of two
         raise ImageFileError(f"{name[:80]}: this is an address, and nothing is fetched: give a file, or its bytes")
     try:
         with Path(path).expanduser().open("rb") as file:

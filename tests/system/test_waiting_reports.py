@@ -13,6 +13,7 @@ import grpc
 import pytest
 
 from core.config import PoolConfig
+from core.local.progress import Absent, Progress
 from core.model_pool import ModelPool
 from core.plugins import Plugins
 from core.pool.reports import WaitingReports
@@ -59,8 +60,11 @@ def test_calls_wait_for_the_replicas_that_an_autoscaler_brings(
     spec = stub_spec(port=free_port())
     targets = {spec.target_variable: f"127.0.0.1:{spec.port}"} if by == "target" else {}
     config = PoolConfig(scalers={spec.scaler_variable: ear}, targets=targets)
-    with ModelPool(config, plugins=plugins(tmp_path, spec.port)) as pool, ThreadPoolExecutor(3) as threads:
+    told: list[Progress] = []
+    known = plugins(tmp_path, spec.port)
+    with ModelPool(config, plugins=known, on_progress=told.append) as pool, ThreadPoolExecutor(3) as threads:
         client = pool.get_skill_client("echo")
+        assert told == ([Absent(skill="echo", scaler=ear)] if by == "ports" else [])
         answers = [threads.submit(client.Generate, REQUEST, 20) for _ in range(3)]
         assert wait_for(lambda: calls.total() == Waiting(3)) < 2
         time.sleep(2)  # longer than a call waits for replicas that have never answered

@@ -247,8 +247,9 @@ def test_device_that_never_ends_is_not_read_for_ever(monkeypatch: pytest.MonkeyP
 
 @pytest.mark.parametrize("address", ["https://example.org/x.png", "file:///etc/passwd", "data:image/png;base64,AAAA"])
 def test_nothing_is_fetched(address: str) -> None:
-    with pytest.raises(ImageFileError, match="this is an address, and nothing is fetched"):
-        read_image(address)
+    for given in (address, Path(address)):
+        with pytest.raises(ImageFileError, match="this is an address, and nothing is fetched"):
+            read_image(given)
 
 
 def test_anything_else_is_a_type_error() -> None:
