@@ -28,7 +28,7 @@ class OwnTiny(Protocol):
     """The type of the fixture `own_tiny`."""
 
     def __call__(
-        self, *, environment: dict[str, str] | None = None, service: dict[str, object] | None = None
+        self, *, environment: dict[str, str] | None = None, service: dict[str, object] | None = None, ready: bool = True
     ) -> contextlib.AbstractContextManager[tuple[SkillClient, SkillContainer]]:
         """Start a container; yield a client and the container."""
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
+from pathlib import Path
 
 import grpc
 import pytest
@@ -97,6 +98,19 @@ def test_sigterm_lets_running_answers_finish(own_tiny: OwnTiny) -> None:
         after = container.inspect()
         assert (after.state, after.exit_code) == ("exited", 0)
         assert "drained" in container.logs()
+
+
+def test_stopping_a_container_that_has_only_begun_to_start_ends_it_at_once(own_tiny: OwnTiny, tmp_path: Path) -> None:
+    tmp_path.chmod(0o755)
+    (tmp_path / "sitecustomize.py").write_text("print('starting', flush=True)\n__import__('time').sleep(3)\n")
+    service: dict[str, object] = {"volumes": [f"{tmp_path}:/slow:ro"]}
+    slow = {"PYTHONPATH": "/slow:/opt/sarai/app:/opt/sarai/packages:/opt/sarai/model"}
+    with own_tiny(environment=slow, service=service, ready=False) as (_, container):
+        until_s = time.monotonic() + CALL_S
+        while "starting" not in container.logs():
+            assert time.monotonic() < until_s, container.logs()
+        container.docker("stop", "-t", "20")
+        assert (container.inspect().state, container.inspect().exit_code) == ("exited", 0), "137: it was killed"
 
 
 def test_too_little_memory_for_the_context_is_said_and_does_not_restart_for_ever(

@@ -14,6 +14,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -239,13 +240,14 @@ def test_exit_code_tells_whose_fault_it_was(environ: dict[str, str]) -> None:
 
 def test_unreachable_server_is_one_line_and_3(environ: dict[str, str]) -> None:
     target = f"127.0.0.1:{free_port()}"
-    for command in (["draft", "x"], ["loop", "x"], ["chat"]):
-        run = sarai(environ, *command, piped="x\n", target=target)
+    commands = (["draft", "x"], ["loop", "x"], ["chat"], ["draft", "--debug", "x"], ["draft", "-vv", "x"])
+    with ThreadPoolExecutor(len(commands)) as users:  # each of them waits for a while
+        runs = list(users.map(lambda command: sarai(environ, *command, piped="x\n", target=target), commands))
+    for run in runs[:3]:
         assert run.returncode == 3
         assert len(run.stderr.splitlines()) == 1
         assert target in run.stderr
-    for flag in ("--debug", "-vv"):
-        assert "Traceback" in sarai(environ, "draft", flag, "x", target=target).stderr
+    assert all("Traceback" in run.stderr for run in runs[3:])
 
 
 def test_unknown_skill_is_2_and_names_the_nearest(environ: dict[str, str]) -> None:
