@@ -20,7 +20,7 @@ from .trajectory import ids_of
 
 MOST_ENTRIES = 4096
 ENTRY_BYTES = 512
-"""What an entry takes at most: two sketches, its context, its key, and the objects that hold them."""
+"""What an entry takes at most: two sketches and the room to compare them, its context, its key, and their objects."""
 SHARE = 1 / 16
 """The largest share of the memory for kept answers that goes to their sketches."""
 MOST_TOKENS = 4096
@@ -72,6 +72,7 @@ class NearAnswers:
         """The memory that it takes at most."""
         self._kept = kept
         self._marks = np.zeros((2, _BINS, n), np.uint8)
+        self._equal = np.zeros((2, _BINS, n), np.bool_)  # room for a search, which would take longer in new memory
         self._contexts = np.zeros(n, np.uint64)
         self._entries: list[tuple[bytes, bytes] | None] = [None] * n  # context and key
         self._next = 0  # the oldest one, which is replaced next
@@ -99,7 +100,8 @@ class NearAnswers:
         n = len(self._entries)
         if not n:
             return ()
-        equal: npt.NDArray[np.uint8] = (self._marks == _as_array(sketch)).view(np.uint8).sum(1, dtype=np.uint8)
+        np.equal(self._marks, _as_array(sketch), out=self._equal)
+        equal: npt.NDArray[np.uint8] = self._equal.view(np.uint8).sum(1, dtype=np.uint8)
         near = (equal.min(0) >= _NEAR) & (self._contexts == _number(sketch.context))
         age = (self._next - 1 - np.arange(n)) % n
         rank = np.where(near, equal.sum(0, dtype=np.int64) * n + n - age, 0)
