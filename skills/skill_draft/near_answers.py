@@ -18,7 +18,7 @@ import numpy.typing as npt
 from .engine.messages import Image, Request, Turn
 from .trajectory import ids_of
 
-MOST_ENTRIES = 4096
+MOST_ENTRIES = 2048
 ENTRY_BYTES = 512
 """What an entry takes at most: two sketches and the room to compare them, its context, its key, and their objects."""
 SHARE = 1 / 16
@@ -75,7 +75,7 @@ class NearAnswers:
         self._equal = np.zeros((2, _BINS, n), np.bool_)  # room for a search, which would take longer in new memory
         self._contexts = np.zeros(n, np.uint64)
         self._entries: list[tuple[bytes, bytes] | None] = [None] * n  # context and key
-        self._next = 0  # the oldest one, which is replaced next
+        self._next = self._filled = 0  # the oldest one, which is replaced next; how many there are
 
     def add(self, sketch: Sketch, key: bytes) -> None:
         """Note that an answer is kept under a key."""
@@ -83,12 +83,14 @@ class NearAnswers:
             self._marks[:, :, self._next] = _as_array(sketch)[:, :, 0]
             self._contexts[self._next] = _number(sketch.context)
             self._entries[self._next] = sketch.context, key
+            self._filled = max(self._filled, self._next + 1)
             self._next = (self._next + 1) % len(self._entries)
 
     def clear(self) -> None:
         """Forget all sketches."""
         self._entries = [None] * len(self._entries)
         self._contexts.fill(0)
+        self._next = self._filled = 0
 
     def look(self, request: Request, identity: bytes) -> tuple[Sketch, tuple[int, ...]]:
         """Return the sketch of a request, and the tokens of the kept answer that `find` returns for it."""
@@ -97,12 +99,13 @@ class NearAnswers:
 
     def find(self, sketch: Sketch) -> tuple[int, ...]:
         """Return the tokens of the nearest kept answer, of equal ones the newest; empty if none is near."""
-        n = len(self._entries)
+        n = self._filled
         if not n:
             return ()
-        np.equal(self._marks, _as_array(sketch), out=self._equal)
-        equal: npt.NDArray[np.uint8] = self._equal.view(np.uint8).sum(1, dtype=np.uint8)
-        near = (equal.min(0) >= _NEAR) & (self._contexts == _number(sketch.context))
+        room = self._equal[:, :, :n]
+        np.equal(self._marks[:, :, :n], _as_array(sketch), out=room)
+        equal: npt.NDArray[np.uint8] = room.view(np.uint8).sum(1, dtype=np.uint8)
+        near = (equal.min(0) >= _NEAR) & (self._contexts[:n] == _number(sketch.context))
         age = (self._next - 1 - np.arange(n)) % n
         rank = np.where(near, equal.sum(0, dtype=np.int64) * n + n - age, 0)
         for _ in range(_TRIES):
