@@ -23,7 +23,7 @@ class Pool:
         self._free: list[int] = []
         self._used = 0
         self._reading: list[dict[int, float]] = [{} for _ in range(room)]
-        self._crowded: set[int] = set()
+        self._shared: set[int] = set()
         """Places at which calls wait behind another prompt."""
 
     def join(self) -> int:
@@ -39,7 +39,7 @@ class Pool:
         self._calls[at] = self._unread[at] = 0
         self._silent_since[at] = math.inf
         self._reading[at] = {}
-        self._crowded.discard(at)
+        self._shared.discard(at)
         for array in (self._seconds, self._tokens, self._waits, self._ended, self._noted):
             array[at] = 0.0
         return at
@@ -92,14 +92,14 @@ class Pool:
 
     def misplaced(self, now: float, moved: set[int]) -> tuple[int, int, int] | None:
         """Return a call, its place, and the place where it would be read sooner, as `core.pool.balance.misplaced`."""
-        if not self._crowded:
+        if not self._shared:
             return None
         free = np.flatnonzero(self._open & (self._unread == 0))
         if not len(free):
             return None
         waiting = [
             (len(calls), began_s, key, at)
-            for at in self._crowded
+            for at in self._shared
             if self._open[at]
             for calls in (self._reading[at],)
             for key, began_s in itertools.islice(calls.items(), 1, None)
@@ -117,7 +117,7 @@ class Pool:
         reading = self._reading[at]
         reading[key] = now
         if len(reading) > 1:
-            self._crowded.add(at)
+            self._shared.add(at)
         self._silent_since[at] = min(reading.values())
 
     def hear(self, at: int, key: int) -> None:
@@ -126,7 +126,7 @@ class Pool:
         if reading.pop(key, None) is not None:
             self._unread[at] -= 1
             if len(reading) < 2:
-                self._crowded.discard(at)
+                self._shared.discard(at)
             self._silent_since[at] = min(reading.values(), default=math.inf)
 
     def lose(self, at: int, key: int) -> None:

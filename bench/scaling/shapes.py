@@ -36,7 +36,7 @@ SHAPES: dict[str, tuple[Callable[[Floats], Floats], float]] = {
     "constant 1": (_constant(1.0), 4 * 3600.0),
     "constant 10": (_constant(10.0), 4 * 3600.0),
     "constant 100": (_constant(100.0), 4 * 3600.0),
-    "constant 1000": (_constant(1000.0), 1800.0),
+    "constant 1000": (_constant(1000.0), 1200.0),
     "step x10": (_step, SPAN_S),
     "ramp": (_ramp, SPAN_S),
     "square wave": (_square, SPAN_S),

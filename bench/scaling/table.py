@@ -174,6 +174,8 @@ def table(results: list[Result]) -> str:
 
 
 def _changes(runs: Runs) -> Iterator[str]:
+    if not any(each.policy == "changed" for each in runs.all):
+        return
     yield "Other constants (share of waits up to 2 s, and cost):"
     yield ""
     yield f"| | {' | '.join(f'{NAMES[load]}, start {start_s:g} s' for load, start_s in CHANGED)} |"

@@ -20,11 +20,11 @@ NOTICE_S = 1.0
 """How long it takes until all know of a change: samples come every half second, and so often the pool looks."""
 FAST_S, SLOW_S = 10.0, 60.0
 """Windows of the offered load."""
-HOLD_S, SHORTEST_HOLD_S, LONGEST_HOLD_S = 20.0, 10.0, 1200.0
+HOLD_S, SHORTEST_HOLD_S, LONGEST_HOLD_S = 16.0, 10.0, 1200.0
 """A replica that was of use stays for so long where a start takes as long as a request may wait, for longer where it
 takes longer, as the next request is late then. Who keeps something for as long as a new one would cost pays at most
 twice what knowing the future would save (ski rental)."""
-SPARE_S, RARER = 120.0, 1 / 3
+SPARE_S, RARER = 120.0, 0.25
 """A replica that was only there in case stays for as long as one that was of use, but at most for SPARE_S, and for less
 where requests come in bursts: the burstier, the rarer are the moments at which any come."""
 DOWN = 30
@@ -259,7 +259,7 @@ def _choose(  # noqa: PLR0911  # a line for each reason
             return min(wish, cap), f"{_times(seen.late, 'request')} would wait more than {limits.target_wait_s:g} s"
         return min(wish, cap), f"at a load of {load.largest:.1f}, {there} could soon be busy"
     if wish > there:
-        return there, why_cap
+        return there, f"{why_cap}, {wish} would be of use"
     return _fewer(state, limits, seen, load) if there > low else (there, _least(low))
 
 
@@ -271,7 +271,8 @@ def _fewer(state: State, limits: Limits, seen: Seen, load: _Load) -> tuple[int, 
         return there, f"watched for less than {hold_s:.0f} s"
     highest = state.held[0][0]
     if highest >= there:
-        return there, f"of use within {hold_s:.0f} s: {_times(highest, 'replica')}"
+        were = "was" if there == 1 else "were"
+        return there, f"{_times(there, 'replica')} {were} of use within {hold_s:.0f} s"
     # One at a time; of hundreds, as many as are all gone within the shortest hold.
     fewer = max(highest, low, there - math.ceil(there / DOWN))
     wait_s = predicted_wait_s(fewer, load.slow, load.request_s)

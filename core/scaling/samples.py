@@ -60,9 +60,14 @@ class Sample:
     """Their work as far as the pools can tell; 0 if they cannot."""
 
     @property
+    def serving(self) -> int:
+        """Number of replicas that have answered and take calls."""
+        return sum(each.serving for each in self.replicas)
+
+    @property
     def there(self) -> int:
         """Number of replicas that there are, those that start included."""
-        return sum(each.serving for each in self.replicas) + self.silent + self.starting
+        return self.serving + self.silent + self.starting
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -7,18 +7,22 @@ import random
 import numpy as np
 import pytest
 
-from bench.scaling.loads import Floats, Load, made
+from bench.scaling.__main__ import read
+from bench.scaling.loads import Floats, Load, made, trace
 from bench.scaling.oracle import Oracle, cheapest_plan
 from bench.scaling.ours import Ours
 from bench.scaling.outcome import Faults, Outcome
 from bench.scaling.pool import Pool
 from bench.scaling.replicas import PROMPT_TOKEN_S, Replica, Request
 from bench.scaling.rivals import HPA, KPA, Ray
+from bench.scaling.runs import CODE, GOAL, TARGET_S, ours
+from bench.scaling.table import PAGE, table
 from bench.scaling.world import Scaler, World
 from core.pool.balance import UNREAD, Affinity, choose, misplaced
 from core.pool.records import Attempt, Call
 from core.pool.records import Replica as PoolReplica
 from core.scaling.policy import SHORTEST_HOLD_S
+from core.scaling.samples import Limits
 
 
 @pytest.mark.parametrize("seed", range(5))
@@ -98,6 +102,28 @@ def test_at_constant_load_the_number_hardly_moves_and_no_replica_goes_before_the
     assert min(outcome.lives_s) >= SHORTEST_HOLD_S
     assert outcome.kept() > 0.97
     assert outcome.lost == 0
+
+
+def test_square_wave_makes_one_phase_up_and_one_down_a_period_and_a_step_no_overshoot() -> None:
+    (wave,), (step,) = ours("square wave", 2.0), ours("step x10", 2.0)
+    assert wave.figures["most in one direction"] == 1
+    assert step.figures["after"] <= 1.15 * step.figures["later"]
+    assert step.figures["lag"] <= 2.0 + 2 * Ours.tick_s
+    assert min(wave.kept, step.kept) >= GOAL
+
+
+def test_bursts_keep_their_goal_and_cost_less_where_replicas_go_early() -> None:
+    code = trace(CODE)
+    first = code.at_s < 600.0
+    load = Load("bursts", code.at_s[first], code.prompt[first], code.answer[first], 600.0)
+    patient, strict = (run(load, Ours(Limits(low=1, high=1000, target_wait_s=target_s)), initial=60)
+                       for target_s in (TARGET_S, TARGET_S / 10))  # fmt: skip
+    assert patient.kept() > 0.95
+    assert patient.relative_cost < 0.8 * strict.relative_cost
+
+
+def test_page_has_the_table_of_the_results() -> None:
+    assert table(read()) in PAGE.read_text(encoding="utf-8")
 
 
 def test_faults_lose_no_call() -> None:
