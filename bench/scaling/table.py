@@ -63,7 +63,7 @@ def _steady(runs: Runs) -> Iterator[Row]:
             limit = 1.5 * ours.offered**0.5
             hours = SHAPES[load][1] / 3600
             yield (
-                f"{load}, {hours:g} h: deviation of n ≤ 1.5·√R = {limit:.1f}",
+                f"{load}, {hours:.2g} h: deviation of n ≤ 1.5·√R = {limit:.1f}",
                 f"{ours.sigma:.1f}",
                 ours.sigma <= limit,
             )
