@@ -8,7 +8,9 @@ import time
 import urllib.request
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from operator import attrgetter
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -18,8 +20,8 @@ from tests.servers import DraftServer, draft_server, free_port
 TEXT = "The rain in Spain stays mainly in the plain. " * 12
 
 
-def ask(server: DraftServer, text: str = "", max_tokens: int = 64) -> skills_pb2.GenResp:
-    request = skills_pb2.GenReq(prompt=text or TEXT, max_tokens=max_tokens, temperature=0, raw=True)
+def ask(server: DraftServer, text: str = "", max_tokens: int = 64, **fields: Any) -> skills_pb2.GenResp:
+    request = skills_pb2.GenReq(prompt=text or TEXT, max_tokens=max_tokens, temperature=0, raw=True, **fields)
     return server.stub.Generate(request, timeout=60)
 
 
@@ -57,9 +59,12 @@ def test_load_is_told_in_work_and_is_nothing_at_rest(tmp_path: Path) -> None:
         told = [answer.result() for answer in answers]
         read = sum(each.prompt_tokens - each.cached_tokens for each in told)
         written = sum(each.tokens_generated for each in told)
-        work_s = (read * after.prompt_token_ms + written * after.output_token_ms) / 1000
-        assert after.work_done_s - before.work_done_s == pytest.approx(work_s, rel=0.7)
-        assert after.work_arrived_s - before.work_arrived_s == pytest.approx(work_s, rel=0.7)
+        # What tokens cost changes with what else the machine does.
+        loads = [before, *seen, after]
+        costs = [sorted(map(attrgetter(name), loads)) for name in ("prompt_token_ms", "output_token_ms")]
+        least, most = ((read * costs[0][i] + written * costs[1][i]) / 1000 for i in (0, -1))
+        assert 0.3 * least < after.work_done_s - before.work_done_s < 1.7 * most
+        assert 0.3 * least < after.work_arrived_s - before.work_arrived_s < 1.7 * most
         with urllib.request.urlopen(f"http://{metrics}/metrics", timeout=20) as page:
             lines = dict(line.rsplit(" ", 1) for line in page.read().decode().splitlines() if line[0] != "#")
         assert float(lines["sarai_draft_work_done_seconds_total"]) == pytest.approx(after.work_done_s, rel=1e-3)
@@ -80,7 +85,8 @@ def test_the_death_of_the_engine_resets_no_counter(tmp_path: Path) -> None:
     with draft_server(tmp_path) as server, ThreadPoolExecutor(1) as pool:
         ask(server)
         before = at_rest(server)
-        answer = pool.submit(ask, server, "Again: " + TEXT, 400)
+        # By itself it would end after 43 tokens, before anybody has seen the work.
+        answer = pool.submit(ask, server, "Again: " + TEXT, 600, regex="[a-z ]{5000}", lookup=False)
         wait_for(lambda: server.health().load.work_ahead_s > 0)
         os.kill(server.engine_pid(), signal.SIGKILL)
         while not answer.done():
