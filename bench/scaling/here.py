@@ -1,6 +1,7 @@
 """The autoscaler on this machine with local processes: one caller, then eight, then none.
 
 python -m bench.scaling.here [--model FILE] [--eight-s 40]
+python -m bench.scaling.here --max 1   # for comparison: what one replica does
 """
 
 from __future__ import annotations
@@ -73,10 +74,11 @@ class Callers:
 
 
 @contextlib.contextmanager
-def scaler(target_wait_s: float) -> Iterator[list[dict[str, object]]]:
+def scaler(target_wait_s: float, most: int) -> Iterator[list[dict[str, object]]]:
     """Run `sarai autoscale`, and collect what it says."""
     said: list[dict[str, object]] = []
-    command = [sys.executable, "-m", "sarai", "autoscale", "draft", "--target-wait", str(target_wait_s), "--json"]
+    options = ("--target-wait", str(target_wait_s), "--max", str(most), "--json")
+    command = [sys.executable, "-m", "sarai", "autoscale", "draft", *options]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
         lines = process.stdout
@@ -94,7 +96,7 @@ def measure(options: argparse.Namespace) -> dict[str, object]:
     """Return what came of it."""
     config, spec = PoolConfig.from_env(), get_plugins().skill("draft")
     numbered = NumberedServers(spec, config)
-    with scaler(options.target_wait) as said, ModelPool(config) as pool:
+    with scaler(options.target_wait, options.max) as said, ModelPool(config) as pool:
         while len(numbered.running()) < 1:
             time.sleep(0.05)
         callers = Callers(pool)
@@ -143,6 +145,7 @@ def main() -> int:
     parser.add_argument("--eight-s", type=float, default=40.0)
     parser.add_argument("--hold-s", type=float, default=120.0)
     parser.add_argument("--target-wait", type=float, default=2.0)
+    parser.add_argument("--max", type=int, default=len(os.sched_getaffinity(0)), help="the most replicas")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="sarai-bench-") as folder:
         os.environ |= {"TMPDIR": folder, "XDG_STATE_HOME": folder, "SKILL_DRAFT_MODEL": options.model}

@@ -6,6 +6,7 @@ import functools
 import math
 import time
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from typing import Any
 from unittest.mock import patch
@@ -135,7 +136,7 @@ def changed(load: str, start_s: float, change: str) -> list[Result]:
     constants, tick_s = CHANGES[change]
     scaler = Ours(Limits(low=1, high=10_000))
     scaler.tick_s = tick_s
-    with patch.multiple(rules, **constants):
+    with patch.multiple(rules, **constants) if constants else nullcontext():
         return [run(load, "changed", scaler, setting=change, start_s=start_s)]
 
 
