@@ -15,8 +15,11 @@ from skills.skill_draft.engine.lookup import HintLookup
 from skills.skill_draft.engine.messages import Done, Ending, Request, Tokens
 
 from . import test_images_same_bits as with_images
+from . import test_same_bits
 from .harness import EngineUnderTest, ask
-from .test_same_bits import again, outcome, requests
+from .test_same_bits import again, outcome
+
+undisturbed = test_same_bits.undisturbed
 
 Expected = list[tuple[Request, tuple[Ending, ...]]]
 Hint = tuple[int, ...]
@@ -49,17 +52,6 @@ HINTS: dict[str, Callable[[Sequence[Ending]], Hint]] = {
     "no tokens at all": lambda endings: (*own(endings)[:3], 1 << 40, -7),
     "tokens of another vocabulary": lambda _: tuple(range(-50, 1_000_000, 997)),
 }
-
-
-@pytest.fixture(scope="module")
-def undisturbed() -> Expected:
-    """Run each request alone, in a new engine, without lookup."""
-    pairs = []
-    with EngineUnderTest() as engine:
-        for request in requests():
-            engine.engine._cells.forget_prefixes()
-            pairs.append((request, outcome(engine.answer(again(request, lookup=False)))))
-    return pairs
 
 
 @pytest.fixture
