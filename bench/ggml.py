@@ -38,6 +38,7 @@ _FUNCTIONS: dict[str, tuple[object, list[object]]] = {
     "ggml_build_forward_expand": (None, [c_void_p, c_void_p]),
     "ggml_free": (None, [c_void_p]),
     "ggml_nbytes": (c_size_t, [c_void_p]),
+    "ggml_get_data": (c_void_p, [c_void_p]),
     "ggml_row_size": (c_size_t, [c_int, c_int64]),
     "ggml_quantize_chunk": (c_size_t, [c_int, c_void_p, c_void_p, c_int64, c_int64, c_int64, c_void_p]),
     "ggml_backend_reg_dev_get": (c_void_p, [c_void_p, c_size_t]),
@@ -101,7 +102,7 @@ class Ggml:
 
     def __init__(self, library: Path, *, threads: int) -> None:
         self._base = _base()
-        cpu = ctypes.CDLL(str(library))
+        self._cpu = cpu = ctypes.CDLL(str(library))
         register = getattr(cpu, "ggml_backend_init", None) or cpu.ggml_backend_cpu_reg
         register.restype = c_void_p
         registry = register()
@@ -119,6 +120,10 @@ class Ggml:
     def graph(self) -> Graph:
         """Return an empty graph."""
         return Graph(self._base, self._backend, self._plain)
+
+    def map_packed(self, begin: int, end: int) -> None:
+        """Tell our kernels at which addresses matrices are packed already."""
+        self._cpu.sarai_map_packed(c_void_p(begin), c_void_p(end))
 
     def weights(self, graph: Graph, type_: int, k: int, columns: int, copies: int) -> tuple[list[int], str]:
         """Return random matrices in the type of buffer that llama.cpp would choose, and that type's name."""
@@ -185,6 +190,10 @@ class Graph:
     def set(self, tensor: int, data: npt.NDArray[np.generic]) -> None:
         """Set a tensor's values."""
         self._base.ggml_backend_tensor_set(tensor, data.ctypes.data, 0, data.nbytes)
+
+    def address(self, tensor: int) -> int:
+        """Return where a tensor's values are."""
+        return int(self._base.ggml_get_data(tensor))
 
     def read(self, tensor: int, *shape: int) -> npt.NDArray[np.float32]:
         """Return a tensor's floats; the last dimension is the contiguous one."""

@@ -105,9 +105,9 @@ def compare(model: Path, *, n: int, exact: bool) -> bool:
     """Print a line for each way to compute the same logits; return whether all were equal."""
     # Imported here, as the library reads the environment when it loads.
     from skills.skill_draft.engine.binding import Context, ContextParams, Model, ModelParams
-    from skills.skill_draft.engine.gguf import tensor_types
+    from skills.skill_draft.engine.gguf import tensors
 
-    types = tensor_types(model)
+    types = {tensor.type for tensor in tensors(model) if len(tensor.shape) > 1}
     repack = not exact or "Q4_K" not in types
     loaded = Model(model, ModelParams(repack=repack))
     context = Context(

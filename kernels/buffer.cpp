@@ -8,11 +8,16 @@
 // The environment variable SARAI_KERNELS is read once, when the backend starts. `off` leaves everything to ggml. `all`
 // also multiplies by weights that stay in ggml's layout, by packing them for one product at a time: a library that
 // allocates its own weights, like the one of the vision tower, knows nothing of our buffer type.
+//
+// A file of weights may also be in our layout already (skills/skill_draft/engine/packed_copy.py writes such copies). It is
+// mapped and used in place: nothing is packed on loading, and processes that map it share its memory. `sarai_map_packed`
+// says where it is.
 
 #include <sys/mman.h>
 #include <unistd.h>
 
 #include <algorithm>
+#include <atomic>
 #include <cstdlib>
 #include <cstring>
 #include <mutex>
@@ -32,6 +37,9 @@ namespace sarai {
 namespace {
 
 constexpr size_t ALIGNMENT = 64;
+
+// Where a file with packed weights is mapped: its first byte, and the one after its last.
+std::atomic<const char *> mapped_begin = nullptr, mapped_end = nullptr;
 
 // From this number of rows on, it pays to pack weights for one product.
 constexpr int64_t WORTH_PACKING_ROWS = 32;
@@ -275,6 +283,9 @@ class buffer_type final : public ggml::cpu::extra_buffer_type {
             if (holds(node->src[0])) {
                 return static_cast<ggml::cpu::tensor_traits *>(node->src[0]->extra);
             }
+            if (is_mapped_packed(node->src[0])) {
+                return traits_of<matrix_traits>(*type_for(node->src[0]));
+            }
             return also_unpacked ? for_unpacked(node) : nullptr;
         }
         static attention_traits of_attention;
@@ -292,6 +303,11 @@ class buffer_type final : public ggml::cpu::extra_buffer_type {
                           ggml_nrows(activations) >= WORTH_PACKING_ROWS;
         const matrix_type * type = fits ? type_for(weights) : nullptr;
         return type != nullptr ? traits_of<unpacked_traits>(*type) : nullptr;
+    }
+
+    static bool is_mapped_packed(const ggml_tensor * weights) {
+        const char * data = static_cast<const char *>(weights->data);
+        return data >= mapped_begin && data < mapped_end && type_for(weights) != nullptr;
     }
 
     bool holds(const ggml_tensor * weights) const {
@@ -324,4 +340,11 @@ ggml_backend_buffer_type_t ggml_backend_cpu_kleidiai_buffer_type(void) {
     context.self = &buft;
     context.also_unpacked = wanted != nullptr && std::string_view(wanted) == "all";
     return &buft;
+}
+
+// Declares that a file whose matrices are packed is mapped at [begin, end). The last call counts: a process has one model.
+extern "C" __attribute__((visibility("default"))) void sarai_map_packed(const void * begin, const void * end) {
+    sarai::mapped_end = nullptr;
+    sarai::mapped_begin = static_cast<const char *>(begin);
+    sarai::mapped_end = static_cast<const char *>(end);
 }

@@ -1,6 +1,6 @@
 """How long a call takes that wakes a resting engine (`SKILL_DRAFT_ENGINE_IDLE_S`), and what the server holds meanwhile.
 
-python -m bench.scaling.waking [--model FILE] [--times 5]
+python -m bench.scaling.waking [--model FILE] [--times 5] [--packed-dir DIR]
 """
 
 from __future__ import annotations
@@ -31,10 +31,12 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m bench.scaling.waking", description=__doc__)
     parser.add_argument("--model", default="", help="a GGUF file; by default the embedded model")
     parser.add_argument("--times", type=int, default=5)
+    parser.add_argument("--packed-dir", default="", help="folder for a packed copy of the model (docs/engine.md)")
     options = parser.parse_args()
+    flags = ("--engine-idle-s", "0.3", "--mmproj", "off", "--packed-dir", options.packed_dir)
     with (
         tempfile.TemporaryDirectory() as folder,
-        draft_server(Path(folder), "--engine-idle-s", "0.3", "--mmproj", "off", model=options.model) as server,
+        draft_server(Path(folder), *flags, model=options.model) as server,
     ):
         ask_s(server)
         awake_s, woken, resting_mb = ask_s(server), [], 0.0

@@ -25,6 +25,7 @@ def engine_config(settings: Settings, model: Path, images: Images | None) -> Eng
         prefixes=settings.prefixes,
         prefix_dir=settings.prefix_dir,
         prefix_bytes=int(settings.prefix_mb * (1 << 20)),
+        packed_dir=settings.packed_dir,
         gap_ms=settings.gap_ms,
         piece_ms=settings.piece_ms,
         exact=settings.numerics == "exact",

@@ -48,6 +48,10 @@ class Settings(CachingSettings):
         "", "folder, mode 700, for prefixes that survive a restart and that replicas of one machine share; empty: none"
     )
     prefix_mb: float = setting(1024.0, "most bytes of files in it, MiB", low=1, high=1 << 20)
+    packed_dir: str = setting(
+        "", "folder, mode 700, for a copy of the model that is packed for this CPU: loading it takes a fraction of the "
+        "time, and replicas of one machine share its memory; takes as much disk as the model; empty: none",
+    )  # fmt: skip
     gap_ms: float = setting(
         250.0,
         "bound on the inter-token latency of a stream, as far as other requests cause it, milliseconds",

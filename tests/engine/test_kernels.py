@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import ctypes
+
 import numpy as np
 import numpy.typing as npt
 import pytest
 
-from bench.ggml import F32, I32, TYPES
+from bench.ggml import F32, I32, TYPES, Ggml
 
 from .libraries import Run, ggml, run
 
@@ -128,6 +130,46 @@ def check_unpacked(type_: str) -> None:
         ours = product(packed, type_, rows, buffer="SARAi")
         for threads in (1, 2, 3):
             assert equal(product(packed, type_, rows, buffer="CPU", threads=threads), ours), f"{k} x {columns}"
+
+
+def packed_by(lib: Ggml, type_: str, weights: npt.NDArray[np.uint8], k: int) -> npt.NDArray[np.uint8]:
+    graph = lib.graph()
+    try:
+        tensor = graph.tensor(TYPES[type_], k, len(weights))
+        graph.place(tensor, lib.buffer_types["SARAi"], weights)
+        raw = ctypes.string_at(graph.address(tensor), weights.nbytes)
+        return np.frombuffer(raw, np.uint8).reshape(weights.shape)
+    finally:
+        graph.close()
+
+
+def check_mapped(type_: str) -> None:
+    """Compute with packed matrices in ggml's own buffer, as in a file that is mapped."""
+    lib = ggml()
+    for k, columns in ((256, 16), (2048, 48), (768, 576)):
+        weights, rows = matrix(type_, k, columns), activations(6, k)
+        graph = lib.graph()
+        tensor = graph.tensor(TYPES[type_], k, columns)
+        graph.place(tensor, lib.buffer_types["CPU"], packed_by(lib, type_, weights, k))
+        inputs, wanted = graph.tensor(F32, k, len(rows)), graph.tensor(I32, columns)
+        nodes = graph.product(tensor, inputs), graph.picked(tensor, wanted)
+        lib.map_packed(graph.address(tensor), graph.address(tensor) + weights.nbytes)
+        try:
+            graph.finish(list(nodes))
+            graph.set(inputs, rows)
+            graph.set(wanted, np.arange(columns, dtype=np.int32))
+            graph.compute()
+            product_, read = graph.read(nodes[0], len(rows), columns), graph.read(nodes[1], columns, k)
+        finally:
+            lib.map_packed(0, 0)
+            graph.close()
+        assert equal(product_, product(weights, type_, rows, buffer="SARAi")), f"{k} x {columns}"
+        assert equal(read, columns_of(weights, type_, k, buffer="CPU")), f"{k} x {columns}"
+
+
+@pytest.mark.parametrize("type_", TYPES)
+def test_matrices_may_be_packed_in_their_file(run: Run, type_: str) -> None:
+    run(check_mapped, type_)
 
 
 @pytest.mark.parametrize("type_", TYPES)

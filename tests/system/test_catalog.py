@@ -13,7 +13,7 @@ import pytest
 
 from skills.skill_draft.catalog import ModelNotFoundError, models_dir
 from skills.skill_draft.engine.binding import ModelError
-from skills.skill_draft.engine.gguf import tensor_types
+from skills.skill_draft.engine.gguf import tensors
 from tests.servers import ROOT, TINY
 
 MODEL = TINY.name
@@ -108,6 +108,6 @@ def test_server_does_not_start(folder: Path, as_user: list[str]) -> None:
 def test_engine_tells_a_file_that_cannot_be_read_from_one_that_is_no_gguf(tmp_path: Path) -> None:
     (tmp_path / "text.gguf").write_text("text")
     with pytest.raises(ModelError, match="no GGUF file"):
-        tensor_types(tmp_path / "text.gguf")
+        tensors(tmp_path / "text.gguf")
     with pytest.raises(ModelError, match=r"cannot read .*: Is a directory"):
-        tensor_types(tmp_path)
+        tensors(tmp_path)

@@ -51,8 +51,7 @@ def load_bindings(module: str) -> Any:
 def _load_cpu_library() -> None:
     """Load the library for this CPU, if the build has one for each CPU family instead of a built-in one."""
     folder = Path(L.__file__).parent / "lib"
-    # Through libllama, which has loaded it: a wheel contains the same library under several names, as separate files
-    # with separate lists of backends.
+    # Through libllama: a wheel has copies of this library under several names, each with its own list of backends.
     ggml = L._lib  # noqa: SLF001
     ggml.ggml_backend_reg_count.restype = ctypes.c_size_t
     if ggml.ggml_backend_reg_count() == 0:
@@ -96,6 +95,8 @@ class ModelParams:
     """Map the file instead of reading it. Repacked matrices are copies all the same."""
     repack: bool = True
     """Convert matrices to the layout of this CPU's fastest kernels."""
+    packed: Path | None = None
+    """A copy of the file whose matrices have that layout already; it is mapped in place of the file."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -198,8 +199,8 @@ class Model:
         native = L.llama_model_default_params()
         native.n_gpu_layers = 0
         native.load_mode = L.LLAMA_LOAD_MODE_MMAP if params.mmap else L.LLAMA_LOAD_MODE_NONE
-        native.use_extra_bufts = params.repack
-        self.handle = L.llama_model_load_from_file(str(path).encode(), native)
+        native.use_extra_bufts = params.repack and not params.packed
+        self.handle = L.llama_model_load_from_file(str(params.packed or path).encode(), native)
         if not self.handle:
             raise ModelError(f"llama.cpp cannot load {path}: {'; '.join(log_tail) or 'no reason given'}")
         self.vocab = Vocab(L.llama_model_get_vocab(self.handle))

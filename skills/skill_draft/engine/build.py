@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import ctypes
 import re
+from pathlib import Path
 
 from .binding import L
+from .mapped import mapped_files
 
 _CPU = 0  # of `enum ggml_backend_dev_type`
 
@@ -17,6 +19,11 @@ def system_info() -> str:
 
 def has_our_kernels() -> bool:
     """Return whether llama.cpp uses this project's kernels (`kernels/`): on x86 with AVX2, in our own build."""
+    return our_buffer_type() is not None
+
+
+def our_buffer_type() -> int | None:
+    """Return the address of the buffer type that packs matrices for our kernels; None if they are not used."""
     lib = L._lib  # noqa: SLF001 - the bindings lack these functions
     lib.ggml_backend_dev_by_type.restype = lib.ggml_backend_dev_backend_reg.restype = ctypes.c_void_p
     lib.ggml_backend_reg_get_proc_address.restype = ctypes.c_void_p
@@ -24,8 +31,14 @@ def has_our_kernels() -> bool:
     device = ctypes.c_void_p(lib.ggml_backend_dev_by_type(_CPU))
     registry = ctypes.c_void_p(lib.ggml_backend_dev_backend_reg(device))
     address = lib.ggml_backend_reg_get_proc_address(registry, b"ggml_backend_dev_get_extra_bufts")
-    first = ctypes.CFUNCTYPE(ctypes.POINTER(ctypes.c_void_p), ctypes.c_void_p)(address)(device)[0]
-    return bool(first) and lib.ggml_backend_buft_name(ctypes.c_void_p(first)) == b"SARAi"
+    first: int | None = ctypes.CFUNCTYPE(ctypes.POINTER(ctypes.c_void_p), ctypes.c_void_p)(address)(device)[0]
+    return first if first and lib.ggml_backend_buft_name(ctypes.c_void_p(first)) == b"SARAi" else None
+
+
+def cpu_library() -> ctypes.CDLL:
+    """Return the library of llama.cpp's CPU kernels that is loaded, for functions that it does not announce."""
+    (path,) = {path for path in mapped_files() if Path(path).name.startswith("libggml-cpu")}
+    return ctypes.CDLL(path)
 
 
 def why_not_exact(system_info: str) -> str:

@@ -57,6 +57,8 @@ class EngineConfig:
     """Folder of prefixes that outlive engines; empty if none do."""
     prefix_bytes: int = 1 << 30
     """The most bytes of files in it."""
+    packed_dir: str = ""
+    """Folder of packed copies of models; empty: the model is packed when it is loaded."""
     identity: bytes = b""
     """What `Identity` tells, if it is known before the engine is started."""
 

@@ -14,6 +14,8 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+from skills.gguf import Tensor
+
 from .binding import L, Model
 from .gguf import tensors
 from .messages import Image
@@ -37,11 +39,16 @@ class _TypeTraits(ctypes.Structure):
     )  # fmt: skip
 
 
-def row_width(model: Model) -> int:
-    """Return the floats in a row of an encoded image; 0 if the model reads text alone."""
+def row_width(model: Model, held: tuple[Tensor, ...]) -> int:
+    """Return the floats in a row of an encoded image; 0 if the model reads text alone.
+
+    Args:
+        model: The model.
+        held: The tensors in its file.
+    """
     reads = (
         model.meta("general.architecture") in _ARCHITECTURES
-        and any(tensor.name == _TABLE for tensor in tensors(model.path))
+        and any(tensor.name == _TABLE for tensor in held)
         and PromptBuilder(model).has_places
     )
     return model.n_embd_inp if reads else 0

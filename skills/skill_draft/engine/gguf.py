@@ -22,15 +22,6 @@ def tensors(path: Path) -> tuple[Tensor, ...]:
         raise ModelError(str(error)) from error
 
 
-def tensor_types(path: Path) -> set[str]:
-    """Return the types of a GGUF's matrices (tensors of two dimensions or more), like `{"IQ4_NL", "Q6_K"}`.
-
-    Raises:
-        ModelError: as above.
-    """
-    return {tensor.type for tensor in tensors(path) if len(tensor.shape) > 1}
-
-
 def requantize(source: Path, target: Path) -> None:
     """Convert a quantised model to Q8_0; raise `ModelError` if llama.cpp fails."""
     params = L.llama_model_quantize_default_params()

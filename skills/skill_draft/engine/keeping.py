@@ -24,8 +24,9 @@ from skills.runtime.worker import Worker
 
 from .config import EngineConfig, Noted
 from .images import PromptImages
-from .prefix_files import FolderError, MappedBlock, PrefixFiles
+from .prefix_files import MappedBlock, PrefixFiles
 from .prefix_keys import Block, blocks_of, first_key
+from .private_folder import FolderError
 from .slots import Slot
 from .tokens import Bytes, Ints
 

@@ -3,28 +3,31 @@
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
+from skills.gguf import Tensor
 from skills.runtime.resources import anonymous_bytes, memory_available, memory_size, reserved_bytes
 
 from .binding import Context, ContextParams, Model, ModelError, ModelParams
 from .build import has_our_kernels, system_info, why_not_exact, why_slower
 from .embedding import row_width
-from .gguf import tensor_types
+from .gguf import tensors
+from .mapped import release
 from .memory import MIB, SPARE_SHARE, USEFUL_CELLS, Costs, choose, rehearse
 from .messages import EngineConfig, Sizes
+from .packed_copy import NoCopyError, packed_copy
+from .packing import use_packed
 
 # How often sizes are chosen before loading fails, when the worst step leaves too little memory.
 _TRIES = 4
 _MOST_SPARE = 0.4  # of the memory limit, after many kills
-# Matrix types that our kernels multiply, with the same bits in every batch. They are packed on loading, into the
-# process's own memory.
+# Matrix types that our kernels multiply, with the same bits in every batch. They are packed on loading, from the mapped
+# file into the process's own memory.
 _OURS = {"IQ4_NL", "Q4_0", "Q8_0", "Q4_K", "Q5_K", "Q6_K"}
 # Without our kernels: types for which llama.cpp's kernels give a row the same bits in every batch (measured with
-# `bench/same_bits.py`), and types that it packs on loading.
+# `bench/same_bits.py`), and types that it packs on loading: but for matrices that it also looks tokens up in.
 _EXACT = {"Q4_1", "Q8_0", "IQ4_NL", "Q5_K", "Q6_K"}
 _REPACKED = {"IQ4_NL", "Q4_0", "Q4_K"}
 # Exact only without repacking, which costs speed.
@@ -56,7 +59,9 @@ def load(config: EngineConfig) -> Loaded:
     path = Path(config.model)
     if not path.is_file():
         raise ModelError(f"no such file: {path}")
-    types = tensor_types(path)
+    held = tensors(path)
+    # Of two dimensions or more: vectors are always F32.
+    types = {tensor.type for tensor in held if len(tensor.shape) > 1}
     build, ours = system_info(), has_our_kernels()
     params, exact, notes = _choose_kernels(types, config.exact, build, ours=ours)
     if slower := why_slower(build, ours=ours):
@@ -68,16 +73,13 @@ def load(config: EngineConfig) -> Loaded:
             f"{path.name} needs {weights / MIB:,.0f} MB and this process may use {available / MIB:,.0f} MB: "
             "give it more memory (mem_limit) or a smaller model"
         )
-    model = Model(path, params)
-    # Pages of a mapped file count as free memory, but the model is slow without them.
-    mapped = weights if params.mmap else 0
-    width = row_width(model)
+    model, mapped, how = _load_model(path, held, params, packed_dir=config.packed_dir, ours=ours, notes=notes)
+    width = row_width(model, held)
     costs = Costs.of(model, exact=exact, row_width=width if config.rows_path else 0)
     context, sizes, free = _make_context(config, model, costs, mapped=mapped, exact=exact)
     numerics = "exact" if exact and config.exact else "fast"
     about = (
-        f"{path.name}: {'/'.join(sorted(types))}, {'mapped' if params.mmap else 'read'}, "
-        f"{'repacked' if params.repack else 'not repacked'}, numerics {numerics} "
+        f"{path.name}: {'/'.join(sorted(types))}, {how}, numerics {numerics} "
         f"(cache {'K Q8_0, V F16' if exact else 'F16'}), {config.threads} threads, n_ctx {sizes.n_ctx}, "
         f"{sizes.slots} slots, batch {sizes.n_batch}"
     )
@@ -96,6 +98,29 @@ def load(config: EngineConfig) -> Loaded:
         model=model, context=context, sizes=sizes, numerics=numerics, notes=(about, used, *too_little, *notes),
         row_width=width, max_image=max_image,
     )  # fmt: skip
+
+
+def _load_model(
+    path: Path, held: tuple[Tensor, ...], params: ModelParams, *, packed_dir: str, ours: bool, notes: list[str]
+) -> tuple[Model, float, str]:
+    """Return the model, the bytes of its file that steps read where it is mapped, and how it was loaded."""
+    packs = ours and params.repack
+    if packed_dir and packs:
+        try:
+            params = replace(params, packed=packed_copy(path, held, Path(packed_dir), types=_OURS))
+        except NoCopyError as error:
+            notes.append(f"no packed copy of the model: {error}")
+    model = Model(path, params)
+    size = path.stat().st_size
+    if params.packed:
+        use_packed(params.packed)
+        return model, size, "packed copy mapped"
+    if packs:
+        # llama.cpp keeps the whole file mapped: tools would show the model twice, the file and the packed matrices.
+        release(path)
+        return model, size - sum(tensor.size_bytes for tensor in held if tensor.type in _OURS), "mapped, repacked"
+    how = f"{'mapped' if params.mmap else 'read'}, {'repacked' if params.repack else 'not repacked'}"
+    return model, size if params.mmap else 0.0, how
 
 
 def _uses_of_memory(
@@ -137,7 +162,7 @@ def _fit(
     for _ in range(_TRIES):
         sizes = config.sizes or choose(config, costs, n_ctx_train=model.n_ctx_train, free=room)
         context = _context(config, model, sizes, exact=exact)
-        sizes = dataclasses.replace(sizes, n_cells=context.n_cells)
+        sizes = replace(sizes, n_cells=context.n_cells)
         taken = reserved + sizes.block_cells * costs.cell + costs.vocabulary + costs.images
         if config.sizes:
             return context, sizes, memory_available() - taken - sizes.parked_bytes + spare
@@ -150,7 +175,7 @@ def _fit(
         if left >= 0:
             # At most half the size of the cache and half of what is left: other programs use this machine too.
             parked = 0.0 if config.memory_kills else min(left, context.n_cells * costs.cell) / 2
-            return context, dataclasses.replace(sizes, parked_bytes=int(parked)), left + spare - parked
+            return context, replace(sizes, parked_bytes=int(parked)), left + spare - parked
         context.close()
         room += left - MIB
     raise ModelError(
@@ -190,8 +215,7 @@ def _choose_kernels(
     types: set[str], want_exact: bool, build: str, *, ours: bool
 ) -> tuple[ModelParams, bool, list[str]]:
     """Return how to load matrices of these types, whether numerics are then exact, and notes for the operator."""
-    # Packed matrices need not stay mapped as well: the process's memory would show the model twice.
-    usual = ModelParams(mmap=not types & (_OURS if ours else _REPACKED), repack=True)
+    usual = ModelParams(mmap=ours or not types & _REPACKED, repack=True)
     exact_types = _EXACT | _OURS if ours else _EXACT
     if want_exact and (why := why_not_exact(build)):
         return usual, False, [f"numerics are fast, not exact: {why}"]

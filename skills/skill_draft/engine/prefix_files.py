@@ -18,7 +18,8 @@ from pathlib import Path
 
 import numpy as np
 
-from .prefix_folder import SUFFIX, UNFINISHED, locked
+from .prefix_folder import SUFFIX, UNFINISHED
+from .private_folder import locked, make_private
 from .tokens import Bytes
 
 _MAGIC = b"SARAIKV1"
@@ -26,10 +27,6 @@ _MAGIC = b"SARAIKV1"
 _HEADER = struct.Struct("<8sI32sQ")
 _CHECKED_FROM = 12
 _ORDER_NS = 1000  # between the blocks of a chain: the first ones are used last, and so are removed last
-
-
-class FolderError(Exception):
-    """The folder cannot be used; the message says why."""
 
 
 class MappedBlock:
@@ -51,15 +48,7 @@ class PrefixFiles:
             FolderError: The folder is not this user's, others may use it, or it cannot be created.
         """
         self._folder, self._limit = folder, limit
-        try:
-            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-            about = folder.stat()
-        except OSError as error:
-            raise FolderError(f"{folder}: {error.strerror}") from error
-        if about.st_uid != os.geteuid():
-            raise FolderError(f"{folder} belongs to another user (uid {about.st_uid})")
-        if mode := stat.S_IMODE(about.st_mode) & 0o077:
-            raise FolderError(f"{folder} is open to others (mode {mode:03o} of them): chmod 700 it")
+        make_private(folder)
 
     def has(self, key: bytes) -> bool:
         """Return whether there is a file for a block, whatever it contains."""

@@ -9,8 +9,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from skills.skill_draft.engine.prefix_files import FolderError, PrefixFiles
+from skills.skill_draft.engine.prefix_files import PrefixFiles
 from skills.skill_draft.engine.prefix_keys import BLOCK_TOKENS, blocks_of, first_key
+from skills.skill_draft.engine.private_folder import FolderError
 from skills.skill_draft.engine.tokens import Bytes
 
 LIMIT, HEADER = 4000, 52
