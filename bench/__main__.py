@@ -60,6 +60,7 @@ def _parser() -> argparse.ArgumentParser:
     memory.add_argument("--seed", type=int, default=int(time.time()))
     memory.add_argument("--limit", type=int, default=3072, help="the container's memory limit, MiB")
     memory.add_argument("--images", action="store_true", help="one request in ten is about an image")
+    memory.add_argument("--packed", action="store_true", help="the engine maps a packed copy of the model")
     return parser
 
 
@@ -124,7 +125,7 @@ def main() -> int:
     if arguments.command == "memory":
         return container_memory(
             requests=arguments.requests, callers=arguments.callers, seed=arguments.seed, limit_mib=arguments.limit,
-            images=arguments.images,
+            images=arguments.images, packed=arguments.packed,
         )  # fmt: skip
     return _table(arguments)
 

@@ -3,7 +3,8 @@
 The model is `shape_model.py`'s, the limits are those of docker-compose.override.yml. Callers arrive milliseconds to
 seconds apart; prompts are short and long, some share a beginning, some have a grammar, some callers cancel. With
 `--images`, one request in ten is about an image. Counted is the anonymous memory of the server's processes (RssAnon and
-VmSwap, `Health.ram_mb`): the kernel cannot reclaim it, and kills processes for it.
+VmSwap, `Health.ram_mb`): the kernel cannot reclaim it, and kills processes for it. With `--packed`, the weights are not
+among it: they are mapped.
 """
 
 from __future__ import annotations
@@ -114,12 +115,14 @@ async def _load(
         return baseline, await stub.Health(skills_pb2.HealthReq()), seen
 
 
-def container_memory(*, requests: int, callers: int, seed: int, limit_mib: int, images: bool) -> int:
+def container_memory(*, requests: int, callers: int, seed: int, limit_mib: int, images: bool, packed: bool) -> int:
     """Print a table; return 1 if anything was killed or failed, or memory exceeded the target."""
     model = shape_model()
     options = [f"--memory={limit_mib}m", f"--memory-swap={limit_mib}m", f"--volume={model.parent}:/models:ro",
                f"--env=SKILL_DRAFT_MODEL=/models/{model.name}"]  # fmt: skip
     options.append(f"--env=SKILL_DRAFT_MMPROJ={f'/models/{shape_tower().name}' if images else 'off'}")
+    if packed:
+        options += ["--volume=/prefixes", "--env=SKILL_DRAFT_PACKED_DIR=/prefixes/packed"]
     left = [images and i % 10 == 0 for i in range(requests)]
     with container(*options) as name:
         docker("start", name)

@@ -9,8 +9,8 @@ import time
 import pytest
 
 from core.pool.client import SkillClient
-from core.testing import SkillContainer
-from tests.docker.asking import MARKS, OwnTiny, greedy
+from core.testing import SkillContainer, SkillContainers
+from tests.docker.asking import CALL_S, MARKS, OwnTiny, greedy, tiny_service
 
 pytestmark = MARKS
 Draft = tuple[SkillClient, SkillContainer]
@@ -147,3 +147,15 @@ def inside(container: SkillContainer) -> dict[str, int]:
     )  # fmt: skip
     seen: dict[str, int] = json.loads(asked)
     return seen
+
+
+def test_a_packed_copy_of_the_model_survives_in_the_volume(skill_container: SkillContainers) -> None:
+    service: dict[str, object] = {**tiny_service(), "volumes": ["/prefixes"]}  # the embedded model
+    settings = {"SKILL_DRAFT_PACKED_DIR": "/prefixes/packed", "SKILL_DRAFT_CACHE_MB": "0"}
+    with skill_container.own("draft", environment=settings, service=service) as (client, container):
+        first = client.Generate(greedy(max_tokens=8), timeout=CALL_S)
+        container.docker("restart", "-t", "10")
+        container.wait_serving()
+        assert client.Generate(greedy(max_tokens=8), timeout=CALL_S).token_ids == first.token_ids
+        logs = container.logs()
+    assert (logs.count("making a packed copy"), logs.count("packed copy mapped")) == (1, 2), logs

@@ -17,7 +17,7 @@ def mapped_files() -> dict[str, list[Span]]:
     for line in Path("/proc/self/maps").read_text(encoding="utf-8", errors="surrogateescape").splitlines():
         span, *_, path = line.split(" ", maxsplit=5)
         begin, end = (int(address, 16) for address in span.split("-"))
-        files.setdefault(path.strip(), []).append((begin, end))
+        files.setdefault(path.strip().removesuffix(" (deleted)"), []).append((begin, end))
     return files
 
 
