@@ -203,6 +203,7 @@ class _Stopping:
         loop = asyncio.get_running_loop()
         for name in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(name, self._on_signal)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})  # images block it until it can be handled
         if lifeline:
             self._lifeline = _take_standard_input()
             loop.add_reader(self._lifeline, self._on_lifeline)
