@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import subprocess
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -63,4 +64,23 @@ def test_containers_come_with_cores_of_their_own_and_the_chosen_one_goes(
         adopting.close()
     finally:
         containers.close()
+        subprocess.run(project.argv("down", "--volumes", "--timeout", "3"), cwd=clone, check=True)
+
+
+def test_what_a_killed_autoscaler_had_compose_start_is_drained_too(
+    clone: Path, compose: tuple[str, ...], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("SARAI_DRAFT_PORTS", "51161-51168")
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))
+    project = Project(command=compose, folder=clone)
+    command = [sys.executable, "-m", "sarai", "autoscale", "draft", "--on", "compose"]
+    try:
+        with subprocess.Popen([*command, "--json"], cwd=clone, stdout=subprocess.PIPE) as killed:
+            assert killed.stdout is not None
+            assert b'"start"' in killed.stdout.readline()
+            killed.kill()
+        stopped = subprocess.run([*command, "--stop"], cwd=clone, check=True, capture_output=True, text=True)
+        assert "drains" in stopped.stdout
+        assert project.containers() == []
+    finally:
         subprocess.run(project.argv("down", "--volumes", "--timeout", "3"), cwd=clone, check=True)
