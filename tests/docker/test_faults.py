@@ -122,7 +122,7 @@ def test_a_container_that_is_stopped_when_it_has_only_begun_to_start_ends_as_soo
         (stopped,) = inspect([id_])
         assert (stopped.state, stopped.exit_code) == ("exited", 0), "137: it was killed"
     finally:
-        docker("rm", "--force", id_)
+        docker("rm", "--force", "--volumes", id_)
 
 
 def test_too_little_memory_for_the_context_is_said_and_does_not_restart_for_ever(
