@@ -121,8 +121,8 @@ def autoscale(
     if low > (most := min(high or cores, cores, room)):
         raise click.UsageError(f"--min {low} is more than the {most} that --max, {cores} cores and ports allow.")
     limits = Limits(low=low, high=most, target_wait_s=target_wait, cores=cores)
-    with contextlib.nullcontext() if dry_run else only_one(config.log_dir.parent):
-        actuator = _actuator(where, spec, config, dry_run=dry_run)
+    with contextlib.nullcontext() if dry_run else only_one(config.log_dir.parent) as lock:
+        actuator = _actuator(where, spec, config, lock)
         if stop:
             _stop_all(actuator, settings, dry_run=dry_run)
             return ExitCode.OK
@@ -158,14 +158,14 @@ def _stop_all(actuator: Actuator, settings: Settings, *, dry_run: bool) -> None:
     actuator.close()
 
 
-def _actuator(where: str, spec: SkillSpec, config: PoolConfig, *, dry_run: bool) -> Actuator:
+def _actuator(where: str, spec: SkillSpec, config: PoolConfig, lock: int | None) -> Actuator:
     if where == "local":
         from core.scaling.local import LocalReplicas
 
-        return LocalReplicas(spec, config, pins=not dry_run)
+        return LocalReplicas(spec, config, pins=lock is not None)
     from core.scaling.containers import Containers
 
-    return Containers(spec, pins=not dry_run)
+    return Containers(spec, pins=lock is not None, lock=lock)
 
 
 @contextlib.contextmanager

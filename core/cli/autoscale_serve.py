@@ -51,5 +51,6 @@ def serve_number(
 
     with ScalerServer(spec, targets, limits, listen=listen, metrics=metrics, on_decision=tell) as server:
         signal.signal(signal.SIGTERM, lambda *_: sys.exit(ExitCode.OK))
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})  # the image blocks it until it can be handled
         server.wait()
     return ExitCode.FAILED

@@ -32,15 +32,18 @@ class Containers:
         spec: The skill.
         project: The compose project, by default that of the source tree.
         pins: Whether to give cores to containers; False to change nothing.
+        lock: Descriptor of the autoscaler's lock, which compose holds too while it brings containers.
 
     Raises:
         NoComposeError: There is no source tree, no compose, or no engine.
     """
 
-    def __init__(self, spec: SkillSpec, *, project: Project | None = None, pins: bool = True) -> None:
+    def __init__(
+        self, spec: SkillSpec, *, project: Project | None = None, pins: bool = True, lock: int | None = None
+    ) -> None:
         project = project or find_project()
         self._project = replace(project, files=(project.folder / BASE_FILE, project.folder / SCALE_FILE))
-        self._spec, self._pins = spec, pins
+        self._spec, self._pins, self._lock_fds = spec, pins, () if lock is None else (lock,)
         self._cores = usable_cores()
         self._pinned: dict[str, str] = {}
         self._draining: set[str] = set()
@@ -63,10 +66,9 @@ class Containers:
     def replicas(self) -> list[Running]:
         """See `Actuator`."""
         self._note_started()
-        containers = [each for each in self._containers() if each.state not in _GONE]
         with self._lock:
-            self._draining &= {each.id for each in containers}
-            there = [each for each in containers if each.id not in self._draining]
+            draining = set(self._draining)  # before the look, as one that has gone meanwhile is still seen by it
+        there = [each for each in self._containers() if each.state not in _GONE and each.id not in draining]
         self._asked = max(0, self._asked - max(0, len(there) - self._there)) if self._starts else 0
         self._there = len(there)
         if self._pins:
@@ -102,7 +104,7 @@ class Containers:
         # In a session of its own, which Ctrl-C does not reach: half a start would be left behind.
         self._starts = subprocess.Popen(
             command, cwd=self._project.folder, env=environment(), stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
-            stderr=self._said, start_new_session=True,
+            stderr=self._said, start_new_session=True, pass_fds=self._lock_fds,
         )  # fmt: skip
         threading.Thread(target=self._starts.wait, name="sarai-start", daemon=True).start()
 
@@ -134,8 +136,8 @@ class Containers:
             docker("rm", id_)
         except ComposeError as error:
             _log.warning("a container does not go: %s", error)
-            with self._lock:
-                self._draining.discard(id_)
+        with self._lock:
+            self._draining.discard(id_)
 
     def close(self) -> None:
         """See `Actuator`."""

@@ -163,10 +163,7 @@ class Scaler:
     # --- down ---
 
     def _idlest(self, count: int) -> list[_Seen]:
-        """Return the replicas to drain: the idlest first, of two that are idle the one with the smaller cache.
-
-        Not those that drain already: told so once more, they would no longer wait for their calls.
-        """
+        """Return the replicas to drain: the idlest first, of two that are idle the one with the smaller cache."""
         ours = [seen for seen in self._seen.values() if seen.health is not None and not seen.drains]
         ours = [seen for seen in ours if not seen.running.last] or ours
         return sorted(ours, key=_idleness)[:count]

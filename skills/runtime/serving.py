@@ -98,7 +98,7 @@ async def serve(
         skill: The skill to serve.
         listen: `HOST:PORT` or `unix:/PATH`.
         grace_s: how long running calls may take after SIGTERM or SIGINT. Shortly before that is over they end with
-            UNAVAILABLE and the reason DRAINING, so that their callers go on elsewhere. A second signal ends the wait.
+            UNAVAILABLE and the reason DRAINING, so that their callers go on elsewhere. SIGINT ends the wait.
         max_message_bytes: a larger request is answered RESOURCE_EXHAUSTED.
         lifeline: stop at once when standard input ends, because no process holds its other end any more.
         stay: if the skill cannot load, report that in the log and in its health, stay NOT_SERVING, and try again.
@@ -196,19 +196,23 @@ async def _finish_or_hand_over(skill: BaseSkill, drain: DrainInterceptor, grace_
 
 
 class _Stopping:
-    """Requests to stop: the first signal drains; a second one, or the end of the lifeline, does not wait."""
+    """Requests to stop: the first signal drains; Ctrl-C after it, or the end of the lifeline, does not wait.
+
+    A further SIGTERM changes nothing: two programs may each tell a server to drain.
+    """
 
     def __init__(self, *, lifeline: bool) -> None:
         self.first, self.abandoned = asyncio.Event(), asyncio.Event()
         loop = asyncio.get_running_loop()
         for name in (signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(name, self._on_signal)
+            loop.add_signal_handler(name, self._on_signal, name)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})  # images block it until it can be handled
         if lifeline:
             self._lifeline = _take_standard_input()
             loop.add_reader(self._lifeline, self._on_lifeline)
 
-    def _on_signal(self) -> None:
-        if self.first.is_set():
+    def _on_signal(self, name: signal.Signals) -> None:
+        if self.first.is_set() and name is signal.SIGINT:
             self.abandoned.set()
         self.first.set()
 

@@ -14,11 +14,8 @@ if not __package__:  # run as `python server.py`: make `skills` importable
     __package__ = "skills.skill_draft"
 
 if __name__ == "__main__":
-    from skills.runtime.first_process import end_when_told
-
     from .engine_start import start_early
 
-    end_when_told()
     start_early(sys.argv[1:])
 
 import asyncio

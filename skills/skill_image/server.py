@@ -13,11 +13,6 @@ if not __package__:  # run as `python server.py`: make `skills` importable
     sys.path[0] = str(Path(__file__).resolve().parents[2])
     __package__ = "skills.skill_image"
 
-if __name__ == "__main__":
-    from skills.runtime.first_process import end_when_told
-
-    end_when_told()
-
 import hashlib
 import os
 import time

@@ -14,6 +14,7 @@ import pytest
 from core.pool.client import SkillClient
 from core.testing import SkillContainer
 from skills import skills_pb2
+from skills.skill_draft import IMAGE
 from tests.servers import ROOT
 
 COUNTED = (
@@ -22,15 +23,22 @@ COUNTED = (
 )
 # Enough for a container's start on a busy machine.
 CALL_S = 120.0
+SCALER = f"sarai-scaler:{IMAGE.rpartition(':')[2]}"
 
 
 class OwnTiny(Protocol):
     """The type of the fixture `own_tiny`."""
 
     def __call__(
-        self, *, environment: dict[str, str] | None = None, service: dict[str, object] | None = None, ready: bool = True
+        self, *, environment: dict[str, str] | None = None, service: dict[str, object] | None = None
     ) -> contextlib.AbstractContextManager[tuple[SkillClient, SkillContainer]]:
         """Start a container; yield a client and the container."""
+
+
+def build_scaler() -> str:
+    """Build the scaler's image from the tree as it is, and return its name."""
+    subprocess.run(["docker", "build", "-t", SCALER, "-f", "deploy/scaler/Dockerfile", "."], cwd=ROOT, check=True)
+    return SCALER
 
 
 def tiny_service() -> dict[str, object]:

@@ -36,13 +36,11 @@ def own_tiny(skill_container: SkillContainers) -> OwnTiny:
     """
 
     def make(
-        *, environment: dict[str, str] | None = None, service: dict[str, object] | None = None, ready: bool = True
+        *, environment: dict[str, str] | None = None, service: dict[str, object] | None = None
     ) -> contextlib.AbstractContextManager[tuple[SkillClient, SkillContainer]]:
         settings = {"SKILL_DRAFT_N_CTX": "1024", "SKILL_DRAFT_THREADS": "1", "SKILL_DRAFT_CACHE_MB": "0"}
         settings |= environment or {}
-        return skill_container.own(
-            "draft", environment=settings, service={**tiny_service(), **(service or {})}, ready=ready
-        )
+        return skill_container.own("draft", environment=settings, service={**tiny_service(), **(service or {})})
 
     return make
 

@@ -9,6 +9,7 @@ from pathlib import Path
 import grpc
 import pytest
 
+from core.local.compose import docker, inspect
 from core.pool.client import SkillClient
 from core.testing import SkillContainers
 from skills import skills_pb2
@@ -17,6 +18,7 @@ from tests.docker.asking import (
     COUNTED,
     MARKS,
     OwnTiny,
+    build_scaler,
     code_of,
     endless,
     exhaust_memory,
@@ -100,17 +102,27 @@ def test_sigterm_lets_running_answers_finish(own_tiny: OwnTiny) -> None:
         assert "drained" in container.logs()
 
 
-def test_stopping_a_container_that_has_only_begun_to_start_ends_it_at_once(own_tiny: OwnTiny, tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", ["draft", "image", "scaler"])
+def test_a_container_that_is_stopped_when_it_has_only_begun_to_start_ends_as_soon_as_it_can(
+    name: str, skill_container: SkillContainers, tmp_path: Path
+) -> None:
     tmp_path.chmod(0o755)
     (tmp_path / "sitecustomize.py").write_text("print('starting', flush=True)\n__import__('time').sleep(3)\n")
-    service: dict[str, object] = {"volumes": [f"{tmp_path}:/slow:ro"]}
-    slow = {"PYTHONPATH": "/slow:/opt/sarai/app:/opt/sarai/packages:/opt/sarai/model"}
-    with own_tiny(environment=slow, service=service, ready=False) as (_, container):
+    if name == "scaler":
+        told = [build_scaler(), "draft", "--serve=127.0.0.1:0", "--target=draft:50051"]
+    else:
+        told = [skill_container.build(name).image]
+    slow = "PYTHONPATH=/slow:/opt/sarai/app:/opt/sarai/packages:/opt/sarai/model"
+    id_ = docker("run", "--detach", "--volume", f"{tmp_path}:/slow:ro", "--env", slow, *told).strip()
+    try:
         until_s = time.monotonic() + CALL_S
-        while "starting" not in container.logs():
-            assert time.monotonic() < until_s, container.logs()
-        container.docker("stop", "-t", "20")
-        assert (container.inspect().state, container.inspect().exit_code) == ("exited", 0), "137: it was killed"
+        while "starting" not in docker("logs", id_):
+            assert time.monotonic() < until_s
+        docker("stop", "-t", "20", id_)
+        (stopped,) = inspect([id_])
+        assert (stopped.state, stopped.exit_code) == ("exited", 0), "137: it was killed"
+    finally:
+        docker("rm", "--force", "--volumes", id_)
 
 
 def test_too_little_memory_for_the_context_is_said_and_does_not_restart_for_ever(

@@ -18,10 +18,10 @@ import pytest
 
 from core.testing import SkillContainers
 from skills.skill_draft import IMAGE
+from tests.docker.asking import SCALER, build_scaler
 from tests.servers import ROOT
 
 pytestmark = [pytest.mark.timeout(600, func_only=True)]
-SCALER = f"sarai-scaler:{IMAGE.rpartition(':')[2]}"
 STACK = ROOT / "deploy" / "swarm" / "stack.yml"
 # The stack as it is, but small and quick: the tiny model, a grace so short that calls have to be handed over, and no
 # kept answers, as the same few questions are asked all the time.
@@ -145,7 +145,7 @@ class Load:
 def stack(skill_container: SkillContainers, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
     """Deploy the stack, with two replicas."""
     skill_container.build("draft")
-    docker("build", "--tag", SCALER, "--file", "deploy/scaler/Dockerfile", str(ROOT), timeout_s=600)
+    build_scaler()
     small = tmp_path_factory.mktemp("swarm") / "small.json"
     small.write_text(json.dumps(SMALL))
     deployed = Stack(f"sarai-test-{os.getpid()}")
