@@ -65,8 +65,8 @@ def _memory(needs: Needs, cells: int, limit_bytes: int) -> dict[str, str]:
     needed, fitting = needs.with_cells(cells), needs.cells_within(limit_bytes)
     limit = f"{limit_bytes / _MIB:,.0f} MiB"
     if fitting < cells:
-        more = (needed - needs.with_cells(fitting)) / _MIB
-        verdict = f"does not fit into {limit}: {more:,.0f} MiB more are needed" + (
+        more = needs.limit_for(cells) - limit_bytes // _MIB
+        verdict = f"does not fit into {limit}: {more:,} MiB more are needed" + (
             f", or at most {fitting:,} cells" if fitting > 0 else ""
         )
     else:
