@@ -5,6 +5,7 @@ from __future__ import annotations
 import bisect
 from dataclasses import dataclass
 
+from core.models.catalog import Model
 from core.models.gguf_file import GgufFile
 
 # The same figures as in the engine (`skills/skill_draft/engine/memory.py`); a test compares them.
@@ -67,6 +68,11 @@ class Needs:
         the same step come on top.
         """
         return bytes_per_s / (self.read_per_token + n_cells * self.cell)
+
+
+def about_bytes(model: Model, n_cells: int) -> float:
+    """Return the memory that a model takes with this many cells, as far as the catalogue knows it."""
+    return model.text.nominal_bytes + n_cells * model.cell_bytes + _PROCESSES_BYTES
 
 
 def needs_of(file: GgufFile) -> Needs | None:
