@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from core.errors import LoopError
-from core.images import read_image
+from core.images import read_images
 from core.loop.config import MAX_ITERATIONS, LoopConfig
 from core.loop.events import (
     IterationFinished,
@@ -106,7 +106,7 @@ class OmniLoop:
         """
         if not prompt.strip():
             raise ValueError("prompt is empty")
-        return self._events(prompt, [read_image(image) for image in images])
+        return self._events(prompt, read_images(images))
 
     def _events(self, prompt: str, images: Sequence[skills_pb2.Image]) -> Generator[LoopEvent, None, None]:
         pool = get_model_pool() if self._pool is None else self._pool

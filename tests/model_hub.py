@@ -29,6 +29,7 @@ source = "{source}"
 size_bytes = {size}
 sha256 = "{sha256}"
 license = "MIT"
+context = 5000
 cell_bytes = 100
 """
 IMAGES = """

@@ -15,8 +15,10 @@ if TYPE_CHECKING:
 _MIB = 1 << 20
 
 
-def show_model(model: Model, files: list[dict[str, Any]]) -> None:
-    """Print the catalogue's entry."""
+def show_model(model: Model, files: list[dict[str, Any]], *, cells: int) -> None:
+    """Print the catalogue's entry; with `cells`, also what it knows of a file that is not here yet."""
+    from core.models.needs import about_bytes
+
     sampling = ", ".join(f"{name} {value:g}" for name, value in model.sampling.items())
     _print_pairs(
         {
@@ -25,6 +27,8 @@ def show_model(model: Model, files: list[dict[str, Any]]) -> None:
             "template": model.template,
             "sampling": f"{sampling} (recommended by its publisher)" if sampling else "",
             "numerics": model.numerics,
+            "context": f"{model.context:,} tokens" if cells else "",
+            "memory": _about(about_bytes(model, cells), cells, model.cell_bytes) if cells else "",
         }
         | {f"file {number}": _file(file) for number, file in enumerate(files, 1)}
     )
@@ -40,6 +44,7 @@ def show_file(file: GgufFile, settings: Settings, *, cells: int, limit_bytes: in
     from core.models.needs import needs_of
 
     needs, context = needs_of(file), file.about("context_length")
+    n_vocab = file.lengths.get("tokenizer.ggml.tokens", 0)
     bandwidth = _bandwidth() if measure and needs else 0.0
     if settings.json:
         print_json(_as_dict(file, needs, cells=cells, limit_bytes=limit_bytes, bandwidth=bandwidth))
@@ -51,8 +56,8 @@ def show_file(file: GgufFile, settings: Settings, *, cells: int, limit_bytes: in
         "architecture": file.architecture,
         "types": types,
         "context": f"{context:,} tokens" if isinstance(context, int) else "",
-        "vocabulary": f"{file.lengths.get('tokenizer.ggml.tokens', 0):,} tokens",
-        "chat template": _template(file),
+        "vocabulary": f"{n_vocab:,} tokens" if n_vocab else "",
+        "chat template": _template(file) if n_vocab else "",
     }
     if needs is None:
         pairs["memory"] = "unknown for this kind of file"
@@ -65,16 +70,20 @@ def _memory(needs: Needs, cells: int, limit_bytes: int) -> dict[str, str]:
     needed, fitting = needs.with_cells(cells), needs.cells_within(limit_bytes)
     limit = f"{limit_bytes / _MIB:,.0f} MiB"
     if fitting < cells:
-        more = (needed - needs.with_cells(fitting)) / _MIB
-        verdict = f"does not fit into {limit}: {more:,.0f} MiB more are needed" + (
+        more = needs.limit_for(cells) - limit_bytes // _MIB
+        verdict = f"does not fit into {limit}: {more:,} MiB more are needed" + (
             f", or at most {fitting:,} cells" if fitting > 0 else ""
         )
     else:
         verdict = f"fits into {limit}, which would hold {fitting:,} cells"
     return {
-        "memory": f"about {needed / _MIB:,.0f} MiB with {cells:,} cells of {needs.cell / 1024:,.1f} KiB",
+        "memory": _about(needed, cells, needs.cell),
         "": verdict,
     }
+
+
+def _about(needed: float, cells: int, cell_bytes: float) -> str:
+    return f"about {needed / _MIB:,.0f} MiB with {cells:,} cells of {cell_bytes / 1024:,.1f} KiB"
 
 
 def _speed(needs: Needs, cells: int, bandwidth: float) -> dict[str, str]:

@@ -91,8 +91,10 @@ def _names(*, required: bool) -> Callable[[Callable[..., Any]], Callable[..., An
 def list_models(*, models_dir: Path | None) -> None:
     """List the named models: which are here, their size, and the memory that they need.
 
-    MEMORY includes a cache of 4,096 cells. Each cell holds one token of a running request or of a kept prefix.
+    MEMORY is for text, with a cache of 4,096 cells. Each cell holds one token of a running request or of a kept prefix.
     """
+    from core.models.needs import about_bytes
+
     settings = start_command()
     rows = [("NAME", "STATE", "LICENSE", "SUMMARY", "SIZE", "MEMORY")]
     for model in _chosen(()):
@@ -100,7 +102,7 @@ def list_models(*, models_dir: Path | None) -> None:
         if settings.json:
             print_json(_as_dict(model, folder))
             continue
-        needed = model.text.nominal_bytes + _USUAL_CELLS * model.cell_bytes
+        needed = about_bytes(model, _USUAL_CELLS)
         about = (model.license, model.summary, _size(model.text), f"{needed / 1e9:.1f} GB")
         rows.append((model.name, _state(model.text, folder), *about))
     if not settings.json:
@@ -260,7 +262,7 @@ def show(*, model: str, cells: int, memory: int | None, no_bandwidth: bool, mode
     if settings.json:
         print_json(_as_dict(entry, folder))
     else:
-        show_model(entry, _as_dict(entry, folder)["files"])
+        show_model(entry, _as_dict(entry, folder)["files"], cells=0 if path else cells)
     if path is not None:
         show_file(read_gguf(path), settings, cells=cells, limit_bytes=limit_bytes, measure=not no_bandwidth)
 

@@ -66,10 +66,25 @@ def read_image(source: ImageSource, *, max_tokens: int | None = None, name: str 
     elif isinstance(source, (str, os.PathLike)):
         data = _travelling(_read(source), os.fspath(source), room)
     else:
-        from core.images.scaling import encoded
+        from core.images.scaling import BrokenImageError, encoded
 
-        data = encoded(source, room)
+        try:
+            data = encoded(source, room)
+        except BrokenImageError as error:
+            raise ImageFileError(f"{name}: {error}") from error
     return skills_pb2.Image(data=data, max_tokens=max_tokens)
+
+
+def read_images(images: Iterable[ImageSource], *, max_tokens: int | None = None) -> list[skills_pb2.Image]:
+    """Return several images for a request: see `read_image`.
+
+    Raises:
+        ImageFileError: see `read_image`.
+        TypeError: One image is given instead of several, or what is no image.
+    """
+    if isinstance(images, (str, bytes)) or not hasattr(images, "__iter__"):  # the letters of a path are no paths
+        raise TypeError(f"images are several: give [image], not the {type(images).__name__} alone")
+    return [read_image(image, max_tokens=max_tokens) for image in images]
 
 
 def user_turn(text: str, *, images: Iterable[ImageSource] = (), max_tokens: int | None = None) -> skills_pb2.Message:
@@ -82,10 +97,11 @@ def user_turn(text: str, *, images: Iterable[ImageSource] = (), max_tokens: int 
 
     Raises:
         ImageFileError: see `read_image`.
+        TypeError: see `read_images`.
     """
     from skills import skills_pb2
 
-    parts = [skills_pb2.Part(image=read_image(image, max_tokens=max_tokens)) for image in images]
+    parts = [skills_pb2.Part(image=image) for image in read_images(images, max_tokens=max_tokens)]
     if not parts:
         return skills_pb2.Message(role="user", content=text)
     return skills_pb2.Message(role="user", parts=[*parts, skills_pb2.Part(text=text)])

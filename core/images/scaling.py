@@ -16,7 +16,7 @@ _KEPT = ("L", "LA", "RGB", "RGBA", "CMYK", "I;16")
 
 
 class BrokenImageError(Exception):
-    """An image cannot be decoded; the text follows the name of its format."""
+    """An image cannot be decoded or encoded; the text follows its name."""
 
 
 def scaled(data: bytes, format_: str, room: int, *, small_bytes: int) -> bytes:
@@ -46,13 +46,19 @@ def encoded(image: Image.Image, room: int) -> bytes:
     """Return an image of Pillow's as a PNG with at most `room` pixels.
 
     Raises:
+        BrokenImageError: It has no pixels, is of a cut off file, or of a mode that Pillow does not convert.
         TypeError: It is none.
     """
     if not isinstance(image, Image.Image):
         raise TypeError(f"an image is a path, bytes, or an image of Pillow's, not {type(image).__name__}")
-    if image.mode == "CMYK":
-        image = image.convert("RGB")
-    return _save(_upright(image, _size(image.size, room)), "PNG", image.info.get("icc_profile"))
+    if not all(image.size):
+        raise BrokenImageError("has no pixels")
+    try:
+        if image.mode == "CMYK":
+            image = image.convert("RGB")
+        return _save(_upright(image, _size(image.size, room)), "PNG", image.info.get("icc_profile"))
+    except Exception as error:  # as for files, which are decoded only now
+        raise BrokenImageError(f"cannot be made a PNG ({error})") from error
 
 
 def _scaled(source: Image.Image, data: bytes, room: int, small_bytes: int) -> bytes:

@@ -181,14 +181,16 @@ class Answer:
     async def _send(self, attempt: Attempt, request: Any) -> None:
         attempt.request = request
         if self._images is not None:
-            attempt.uploads = self._images.never_sent()
+            attempt.wanted = self._images.never_sent()
         await self._wire.ready(self.pool.backend(attempt.replica), self._call.remaining_s(time.monotonic()))
         self._begin(attempt)
 
     def _begin(self, attempt: Attempt) -> None:
         request = attempt.request
         if self._images is not None:
-            request = self._images.with_bytes(request, attempt.uploads)
+            batch = self._images.batch(attempt.wanted, attempt.travelled)
+            attempt.travelled |= batch
+            request = self._images.with_bytes(request, batch)
         attempt.rpc = self._wire.begin(attempt, request, self._call.remaining_s(time.monotonic()), self._metadata)
         if attempt.over:  # ended before there was anything to cancel
             attempt.cancel()
@@ -196,16 +198,16 @@ class Answer:
     async def _receive(self, attempt: Attempt) -> Any:
         """Return the next message of an attempt, having sent its replica the images that it lacks.
 
-        Each image's bytes go to the replica at most once. To the pool, all that is one attempt.
+        Each request brings bytes that it was not sent before. To the pool, all that is one attempt.
         """
         while True:
             try:
                 return await self._wire.read(attempt.rpc, single=self._single)
             except grpc.RpcError as error:
-                lacking = set() if self._images is None else self._images.lacking(error) - attempt.uploads
+                lacking = set() if self._images is None else self._images.lacking(error) - attempt.travelled
                 if attempt.over or not lacking:
                     raise
-            attempt.uploads |= lacking
+            attempt.wanted |= lacking
             self._begin(attempt)
 
     async def _read(self, attempt: Attempt) -> Any:

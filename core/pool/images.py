@@ -1,7 +1,8 @@
 """The images of requests: their bytes travel to a replica once, from then on their hashes do.
 
 A request names an image by its hash if its bytes were sent to any replica of the skill before. A replica that does not
-have them refuses the request with NOT_FOUND and is sent it again, with the bytes of the images that it lacks.
+have them refuses the request with NOT_FOUND and is sent it again, with the bytes of the images that it lacks. What is
+too large for one request goes along with several: the replica keeps what it was sent, and refuses until it has all.
 """
 
 from __future__ import annotations
@@ -21,6 +22,8 @@ if TYPE_CHECKING:
     from skills import skills_pb2
 
 REMEMBERED = 4096
+ROOM = 16 * 1024 * 1024
+"""Bytes of images that travel in one request if there are several. A server takes 17 MiB unless it is set otherwise."""
 
 
 class SentImages:
@@ -77,11 +80,28 @@ class RequestImages:
         self._sent.note(self._data)
         if not hashes:
             return request
-        whole = _copy(request)
+        whole, left = _copy(request), set(hashes)
         for image in _images(whole):
-            if image.sha256 in hashes:
-                image.data = self._data[image.sha256]
+            if (digest := image.sha256) in left:
+                left.remove(digest)  # once, however often the request shows it
+                image.data = self._data[digest]
         return whole
+
+    def batch(self, wanted: AbstractSet[bytes], travelled: AbstractSet[bytes]) -> set[bytes]:
+        """Return the images whose bytes go along now: all that are wanted, or as many new ones as there is room for.
+
+        Args:
+            wanted: The images that the replica lacks, or may lack.
+            travelled: Those whose bytes it was sent in this attempt.
+        """
+        if sum(len(self._data[each]) for each in wanted) <= ROOM:
+            return set(wanted)
+        batch, room = set[bytes](), ROOM
+        for each, data in self._data.items():
+            if each in wanted and each not in travelled and (not batch or len(data) <= room):
+                batch.add(each)
+                room -= len(data)
+        return batch
 
     def lacking(self, error: grpc.RpcError) -> set[bytes]:
         """Return the images whose bytes a replica lacks; none if it cannot be helped with what the caller has given."""

@@ -102,8 +102,24 @@ class Attempt:
     """A call at a replica, from the choice of the replica to the end of the attempt."""
 
     __slots__ = (
-        "began_s", "call", "cancel", "first", "heard_s", "hedge", "hedged", "longest_wait_s", "over", "probe", "prod",
-        "replica", "request", "rpc", "tokens", "uploads", "why_over",
+        "began_s",
+        "call",
+        "cancel",
+        "first",
+        "heard_s",
+        "hedge",
+        "hedged",
+        "longest_wait_s",
+        "over",
+        "probe",
+        "prod",
+        "replica",
+        "request",
+        "rpc",
+        "tokens",
+        "travelled",
+        "wanted",
+        "why_over",
     )  # fmt: skip
 
     def __init__(self, call: Call, replica: Replica, now: float, *, hedge: bool = False) -> None:
@@ -122,8 +138,10 @@ class Attempt:
         # For the client.
         self.request: Any = None
         """What is sent, with the hash of each image in place of its bytes."""
-        self.uploads: set[bytes] = set()
-        """The images whose bytes are sent with it."""
+        self.wanted: set[bytes] = set()
+        """The images whose bytes the replica may lack."""
+        self.travelled: set[bytes] = set()
+        """Those whose bytes it was sent."""
         self.rpc: Any = None
         self.first: Any = None
         """The first piece, read during the race."""

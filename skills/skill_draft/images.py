@@ -119,8 +119,10 @@ class Images:
         pinned: list[Upload] = []
         try:
             uploads = await self._take(parts, pinned)
-            images = [await self._read(upload, part) for upload, part in zip(uploads, parts, strict=True)]
-            _check_size(images, n_ctx)
+            images: list[Image] = []
+            for upload, part in zip(uploads, parts, strict=True):
+                images.append(await self._read(upload, part))
+                _check_size(images, n_ctx)  # after each: none is decoded that cannot fit any more
             self.seen += len(images)
             self.rows.enter(request.id, _sources(images, uploads, parts))
             yield with_images(request, images)
@@ -185,7 +187,7 @@ def _check_size(images: Sequence[Image], n_ctx: int) -> None:
     n_tokens = sum(image.n_tokens + _DELIMITERS for image in images)
     if n_tokens > n_ctx:
         raise RefusedError(
-            f"has images of {n_tokens} tokens together, and the context has {n_ctx}: send fewer, or lower max_tokens",
+            f"has images of {n_tokens} tokens or more, and the context has {n_ctx}: send fewer, or lower max_tokens",
             field="messages",
         )
 

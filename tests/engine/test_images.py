@@ -246,7 +246,7 @@ def test_a_model_that_reads_no_images_says_so(tmp_path: Path) -> None:
     with Seeing(tmp_path, [], max_image_tokens=8) as engine:
         failed = engine.answer(ask(turns=turns))
     assert failed.field == "messages[1].parts[1].image"
-    assert "has 9 image tokens; at most 8" in failed.message
+    assert "has 9 image tokens; at most 8 are read: lower max_tokens" in failed.message
 
 
 def test_image_tokens_count_as_context(tmp_path: Path) -> None:

@@ -56,8 +56,8 @@ def test_process_that_reads_images_survives_damage_of_every_kind() -> None:
             )  # fmt: skip
 
         vision = Vision(config, read_timeout_s=20, encode_timeout_s=20, idle_s=60)
-        random_, pids, reasons, read = random.Random(1), set[int](), set[str](), 0
-        for _ in range(FEW):
+        random_, pids, reasons, read, warm = random.Random(1), set[int](), set[str](), 0, 0
+        for i in range(FEW):
             try:
                 image = await vision.read(damaged(random_), 64)
             except BadImageError as error:
@@ -66,6 +66,10 @@ def test_process_that_reads_images_survives_damage_of_every_kind() -> None:
                 read += 1
                 assert 8 <= image.n_tokens <= 64
             pids.update(vision.pids)
+            if i == FEW // 2:
+                warm = anonymous_bytes(vision.pids)
+        grown = anonymous_bytes(vision.pids) - warm
+        print("GROWN", warm, grown)
         await vision.close()
         memory.close()
         assert len(pids) == 1

@@ -267,6 +267,12 @@ def test_show_says_what_a_file_is_and_needs(sarai: Shell) -> None:
     assert "is no GGUF file" in sarai("show", "./README.md", code=1)
 
 
+def test_show_says_what_the_catalogue_knows_before_a_file_is_here(sarai: Shell) -> None:
+    said = sarai("show", "tiny", "--cells", "1000000")
+    for part in ("MIT", "5,000 tokens", "about 228 MiB with 1,000,000 cells of 0.1 KiB", sarai.hub.sha256):
+        assert part in said
+
+
 def test_a_terminal_shows_bytes_rate_and_time_left(sarai: Shell) -> None:
     sarai.hub.pause_s = 1.5
     ours, theirs = pty.openpty()

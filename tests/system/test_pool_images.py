@@ -11,6 +11,7 @@ import grpc
 import pytest
 
 from core.errors import DeadlineError, InvalidRequestError, NoImagesError, RequestTooLargeError, UnknownImageError
+from core.pool import images
 from skills import skills_pb2
 from tests.both_clients import BOTH, User
 from tests.stub_skill import Answer, Failure, Reply, StubSkill, images_of
@@ -163,6 +164,25 @@ def test_replica_that_keeps_no_image_is_sent_each_one_once() -> None:
         with pytest.raises(UnknownImageError):
             client.Generate(about(PHOTO, DRAWING), timeout=10)
     assert travelled(skill) == [["data", "data"], ["sha256", "sha256"], ["data", "data"]]
+
+
+@pytest.mark.parametrize("user", BOTH)
+def test_images_that_are_too_large_for_one_request_travel_in_several(
+    user: User, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(images, "ROOM", 550_000)
+    another = random.Random(3).randbytes(600_000)
+    asked = about(PHOTO, another, DRAWING, PHOTO)
+    with StubSkill(TEXT) as skill, replicas(skill.target) as made, user(made) as client:
+        assert client.ask(asked).text == TEXT
+        data, known = "data", "sha256"
+        in_turn = [[data, known, data, known], [known, data, known, known]]
+        assert travelled(skill) == in_turn
+        assert client.ask(asked).text == TEXT
+        skill.images.data.clear()  # as if it was replaced
+        assert "".join(chunk.text for chunk in client.begin(asked)) == TEXT
+        assert travelled(skill)[2:] == [[known] * 4, [known] * 4, *in_turn]
+        assert (made.stats.calls, made.stats.attempts, made.stats.failovers) == (3, 3, 0)
 
 
 def test_not_found_without_images_is_an_ordinary_error() -> None:

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from skills.runtime.resources import anonymous_bytes
 from skills.skill_draft.engine.messages import Failed, FailureKind, Image, Rows, RowsRead, WantRows
 from skills.skill_draft.image_rows import ImageRows, Source
 from skills.skill_draft.rows_memory import RowsMemory
@@ -126,6 +127,20 @@ def test_rows_are_the_same_after_another_image_and_after_a_death() -> None:
             assert np.array_equal(first, again)
             assert np.array_equal(first, anew)
             assert np.abs(first).max() > 0
+
+    run(test())
+
+
+def test_a_process_does_not_grow_with_the_images_that_it_has_encoded() -> None:
+    async def test() -> None:
+        async with house() as h:
+            for _ in range(250):
+                await h.vision.encode(CIRCLE, 576, 0)
+            warm = anonymous_bytes(h.vision.pids)
+            for _ in range(500):
+                await h.vision.encode(CIRCLE, 576, 0)
+            # Pixels and rows of an image have 40 KB together.
+            assert anonymous_bytes(h.vision.pids) - warm < 500 * 4_000
 
     run(test())
 

@@ -64,7 +64,7 @@ class Preparer:
                     continue
                 message = "this model reads no images"
                 if self._max_image:
-                    message = f"has {part.n_tokens} image tokens; at most {self._max_image} are read"
+                    message = f"has {part.n_tokens} image tokens; at most {self._max_image} are read: lower max_tokens"
                 raise PromptError(message, f"messages[{i}].parts[{j}].image")
 
     def _check_prompt(self, request: Request, prompt: list[int]) -> None:

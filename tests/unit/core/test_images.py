@@ -16,6 +16,7 @@ from PIL import Image, ImageChops, ImageStat
 from core import images
 from core.errors import ImageFileError, SaraiError
 from core.images import PIXELS_PER_TOKEN, SMALL_BYTES, SPARE, read_image, user_turn
+from core.omni_loop import OmniLoop
 from skills import skills_pb2
 from tests.servers import ROOT
 
@@ -250,6 +251,27 @@ def test_nothing_is_fetched(address: str) -> None:
     for given in (address, Path(address)):
         with pytest.raises(ImageFileError, match="this is an address, and nothing is fetched"):
             read_image(given)
+
+
+@pytest.mark.parametrize(
+    ("image", "said"),
+    [
+        (Image.new("RGB", (0, 10)), "the image: has no pixels"),
+        (Image.new("La", (10, 10)), "the image: cannot be made a PNG"),
+        (Image.open(io.BytesIO(file_of(noise((200, 200)), "JPEG")[:-4000])), "the image: cannot be made a PNG"),
+    ],
+)
+def test_image_of_pillows_that_cannot_travel_is_refused(image: Image.Image, said: str) -> None:
+    with pytest.raises(ImageFileError, match=said):
+        read_image(image)
+
+
+@pytest.mark.parametrize("one", ["photo.jpg", b"GIF89a", Path("photo.jpg"), Image.new("RGB", (9, 9))])
+def test_one_image_instead_of_several_is_a_type_error(one: Any) -> None:
+    with pytest.raises(TypeError, match=r"images are several: give \[image\], not the "):
+        user_turn("What is this?", images=one)
+    with pytest.raises(TypeError, match="images are several"):
+        OmniLoop().run("What is this?", images=one)
 
 
 def test_anything_else_is_a_type_error() -> None:

@@ -15,6 +15,7 @@ from skills.runtime.settings import variable
 from skills.skill_draft.catalog import EMBEDDED
 from skills.skill_draft.settings import NAME, Settings
 from skills.skill_draft.vision.grid import grid_of
+from skills.skill_draft.vision.limits import most_pixels
 
 ROOT = Path(__file__).resolve().parents[3]
 DOCUMENTS = sorted(
@@ -56,6 +57,14 @@ def test_the_catalogue_has_the_hash_and_size_of_what_the_embedded_model_is_made_
     assert file.stat().st_size == entry["size_bytes"]
     with file.open("rb") as opened:
         assert hashlib.file_digest(opened, "sha256").hexdigest() == entry["sha256"]
+
+
+def test_document_on_images_has_the_pixels_that_each_kind_may_have() -> None:
+    document = (ROOT / "docs" / "images.md").read_text(encoding="utf-8")
+    documented = re.findall(r"(\d+)(?: million pixels)?\s+\(((?:progressive )?[A-Z]\w+)\)", document)
+    assert {kind.lower(): int(millions) for millions, kind in documented} == {
+        kind: most_pixels(kind) // 1_000_000 for kind in ("jpeg", "progressive jpeg", "png", "webp", "gif", "bmp")
+    }
 
 
 def test_document_on_images_has_the_tokens_that_their_sizes_take() -> None:
