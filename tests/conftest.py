@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import gc
 import signal
+import sys
 from collections.abc import Generator
 
 import pytest
@@ -39,8 +40,10 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         _prepare_containers(config)
 
 
-def pytest_collection_finish() -> None:
+def pytest_collection_finish(session: pytest.Session) -> None:
     """Exempt what exists now, modules and tests above all, from garbage collection: it stays until the end."""
+    if "hypothesis" not in sys.modules:  # where no test uses it, its plugin would still import it for its last words
+        session.config.pluginmanager.unregister(name="hypothesispytest")
     gc.collect()
     gc.freeze()
 

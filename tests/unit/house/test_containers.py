@@ -86,8 +86,9 @@ def test_an_archive_that_is_not_reached_is_one_line_too(
     monkeypatch.setattr(os, "geteuid", lambda: 0)
     (tmp_path / "sources.list").write_text("deb http://127.0.0.1:9/debian bookworm main\n", encoding="utf-8")
     (tmp_path / "apt.conf").write_text(
-        f'Dir::Etc::SourceList "{tmp_path}/sources.list";\nDir::Etc::SourceParts "{tmp_path}/none";\n', encoding="utf-8"
-    )
+        f'Dir::Etc::SourceList "{tmp_path}/sources.list";\nDir::Etc::SourceParts "{tmp_path}/none";\n'
+        'Acquire::Retries::Delay "false";\n', encoding="utf-8",
+    )  # fmt: skip
     monkeypatch.setenv("APT_CONFIG", str(tmp_path / "apt.conf"))
     monkeypatch.setattr(base_image, "IMAGE", "there-is-no-such-image")
     assert re.search("cannot be made from Debian's packages: debootstrap cannot be fetched: .*127.0.0.1", reason())
