@@ -102,24 +102,8 @@ class Attempt:
     """A call at a replica, from the choice of the replica to the end of the attempt."""
 
     __slots__ = (
-        "began_s",
-        "call",
-        "cancel",
-        "first",
-        "heard_s",
-        "hedge",
-        "hedged",
-        "longest_wait_s",
-        "over",
-        "probe",
-        "prod",
-        "replica",
-        "request",
-        "rpc",
-        "tokens",
-        "travelled",
-        "wanted",
-        "why_over",
+        "began_s", "call", "cancel", "first", "heard_s", "hedge", "hedged", "longest_wait_s", "over", "probe", "prod",
+        "replica", "request", "rpc", "tokens", "travelled", "wanted", "why_over",
     )  # fmt: skip
 
     def __init__(self, call: Call, replica: Replica, now: float, *, hedge: bool = False) -> None:
