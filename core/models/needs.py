@@ -12,6 +12,8 @@ _WORD_BYTES = 260
 _OUTPUT_BYTES = 4
 _N_OUTPUTS = 50
 """Rows of logits that the engine keeps where memory is plentiful: its slots, prefixes and two of its own."""
+_STEP_ROWS = 512
+"""Rows of the largest step."""
 _PROCESSES_BYTES = 130e6
 """The server's and the engine's processes without a model, measured with the embedded one."""
 _SPARE_SHARE = 0.05
@@ -48,13 +50,8 @@ class Needs:
         return bytes_per_s / (self.read_per_token + n_cells * self.cell)
 
 
-def needs_of(file: GgufFile, n_batch: int = 512) -> Needs | None:
-    """Return what a file needs; None if it is not a text model with a KV cache of this form.
-
-    Args:
-        file: The file.
-        n_batch: Rows of the largest step.
-    """
+def needs_of(file: GgufFile) -> Needs | None:
+    """Return what a file needs; None if it is not a text model with a KV cache of this form."""
     if not file.cell_bytes:
         return None
     n_embd = file.number("embedding_length")
@@ -64,7 +61,7 @@ def needs_of(file: GgufFile, n_batch: int = 512) -> Needs | None:
     sizes = {tensor.name: tensor.size_bytes for tensor in file.tensors}
     # Of the embeddings one row is read, unless they are the output matrix as well.
     unread = sizes.get("token_embd.weight", 0) if "output.weight" in sizes else 0
-    rows = n_batch * 4.0 * (3 * n_ff + 6 * n_embd)
+    rows = _STEP_ROWS * 4.0 * (3 * n_ff + 6 * n_embd)
     outputs = _N_OUTPUTS * _OUTPUT_BYTES * n_vocab
     return Needs(
         weights=weights, cell=file.cell_bytes, vocabulary=_WORD_BYTES * n_vocab, buffers=rows + 2 * outputs,
