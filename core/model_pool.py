@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Self
 from weakref import WeakSet
 
 from core.config import PoolConfig
-from core.errors import PluginError, PoolClosedError, SkillStartError
+from core.errors import PoolClosedError, SkillStartError
 from core.local.embedded import EmbeddedReplica
 from core.local.numbered import NumberedServers
 from core.local.progress import Absent, OnProgress, report
@@ -82,10 +82,6 @@ class ModelPool:
     def skills(self) -> Mapping[str, SkillSpec]:
         """All skills by name, whether or not they run."""
         return self._plugins.skills
-
-    def plugin_errors(self) -> tuple[PluginError, ...]:
-        """Return the plugins that were not loaded, and why."""
-        return self._plugins.errors
 
     def get_skill_client(self, name: str, *, caller: str = "") -> SkillClient:
         """Return the client for a skill, ready for calls; the same one each time.

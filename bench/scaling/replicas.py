@@ -77,7 +77,6 @@ class Replica:
     speed: float = 1.0
     index: int = -1
     """Its place among the pool's replicas."""
-    serves_s: float = math.nan
     gone_s: float = math.nan
     draining: bool = False
     prompts: list[Request] = field(default_factory=list)

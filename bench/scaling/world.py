@@ -192,7 +192,7 @@ class World:
             self._serve(replica)
 
     def _serve(self, replica: Replica, *, at_once: bool = False) -> None:
-        replica.serves_s = replica.idle_since_s = replica.at_s = self.now
+        replica.idle_since_s = replica.at_s = self.now
         self.serving.append(replica)
         if at_once:
             self._join(replica)
@@ -330,11 +330,9 @@ class World:
             work_arrived_s=replica.arrived_s,
             work_done_s=replica.done_s / speed,
             total_requests=replica.requests,
-            idle_s=0.0 if load else now - replica.idle_since_s,
             start_s=self.start_s,
             uptime_s=now - replica.asked_s,
             prompt_token_ms=PROMPT_TOKEN_S * 1000 / speed,
-            output_token_ms=OUTPUT_TOKEN_S * 1000 / speed,
         )
         return replica.report
 

@@ -31,7 +31,9 @@ CHANNEL_OPTIONS: tuple[tuple[str, int | str], ...] = (
     ("grpc.max_send_message_length", -1),
     # Milliseconds. By default, a server answers more than one ping in 300 s with GOAWAY too_many_pings.
     ("grpc.keepalive_time_ms", 330_000),
-    ("grpc.keepalive_timeout_ms", 20_000),
+    # Milliseconds. By default 60 s. It ends the connection to a server that is stopped, or behind what swallows bytes:
+    # keepalive_timeout_ms, 20 s by default, does so only where the other machine's kernel acknowledges no bytes.
+    ("grpc.http2.ping_timeout_ms", 20_000),
     # Milliseconds between attempts to connect. With gRPC's 1 s to 120 s a replica that is back would stay unused.
     ("grpc.initial_reconnect_backoff_ms", 100),
     ("grpc.max_reconnect_backoff_ms", 1_000),

@@ -49,11 +49,9 @@ def replica_load(name: str, health: skills_pb2.HealthResp) -> ReplicaLoad:
         work_arrived_s=load.work_arrived_s,
         work_done_s=load.work_done_s,
         total_requests=health.total_requests,
-        idle_s=load.idle_s,
         start_s=load.start_s,
         uptime_s=health.uptime_s,
         prompt_token_ms=load.prompt_token_ms,
-        output_token_ms=load.output_token_ms,
     )
 
 

@@ -30,14 +30,11 @@ class ReplicaLoad:
     work_done_s: float = 0.0
     total_requests: int = 0
     """Counters since its start."""
-    idle_s: float = 0.0
-    """Seconds since its last request ended; 0 while there are any."""
     start_s: float = 0.0
     """Seconds that its start took; 0 while unknown."""
     uptime_s: float = math.inf
     """Seconds since its start."""
     prompt_token_ms: float = 0.0
-    output_token_ms: float = 0.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

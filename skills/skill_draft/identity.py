@@ -99,7 +99,6 @@ class Identity:
         tower: the vision tower's file, if the server reads images.
         exact: whether exact numerics are wanted; whether they are possible follows from the rest.
         hashes: remembers the hashes of large files.
-        on_known: called each time that `digest` becomes known, perhaps in another thread.
     """
 
     def __init__(
@@ -109,10 +108,11 @@ class Identity:
         *,
         exact: bool,
         hashes: FileHashes | None = None,
-        on_known: Callable[[], object] = lambda: None,
     ) -> None:
         self._model, self._tower, self._exact = model, tower, exact
-        self._hashes, self.on_known = hashes or FileHashes(), on_known
+        self._hashes = hashes or FileHashes()
+        self.on_known: Callable[[], object] = lambda: None
+        """Called each time that `digest` becomes known, perhaps in another thread."""
         self._stamps: dict[Path, Stamp] = {}
         self._ended = threading.Event()
         self.digest: bytes | None = None

@@ -20,7 +20,7 @@ def replica(draw: Any, name: str) -> ReplicaLoad:
         name=name, serving=draw(st.booleans()), requests_running=draw(number), requests_waiting=draw(number),
         prompts_waiting=draw(number), prefill_tokens_waiting=draw(st.integers(0, 10_000)), work_ahead_s=draw(seconds),
         expected_wait_s=draw(seconds), work_arrived_s=draw(seconds), work_done_s=draw(seconds),
-        total_requests=draw(number), idle_s=draw(seconds), start_s=draw(seconds), uptime_s=draw(seconds),
+        total_requests=draw(number), start_s=draw(seconds), uptime_s=draw(seconds),
         prompt_token_ms=draw(st.sampled_from([0.0, 1.0, 15.0])),
     )  # fmt: skip
 

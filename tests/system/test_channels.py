@@ -2,21 +2,38 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
+from grpc_health.v1 import health_pb2, health_pb2_grpc
 
-from core.rpc import CHANNEL_OPTIONS
+from core.rpc import CHANNEL_OPTIONS, grpc
 from skills import skills_pb2
+from tests.fault_proxy import FaultProxy
+from tests.servers import ROOT
 from tests.stub_plugin import client_of
 from tests.stub_skill import StubSkill
 
-ROOT = Path(__file__).parents[3]
 REQUEST = skills_pb2.GenReq(prompt="x")
 
 
 def test_keepalive_is_no_closer_than_servers_allow() -> None:
     assert dict(CHANNEL_OPTIONS)["grpc.keepalive_time_ms"] > 300_000  # type: ignore[operator]
+
+
+def test_a_server_that_answers_no_ping_is_given_up_though_its_kernel_takes_the_bytes() -> None:
+    own = dict(CHANNEL_OPTIONS)
+    own |= {"grpc.keepalive_time_ms": 1_000, "grpc.http2.ping_timeout_ms": int(own["grpc.http2.ping_timeout_ms"]) // 10}
+    with (
+        StubSkill("yes") as skill,
+        FaultProxy(skill.target) as proxy,
+        grpc.insecure_channel(proxy.target, options=[*own.items()]) as channel,
+    ):
+        watch = health_pb2_grpc.HealthStub(channel).Watch(health_pb2.HealthCheckRequest(), timeout=20)
+        next(watch)
+        proxy.stall()
+        with pytest.raises(grpc.RpcError) as ended:
+            next(watch)
+        assert ended.value.code() == grpc.StatusCode.UNAVAILABLE
 
 
 def test_answer_of_ten_megabytes_arrives() -> None:

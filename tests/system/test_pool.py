@@ -355,7 +355,7 @@ def test_unknown_skill_is_told_with_the_nearest_name(house: House) -> None:
     assert (caught.value.known, caught.value.nearest) == (("echo",), "echo")
     assert "skill_broken" in str(caught.value)
     assert list(pool.skills()) == ["echo"]
-    assert [error.name for error in pool.plugin_errors()] == ["skill_broken"]
+    assert [error.name for error in pool.plugins.errors] == ["skill_broken"]
 
 
 def test_answer_that_the_garbage_collector_finds_does_not_keep_the_server(house: House) -> None:

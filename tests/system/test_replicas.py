@@ -34,10 +34,10 @@ from skills.runtime.pieces import HOLD_S
 from skills.wire import FEW_PIECES
 from tests.both_clients import User, async_user, sync_user
 from tests.fault_proxy import FaultProxy
+from tests.servers import ROOT
 from tests.stub_plugin import free_port, stub_spec
 from tests.stub_skill import Answer, Failure, Reply, StubSkill
 
-ROOT = Path(__file__).parents[3]
 REQUEST = skills_pb2.GenReq(prompt="x")
 FULL = grpc.StatusCode.RESOURCE_EXHAUSTED
 

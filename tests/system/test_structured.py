@@ -10,7 +10,6 @@ import subprocess
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Annotated, Any, Literal, assert_type
 
 import pytest
@@ -22,11 +21,10 @@ from core.pool.aio import AsyncSkillClient
 from core.pool.client import SkillClient
 from core.pool.structured import shape_of
 from skills import skills_pb2
+from tests.servers import ROOT
 from tests.stub_plugin import client_of
 from tests.stub_skill import Reply, StubSkill
 from tests.system.test_aio import with_client
-
-ROOT = Path(__file__).parents[3]
 
 
 class Mood(enum.Enum):

@@ -21,7 +21,8 @@ def known(model: Path, tower: Path | None = None, *, exact: bool = True, memory:
     """Return the identity of a server that has loaded a model."""
     learned = threading.Event()
     hashes = FileHashes(model.parent / memory)
-    identity = Identity(model, tower, exact=exact, hashes=hashes, on_known=learned.set)
+    identity = Identity(model, tower, exact=exact, hashes=hashes)
+    identity.on_known = learned.set
     identity.before_load()
     identity.after_load()
     assert learned.wait(30)

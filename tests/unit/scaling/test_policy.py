@@ -21,13 +21,13 @@ PATIENT_S = 6.0
 
 
 def idle(name: str, **more: Any) -> ReplicaLoad:
-    return ReplicaLoad(name=name, **{"prompt_token_ms": 10.0, "idle_s": 100.0, "start_s": 2.0, **more})
+    return ReplicaLoad(name=name, **{"prompt_token_ms": 10.0, "start_s": 2.0, **more})
 
 
 def reads(name: str, prompts: int = 1, **more: Any) -> ReplicaLoad:
     tokens = int(prompts * PROMPT_S * 100)
     return idle(
-        name, requests_running=prompts, prompts_waiting=prompts, prefill_tokens_waiting=tokens, idle_s=0.0,
+        name, requests_running=prompts, prompts_waiting=prompts, prefill_tokens_waiting=tokens,
         work_ahead_s=prompts * PROMPT_S, expected_wait_s=prompts * PROMPT_S, **more,
     )  # fmt: skip
 
