@@ -12,21 +12,12 @@ from core.models.gguf_file import GgufFile
 _WORD_BYTES = 260
 """A token of the vocabulary, as constraints need it."""
 _OUTPUT_BYTES = 4
-<<<<<<< HEAD
 _MIB = 1 << 20
 _N_OUTPUTS, _MIN_OUTPUTS = 50, 20
 """Rows of logits that the engine uses: for its slots, prefixes and two of its own; and the fewest that it makes."""
 _N_BATCH, _MIN_BATCH = 512, 64
 _PROCESSES_BYTES = 105e6
 """The server's and the engine's processes without a model, and what the largest step takes beyond the other figures."""
-=======
-_N_OUTPUTS = 50
-"""Rows of logits that the engine keeps where memory is plentiful: its slots, prefixes and two of its own."""
-_STEP_ROWS = 512
-"""Rows of the largest step."""
-_PROCESSES_BYTES = 130e6
-"""The server's and the engine's processes without a model, measured with the embedded one."""
->>>>>>> left
 _SPARE_SHARE = 0.05
 """Share of the limit that stays free."""
 _SHARE = 1 / 32
@@ -79,14 +70,11 @@ class Needs:
         return bytes_per_s / (self.read_per_token + n_cells * self.cell)
 
 
-<<<<<<< HEAD
 def about_bytes(model: Model, n_cells: int) -> float:
     """Return the memory that a model takes with this many cells, as far as the catalogue knows it."""
     return model.text.nominal_bytes + n_cells * model.cell_bytes + _PROCESSES_BYTES
 
 
-=======
->>>>>>> left
 def needs_of(file: GgufFile) -> Needs | None:
     """Return what a file needs; None if it is not a text model with a KV cache of this form."""
     if not file.cell_bytes:
@@ -98,11 +86,6 @@ def needs_of(file: GgufFile) -> Needs | None:
     sizes = {tensor.name: tensor.size_bytes for tensor in file.tensors}
     # Of the embeddings one row is read, unless they are the output matrix as well.
     unread = sizes.get("token_embd.weight", 0) if "output.weight" in sizes else 0
-<<<<<<< HEAD
-=======
-    rows = _STEP_ROWS * 4.0 * (3 * n_ff + 6 * n_embd)
-    outputs = _N_OUTPUTS * _OUTPUT_BYTES * n_vocab
->>>>>>> left
     return Needs(
         weights=weights, cell=file.cell_bytes, vocabulary=_WORD_BYTES * n_vocab, row=4.0 * (3 * n_ff + 6 * n_embd),
         output=_OUTPUT_BYTES * n_vocab, read_per_token=weights - unread,
