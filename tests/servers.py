@@ -21,6 +21,8 @@ from skills import skills_pb2, skills_pb2_grpc
 ROOT = Path(__file__).resolve().parents[1]
 TINY = ROOT / "tests" / "models" / "tiny-qwen3vl-q8_0.gguf"
 SERVER = ("-m", "skills.skill_draft.server")
+# Options of a channel to a server that only starts: after a first attempt in vain, gRPC would wait for a second.
+SOON = (("grpc.initial_reconnect_backoff_ms", 100), ("grpc.max_reconnect_backoff_ms", 100))
 
 
 def free_port() -> int:
@@ -98,7 +100,7 @@ def draft_server(
     clean["XDG_CACHE_HOME"] = str(Path(tempfile.gettempdir(), f"sarai-tests-{os.getuid()}"))
     with log.open("wb") as stream:
         process = subprocess.Popen(command, cwd=ROOT, stderr=stream, env={**clean, **(environment or {})})
-    channel = grpc.insecure_channel(target)
+    channel = grpc.insecure_channel(target, options=SOON)
     server = DraftServer(process, target, log, channel, skills_pb2_grpc.SkillsServiceStub(channel))
     try:
         grpc.channel_ready_future(channel).result(timeout=30)
@@ -113,6 +115,7 @@ def draft_server(
         with contextlib.suppress(ProcessLookupError):
             process.send_signal(signal.SIGCONT)
             process.terminate()
+            process.send_signal(signal.SIGINT)  # a second signal, so that it waits for no latecomers
         try:
             process.wait(10)
         except subprocess.TimeoutExpired:

@@ -13,6 +13,7 @@ from core.testing import SkillContainer
 from skills import skills_pb2_grpc
 from tests.chaos.replicas import GRACE_S
 from tests.fault_proxy import FaultProxy
+from tests.servers import SOON
 
 
 class ContainerReplica:
@@ -30,8 +31,7 @@ class ContainerReplica:
         self.proxy = FaultProxy(container.target)
 
     def __enter__(self) -> Self:
-        options = [("grpc.max_reconnect_backoff_ms", 100), ("grpc.initial_reconnect_backoff_ms", 100)]
-        channel = self._stack.enter_context(grpc.insecure_channel(self._container.target, options))
+        channel = self._stack.enter_context(grpc.insecure_channel(self._container.target, SOON))
         self.stub = skills_pb2_grpc.SkillsServiceStub(channel)
         self._stack.enter_context(self.proxy)
         return self

@@ -16,7 +16,7 @@ import grpc
 
 from skills import skills_pb2, skills_pb2_grpc
 from tests.fault_proxy import FaultProxy
-from tests.servers import ROOT, SERVER, TINY, free_port
+from tests.servers import ROOT, SERVER, SOON, TINY, free_port
 
 START_S = 60.0
 GRACE_S = 3.0
@@ -98,8 +98,7 @@ class ProcessReplica:
 
     def __enter__(self) -> Self:
         # Reconnect at once when the server is back: otherwise gRPC's backoff would be part of each fault's time.
-        options = [("grpc.max_reconnect_backoff_ms", 100), ("grpc.initial_reconnect_backoff_ms", 100)]
-        channel = self._stack.enter_context(grpc.insecure_channel(self._target, options))
+        channel = self._stack.enter_context(grpc.insecure_channel(self._target, SOON))
         self.stub = skills_pb2_grpc.SkillsServiceStub(channel)
         self._stack.enter_context(self.proxy)
         self._stack.callback(self.kill)

@@ -126,15 +126,15 @@ def test_health_probe_says_what_is_wrong(draft: Draft) -> None:
 
 
 def test_a_paused_standby_answers_at_once_when_it_is_wanted(own_tiny: OwnTiny) -> None:
-    with own_tiny(environment={"SKILL_DRAFT_STEP_TIMEOUT_S": "4"}) as (client, container):
+    with own_tiny(environment={"SKILL_DRAFT_STEP_TIMEOUT_S": "2"}) as (client, container):
         first = client.Generate(greedy(), timeout=60)
         container.docker("pause")
-        time.sleep(5)  # longer than the step timeout of a running engine
+        time.sleep(2.5)  # longer than the step timeout of a running engine
         container.docker("unpause")
         begin = time.monotonic()
         assert client.Generate(greedy(), timeout=60).text == first.text
         assert time.monotonic() - begin < 20, "the model was loaded again"
-        time.sleep(2)
+        time.sleep(1)
         assert client.Health().engine.restarts == 0
 
 

@@ -37,8 +37,8 @@ SMALL: dict[str, Any] = {
                 "SKILL_DRAFT_CACHE_MB": "0",
             },
             "deploy": {
-                "update_config": {"monitor": "5s"},
-                "rollback_config": {"monitor": "5s"},
+                "update_config": {"monitor": "2s"},
+                "rollback_config": {"monitor": "2s"},
                 "resources": {"reservations": {"cpus": "0.1", "memory": "100M"}},
             },
         }

@@ -282,14 +282,16 @@ def test_health_tells_people_what_the_server_can_do_and_how_its_engine_is(enviro
 
 def test_health_is_3_where_nobody_serves(environ: dict[str, str]) -> None:
     target = f"127.0.0.1:{free_port()}"
-    run = sarai(environ, "health", target=target)
+    commands = (["health"], ["health", "--json"], ["health", "-q"])
+    with ThreadPoolExecutor(len(commands)) as users:  # each of them waits for a while
+        run, as_json, quiet = users.map(lambda command: sarai(environ, *command, target=target), commands)
     assert run.returncode == 3
     assert "UNREACHABLE" in run.stdout
     assert "`sarai serve draft` starts it" in run.stdout
     assert "sarai health" not in run.stdout, "the hint must not repeat the command"
-    (state,) = json_lines(sarai(environ, "health", "--json", target=target).stdout)
+    (state,) = json_lines(as_json.stdout)
     assert (state["status"], state["target"]) == ("UNREACHABLE", target)
-    assert sarai(environ, "health", "-q", target=target).stdout == ""
+    assert quiet.stdout == ""
 
 
 def test_health_of_a_server_that_gives_no_answer_says_how_long_it_waited(environ: dict[str, str]) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
+
 from skills.types_pb2 import CacheStats
 from tests.stub_plugin import free_port
 from tests.stub_skill import StubSkill
@@ -66,8 +68,9 @@ def test_clear_has_every_replica_forget_and_a_dry_run_none(environ: dict[str, st
 
 def test_a_replica_that_is_not_there_is_3(environ: dict[str, str]) -> None:  # noqa: F811
     target = f"127.0.0.1:{free_port()}"
-    for command in ("stats", "clear"):
-        run = sarai(environ, "cache", command, target=target)
+    with ThreadPoolExecutor(2) as users:  # each of them waits for a while
+        runs = list(users.map(lambda command: sarai(environ, "cache", command, target=target), ("stats", "clear")))
+    for run in runs:
         assert run.returncode == 3
         assert run.stdout.startswith(f"{target}: ")
 

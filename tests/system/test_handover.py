@@ -25,7 +25,7 @@ from skills import skills_pb2, skills_pb2_grpc
 from skills.runtime.pieces import HOLD_S
 from skills.wire import FEW_PIECES
 from tests.answers import candidates_of, whole
-from tests.servers import ROOT, SERVER, TINY, DraftServer, draft_server
+from tests.servers import ROOT, SERVER, SOON, TINY, DraftServer, draft_server
 
 GenReq = skills_pb2.GenReq
 SETTINGS = ("--n-ctx", "1024", "--threads", "1")
@@ -237,7 +237,7 @@ def test_a_replica_that_loads_says_so(tmp_path: Path) -> None:
     command = [sys.executable, *SERVER, "--listen", target, "--model", str(TINY)]
     with (
         subprocess.Popen(command, cwd=ROOT, stderr=subprocess.DEVNULL) as process,
-        grpc.insecure_channel(target) as channel,
+        grpc.insecure_channel(target, SOON) as channel,
     ):
         engine = starting_engine(process.pid)
         try:
@@ -283,11 +283,13 @@ def test_a_replica_that_never_had_an_engine_says_so(tmp_path: Path) -> None:
     command = [sys.executable, *SERVER, "--listen", target, *missing]
     with (
         subprocess.Popen(command, cwd=ROOT, stderr=subprocess.DEVNULL) as process,
-        grpc.insecure_channel(target) as channel,
+        grpc.insecure_channel(target, SOON) as channel,
     ):
         try:
             stub = skills_pb2_grpc.SkillsServiceStub(channel)
-            assert stub.Health(skills_pb2.HealthReq(), timeout=30, wait_for_ready=True).status == "NOT_SERVING"
+            while (health := stub.Health(skills_pb2.HealthReq(), timeout=30, wait_for_ready=True)).status == "LOADING":
+                time.sleep(0.01)
+            assert health.status == "NOT_SERVING"
             with pytest.raises(grpc.RpcError) as refused:
                 stub.Generate(REQUESTS["greedy"], timeout=10)
             assert reason_of(refused.value) == ("sarai", "ENGINE_GONE")

@@ -27,7 +27,7 @@ HELLO = ask("Say hello.")
 
 @pytest.fixture
 def server(tmp_path: Path) -> Iterator[DraftServer]:
-    options = ("--read-timeout-s", "2", "--encode-timeout-s", "8", "--threads", "1")
+    options = ("--read-timeout-s", "2", "--encode-timeout-s", "4", "--threads", "1")
     with draft_server(tmp_path, *options, module=FAULTY, environment={"TMPDIR": str(tmp_path)}) as running:
         yield running
 
@@ -66,7 +66,7 @@ def test_an_image_during_which_one_process_died_is_named_all_the_same(server: Dr
 
 
 def test_time_limits_of_reading_and_encoding_end_the_request_with_its_field(server: DraftServer) -> None:
-    for fault, says in ((b"S", "after 2 s of reading"), (b"L", "after 8 s of encoding")):
+    for fault, says in ((b"S", "after 2 s of reading"), (b"L", "after 4 s of encoding")):
         code, message, status = fails(server, ask(fault + CIRCLE, WHAT))
         assert (code, violated(status), says in message) == (INVALID, "messages[0].parts[0].image", True), message
     assert server.stub.Generate(ask(SQUARE, WHAT), timeout=60).text == "a green square"
@@ -76,7 +76,7 @@ def test_others_are_answered_while_an_image_is_encoded_and_a_deadline_says_what_
     server: DraftServer,
 ) -> None:
     with ThreadPoolExecutor(1) as caller:
-        slow = caller.submit(server.stub.Generate, ask(b"L" + CIRCLE, WHAT), timeout=3)
+        slow = caller.submit(server.stub.Generate, ask(b"L" + CIRCLE, WHAT), timeout=2)
         pid = until(lambda: vision(server))
         assert server.stub.Generate(HELLO, timeout=20).text == "hello"
         error = slow.exception()

@@ -239,17 +239,17 @@ def test_each_caller_has_its_own_deadline(tmp_path: Path) -> None:
     environment = {"SLOW_ROW_MS": "10"}
     with draft_server(tmp_path, "--cache-mb", "64", module=SLOW, environment=environment) as server:
         wait_until_it_keeps(server)
-        request = endless(prompt="Say hello.", max_tokens=600)
+        request = endless(prompt="Say hello.", max_tokens=300)
         ask(server, endless(prompt="Warm up.", max_tokens=1))
-        impatient = server.stub.GenerateStream(request, timeout=4)
+        impatient = server.stub.GenerateStream(request, timeout=2)
         piece = next(impatient)
-        patient = server.stub.Generate.future(but(request, max_tokens=500), timeout=TIMEOUT_S)
-        also_impatient = server.stub.Generate.future(request, timeout=3)
+        patient = server.stub.Generate.future(but(request, max_tokens=250), timeout=TIMEOUT_S)
+        also_impatient = server.stub.Generate.future(request, timeout=1.5)
         results = [read(impatient, piece)[2], also_impatient.result()]
         assert {result.finish_reason for result in results} == {skills_pb2.FINISH_REASON_TIME_BUDGET}
-        assert all(0 < result.tokens_generated < 500 for result in results)
+        assert all(0 < result.tokens_generated < 250 for result in results)
         answer = patient.result()
-        assert (answer.cache.outcome, answer.tokens_generated, answer.text) == (JOINED, 500, "a" * 500)
+        assert (answer.cache.outcome, answer.tokens_generated, answer.text) == (JOINED, 250, "a" * 250)
         assert ask(server, but(request, max_tokens=20)).cache.outcome == HIT
 
 

@@ -15,7 +15,7 @@ from skills import skills_pb2
 from tests.servers import DraftServer, draft_server
 
 CALLERS = 8
-SECONDS = 12.0
+SECONDS = 7.0
 
 
 def hint_s(error: Any) -> float:

@@ -26,7 +26,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from skills import skills_pb2
 from skills.wire import Feature
 from tests.answers import whole
-from tests.servers import ROOT, TINY, DraftServer, alive, draft_server, free_port
+from tests.servers import ROOT, SOON, TINY, DraftServer, alive, draft_server, free_port
 
 GenReq, Message, Part, Image = skills_pb2.GenReq, skills_pb2.Message, skills_pb2.Part, skills_pb2.Image
 COUNTED = (
@@ -545,12 +545,12 @@ def test_a_deadly_request_is_given_up_and_the_others_go_on(tmp_path: Path) -> No
 
 
 def test_server_and_engine_that_were_stopped_together_go_on_together(tmp_path: Path) -> None:
-    with draft_server(tmp_path, "--step-timeout-s", "2", "--n-ctx", "1024", "--threads", "1") as server:
+    with draft_server(tmp_path, "--step-timeout-s", "1", "--n-ctx", "1024", "--threads", "1") as server:
         undisturbed = server.stub.Generate(endless(max_tokens=800), timeout=30)
         stream = server.stub.GenerateStream(endless(max_tokens=800), timeout=60)
         first = next(stream)
         processes = [server.engine_pid(), server.process.pid]
-        for signal_, pause_s in ((signal.SIGSTOP, 3), (signal.SIGCONT, 0)):
+        for signal_, pause_s in ((signal.SIGSTOP, 1.5), (signal.SIGCONT, 0)):
             for pid in processes:
                 os.kill(pid, signal_)
             time.sleep(pause_s)
@@ -603,7 +603,7 @@ def test_the_end_of_the_lifeline_ends_server_and_engine(tmp_path: Path) -> None:
     process = subprocess.Popen(
         [*command, "--listen", target], cwd=ROOT, stdin=subprocess.PIPE, stderr=subprocess.DEVNULL
     )
-    with grpc.insecure_channel(target) as channel:
+    with grpc.insecure_channel(target, SOON) as channel:
         health = health_pb2_grpc.HealthStub(channel)
         for status in health.Watch(health_pb2.HealthCheckRequest(), wait_for_ready=True, timeout=20):
             if status.status == health_pb2.HealthCheckResponse.SERVING:

@@ -98,19 +98,20 @@ def test_stream_that_fails_in_the_middle_ends_with_a_status(skill: SkillsService
 
 
 def test_more_than_may_wait_is_turned_away_with_a_wait(skill: SkillsServiceStub) -> None:
-    with ThreadPoolExecutor(2) as callers:
-        callers.submit(skill.Generate, say("hang"), timeout=3)
-        until(skill, active=1)
-        callers.submit(skill.Generate, say("second"), timeout=3)
-        until(skill, active=1, queued=1)
-        busy = failure(skill, say("third"))
+    calls = [skill.Generate.future(say("hang"), timeout=20)]
+    until(skill, active=1)
+    calls.append(skill.Generate.future(say("second"), timeout=20))
+    until(skill, active=1, queued=1)
+    busy = failure(skill, say("third"))
+    for call in calls:
+        call.cancel()
     assert isinstance(busy, OverloadedError)
     assert busy.retry_after_s
 
 
 def test_caller_whose_deadline_ends_in_the_queue_leaves_it(skill: SkillsServiceStub) -> None:
     with ThreadPoolExecutor(1) as caller:
-        running = caller.submit(skill.Generate, say("hang"), timeout=3)
+        running = caller.submit(skill.Generate, say("hang"), timeout=1.5)
         until(skill, active=1)
         assert failure(skill, say("second"), timeout=0.2).code() is grpc.StatusCode.DEADLINE_EXCEEDED
         until(skill, active=1)
