@@ -1,7 +1,8 @@
-"""Time whole steps of a model, in a separate process: `python -m bench.steps MODEL.gguf THREADS CELLS,… ROWS,…`.
+"""Time whole steps of a model, in a separate process: `python -m bench.steps MODEL.gguf THREADS CELLS,… ROWS,… [DIR]`.
 
 Prints a JSON line for each combination: `ms` of a step of that many rows, each of a sequence with that many cells, as
-the engine runs it in `exact`; and tokens a second of prefill.
+the engine runs it in `exact`; and tokens a second of prefill. With DIR the weights are those of the packed copy there,
+which is made if it is missing.
 """
 
 from __future__ import annotations
@@ -15,6 +16,9 @@ from pathlib import Path
 import numpy as np
 
 from skills.skill_draft.engine.binding import Context, ContextParams, Model, ModelParams
+from skills.skill_draft.engine.gguf import tensors
+from skills.skill_draft.engine.packed_copy import packed_copy
+from skills.skill_draft.engine.packing import use_packed
 
 PREFILL = 512
 _SECONDS = 1.0
@@ -78,7 +82,7 @@ def main() -> None:
     """Measure the combinations that the arguments give."""
     path, threads, contexts, counts = sys.argv[1:5]
     rows = [int(n) for n in counts.split(",")]
-    model = Model(Path(path), ModelParams())
+    model = _load(Path(path), sys.argv[5:])
     for at, cells in enumerate(int(n) for n in contexts.split(",")):
         steps = Steps(model, cells=cells, slots=max(rows), threads=int(threads))
         if not at:
@@ -87,6 +91,15 @@ def main() -> None:
         for n in rows:
             _say(kind="step", rows=n, cells=cells, ms=steps.step_ms(n, cells))
         steps.close()
+
+
+def _load(path: Path, folders: list[str]) -> Model:
+    if not folders:
+        return Model(path, ModelParams())
+    copy = packed_copy(path, tensors(path), Path(folders[0]))
+    model = Model(path, ModelParams(packed=copy))
+    use_packed(copy)
+    return model
 
 
 def _say(**figures: object) -> None:

@@ -18,16 +18,13 @@ from .mapped import release
 from .memory import MIB, SPARE_SHARE, USEFUL_CELLS, Costs, choose, rehearse
 from .messages import EngineConfig, Sizes
 from .packed_copy import NoCopyError, packed_copy
-from .packing import use_packed
+from .packing import PACKED_TYPES, use_packed
 
 # How often sizes are chosen before loading fails, when the worst step leaves too little memory.
 _TRIES = 4
 _MOST_SPARE = 0.4  # of the memory limit, after many kills
-# Matrix types that our kernels multiply, with the same bits in every batch. They are packed on loading, from the mapped
-# file into the process's own memory.
-_OURS = {"IQ4_NL", "Q4_0", "Q8_0", "Q4_K", "Q5_K", "Q6_K"}
 # Without our kernels: types for which llama.cpp's kernels give a row the same bits in every batch (measured with
-# `bench/same_bits.py`), and types that it packs on loading: but for matrices that it also looks tokens up in.
+# `bench/same_bits.py`), and types that it packs on loading.
 _EXACT = {"Q4_1", "Q8_0", "IQ4_NL", "Q5_K", "Q6_K"}
 _REPACKED = {"IQ4_NL", "Q4_0", "Q4_K"}
 # Exact only without repacking, which costs speed.
@@ -107,7 +104,7 @@ def _load_model(
     packs = ours and params.repack
     if packed_dir and packs:
         try:
-            params = replace(params, packed=packed_copy(path, held, Path(packed_dir), types=_OURS))
+            params = replace(params, packed=packed_copy(path, held, Path(packed_dir)))
         except NoCopyError as error:
             notes.append(f"no packed copy of the model: {error}")
     model = Model(path, params)
@@ -118,7 +115,8 @@ def _load_model(
     if packs:
         # llama.cpp keeps the whole file mapped: tools would show the model twice, the file and the packed matrices.
         release(path)
-        return model, size - sum(tensor.size_bytes for tensor in held if tensor.type in _OURS), "mapped, repacked"
+        packed = sum(tensor.size_bytes for tensor in held if tensor.type in PACKED_TYPES)
+        return model, size - packed, "mapped, repacked"
     how = f"{'mapped' if params.mmap else 'read'}, {'repacked' if params.repack else 'not repacked'}"
     return model, size if params.mmap else 0.0, how
 
@@ -216,7 +214,7 @@ def _choose_kernels(
 ) -> tuple[ModelParams, bool, list[str]]:
     """Return how to load matrices of these types, whether numerics are then exact, and notes for the operator."""
     usual = ModelParams(mmap=ours or not types & _REPACKED, repack=True)
-    exact_types = _EXACT | _OURS if ours else _EXACT
+    exact_types = _EXACT | PACKED_TYPES if ours else _EXACT
     if want_exact and (why := why_not_exact(build)):
         return usual, False, [f"numerics are fast, not exact: {why}"]
     if not want_exact or types <= exact_types:

@@ -16,14 +16,13 @@ import mmap
 import os
 import re
 import sys
-from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
 
 from skills.gguf import Tensor
 
-from .packing import TILE_ROWS, pack
+from .packing import PACKED_TYPES, TILE_ROWS, pack
 from .private_folder import FolderError, locked, make_private
 from .tokens import Bytes
 
@@ -37,19 +36,18 @@ class NoCopyError(Exception):
     """There is no packed copy, and none can be made; the message says why."""
 
 
-def packed_copy(model: Path, tensors: tuple[Tensor, ...], folder: Path, *, types: Iterable[str]) -> Path:
+def packed_copy(model: Path, tensors: tuple[Tensor, ...], folder: Path) -> Path:
     """Return the packed copy of a model, which is made if it is missing.
 
     Args:
         model: The GGUF file.
         tensors: What it contains.
         folder: Where copies are.
-        types: Types of matrices that our kernels hold.
 
     Raises:
         NoCopyError: The model is not one that can be packed so, or the folder cannot be used.
     """
-    matrices = _matrices(tensors, frozenset(types))
+    matrices = _matrices(tensors)
     try:
         make_private(folder)
         copy = folder / _name(model, tensors, matrices)
@@ -64,13 +62,13 @@ def packed_copy(model: Path, tensors: tuple[Tensor, ...], folder: Path, *, types
     return copy
 
 
-def _matrices(tensors: tuple[Tensor, ...], types: frozenset[str]) -> tuple[Tensor, ...]:
+def _matrices(tensors: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
     """Return the matrices that a copy has packed.
 
     Raises:
         NoCopyError: One of them cannot be, and the kernels take all of them for packed.
     """
-    matrices = tuple(tensor for tensor in tensors if tensor.type in types and len(tensor.shape) == 2)
+    matrices = tuple(tensor for tensor in tensors if tensor.type in PACKED_TYPES and len(tensor.shape) == 2)
     for tensor in matrices:
         if tensor.shape[1] % TILE_ROWS:
             raise NoCopyError(f"{tensor.name} has {tensor.shape[1]:,} rows, no multiple of {TILE_ROWS}")

@@ -13,6 +13,8 @@ from .build import cpu_library, our_buffer_type
 from .mapped import spans_of
 from .tokens import Bytes
 
+# Types that our kernels multiply, with the same bits in every batch.
+PACKED_TYPES = frozenset({"IQ4_NL", "Q4_0", "Q8_0", "Q4_K", "Q5_K", "Q6_K"})
 # Rows of a matrix that are interleaved: a tile. Kernels have tiles of 8 or 16.
 TILE_ROWS = 16
 _SLICE_BYTES = 16 << 20  # of a matrix that is packed at a time
