@@ -12,11 +12,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from bench.ggml import variants
 from skills.runtime.resources import anonymous_bytes
 from skills.skill_draft.embedded import make_embedded
 from skills.skill_draft.engine import packing
 from skills.skill_draft.engine.binding import L
-from skills.skill_draft.engine.build import has_our_kernels
+from skills.skill_draft.engine.build import cpu_library, has_our_kernels
 from skills.skill_draft.engine.gguf import tensors
 from skills.skill_draft.engine.messages import Done, Ending, Sampling
 from skills.skill_draft.engine.private_folder import locked
@@ -82,6 +83,11 @@ def test_the_bits_are_those_of_the_model(name: str, folder: Path, request: pytes
         note, packed = endings(path, packed_dir=str(folder))
         assert MAPPED in note
         assert packed == plain
+
+
+def test_the_library_in_use_is_told_though_others_are_loaded() -> None:
+    best = variants()[0]  # loads all of them
+    assert Path(cpu_library()._name) == best
 
 
 def test_a_copy_is_made_once_and_anew_if_the_model_changes(model: Path, tmp_path: Path) -> None:

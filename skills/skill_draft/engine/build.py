@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import ctypes
 import re
-from pathlib import Path
 
 from .binding import L
 from .mapped import mapped_files
@@ -36,8 +35,16 @@ def our_buffer_type() -> int | None:
 
 
 def cpu_library() -> ctypes.CDLL:
-    """Return the library of llama.cpp's CPU kernels that is loaded, for functions that it does not announce."""
-    (path,) = {path for path in mapped_files() if Path(path).name.startswith("libggml-cpu")}
+    """Return the library with our kernels that llama.cpp uses, for functions that it does not announce.
+
+    Raises:
+        RuntimeError: It uses none.
+    """
+    if (buffer_type := our_buffer_type()) is None:
+        raise RuntimeError("llama.cpp does not use this project's kernels")
+    # A buffer type begins with a pointer to one of the library's functions. Other variants may be loaded as well.
+    function = ctypes.c_void_p.from_address(buffer_type).value or 0
+    path = next(path for path, spans in mapped_files().items() for begin, end in spans if begin <= function < end)
     return ctypes.CDLL(path)
 
 
