@@ -135,7 +135,12 @@ def test_without_a_copy_the_model_is_packed_on_loading(model: Path, tmp_path: Pa
     assert not copies(tmp_path)
 
 
-def test_a_disk_without_room_is_found_out_before_the_work(model: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("promises", [True, False], ids=["before", "in mid-work"])
+def test_a_disk_without_room_is_found_out(
+    promises: bool, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if not promises:  # a file system that reserves no room
+        monkeypatch.setattr(os, "posix_fallocate", lambda *_: None)
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (1_000_000, hard))
     try:

@@ -8,16 +8,15 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
-import mmap
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 
 from skills.gguf import Tensor
 
 from .binding import L, Model
 from .gguf import tensors
+from .mapped import map_file
 from .messages import Image
 from .prompt import PromptBuilder
 from .sequence import Sequence
@@ -64,7 +63,7 @@ class TokenTable:
         traits = lib.ggml_get_type_traits(table.type_number).contents
         self._to_float = traits.to_float if table.type_number != _F32 else None
         self._n_embd, row_bytes = model.n_embd, model.n_embd // traits.blck_size * traits.type_size
-        rows = _mapped(model.path)[table.offset :][: table.size_bytes]
+        rows = map_file(model.path)[table.offset :][: table.size_bytes]
         self._rows = rows.reshape(-1, row_bytes)
 
     def read(self, token: int, row: Floats) -> None:
@@ -90,7 +89,7 @@ class SharedRows:
         end = offset + image.n_tokens * self._width * 4
         if end > self._memory.size:  # not mapped yet, or it has grown
             with contextlib.suppress(OSError, ValueError):
-                self._memory = _mapped(self._path)
+                self._memory = map_file(self._path)
         return 0 <= offset < end <= self._memory.size
 
     def of(self, image: Image, offset: int) -> Floats:
@@ -128,8 +127,3 @@ class Embedder:
                 if first < last:
                     rows = self._shared.of(run.image, images.offsets[run.image.key])
                     step.rows[row + first - start : row + last - start] = rows[first - run.start : last - run.start]
-
-
-def _mapped(path: Path) -> npt.NDArray[np.uint8]:
-    with path.open("rb") as file:
-        return np.frombuffer(mmap.mmap(file.fileno(), 0, prot=mmap.PROT_READ), np.uint8)

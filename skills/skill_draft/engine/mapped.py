@@ -1,4 +1,4 @@
-"""The files that this process has mapped."""
+"""Files in this process's memory: mapping them, and which ones are mapped."""
 
 from __future__ import annotations
 
@@ -7,8 +7,18 @@ import mmap
 import os
 from pathlib import Path
 
+import numpy as np
+
+from .tokens import Bytes
+
 Span = tuple[int, int]
 """Addresses: begin and end."""
+
+
+def map_file(path: Path) -> Bytes:
+    """Return the bytes of a file, mapped as long as anybody refers to them."""
+    with path.open("rb") as file:
+        return np.frombuffer(mmap.mmap(file.fileno(), 0, prot=mmap.PROT_READ), np.uint8)
 
 
 def mapped_files() -> dict[str, list[Span]]:

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import mmap
 import os
 import re
 import sys
@@ -22,6 +21,7 @@ import numpy as np
 
 from skills.gguf import Tensor
 
+from .mapped import map_file
 from .packing import PACKED_TYPES, TILE_ROWS, pack
 from .private_folder import FolderError, locked, make_private
 from .tokens import Bytes
@@ -110,11 +110,10 @@ def _make(model: Path, tensors: tuple[Tensor, ...], matrices: tuple[Tensor, ...]
         old.unlink()
     partial = copy.with_suffix(_UNFINISHED)
     try:
-        with model.open("rb") as source, partial.open("xb") as target:
+        with partial.open("xb") as target:
             os.fchmod(target.fileno(), 0o600)
             os.posix_fallocate(target.fileno(), 0, size)  # finds out before the work whether the disk has room
-            with mmap.mmap(source.fileno(), 0, prot=mmap.PROT_READ) as mapped:
-                _write(np.frombuffer(mapped, np.uint8), tensors, matrices, target.fileno())
+            _write(map_file(model), tensors, matrices, target.fileno())
             os.fsync(target.fileno())  # a file with its name, but without its contents, would be a broken model
         partial.replace(copy)
     finally:

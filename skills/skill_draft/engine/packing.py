@@ -64,10 +64,12 @@ def pack(matrix: Bytes, *, type_number: int, width: int) -> Iterator[Bytes]:
         context = ggml.init(_InitParams(_MAX_TENSOR_BYTES, None, no_alloc=True))
         tensor = ggml.new_matrix(context, type_number, width, len(part) // row_bytes)
         buffer = ggml.allocate(context, our_buffer_type())
-        ggml.set(tensor, part.ctypes.data, 0, len(part))
-        yield np.ctypeslib.as_array((ctypes.c_uint8 * len(part)).from_address(ggml.data(tensor)))
-        ggml.free_buffer(buffer)
-        ggml.free(context)
+        try:
+            ggml.set(tensor, part.ctypes.data, 0, len(part))
+            yield np.ctypeslib.as_array((ctypes.c_uint8 * len(part)).from_address(ggml.data(tensor)))
+        finally:
+            ggml.free_buffer(buffer)
+            ggml.free(context)
 
 
 def use_packed(path: Path) -> None:
